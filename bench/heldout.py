@@ -1,0 +1,103 @@
+"""Scores of the shipped models on patients that they have not seen, beside a baseline of one line.
+
+    python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--output FILE]
+
+The baseline for the whole tumour: FLAIR, z-scored over its non-zero voxels, above 1; the largest component.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import pandas as pd
+
+from data.case import Case, discover_cases
+from data.io import read_label_map, read_volume
+from data.labels import load_convention
+from data.recognise import choose_conventions
+from pipeline.checkpoint import open_checkpoint, shipped_models
+from pipeline.evaluate import score_case
+from pipeline.predictor import Predictor
+
+METRICS = ("dice_WT", "dice_TC", "dice_ET", "hd95_mm_WT", "hd95_mm_TC", "hd95_mm_ET")
+
+
+def flair_baseline(flair: np.ndarray) -> np.ndarray:
+    """The largest 26-connected component of FLAIR above one standard deviation, (d1, d2, d3) bool."""
+    brain = flair[flair != 0]
+    bright = (flair - brain.mean()) / brain.std() > 1
+    components = cc3d.connected_components(np.ascontiguousarray(bright), connectivity=26)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return components == sizes.argmax()
+
+
+def score_patients(cases: list[Case], names: list[str]) -> pd.DataFrame:
+    """One row for each system and patient; systems are ``names`` and the baseline."""
+    predictors = {name: Predictor(name, "cpu") for name in names}
+    choices = choose_conventions(
+        cases, read_labels=lambda source: [float(v) for v in np.unique(read_label_map(source).array)]
+    )
+    rows = []
+    for case in cases:
+        if case.reference is None:
+            raise SystemExit(f"{case.case_id} has no reference to score against")
+        truth = read_label_map(case.reference)
+        convention = load_convention(str(choices[case.case_id].name))
+        reference = convention.region_masks(truth.array, ("WT", "TC", "ET"))
+        for name, predictor in predictors.items():
+            rows.append(
+                {"system": name, "case": case.case_id}
+                | score_case(predictor(case, convention.name).masks, reference, truth.grid)
+            )
+        baseline = {"WT": flair_baseline(read_volume(case.images["flair"]).array)}
+        rows.append(
+            {"system": "FLAIR > 1", "case": case.case_id} | score_case(baseline, {"WT": reference["WT"]}, truth.grid)
+        )
+    return pd.DataFrame(rows)
+
+
+def as_markdown(scores: pd.DataFrame) -> str:
+    """A table of patients and of means, the means with and without the patients whose reference is empty in that region."""
+    lines = ["| system | patient | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 2) + "|"]
+
+    def line(system: str, label: str, values: list[float]) -> str:
+        return (
+            f"| {system} | {label} | "
+            + " | ".join("" if np.isnan(v) else f"{v:.3f}" if v <= 1 else f"{v:.1f}" for v in values)
+            + " |"
+        )
+
+    for system, rows in scores.groupby("system", sort=False):
+        lines += [
+            line(str(system), row["case"], [row.get(m, np.nan) for m in METRICS]) for row in rows.to_dict("records")
+        ]
+        lines.append(line(str(system), f"**mean of {len(rows)}**", [rows[m].mean() for m in METRICS]))
+        known = [rows.loc[rows[f"reference_voxels_{m[-2:]}"] > 0, m].mean() if m in rows else np.nan for m in METRICS]
+        lines.append(line(str(system), "mean, empty references left out", known))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("patients", type=Path)
+    parser.add_argument("--cases", nargs="+", required=True)
+    parser.add_argument("--model", nargs="*", default=[])
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    names = [open_checkpoint(name).name for name in arguments.model] or [model.name for model in shipped_models()]
+    cases = [case for case in discover_cases(arguments.patients) if case.case_id in arguments.cases]
+    text = as_markdown(score_patients(cases, names))
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The files of one folder, put together into patients."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.naming import (
+    MODALITIES,
+    REFERENCE,
+    Layout,
+    Match,
+    load_layouts,
+    split_extension,
+)
+from data.patient import Case, ImageSource
+from data.tree import Entry
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file and what its name says."""
+
+    entry: Entry
+    match: Match
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A patient, with what is needed to find a mask that lies elsewhere.
+
+    Parameters
+    ----------
+    case : Case
+    patient : str
+        The patient's name as the file names spell it; ``""`` when they do not.
+    scope : str
+        The data set's folder, for sets whose names are unique only there; else ``""``.
+    """
+
+    case: Case
+    patient: str
+    scope: str = ""
+
+    @property
+    def n_roles(self) -> int:
+        return len(self.case.images) + (self.case.reference is not None)
+
+
+def unusable(
+    folder: str, problem: str, warnings: Sequence[str] = (), files: Sequence[Entry] = (), name: str | None = None
+) -> Draft:
+    """A patient folder without anything to segment: it still gets its row, under the folder's name or `name`."""
+    unrecognised = tuple(Path(entry.path) for entry in files)
+    reason = "no layout names anything in it"
+    return Draft(
+        Case(
+            os.path.basename(folder) if name is None else name,
+            Path(folder),
+            "unknown",
+            reason,
+            {},
+            None,
+            (),
+            (problem,),
+            tuple(warnings),
+            unrecognised,
+        ),
+        "",
+    )
+
+
+def drafts_of_volumes(
+    folder: str,
+    base: str,
+    named: Sequence[Named],
+    rest: Sequence[Entry],
+    warnings: Sequence[str],
+    *,
+    is_root: bool = False,
+) -> list[Draft]:
+    """Patients of a folder of volumes: one patient's folder (who is called `base`), or several patients' files."""
+    groups: dict[str, list[Named]] = {}
+    for item in named:
+        groups.setdefault(item.match.patient, []).append(item)
+    patients = split_patients(base, groups, is_root)
+    drafts = []
+    for patient, case_id, own, foreign in patients:
+        mine = (
+            list(rest)
+            if len(patients) == 1
+            else [entry for entry in rest if patient and entry.name.startswith(patient)]
+        )
+        problems = [_foreign_sentence(base, own, foreign)] if foreign else []
+        drafts.append(assemble(folder, case_id, patient, own, mine, problems=problems, warnings=warnings))
+    return drafts
+
+
+def split_patients(
+    base: str, groups: dict[str, list[Named]], is_root: bool
+) -> list[tuple[str, str, list[Named], list[Named]]]:
+    """Whose folder is it? Give (patient, case id, own files, files of others) for each patient.
+
+    One name: that patient's folder. Several: the folder's own patient is the one it is called after, and the others
+    are strangers;
+    a folder called after none holds patients side by side, unless a single stray file is all there is of the others.
+    """
+    named = {patient: items for patient, items in groups.items() if patient}
+    everything = [item for items in groups.values() for item in items]
+    if len(named) <= 1:
+        return [(next(iter(named), ""), base, everything, [])]
+    roles = {
+        patient: Counter(role for item in items for role, _ in item.match.roles) for patient, items in named.items()
+    }
+    shared = max(sum(role in count for count in roles.values()) for role in (*MODALITIES, REFERENCE)) > 1
+    full = [patient for patient, count in roles.items() if len(count) > 1]
+    owner = base if base in named else max((name for name in named if _extends(base, name)), key=len, default=None)
+    if owner is None and not shared and all(_same_patient(base, name, items) for name, items in named.items()):
+        owner = base
+    if owner is None and (len(full) > 1 or (shared and (is_root or not full))):
+        flat: list[tuple[str, str, list[Named], list[Named]]] = [
+            (patient, patient, items, []) for patient, items in named.items()
+        ]
+        return [*flat, *([("", base, groups[""], [])] if groups.get("") else [])]
+    if owner is None and len(full) == 1:
+        owner = full[0]
+    own = [
+        item
+        for name, items in groups.items()
+        for item in items
+        if not name or name == owner or (owner and _same_patient(owner, name, items))
+    ]
+    if not own:
+        return [("", base, everything, everything)]
+    return [(owner or "", base, own, [item for item in everything if item not in own])]
+
+
+def _extends(longer: str, name: str) -> bool:
+    return longer.startswith(name) and longer != name and not longer[len(name)].isalnum()
+
+
+def _same_patient(owner: str, name: str, items: Sequence[Named]) -> bool:
+    """``smith_ax`` and ``smith_sag`` are smith's own; ``smith_2`` may be another, and a data set's own naming leaves
+    no room."""
+    return (
+        all(item.match.layout.name == "generic" for item in items)
+        and _extends(name, owner)
+        and not re.search("[0-9]", name[len(owner) :])
+    )
+
+
+def _foreign_sentence(base: str, own: Sequence[Named], foreign: Sequence[Named]) -> str:
+    names = ", ".join(item.entry.name for item in foreign)
+    if len(own) == len(foreign):
+        return f"the files of {base} bear different patients' names ({names}); keep one patient's files in a folder"
+    return f"the folder {base} holds another patient's file: {names}; move it to that patient's folder"
+
+
+def assemble(
+    folder: str, case_id: str, patient: str, named: Sequence[Named], rest: Sequence[Entry], *, scope: str = "",
+    conventions: tuple[str, ...] | None = None, problems: Sequence[str] = (), warnings: Sequence[str] = (),
+) -> Draft:  # fmt: skip
+    """One patient from files whose names are understood; doubled and unusable files become sentences."""
+    layout, reason = _choose_layout(named)
+    problems, warnings = list(problems), list(warnings)
+    by_role: dict[str, list[tuple[Entry, int | None]]] = {}
+    for item in named:
+        for role, channel in item.match.roles:
+            by_role.setdefault(role, []).append((item.entry, channel))
+    sources = {}
+    for role, found in by_role.items():
+        names = " and ".join(entry.name for entry, _ in found)
+        entry, channel = found[0]
+        if len(found) > 1 and role == REFERENCE:
+            warnings.append(f"more than one reference mask: {names}; none is scored, keep one")
+        elif len(found) > 1:
+            problems.append(f"{role} is there more than once: {names}; keep one")
+        elif entry.problem and role == REFERENCE:
+            warnings.append(f"the reference {entry.name} {entry.problem}")
+        else:
+            sources[role] = ImageSource((Path(entry.path),), channel)
+    problems += sorted(
+        {
+            f"{item.entry.name} {item.entry.problem}"
+            for item in named
+            if item.entry.problem and not item.match.is_reference
+        }
+    )
+    warnings += link_warnings([item.entry for item in named])
+    renamed = _called_after_another(case_id, patient, named)
+    images = {modality: sources[modality] for modality in MODALITIES if modality in sources}
+    case = Case(
+        case_id, Path(folder), layout.name, reason, images, sources.get(REFERENCE), layout.conventions if conventions
+        is None else conventions,
+        tuple(problems), (*warnings, *renamed), tuple(Path(entry.path) for entry in rest),
+    )  # fmt: skip
+    return Draft(case, patient, scope)
+
+
+def link_warnings(entries: Sequence[Entry]) -> list[str]:
+    """One sentence for all files that are links out of the input."""
+    linked = [entry for entry in entries if entry.link_target]
+    if not linked:
+        return []
+    more = f" (and {len(linked) - 1} more)" if len(linked) > 1 else ""
+    return [f"{linked[0].name} is a link out of the input to {linked[0].link_target}{more}; it was followed"]
+
+
+def _choose_layout(named: Sequence[Named]) -> tuple[Layout, str]:
+    images = [item for item in named if not item.match.is_reference] or list(named)
+    count = Counter(item.match.layout.name for item in images)
+    best = max(count, key=lambda name: (name != "generic", count[name]))
+    layout = load_layouts()[best]
+    example = next(item.entry.name for item in images if item.match.layout.name == best)
+    if best == "generic":
+        return layout, f"no data set's naming fits, so the modality is taken from the end of the name ({example})"
+    return layout, f"{count[best]} of {len(images)} image files are named as in {layout.title} ({example})"
+
+
+def _called_after_another(case_id: str, patient: str, named: Sequence[Named]) -> list[str]:
+    """A folder that bears one patient's name and holds only another's files."""
+    first = named[0]
+    pattern = first.match.layout.pattern
+    if not patient or patient == case_id or pattern is None or first.match.layout.kind != "files":
+        return []
+    swapped = pattern.fullmatch(split_extension(first.entry.name)[0].replace(patient, case_id, 1))
+    if swapped and swapped.groupdict().get("patient") == case_id:
+        return [f"the folder is called {case_id} but its files are called {patient}; check whose they are"]
+    return []

@@ -1,0 +1,96 @@
+"""``dataset.json`` of MSD and nnU-Net folders: which channel is which modality, and what the labels mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data.labels import CONVENTIONS, load_convention
+from data.naming import modality_called
+
+_LARGEST_BYTES = 16 * 2**20
+# Order matters: "non-enhancing" holds "enhancing".
+_TISSUES = (
+    ("RC", r"cavity|\brc\b"),
+    ("TC", r"non.?enh|necro|\bncr\b|\bnetc?\b"),
+    ("ET", r"enhanc|\bet\b"),
+    ("WT", r"o?edema|\bed\b|snfh"),
+)
+_REGION_NAMES = (("WT", r"whole|\bwt\b"), ("RC", r"cavity|\brc\b"), ("TC", r"core|\btc\b"), ("ET", r"enhanc|\bet\b"))
+
+
+@dataclass(frozen=True)
+class DatasetJson:
+    """What a ``dataset.json`` says; empty when it is absent or unusable.
+
+    Parameters
+    ----------
+    channels : tuple of (str or None)
+        Modality of every channel in order; None for one that is none of the four.
+    conventions : tuple of str
+        Conventions that agree with the tissues or regions its labels name; empty when they name none.
+    warning : str or None
+        Why the file could not be used.
+    """
+
+    channels: tuple[str | None, ...] = ()
+    conventions: tuple[str, ...] = ()
+    warning: str | None = None
+
+
+def read_dataset_json(path: str) -> DatasetJson:
+    """Read ``dataset.json``: a regular file of at most 16 MiB, never a pipe; anything unusable becomes a warning,
+    not an error."""
+    if not os.path.lexists(path):
+        return DatasetJson()
+    if not os.path.isfile(path) or os.path.getsize(path) > _LARGEST_BYTES:
+        return DatasetJson(warning=f"{path} is no file of at most 16 MiB and was not read; write it again")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        return DatasetJson(warning=f"{path} could not be read as JSON ({type(error).__name__}); write it again")
+    if not isinstance(content, dict):
+        return DatasetJson(warning=f"{path} must hold an object, not a {type(content).__name__}; write it again")
+    channels = content.get("channel_names", content.get("modality"))
+    labels = content.get("labels")
+    return DatasetJson(
+        _channels(channels) if isinstance(channels, dict) else (),
+        _conventions_that_agree(labels) if isinstance(labels, dict) else (),
+    )
+
+
+def _channels(raw: Mapping[str, Any]) -> tuple[str | None, ...]:
+    if not all(key.isascii() and key.isdigit() and len(key) < 4 for key in raw):
+        return ()
+    named = {int(key): modality_called(str(value)) for key, value in raw.items()}
+    return tuple(named.get(index) for index in range(max(named, default=-1) + 1))
+
+
+def _conventions_that_agree(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    claims: list[tuple[str, str, frozenset[int]]] = []
+    for key, value in raw.items():
+        # MSD writes {"1": "edema"}, nnU-Net {"edema": 1} or, for regions, {"tumor core": [2, 3]}.
+        name, values = (str(value), int(key)) if key.isascii() and key.isdigit() and len(key) < 4 else (key, value)
+        kind, names = ("region", _REGION_NAMES) if isinstance(values, list) else ("tissue", _TISSUES)
+        numbers = values if isinstance(values, list) else [values]
+        found = next((region for region, pattern in names if re.search(pattern, name.lower())), None)
+        if found and all(type(number) is int for number in numbers):
+            claims.append((kind, found, frozenset(numbers)))
+    if not claims:
+        return ()
+    return tuple(name for name in CONVENTIONS if all(_agrees(name, *claim) for claim in claims))
+
+
+def _agrees(name: str, kind: str, region: str, values: frozenset[int]) -> bool:
+    regions = load_convention(name).regions
+    if region not in regions:
+        return False
+    if kind == "region":
+        return regions[region] == values
+    inner: frozenset[int] = frozenset().union(*(other for other in regions.values() if other < regions[region]))
+    return values <= regions[region] - inner

@@ -1,0 +1,254 @@
+"""The walk behind `data.case.discover_cases`: from folders to patients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+from data.assembly import Draft, Named, assemble, drafts_of_volumes, link_warnings, unusable
+from data.image_folder import read_image_folder
+from data.naming import (
+    MODALITIES,
+    REFERENCE,
+    VOLUME_EXTENSIONS,
+    Match,
+    is_ignored,
+    load_layouts,
+    match_volume,
+    patient_name,
+    session_folder,
+    split_extension,
+)
+from data.patient import Case, ImageSource
+from data.stacks import drafts_of_slices
+from data.tree import Entry, lift_wrapped_files, list_folder
+
+_DEEPEST = 16
+
+
+@dataclass(frozen=True)
+class _Loose:
+    """A mask that lies apart from its images."""
+
+    folder: str
+    scope: str
+    named: Named
+
+
+@dataclass(frozen=True)
+class _Walk:
+    top: str
+    root_real: str
+    drafts: list[Draft] = field(default_factory=list)
+    loose: list[_Loose] = field(default_factory=list)
+    links: list[tuple[Entry, int]] = field(default_factory=list)  # links to folders wait until the real ones are done
+    groups: set[str] = field(default_factory=set)  # real paths of folders that hold folders
+
+
+def find_cases(root: Path) -> list[Case]:
+    """Every patient below `root`, in no particular order; see `data.case.discover_cases`."""
+    top = os.path.abspath(root)
+    walk = _Walk(top, os.path.realpath(top))
+    _visit(walk, top, walk.root_real, 0, (), None)
+    while walk.links:
+        entry, depth = walk.links.pop(0)
+        real = entry.real or entry.path
+        if real in walk.groups:
+            continue  # its patients have their rows already
+        via = (f"{entry.name} is a link out of the input to {real}; it was followed",) if entry.link_target else ()
+        via = via or (f"{entry.name} is a link to {real} within the input",)
+        _visit(walk, entry.path, real, depth, via, None)
+    _join_loose(walk)
+    return [draft.case for draft in walk.drafts]
+
+
+def _visit(walk: _Walk, folder: str, real: str, depth: int, via: tuple[str, ...], within: int | None) -> bool:
+    """Find the patients in a folder and below; `within` is the draft whose patient's folder this one lies in. True
+    if any."""
+    try:
+        if depth > _DEEPEST:
+            raise OSError(0, f"nested more than {_DEEPEST} deep")
+        files, folders = list_folder(folder, walk.root_real)
+    except OSError as error:
+        walk.drafts.append(
+            unusable(
+                folder,
+                f"the folder {os.path.basename(folder)} cannot be searched ({error.strerror}); check it, or move it up",
+                via,
+            )
+        )
+        return True
+    lifted, folders = lift_wrapped_files(folders, walk.root_real)
+    if folders:
+        walk.groups.add(real)
+    files = files + lifted
+    name = patient_name(folder, walk.top)
+    drafts, loose, found = _read_folder(folder, name, files, not folders, via, depth == 0)
+    own = len(walk.drafts) if len(drafts) == 1 and drafts[0].n_roles > 1 else within
+    walk.drafts.extend(drafts)
+    walk.loose.extend(loose)
+    for entry in folders:
+        if entry.real is None:
+            below = _visit(walk, entry.path, os.path.join(real, entry.name), depth + 1, via, own)
+        elif (real + os.sep).startswith(entry.real.rstrip(os.sep) + os.sep):
+            below = _report(
+                walk, own, entry, f"the link {entry.name} leads back to {entry.real}, which holds it; remove the link"
+            )
+        else:
+            walk.links.append((entry, depth + 1))
+            below = True
+        if not below and own is not None:
+            _add(walk, own, unrecognised=Path(entry.path))
+        found = found or below
+    for entry in files:  # a dangling link without an extension stands for a patient's folder
+        if entry.problem and not os.path.splitext(entry.name)[1] and os.path.islink(entry.path):
+            found = _report(walk, own, entry, f"{entry.name} {entry.problem}") or found
+    if found or within is not None or (depth == 0 and not any(split_extension(entry.name)[1] for entry in files)):
+        return found
+    walk.drafts.append(unusable(folder, _nothing_known(files), via, files, name))
+    return True
+
+
+def _nothing_known(files: Sequence[Entry]) -> str:
+    """Why a folder's files make no patient, and which names would."""
+    if not files:
+        return "the folder is empty; put the patient's images in"
+    example = next((entry for entry in files if split_extension(entry.name)[1]), files[0])
+    stem, extension = split_extension(example.name)
+    said = f"no image that any layout names among its {len(files)} files (such as {example.name})"
+    if not extension:
+        return f"{said}; export the patient's images as NIfTI, named like NAME_t1c.nii.gz"
+    expected = ", ".join(f"{stem}_{modality}{extension}" for modality in MODALITIES)
+    return f"{said}: no file name tells a modality; one folder a patient, and in it names like {expected}"
+
+
+def _report(walk: _Walk, own: int | None, entry: Entry, sentence: str) -> bool:
+    if own is not None:
+        _add(walk, own, warning=sentence)
+    else:
+        walk.drafts.append(unusable(entry.path, sentence))
+    return True
+
+
+def _add(walk: _Walk, index: int, *, warning: str | None = None, unrecognised: Path | None = None) -> None:
+    draft = walk.drafts[index]
+    case = draft.case
+    warnings = (*case.warnings, warning) if warning else case.warnings
+    paths = (*case.unrecognised, unrecognised) if unrecognised else case.unrecognised
+    walk.drafts[index] = replace(draft, case=replace(case, warnings=warnings, unrecognised=paths))
+
+
+def _read_folder(
+    folder: str, name: str, files: Sequence[Entry], is_leaf: bool, via: tuple[str, ...], is_root: bool
+) -> tuple[list[Draft], list[_Loose], bool]:
+    """Patients whose files lie directly in this folder, masks that lie there without images, and whether it was
+    understood; `name` is what its patient is called."""
+    base, parent = os.path.basename(folder), os.path.dirname(folder)
+    drafts: list[Draft] = []
+    loose: list[_Loose] = []
+    if base in _folders("image"):
+        drafts, files = read_image_folder(folder, files, via)
+    named, rest = [], []
+    for entry in files:
+        stem, extension = split_extension(entry.name)
+        match = match_volume(stem) if extension in VOLUME_EXTENSIONS else None
+        if (
+            base in _folders(REFERENCE)
+            and extension in VOLUME_EXTENSIONS
+            and (match is None or match.layout.kind == "channels")
+        ):
+            loose.append(
+                _Loose(
+                    folder,
+                    parent,
+                    Named(
+                        entry, Match(match.layout if match else load_layouts()["nnunet"], stem, ((REFERENCE, None),))
+                    ),
+                )
+            )
+        elif match:
+            named.append(Named(entry, match))
+        else:
+            rest.append(entry)
+    if named and all(item.match.is_reference for item in named):
+        loose += [_Loose(folder, "", item) for item in named]
+    elif named:
+        drafts += drafts_of_volumes(folder, name, named, _not_companions(rest, named), via, is_root=is_root)
+    elif not drafts and not loose:
+        drafts = drafts_of_slices(folder, name, files, via, is_leaf=is_leaf)
+    set_folder = base in _folders("image") | _folders(REFERENCE) or _holds_ignored_only(base, rest)
+    return drafts, loose, bool(drafts or loose or set_folder)
+
+
+@cache
+def _folders(role: str) -> frozenset[str]:
+    layouts = load_layouts().values()
+    return frozenset().union(
+        *(layout.reference_folders if role == REFERENCE else layout.image_folders for layout in layouts)
+    )
+
+
+def _holds_ignored_only(base: str, rest: Sequence[Entry]) -> bool:
+    """A folder of a whole set's automatic masks: known, and no patient's. A patient's own folder is called like its
+    files."""
+    stems = [split_extension(entry.name)[0] for entry in rest if split_extension(entry.name)[1] in VOLUME_EXTENSIONS]
+    return bool(stems) and all(not stem.startswith(base) and is_ignored(stem) for stem in stems)
+
+
+def _not_companions(rest: Sequence[Entry], named: Sequence[Named]) -> list[Entry]:
+    """A .mhd header keeps its voxels in a .raw or .zraw beside it: that file is known."""
+    headers = {split_extension(item.entry.name)[0] for item in named if item.entry.name.lower().endswith(".mhd")}
+    return [
+        entry
+        for entry in rest
+        if not (os.path.splitext(entry.name)[0] in headers and entry.name.lower().endswith(("raw", ".gz")))
+    ]
+
+
+def _join_loose(walk: _Walk) -> None:
+    """Give each mask that lies apart to the one patient whose name it bears; one that finds none is a patient
+    without images."""
+    by_name: dict[str, list[int]] = {}
+    by_folder: dict[str, list[int]] = {}
+    for index, draft in enumerate(walk.drafts):
+        if draft.case.images:
+            by_name.setdefault(draft.patient, []).append(index)
+            by_folder.setdefault(session_folder(str(draft.case.folder), walk.top), []).append(index)
+    left: dict[str, list[_Loose]] = {}
+    for mask in walk.loose:
+        patient = mask.named.match.patient
+        fits = (
+            [index for index in by_name.get(patient, []) if not mask.scope or walk.drafts[index].scope == mask.scope]
+            if patient
+            else []
+        )
+        fits = fits or by_folder.get(mask.folder) or by_folder.get(os.path.dirname(mask.folder), [])
+        fits = [
+            index
+            for index in fits
+            if walk.drafts[index].case.reference is None
+            and (not patient or patient == (walk.drafts[index].patient or walk.drafts[index].case.case_id))
+        ]
+        if len(fits) == 1 and not mask.named.entry.problem:
+            draft = walk.drafts[fits[0]]
+            case = replace(
+                draft.case,
+                reference=ImageSource((Path(mask.named.entry.path),)),
+                warnings=(*draft.case.warnings, *link_warnings([mask.named.entry])),
+            )
+            walk.drafts[fits[0]] = replace(draft, case=case)
+        else:
+            left.setdefault(mask.folder, []).append(mask)
+    for folder, masks in left.items():
+        if masks[0].scope:
+            walk.drafts.extend(
+                assemble(folder, mask.named.match.patient, mask.named.match.patient, [mask.named], [], scope=mask.scope)
+                for mask in masks
+            )
+        else:
+            walk.drafts.extend(
+                drafts_of_volumes(folder, patient_name(folder, walk.top), [mask.named for mask in masks], [], ())
+            )

@@ -1,0 +1,28 @@
+"""Every error that the library raises on purpose.
+
+SegmentationError            the root; its text is one sentence for a person: where, what value, what to do
+├── InputError               something about one patient's files: costs that patient's row, never the run
+├── ConventionError          a label convention is unknown, lossy, or cannot be decided
+├── CheckpointError          a model file is missing, damaged or does not fit
+└── UsageError               the run cannot start: an option, a path, a recipe
+"""
+
+
+class SegmentationError(Exception):
+    """Root of all errors raised on purpose. ``str(error)`` is one line that names place, value and fix."""
+
+
+class InputError(SegmentationError):
+    """A patient's file or folder cannot be used as it is."""
+
+
+class ConventionError(SegmentationError):
+    """A label convention is unknown, loses information, or cannot be decided from the evidence."""
+
+
+class CheckpointError(SegmentationError):
+    """A model file is missing, damaged, or does not fit the case or the other models."""
+
+
+class UsageError(SegmentationError):
+    """The run cannot start: an option, a path or a recipe is wrong."""

@@ -1,0 +1,87 @@
+"""Where voxels lie in the patient: shape and affine, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+TOLERANCE_MM = 1e-3
+"""Two grids whose corners agree to this many millimetres are the same grid (files store the affine in float32)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular lattice of voxels in the patient.
+
+    Parameters
+    ----------
+    shape : (d1, d2, d3)
+        Number of voxels along the three array axes; a single slice has ``d3 = 1``.
+    affine : (4, 4) float64
+        Maps voxel indices to millimetres: x grows to the patient's right, y to the front, z to the head (RAS+).
+    spacing_known : bool
+        False when the file gives no voxel size (TIFF and PNG slices): mm and ml mean nothing then.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    spacing_known: bool = field(default=True)
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        affine = np.array(self.affine, dtype=np.float64)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"a grid has three axes of at least one voxel, not {self.shape}")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise ValueError(f"an affine is a finite 4x4 matrix, not {affine.tolist()}")
+        if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise ValueError(f"the affine is singular: {affine[:3, :3].tolist()}")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance in mm between neighbouring voxel centres along each array axis."""
+        lengths = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
+
+    @property
+    def orientation(self) -> str:
+        """Three letters, the direction in which each array axis grows: ``"RAS"``, ``"LPS"``..."""
+        return "".join(nib.orientations.aff2axcodes(self.affine))
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel, ``|det(affine[:3, :3])| / 1000`` (exact for sheared grids too)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
+
+    def corners_mm(self) -> NDArray[np.float64]:
+        """World coordinates of the eight corner voxel centres, (8, 3), in array order."""
+        indices = np.array(list(product(*((0, n - 1) for n in self.shape))))
+        return indices @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def matches(self, other: Grid, tolerance_mm: float = TOLERANCE_MM) -> bool:
+        """True when both have the same shape and their corner voxels lie within ``tolerance_mm`` of each other."""
+        if self.shape != other.shape:
+            return False
+        # Half a shape of one voxel has its direction in no corner, so the matrix is compared as well.
+        apart = np.abs(self.corners_mm() - other.corners_mm()).max()
+        return bool(max(apart, np.abs(self.affine - other.affine).max()) <= tolerance_mm)
+
+    def reoriented(self, codes: str) -> Grid:
+        """The same voxels with array axes permuted and flipped to ``codes`` (``"RAS"``): exact, no interpolation."""
+        transform = self.orientation_to(codes)
+        shape = tuple(self.shape[int(np.flatnonzero(transform[:, 0] == axis)[0])] for axis in range(3))
+        affine = self.affine @ nib.orientations.inv_ornt_aff(transform, self.shape)
+        return Grid(shape, affine, self.spacing_known)  # type: ignore[arg-type]
+
+    def orientation_to(self, codes: str) -> NDArray[np.float64]:
+        """nibabel's orientation transform from this grid's array axes to ``codes``, for ``apply_orientation``."""
+        return nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(self.affine), nib.orientations.axcodes2ornt(codes)
+        )

@@ -1,0 +1,100 @@
+"""What a file says about its voxels, in whatever format: the checked header, and checks that all formats share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.grid import Grid
+from data.stream import refuse
+
+if TYPE_CHECKING:
+    from data.patient import ImageSource
+
+SPACING_UNKNOWN = b"spacing unknown"
+"""The ``descrip`` of a NIfTI file that was written from slices without a voxel size; the reader believes it."""
+PLACEMENT_FIELDS = (
+    *("pixdim", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z", "sform_code", "qform_code", "xyzt_units"),
+)
+"""The NIfTI header fields that place voxels in the patient."""
+FAR = 1e9
+"""No coordinate is larger, in any unit: a kilometre in microns."""
+
+_MAX_COSINE = 1e-3  # of the angle between two columns of an affine: float32 rounding stays far below, shear far above
+
+
+@dataclass(frozen=True, eq=False)
+class ImageHeader:
+    """What a file says about its voxels, checked.
+
+    Parameters
+    ----------
+    path : Path
+        The file; of slices the first.
+    grid : Grid
+        Shape (d1, d2, d3) of one volume and its affine in mm, whatever the units of the file.
+    dtype : str
+        numpy's name of the stored voxel type, before any scaling.
+    channels : int
+        Volumes of a 4D file, or bands of colour slices; 1 otherwise.
+    sform_code, qform_code, xyzt_units : int
+        As the NIfTI header stores them; for other formats what is written for them.
+    qform : (4, 4) float64 or None
+        The qform in the file's own units; None where the file has none.
+    warnings : tuple of str
+        One sentence for everything that was repaired or is doubtful.
+    ndim : int
+        2 for a NIfTI file that declares two axes, else 3: a mask gets the same.
+    placement : mapping
+        `PLACEMENT_FIELDS` of the file, for the writer to copy; empty where the file is no NIfTI.
+    """
+
+    path: Path
+    grid: Grid
+    dtype: str
+    channels: int
+    sform_code: int
+    qform_code: int
+    qform: NDArray[np.float64] | None
+    xyzt_units: int
+    warnings: tuple[str, ...] = ()
+    ndim: int = 3
+    placement: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
+def check_affine(path: Path, affine: NDArray[np.float64]) -> None:
+    """Refuse an affine that is not finite, is singular, or is sheared."""
+    rewrite = "set the orientation and export the image again"
+    if not np.isfinite(affine).all():
+        refuse(path, f"its affine holds a value that is not finite: {affine[:3].tolist()}", rewrite)
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if lengths.min() < 1e-9 or np.abs(affine).max() > FAR:
+        refuse(path, f"its affine is singular or out of range: {affine[:3].tolist()}", rewrite)
+    columns = affine[:3, :3] / lengths
+    cosine = float(np.abs(columns.T @ columns - np.eye(3)).max())
+    if abs(np.linalg.det(columns)) < 1e-3:
+        refuse(path, f"its affine is singular: {affine[:3].tolist()}", rewrite)
+    if cosine > _MAX_COSINE:
+        refuse(
+            path,
+            f"its affine is sheared: two axes meet at {math.degrees(math.acos(min(cosine, 1.0))):.4g} degrees",
+            "resample the image to a rectangular grid",
+        )
+
+
+def pick_channel(source: ImageSource, path: Path, channels: int, noun: str) -> int:
+    """The channel that is asked for; refused where there is none such, or a choice that nobody made."""
+    if source.channel is None and channels > 1:
+        refuse(path, f"holds {channels} {noun}", "say which one is meant (its channel), or split the file")
+    if not 0 <= (source.channel or 0) < channels:
+        refuse(
+            path, f"has no channel {source.channel}, only {channels} {noun}", f"name a channel from 0 to {channels - 1}"
+        )
+    return source.channel or 0

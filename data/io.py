@@ -1,0 +1,221 @@
+"""The checked reader and the atomic writer: the one place where image files are opened.
+
+Each format is decoded in a module of its own (`data.nifti`, `data.metaimage`, `data.slices`); whatever the format, a
+`Volume` has passed the same checks, and everything that was repaired stands in its header's warnings. The writer is
+`data.write`, re-exported.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.grid import Grid
+from data.header import ImageHeader, pick_channel
+from data.metaimage import read_metaimage
+from data.nifti import read_nifti
+from data.slices import SLICE_AFFINE, read_slice_headers, read_slices
+from data.stream import MAX_VOXELS, StoredVoxels, load_voxels, refuse
+from data.write import (
+    atomic_write,
+    is_temporary_name,
+    write_bytes_atomically,
+    write_image,
+    write_label_map,
+    write_probability,
+    write_text_atomically,
+)
+
+if TYPE_CHECKING:
+    from data.patient import ImageSource
+
+__all__ = [
+    "MAX_VOXELS",
+    "SLICE_AFFINE",
+    "SUFFIXES",
+    "ImageHeader",
+    "Volume",
+    "atomic_write",
+    "is_temporary_name",
+    "read_header",
+    "read_label_map",
+    "read_volume",
+    "write_bytes_atomically",
+    "write_image",
+    "write_label_map",
+    "write_probability",
+    "write_text_atomically",
+]
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+METAIMAGE_SUFFIXES = (".mha", ".mhd")
+SLICE_SUFFIXES = (".tif", ".tiff", ".png")
+SUFFIXES = (*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES, *SLICE_SUFFIXES)
+"""What the reader reads, by the end of the file's name, in any case."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Checked voxels and their header.
+
+    Parameters
+    ----------
+    array : (d1, d2, d3)
+        Of an image float32 with the file's scaling applied; of a label map int16, or int32 where a label needs it.
+        Writable, Fortran order (the first axis is contiguous), as the files are.
+    header : ImageHeader
+    """
+
+    array: NDArray[np.generic]
+    header: ImageHeader
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return self.header.grid
+
+
+def read_header(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> ImageHeader:
+    """Read and check the header of an image; no voxel is unpacked.
+
+    Parameters
+    ----------
+    source : ImageSource
+        One file, or the slices of one volume in order.
+    max_voxels : int
+        Most voxels of up to 4 bytes that the file may declare.
+
+    Returns
+    -------
+    ImageHeader
+
+    Raises
+    ------
+    InputError
+        The file cannot be an image: one sentence with file, value and fix.
+    """
+    return _read_header(source, max_voxels)[0]
+
+
+def read_volume(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read one image volume, its stream to the end, and check every voxel.
+
+    Parameters
+    ----------
+    source : ImageSource
+        One file, or the slices of one volume in order; ``channel`` picks a volume of a 4D file or a colour band.
+    max_voxels : int
+        As in `read_header`. Memory is the stored volume plus its float32 copy, never more than the header declares.
+
+    Returns
+    -------
+    Volume
+        float32. Scaling is done in float32 throughout: values that differ by less than 1e-7 of their size may merge.
+
+    Raises
+    ------
+    InputError
+        Also for NaN or infinite voxels, and for an image that is all zero or constant.
+    """
+    header, stored, slope, intercept = _read_stored(source, max_voxels)
+    with np.errstate(all="ignore"):  # an overflow to inf is counted below
+        array = stored.astype(np.float32, order="F", copy=False)
+        if (slope, intercept) != (1.0, 0.0):
+            array *= np.float32(slope)
+            array += np.float32(intercept)
+        low, high = float(array.min()), float(array.max())
+    _check_finite(header.path, array, low, high)
+    if low == high:
+        refuse(
+            header.path,
+            "all its voxels are zero" if low == 0 else f"all its voxels have the one value {low:g}",
+            "export the image again",
+        )
+    return Volume(array, header)
+
+
+def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read a label map: whole numbers from 0 on, however they are stored (float64 and scaled ones too).
+
+    Returns
+    -------
+    Volume
+        int16, or int32 where a label is above 32767. An empty reference (all zero) is valid.
+
+    Raises
+    ------
+    InputError
+        As `read_volume`, and for labels that are fractional, negative, not finite or above 2^31 - 1.
+    """
+    header, array, slope, intercept = _read_stored(source, max_voxels)
+    with np.errstate(all="ignore"):
+        if (slope, intercept) != (1.0, 0.0):
+            array = array.astype(np.float64) * slope + intercept
+        low, high = array.min(), array.max()
+        _check_finite(header.path, array, float(low), float(high))
+        if low < 0 or high > np.iinfo(np.int32).max:
+            refuse(
+                header.path,
+                f"holds the label {low if low < 0 else high:g}",
+                "a label is a whole number from 0 to 2147483647: correct the label map",
+            )
+        labels = array.astype(np.int16 if high <= np.iinfo(np.int16).max else np.int32, order="F", copy=False)
+    if array.dtype.kind == "f" and (wrong := array != labels).any():
+        refuse(
+            header.path,
+            f"holds {np.count_nonzero(wrong)} labels that are no whole numbers, such as {array[wrong][0]:g}",
+            "resample label maps with nearest neighbour",
+        )
+    return Volume(labels, header)
+
+
+def _check_finite(path: Path, array: NDArray[np.generic], low: float, high: float) -> None:
+    # Minimum and maximum carry a NaN or an infinity to the surface, so that the count is made only where there is one.
+    if not (math.isfinite(low) and math.isfinite(high)):
+        count = array.size - int(np.count_nonzero(np.isfinite(array)))
+        refuse(
+            path,
+            f"{count} of its voxels are NaN or infinite",
+            "export the image again, or set them to 0 if you know why they are there",
+        )
+
+
+def _read_header(source: ImageSource, max_voxels: int) -> tuple[ImageHeader, StoredVoxels | None]:
+    """The checked header, and where the voxels are (None: in slices)."""
+    if not source.paths:
+        raise InputError("an image without files; name at least one")
+    path = Path(source.paths[0])
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        refuse(path, f"its name ends in none of {', '.join(SUFFIXES)}", "convert the image to NIfTI")
+    if name.endswith(SLICE_SUFFIXES):
+        return read_slice_headers(source, max_voxels), None
+    if len(source.paths) > 1:
+        refuse(
+            path,
+            f"is one of {len(source.paths)} files of one volume",
+            f"only slices ({', '.join(SLICE_SUFFIXES)}) are stacked: name one file",
+        )
+    with np.errstate(all="ignore"):  # hostile values overflow before they are refused
+        header, stored = (read_nifti if name.endswith(NIFTI_SUFFIXES) else read_metaimage)(path, max_voxels)
+    pick_channel(source, path, header.channels, "volumes")
+    return header, stored
+
+
+def _read_stored(source: ImageSource, max_voxels: int) -> tuple[ImageHeader, NDArray[np.generic], float, float]:
+    """Header, voxels as stored in native byte order, slope, intercept."""
+    header, stored = _read_header(source, max_voxels)
+    if stored is None:
+        return header, read_slices(source, header), 1.0, 0.0
+    array, doubts = load_voxels(stored, source.channel or 0)
+    if not array.dtype.isnative:
+        array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+    if doubts:
+        header = replace(header, warnings=(*header.warnings, *doubts))
+    return header, array, stored.slope, stored.intercept

@@ -1,0 +1,298 @@
+"""Label conventions: which number in a mask means which tissue, and the regions that are scored.
+
+A convention is a YAML file in ``conventions/``: its labels, and each region as a set of labels. Both directions,
+label map to
+region masks and back, are derived from those sets, so they cannot drift apart. Facts: BraTS, MSD, nnU-Net and LGG
+data pages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import ConventionError
+from data.strict_yaml import read_strict_yaml
+
+REGIONS = ("WT", "TC", "ET", "RC")
+"""Whole tumour, tumour core, enhancing tumour, resection cavity: the order in which regions are always listed."""
+
+_FOLDER = Path(__file__).parent / "conventions"
+CONVENTIONS: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+"""Names of the conventions that are shipped, for `load_convention`."""
+
+
+@dataclass(frozen=True)
+class LabelConvention:
+    """How one data set writes tumour regions as numbers.
+
+    Parameters
+    ----------
+    name, source : str
+        Its name, and the data sets that use it.
+    labels : mapping of int to str
+        Label value (1 to 255) to tissue; 0 is background everywhere and not listed.
+    regions : mapping of str to frozenset of int
+        Region to its label values, in the order WT, TC, ET, RC; any two regions are nested or disjoint.
+    written_as : mapping of str to int
+        The value that a voxel gets which lies in this region and in no smaller one.
+    """
+
+    name: str
+    source: str
+    labels: Mapping[int, str]
+    regions: Mapping[str, frozenset[int]]
+    written_as: Mapping[str, int]
+
+    def region_masks(
+        self, label_map: NDArray[Any], regions: Collection[str] | None = None
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Masks of the regions, from a label map.
+
+        Parameters
+        ----------
+        label_map : (d1, ..., dN) of any number type
+            Values outside the convention, fractions and NaN lie in no region.
+        regions : collection of str, optional
+            Which regions to give, in this order; all of the convention's by default.
+
+        Returns
+        -------
+        dict of str to (d1, ..., dN) bool
+            An empty label map gives empty masks.
+
+        Raises
+        ------
+        ConventionError
+            The convention has no such region.
+        """
+        names = tuple(self.regions) if regions is None else tuple(regions)
+        for region in names:
+            if region not in self.regions:
+                raise ConventionError(
+                    f"the convention {self.name} has no region {region}: choose among {', '.join(self.regions)}"
+                )
+        masks = {}
+        for region in names:
+            mask = np.zeros(label_map.shape, dtype=bool)
+            for label in self.regions[region]:
+                mask |= label_map == label
+            masks[region] = mask
+        return masks
+
+    def to_label_map(self, masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+        """A label map from region masks, painted from the outermost region inwards.
+
+        Parameters
+        ----------
+        masks : mapping of str to (d1, ..., dN) bool
+            Regions that the convention lacks are left out; regions that are not given are not painted.
+
+        Returns
+        -------
+        (d1, ..., dN) uint8
+            Where masks are not nested the inner region wins; where disjoint regions overlap (WT and RC), tumour
+            wins, because a
+            tumour lost to a cavity is the worse mistake.
+
+        Raises
+        ------
+        ConventionError
+            No mask at all, so no shape.
+        ValueError
+            The masks have different shapes.
+        """
+        if not masks:
+            raise ConventionError(
+                f"no region mask was given to write in the convention {self.name}: give at least one of "
+                f"{', '.join(self.regions)}"
+            )
+        shapes = {np.shape(mask) for mask in masks.values()}
+        if len(shapes) > 1:
+            raise ValueError(f"region masks must have one shape, not {sorted(shapes)}")
+        label_map = np.zeros(shapes.pop(), dtype=np.uint8)
+        for region in self._outermost_first():
+            if region in masks:
+                label_map[np.asarray(masks[region], dtype=bool)] = self.written_as[region]
+        return label_map
+
+    def unknown_labels(self, values: Collection[float]) -> tuple[int | float, ...]:
+        """The distinct values that are neither background nor a label, ascending (NaN last); whole numbers come as
+        int."""
+        unknown = (
+            {float(value) for value in values if not math.isnan(value)}
+            - {0.0}
+            - {float(label) for label in self.labels}
+        )
+        tidy: list[int | float] = [int(value) if value.is_integer() else value for value in sorted(unknown)]
+        return (*tidy, math.nan) if any(math.isnan(value) for value in values) else tuple(tidy)
+
+    def _outermost_first(self) -> list[str]:
+        depth = {name: sum(own < other for other in self.regions.values()) for name, own in self.regions.items()}
+        return sorted(self.regions, key=lambda name: (depth[name], -REGIONS.index(name)))
+
+
+def count_labels(label_map: NDArray[Any]) -> dict[float, int]:
+    """Label to number of voxels in a label map of any shape, background left out; an empty map gives an empty dictionary."""
+    if label_map.min(initial=0) >= 0 and label_map.max(initial=0) < 2**16:
+        counts = np.bincount(label_map.ravel(order="K"))  # np.unique would sort nine million voxels
+        present = np.flatnonzero(counts)
+        found = zip(present.tolist(), counts[present].tolist(), strict=True)
+    else:
+        found = zip(*(part.tolist() for part in np.unique(label_map, return_counts=True)), strict=True)
+    return {label: count for label, count in found if label != 0}
+
+
+@cache
+def load_convention(name: str) -> LabelConvention:
+    """The shipped convention of this name, checked.
+
+    Raises
+    ------
+    ConventionError
+        No convention of this name, or its file is not valid.
+    """
+    if name not in CONVENTIONS:
+        raise ConventionError(f"there is no label convention {name!r}: choose among {', '.join(CONVENTIONS)}")
+    path = _FOLDER / f"{name}.yaml"
+    try:
+        return parse_convention(read_strict_yaml(path), str(path))
+    except ValueError as error:
+        raise ConventionError(str(error)) from error
+
+
+def parse_convention(mapping: Mapping[str, Any], source: str) -> LabelConvention:
+    """A convention from plain data, refused when it would lose information.
+
+    Parameters
+    ----------
+    mapping : mapping
+        Keys ``name``, ``source``, ``labels`` {value: tissue}, ``regions`` {region: [values]}, and ``written_as``
+        {region: value}
+        for the regions that have more than one own label.
+    source : str
+        Where it stands (a file), for the error's text.
+
+    Raises
+    ------
+    ConventionError
+        A key is missing or unknown, a value is no label, two regions overlap without being nested, a region has no
+        own label or
+        several without a choice, or some combination of regions does not come back from its label.
+    """
+    unknown = set(mapping) - {"name", "source", "labels", "regions", "written_as"}
+    if unknown or not {"name", "source", "labels", "regions"} <= set(mapping):
+        raise ConventionError(
+            f"{source}: a convention has the keys name, source, labels, regions and perhaps written_as, not "
+            f"{sorted(map(str, mapping))}"
+        )
+    labels = _parse_labels(mapping["labels"], source)
+    regions = _parse_regions(mapping["regions"], labels, source)
+    written_as = _own_labels(regions, mapping.get("written_as") or {}, source)
+    convention = LabelConvention(str(mapping["name"]), str(mapping["source"]), labels, regions, written_as)
+    _refuse_lossy(convention, source)
+    return convention
+
+
+def _parse_labels(raw: Any, source: str) -> dict[int, str]:
+    if not isinstance(raw, Mapping) or not raw:
+        raise ConventionError(f"{source}: labels must map values to tissues, such as {{1: NCR}}, not {raw!r}")
+    for value in raw:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 255:
+            raise ConventionError(
+                f"{source}: the label {value!r} must be a whole number from 1 to 255 (0 is background)"
+            )
+    return {value: str(raw[value]) for value in sorted(raw)}
+
+
+def _parse_regions(raw: Any, labels: Mapping[int, str], source: str) -> dict[str, frozenset[int]]:
+    if (
+        not isinstance(raw, Mapping)
+        or not raw
+        or not all(isinstance(values, list) and values for values in raw.values())
+    ):
+        raise ConventionError(
+            f"{source}: regions must map names to lists of labels, such as {{WT: [1, 2]}}, not {raw!r}"
+        )
+    for name, values in raw.items():
+        if name not in REGIONS:
+            raise ConventionError(f"{source}: the region {name!r} must be one of {', '.join(REGIONS)}")
+        if any(value not in labels for value in values):
+            raise ConventionError(
+                f"{source}: the region {name} holds {values}, but the labels are {sorted(labels)}; name them "
+                "all under labels"
+            )
+    regions = {name: frozenset(raw[name]) for name in REGIONS if name in raw}
+    for (name, own), (other_name, other) in combinations(regions.items(), 2):
+        if own & other and not (own <= other or other <= own):
+            raise ConventionError(
+                f"{source}: the regions {name} {sorted(own)} and {other_name} {sorted(other)} must be nested or "
+                "disjoint"
+            )
+    homeless = set(labels) - frozenset().union(*regions.values())
+    if homeless:
+        raise ConventionError(
+            f"{source}: the labels {sorted(homeless)} lie in no region and would be lost; put them into one or "
+            "leave them out"
+        )
+    return regions
+
+
+def _own_labels(regions: Mapping[str, frozenset[int]], chosen: Any, source: str) -> dict[str, int]:
+    if not isinstance(chosen, Mapping) or not set(chosen) <= set(regions):
+        raise ConventionError(
+            f"{source}: written_as must map regions of this convention to one label each, not {chosen!r}"
+        )
+    written_as = {}
+    for name, labels in regions.items():
+        inner = [
+            other for other_name, other in regions.items() if other < labels or (other == labels and other_name != name)
+        ]
+        own = labels - frozenset().union(*inner)
+        if not own:
+            raise ConventionError(
+                f"{source}: lossy: the region {name} has no label of its own, so a voxel in it and in no "
+                "smaller region cannot be written; give it one"
+            )
+        if name not in chosen and len(own) > 1:
+            raise ConventionError(
+                f"{source}: the region {name} has the own labels {sorted(own)}; say under written_as which one to write"
+            )
+        value = chosen.get(name, min(own))
+        if value not in own:
+            raise ConventionError(
+                f"{source}: lossy: written_as says {name} -> {value!r}, but the labels of {name} alone are "
+                f"{sorted(own)}; choose among them"
+            )
+        written_as[name] = value
+    return written_as
+
+
+def _refuse_lossy(convention: LabelConvention, source: str) -> None:
+    """Paint one voxel for every combination of regions that can occur, and read it back: by the real code, not by
+    argument."""
+    regions = convention.regions
+    possible = []
+    for size in range(1, len(regions) + 1):
+        for chosen in combinations(regions, size):
+            nested = all(regions[a] <= regions[b] or regions[b] <= regions[a] for a, b in combinations(chosen, 2))
+            closed = all(outer in chosen for inner in chosen for outer in regions if regions[inner] <= regions[outer])
+            if nested and closed:
+                possible.append(chosen)
+    masks = {name: np.array([name in chosen for chosen in possible]) for name in regions}
+    back = convention.region_masks(convention.to_label_map(masks))
+    for index, chosen in enumerate(possible):
+        read = tuple(name for name in regions if back[name][index])
+        if read != chosen:
+            raise ConventionError(
+                f"{source}: lossy: a voxel in {' and '.join(chosen)} would come back as "
+                f"{' and '.join(read) or 'background'}; correct its regions"
+            )

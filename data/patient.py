@@ -1,0 +1,62 @@
+"""A patient as found on disk: plain frozen data, made by `data.discovery` and used by everything above."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where one image's voxels come from.
+
+    Parameters
+    ----------
+    paths : tuple of Path
+        One file, or the slices of one volume in natural order.
+    channel : int or None
+        Index of the volume in a 4D file or of the band in colour slices; None when there is only one.
+    """
+
+    paths: tuple[Path, ...]
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient as found on disk; nothing but names was looked at.
+
+    Parameters
+    ----------
+    case_id : str
+        The patient folder's name, exact (``sub-01`` for ``sub-01/ses-1/anat``, ``P1`` for ``P1/images``); for sets
+        without patient folders the name inside the file names. Where two are called the same it is the path below the
+        root (``sub-01/ses-1``). Unique within one discovery.
+    folder : Path
+        The folder that holds the files.
+    layout, layout_reason : str
+        Which naming was recognised, and a sentence that says why.
+    images : mapping of str to ImageSource
+        Modality (t1, t1c, t2, flair) to its image; a missing modality is absent.
+    reference : ImageSource or None
+    conventions : tuple of str
+        Label conventions that the naming admits, best first; empty when it says nothing.
+    problems : tuple of str
+        Sentences that make the patient an error row.
+    warnings : tuple of str
+        Sentences about what is doubtful.
+    unrecognised : tuple of Path
+        Files (and folders within) that no layout names; they change nothing.
+    """
+
+    case_id: str
+    folder: Path
+    layout: str
+    layout_reason: str
+    images: Mapping[str, ImageSource]
+    reference: ImageSource | None
+    conventions: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unrecognised: tuple[Path, ...] = ()

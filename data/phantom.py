@@ -1,0 +1,150 @@
+"""Phantom patients: heads that look like MRI, with a tumour whose truth is exact, made from a seed and nothing else.
+
+A template of a head is turned, scaled and deformed at random, tissue is read from it, and a tumour is grown in the
+white matter (`data.phantom_anatomy`). Contrast is a separate step (`data.phantom_contrast`). Everything smooth is drawn
+on a lattice in millimetres, so one seed is the same patient at any spacing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.grid import Grid
+from data.io import ImageHeader, write_image, write_label_map
+from data.phantom_anatomy import make_anatomy
+from data.phantom_contrast import CONTRAST, draw_contrast, render
+from data.phantom_fields import Array, stream
+
+_SUFFIXES = {"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f"}
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One phantom patient.
+
+    Parameters
+    ----------
+    images : dict of (d1, d2, d3) float32
+        "t1", "t1c", "t2", "flair": whole numbers from 0 to 32767, exactly 0 outside the brain, above 0 inside it.
+    label_map : (d1, d2, d3) uint8
+        brats2023: 1 necrotic core (NETC), 2 oedema (SNFH), 3 enhancing rim (ET), 0 elsewhere.
+    grid : Grid
+        LPS with the origin where BraTS has it.
+    """
+
+    images: dict[str, Array]
+    label_map: NDArray[np.uint8]
+    grid: Grid
+
+
+def make_phantom(
+    seed: int, *, shape: tuple[int, int, int] = (240, 240, 155), spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
+) -> Phantom:
+    """Draw a phantom patient.
+
+    Parameters
+    ----------
+    seed : int, not negative
+        The same seed, shape and spacing give the same bits; the same seed at another spacing is the same patient.
+    shape : (d1, d2, d3)
+        Any numbers of voxels. A field of view that is smaller than a head sees a part of it, with a smaller tumour.
+    spacing_mm : three floats
+        Distance of voxel centres along each array axis.
+
+    Returns
+    -------
+    Phantom
+        Whole tumour 20 to 120 ml, core 5 to 40 ml, where the field of view holds a whole head; never empty
+        where the field of view holds brain.
+
+    Raises
+    ------
+    ValueError
+        If the seed is negative, or shape or spacing are not three positive numbers.
+    UsageError
+        If nilearn, which carries the template, is not installed.
+    """
+    return _make(seed, shape, spacing_mm, level_mm=0.0)
+
+
+def make_phantom_slice(
+    seed: int, *, shape: tuple[int, int] = (240, 240), spacing_mm: Sequence[float] = (1.0, 1.0)
+) -> Phantom:
+    """Draw one axial slice of a phantom patient, through its tumour.
+
+    Parameters
+    ----------
+    seed : int, not negative
+    shape : (d1, d2)
+    spacing_mm : two floats
+
+    Returns
+    -------
+    Phantom
+        Arrays (d1, d2, 1), 1 mm thick; areas of the tumour are those of the middle of a sphere of the volumes
+        that `make_phantom` draws.
+
+    Raises
+    ------
+    ValueError, UsageError
+        As `make_phantom`.
+    """
+    level_mm = float(stream(seed, "level").uniform(-5.0, 35.0))
+    return _make(seed, (*shape, 1), (*spacing_mm, 1.0), level_mm)
+
+
+def write_phantom(
+    folder: Path,
+    seed: int,
+    *,
+    shape: tuple[int, int, int] = (240, 240, 155),
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    patient_name: str | None = None,
+) -> Path:
+    """Write a phantom as a patient folder of BraTS 2023: four int16 images and a uint8 label map, ``.nii.gz``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the patient's folder is made; it and its parents need not exist. Files of the same name are replaced.
+    seed, shape, spacing_mm
+        As for `make_phantom`.
+    patient_name : str, optional
+        Name of the patient's folder and beginning of its files; by default ``BraTS-GLI-9xxxx-000`` with the seed
+        in place of xxxx (seeds below 10000; a longer seed makes a longer number).
+
+    Returns
+    -------
+    Path
+        The patient's folder. The same arguments give the same bytes.
+    """
+    phantom = make_phantom(seed, shape=shape, spacing_mm=spacing_mm)
+    name = patient_name or f"BraTS-GLI-{90000 + seed:05d}-000"
+    patient = Path(folder) / name
+    patient.mkdir(parents=True, exist_ok=True)
+    like = ImageHeader(patient, phantom.grid, "int16", 1, sform_code=1, qform_code=1, qform=None, xyzt_units=2)
+    for modality, suffix in _SUFFIXES.items():
+        write_image(patient / f"{name}-{suffix}.nii.gz", phantom.images[modality].astype(np.int16), like)
+    write_label_map(patient / f"{name}-seg.nii.gz", phantom.label_map, like)
+    return patient
+
+
+def _make(seed: int, shape: tuple[int, int, int], spacing_mm: Sequence[float], level_mm: float) -> Phantom:
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    if spacing.shape != (3,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
+        raise ValueError(f"spacing_mm is one positive number for each axis, not {spacing_mm}")
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    affine[1, 3] = (shape[1] - 1) * spacing[1]
+    grid = Grid(shape, affine)
+    anatomy = make_anatomy(seed, grid, level_mm=level_mm)
+    images = {name: np.zeros(grid.shape, dtype=np.float32) for name in CONTRAST}
+    for name, image in render(anatomy, draw_contrast(seed), seed).items():
+        images[name][anatomy.box] = image
+    label_map = np.zeros(grid.shape, dtype=np.uint8)
+    label_map[anatomy.box] = anatomy.label_map
+    return Phantom(images, label_map, grid)

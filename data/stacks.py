@@ -1,0 +1,120 @@
+"""Patients whose volumes are kept as one picture a slice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.assembly import Draft, link_warnings
+from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, Layout, load_layouts, match_suffix, split_extension
+from data.patient import Case, ImageSource
+from data.tree import Entry
+
+
+def drafts_of_slices(
+    folder: str, base: str, files: Sequence[Entry], warnings: Sequence[str], *, is_leaf: bool
+) -> list[Draft]:
+    """Patients of a folder of TIFF or PNG slices: all slices of one patient are one volume, in the order of their
+    numbers."""
+    layouts = load_layouts()
+    for layout in (layouts["lgg"], layouts["generic-slices"]):
+        if layout.name != "lgg" and not is_leaf:  # a picture beside patient folders is no patient
+            continue
+        groups: dict[str, list[tuple[Entry, re.Match[str]]]] = {}
+        rest = []
+        for entry in files:
+            stem, extension = split_extension(entry.name)
+            found = layout.pattern.fullmatch(stem) if layout.pattern and extension in SLICE_EXTENSIONS else None
+            if found:
+                groups.setdefault(found["patient"] if layout.name == "lgg" else "", []).append((entry, found))
+            else:
+                rest.append(entry)
+        if groups:
+            alone = len(groups) == 1
+            if base in groups and not alone:
+                foreign = [entry.name for patient, items in groups.items() if patient != base for entry, _ in items]
+                problem = [
+                    f"the folder {base} holds another patient's file: {', '.join(foreign[:3])}; move it to that "
+                    "patient's folder"
+                ]
+                return [_draft_of_slices(folder, layout, base, base, groups[base], rest, warnings, problem)]
+            return [
+                _draft_of_slices(
+                    folder, layout, base if alone else name, name, items, rest if alone else [], warnings, []
+                )
+                for name, items in groups.items()
+            ]
+    return []
+
+
+def _by_role(layout: Layout, items: Sequence[tuple[Entry, re.Match[str]]]) -> dict[str, dict[int, list[Entry]]]:
+    """Modality, ``"colour"`` where the name says none, or ``"reference"`` -> number -> the files of that number."""
+    stacks: dict[str, dict[int, list[Entry]]] = {}
+    for entry, found in items:
+        said = match_suffix(found["patient"].rstrip("-_. ")) if layout.name != "lgg" else None
+        role = REFERENCE if found["mask"] or (said and said.is_reference) else said.roles[0][0] if said else "colour"
+        stacks.setdefault(role, {}).setdefault(int(found["slice"]), []).append(entry)
+    return stacks
+
+
+def _draft_of_slices(
+    folder: str, layout: Layout, case_id: str, patient: str, items: Sequence[tuple[Entry, re.Match[str]]], rest:
+    Sequence[Entry],
+    warnings: Sequence[str], problems: Sequence[str],
+) -> Draft:  # fmt: skip
+    problems, warnings = list(problems), [*warnings, *link_warnings([entry for entry, _ in items])]
+    stacks = _by_role(layout, items)
+    problems += [f"{entry.name} {entry.problem}" for entry, _ in items if entry.problem]
+    for stack in stacks.values():
+        doubled = next((found for found in stack.values() if len(found) > 1), None)
+        if doubled:
+            problems.append(
+                f"one slice is there more than once: {' and '.join(entry.name for entry in doubled)}; keep one"
+            )
+    masks = stacks.pop(REFERENCE, None)
+    sources = {role: tuple(Path(stack[number][0].path) for number in sorted(stack)) for role, stack in stacks.items()}
+    images = {role: ImageSource(paths) for role, paths in sources.items() if role != "colour"}
+    numbers = set().union(*stacks.values()) if stacks else set()
+    if "colour" in sources and not images:
+        images = {modality: ImageSource(sources["colour"], band) for band, modality in enumerate(layout.channels)}
+        if layout.name != "lgg":
+            warnings.append(
+                f"the names do not say what the slices show ({sources['colour'][0].name}): their bands are "
+                f"taken as {', '.join(layout.channels)}"
+            )
+    if numbers and (missing := sorted(set(range(min(numbers), max(numbers) + 1)) - numbers)):
+        warnings.append(
+            f"the slices are numbered {min(numbers)} to {max(numbers)}, but {missing[0]} is missing; the others "
+            "are stacked without it"
+        )
+    for role, stack in stacks.items():
+        if set(stack) != numbers:
+            problems.append(
+                f"{role} has {len(stack)} slices where the patient has {len(numbers)}; put the missing ones in"
+            )
+    reference = ImageSource(tuple(Path(masks[number][0].path) for number in sorted(masks))) if masks else None
+    if masks and numbers and set(masks) != numbers:
+        odd = min(set(masks) ^ numbers)
+        warnings.append(
+            f"slice {odd} has {'no mask' if odd in numbers else 'a mask but no image'}, so the reference is not "
+            "used; complete the masks"
+        )
+        reference = None
+    if not images and reference is None:
+        problems.append("no image that any layout names; see the layouts in README")
+    reason = f"{len(items)} files are slices named as in {layout.title} ({items[0][0].name})"
+    ordered = {modality: images[modality] for modality in MODALITIES if modality in images}
+    case = Case(
+        case_id,
+        Path(folder),
+        layout.name,
+        reason,
+        ordered,
+        reference,
+        layout.conventions,
+        tuple(problems),
+        tuple(warnings),
+        tuple(Path(e.path) for e in rest),
+    )
+    return Draft(case, patient)

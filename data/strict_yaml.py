@@ -1,0 +1,54 @@
+"""YAML files of ours, read strictly: plain data only, and no key said twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def read_strict_yaml(path: Path) -> dict[Any, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Parameters
+    ----------
+    path : Path
+        A UTF-8 file of plain YAML; tags that build Python objects are refused by the safe loader.
+
+    Returns
+    -------
+    dict
+        The mapping; an empty file gives an empty one.
+
+    Raises
+    ------
+    ValueError
+        The file is no YAML, not a mapping, or says a key twice (PyYAML alone would keep the last, in silence).
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        _refuse_double_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping (key: value), not {type(content).__name__}")
+    return content
+
+
+def _refuse_double_keys(node: yaml.Node | None, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise ValueError(
+                    f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} is said twice; keep one"
+                )
+            seen.add(key.value)
+            _refuse_double_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_double_keys(item, path)

@@ -1,0 +1,135 @@
+"""Listing folders that nobody vouches for: links, loops, pipes and unreadable places become sentences, never a crash
+or a wait."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+
+from data.naming import SLICE_EXTENSIONS, VOLUME_EXTENSIONS, is_ignored, match_volume, natural_key, split_extension
+
+_NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name in a folder.
+
+    Parameters
+    ----------
+    name : str
+        As the system gives it; undecodable bytes stay surrogate-escaped.
+    path : str
+    link_target : str or None
+        Where a symbolic link leads, when that is outside the input.
+    problem : str or None
+        Why the file cannot be used, the end of a sentence that begins with its name.
+    real : str or None
+        The place that a link to a folder leads to; None for a plain entry.
+    """
+
+    name: str
+    path: str
+    link_target: str | None = None
+    problem: str | None = None
+    real: str | None = None
+
+
+def list_folder(folder: str, root_real: str) -> tuple[list[Entry], list[Entry]]:
+    """Files and folders directly in `folder`, hidden ones left out, in natural order. Nothing is opened.
+
+    A folder whose name begins with one dot is hidden; one that begins with two is somebody's odd name and listed.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be listed.
+    """
+    files: list[Entry] = []
+    folders: list[Entry] = []
+    with os.scandir(folder) as scan:
+        for item in scan:
+            if item.name in _NEVER or (item.name.startswith(".") and not item.name.startswith("..")):
+                continue
+            if item.is_symlink():
+                entry, is_folder = _follow(item.path, item.name, root_real)
+            else:
+                is_folder = item.is_dir()
+                odd = None if is_folder or item.is_file() else "is a pipe, socket or device and not a file; remove it"
+                entry = Entry(item.name, item.path, problem=odd)
+            (folders if is_folder else files).append(entry)
+    return sorted(files, key=lambda entry: natural_key(entry.name)), sorted(
+        folders, key=lambda entry: natural_key(entry.name)
+    )
+
+
+def _follow(path: str, name: str, root_real: str) -> tuple[Entry, bool]:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        why = (
+            "which does not exist or cannot be reached"
+            if isinstance(error, FileNotFoundError)
+            else f"which fails: {error.strerror}"
+        )
+        return Entry(
+            name, path, problem=f"is a symbolic link to {os.readlink(path)}, {why}; fetch the file or remove the link"
+        ), False
+    real = os.path.realpath(path)
+    outside = real if real != root_real and not real.startswith(root_real.rstrip(os.sep) + os.sep) else None
+    if stat.S_ISDIR(mode):
+        return Entry(name, path, link_target=outside, real=real), True
+    odd = None if stat.S_ISREG(mode) else "leads to a pipe, socket or device and not to a file; remove it"
+    return Entry(name, path, link_target=outside, problem=odd), False
+
+
+def lift_wrapped_files(folders: list[Entry], root_real: str) -> tuple[list[Entry], list[Entry]]:
+    """Folders that stand for a single file: ``x_flair.nii/`` of the Kaggle mirrors, one folder a modality of BraTS
+    2012-2016.
+
+    Returns
+    -------
+    lifted : list of Entry
+        One a folder: the folder's name (it is the one that names the modality) with the path of the file inside.
+    remaining : list of Entry
+        All other folders.
+    """
+    lifted, remaining = [], []
+    for folder in folders:
+        stem, extension = split_extension(folder.name)
+        match = match_volume(stem)
+        entry = _unwrap(folder, stem, extension, root_real) if extension or match else None
+        if entry is None:
+            remaining.append(folder)
+        else:
+            lifted.append(entry)
+    return lifted, remaining
+
+
+def _unwrap(folder: Entry, stem: str, extension: str, root_real: str) -> Entry | None:
+    try:
+        files, folders = list_folder(folder.path, root_real)
+    except OSError:
+        return None
+    volumes = [entry for entry in files if split_extension(entry.name)[1] in VOLUME_EXTENSIONS]
+    roles = {match.roles[0][0] for entry in volumes if (match := match_volume(split_extension(entry.name)[0]))}
+    if folders or len(roles) > 1 or any(split_extension(entry.name)[1] in SLICE_EXTENSIONS for entry in files):
+        return None
+    if len(volumes) == 1:
+        inner_stem, inner_extension = split_extension(volumes[0].name)
+        own = match_volume(stem)
+        # "seg/scan.nii" is a mask, "images_segm/P1_segm.nii" a set's folder of masks that happens to hold one.
+        whose = own is not None and (not own.is_reference or not own.patient)
+        unnamed = whose and not roles and not is_ignored(inner_stem)
+        if extension or inner_stem == stem or unnamed or (own and not own.is_reference and roles == {own.roles[0][0]}):
+            return replace(
+                volumes[0], name=stem + inner_extension, link_target=volumes[0].link_target or folder.link_target
+            )
+        return None
+    if extension:
+        return replace(
+            folder,
+            problem=f"is a folder that holds {len(volumes)} images where one file should be; put the file here",
+        )
+    return None

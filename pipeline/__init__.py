@@ -1,0 +1,3 @@
+"""Verbs: configure, train, predict, segment, evaluate, report."""
+
+__version__ = "0.1.0"

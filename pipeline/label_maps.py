@@ -1,0 +1,144 @@
+"""Which label maps lie in a folder, and whose they are."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.case import Case, ImageSource, discover_cases, folder_name, unique_folder_names
+from data.errors import UsageError
+from pipeline.tables import text_cell
+
+logger = logging.getLogger(__name__)
+
+_EXTENSIONS = (".nii.gz", ".nii", ".mha", ".mhd")
+_SUFFIX = re.compile(r"[_-](seg|segm|segmentation|mask|label|pred|prediction)$", re.IGNORECASE)
+_PROBABILITY = re.compile(r"_prob_[A-Z]+$")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """One patient's label map on one side."""
+
+    case: Case
+    folder: str  # the cell of that name
+    missing: str = ""  # why there is no label map, when case.reference is None
+    reported: str = ""  # convention that a report.csv beside it names
+    model: str = ""  # likewise
+
+
+def find_label_maps(root: Path) -> list[LabelMap]:
+    if not root.is_dir():
+        raise UsageError(f"{root} is not a folder; give the folder that holds the label maps")
+    reported = _from_report(root)
+    if reported:
+        found = reported
+    else:
+        try:
+            cases = discover_cases(root)
+        except UsageError as error:  # e.g. a flat folder of label maps: nothing in it is an image by its name
+            logger.debug("no layout for %s: %s", root, error)
+            cases = []
+        if not any(case.reference for case in cases):
+            cases = _bare_label_maps(root, cases) or cases
+        found = [LabelMap(case, folder_name(case.case_id), "; ".join(case.problems)) for case in cases]
+    if not any(item.case.reference for item in found):
+        raise UsageError(
+            f"{root} holds no label maps; expected <case>/<case>_seg.nii.gz, <case>.nii.gz or a data set with masks"
+        )
+    return found
+
+
+def _from_report(root: Path) -> list[LabelMap]:
+    """The label maps that a segmentation run's report.csv names, also those that it could not write; [] without one."""
+    try:
+        with (root / "report.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+    if not rows or not {"case", "folder", "convention"} <= rows[0].keys():
+        return []
+    found = []
+    for row in rows:
+        case_id, folder, convention, model, reason, status = (
+            row.get(name) or "" for name in ("case", "folder", "convention", "model", "reason", "status")
+        )
+        # What lies there after a failure is left from an earlier run, of who knows what.
+        path = None if status == "error" else _reported_path(root, folder)
+        source = None if path is None else ImageSource((path,))
+        missing = f"its report.csv says: {reason}" if reason else "the file that its report.csv names is not there"
+        found.append(LabelMap(_bare_case(case_id, root / folder, source), folder, missing, convention, model))
+    # Masks that were put there since are patients too.
+    named = {name for item in found for name in (item.case.case_id, item.folder, item.folder.removeprefix("'"))}
+    beside = [case for case in _bare_label_maps(root, []) if text_cell(case.case_id) not in named]
+    return found + [LabelMap(case, folder_name(case.case_id)) for case in beside]
+
+
+def _reported_path(root: Path, folder: str) -> Path | None:
+    # The cell may carry the ' that keeps spreadsheets from running it. No path may lead out of root.
+    for name in (folder, folder.removeprefix("'")):
+        if name and name not in (".", "..") and Path(name).name == name:
+            for path in (root / name / f"{name}_seg.nii.gz", root / f"{name}.nii.gz"):
+                if path.is_file():
+                    return path
+    return None
+
+
+def _bare_label_maps(root: Path, cases: Sequence[Case]) -> list[Case]:
+    """Label maps in folders of their case's name, or side by side and named after their case.
+
+    ``cases`` is what the layouts make of the same folder. A file that shows one modality by its name is no label map.
+    One that would be a stack of modalities may be: a label map ``BRATS_001.nii.gz`` bears the name of its 4D image.
+    """
+    taken = [(case, source) for case in cases for source in case.images.values()]
+    images = {path for _, source in taken if source.channel is None for path in source.paths}
+    naming = {path: case.conventions for case, source in taken for path in source.paths}
+    found = []
+    for entry in sorted(Path(os.path.abspath(root)).iterdir()):  # the layouts' paths are absolute
+        try:
+            inside = sorted(entry.iterdir()) if entry.is_dir() else [entry]
+        except OSError as error:
+            logger.warning("%s cannot be listed: %s", entry, error.strerror)
+            continue
+        for path in inside:
+            stem = _stem(path)
+            case_id = _SUFFIX.sub("", stem)
+            if path.is_file() and stem and path not in images and (path is entry or case_id == entry.name):
+                found.append(_bare_case(case_id, path.parent, ImageSource((path,)), naming.get(path, ())))
+    return found
+
+
+def _stem(path: Path) -> str:
+    """The file's name without its extension; empty for hidden files, probabilities and what is no image."""
+    extension = next((e for e in _EXTENSIONS if path.name.lower().endswith(e)), None)
+    stem = "" if extension is None or path.name.startswith(".") else path.name[: -len(extension)]
+    return "" if _PROBABILITY.search(stem) else stem
+
+
+def _bare_case(case_id: str, folder: Path, source: ImageSource | None, conventions: tuple[str, ...] = ()) -> Case:
+    return Case(case_id, folder, "label maps", "a file for each case, named after it", {}, source, conventions)
+
+
+def by_patient(found: Sequence[LabelMap]) -> dict[str, list[LabelMap]]:
+    """Case id, as a table holds it, to its label maps; more than one is an error of that patient."""
+    grouped: dict[str, list[LabelMap]] = {}
+    for item in found:
+        grouped.setdefault(text_cell(item.case.case_id), []).append(item)
+    return grouped
+
+
+def matched_by_folder_name(
+    predicted: Mapping[str, list[LabelMap]], expected: Mapping[str, list[LabelMap]]
+) -> dict[str, list[LabelMap]]:
+    """Predictions under the id of the reference whose safe output name they bear, unless one bears their own id."""
+    safe_names = unique_folder_names([items[0].case.case_id for items in expected.values()])
+    keys = {safe: text_cell(case_id) for case_id, safe in safe_names.items()}
+    matched: dict[str, list[LabelMap]] = {}
+    for key, items in predicted.items():
+        matched.setdefault(key if key in expected else keys.get(items[0].case.case_id, key), []).extend(items)
+    return matched

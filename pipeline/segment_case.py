@@ -1,0 +1,325 @@
+"""One case: from its files to its mask, its picture and its row in the report, whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+
+from data.case import Case
+from data.errors import InputError, SegmentationError
+from data.grid import Grid
+from data.io import (
+    MAX_VOXELS,
+    read_label_map,
+    read_volume,
+    write_image,
+    write_label_map,
+    write_probability,
+    write_text_atomically,
+)
+from data.labels import REGIONS, count_labels, load_convention
+from data.recognise import ConventionChoice
+from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+STATE_FOLDER = ".state"
+"""Below the output folder: one JSON file a finished case, which says what it was made from."""
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What to compute; the same options on the same files give the same bytes."""
+
+    models: tuple[str, ...] = ()
+    """Shipped names or files; their probabilities are averaged. Empty: for each case the shipped model that fits it."""
+    device: str = "auto"
+    tta: bool = False
+    convention: str | None = None
+    missing: Literal["fail", "skip", "zero"] = "fail"
+    save_probabilities: bool = False
+    flat: bool = False
+    threads: int | None = None
+    max_voxels: int = MAX_VOXELS
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class CaseTask:
+    """All that a worker needs to know about one case."""
+
+    case: Case
+    folder: str
+    output: Path
+    options: SegmentOptions
+    convention: ConventionChoice
+
+
+@lru_cache(maxsize=2)
+def _predictor(models: tuple[str, ...], device: str, tta: bool, zero_missing: bool, max_voxels: int) -> Any:
+    from pipeline.predictor import Predictor
+
+    return Predictor(models, device, tta=tta, zero_missing=zero_missing, max_voxels=max_voxels)
+
+
+def error_row(task: CaseTask, reason: str) -> Row:
+    return {"case": task.case.case_id, "folder": task.folder, "status": "error", "reason": reason}
+
+
+def segment_one(task: CaseTask) -> Row:
+    """The row of one case, whatever happens; an input error leaves no mask behind, not even an older one."""
+    start = time.perf_counter()
+    try:
+        return _segment(task, start)
+    except SegmentationError as error:
+        _remove_results(task)
+        row = error_row(task, str(error))
+    except OSError as error:
+        row = error_row(
+            task,
+            f"{task.folder}: could not be read or written ({error.strerror or error}); check space and permissions",
+        )
+    except MemoryError:
+        row = error_row(task, f"{task.folder}: not enough memory for this case; free some, or use fewer processes")
+    except Exception as error:
+        log.exception("unexpected error in case %r", task.case.case_id)
+        _remove_results(task)
+        row = error_row(
+            task,
+            f"{task.folder}: unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; please report it",
+        )
+    row["reason"] = " ".join(row["reason"].split())
+    row["seconds"] = round(time.perf_counter() - start, 3)
+    return row
+
+
+def _segment(task: CaseTask, start: float) -> Row:
+    case, options = task.case, task.options
+    row: Row = {"case": case.case_id, "folder": task.folder, "status": "ok", "reason": "", "flags": ""}
+    if case.problems:
+        raise InputError("; ".join(case.problems))
+    models = tuple(open_checkpoint(m) for m in options.models) or (choose_model(case),)
+    missing = [m for m in dict.fromkeys(m for c in models for m in c.settings["modalities"]) if m not in case.images]
+    if missing and options.missing == "skip":
+        _remove_results(task)
+        seconds = round(time.perf_counter() - start, 3)
+        return row | {
+            "status": "warn",
+            "reason": f"no {', '.join(missing)} image; skipped, no mask was made",
+            "seconds": seconds,
+        }
+    if task.convention.error:
+        raise InputError(task.convention.error)
+    key, inputs = _identity(task, models)
+    if not options.overwrite and (finished := _finished(task, key)) is not None:
+        return finished
+    predictor = _predictor(
+        tuple(str(c.path) for c in models), options.device, options.tta, options.missing == "zero", options.max_voxels
+    )
+    result = predictor(case, task.convention.name)
+    warnings = [*case.warnings, *task.convention.warnings, *result.warnings]
+
+    stages = dict(result.seconds)
+    with _stage(stages, "write"):
+        write_label_map(_path(task, "seg"), result.label_map, result.native)
+        if options.save_probabilities:
+            for region, probability in result.probabilities.items():
+                write_probability(_path(task, f"prob_{region}"), probability, result.native)
+        if not result.native.grid.spacing_known:
+            _write_slices_as_volumes(task)
+    grid = result.native.grid
+    with _stage(stages, "metrics"):
+        row |= _volumes(result.masks, grid)
+        scores, flags = _scores(case, task.convention.name, result, options.max_voxels, warnings)
+        row |= scores
+    with _stage(stages, "preview"):
+        from pipeline.report import write_preview
+
+        write_preview(_path(task, "preview"), case.case_id, result.background, result.masks, grid)
+    row |= {
+        "status": "warn" if warnings else "ok",
+        "reason": " ".join("; ".join(dict.fromkeys(warnings)).split()),
+        "flags": "; ".join([*_result_flags(result.masks, grid), *flags]),
+        "model": predictor.name,
+        "convention": result.convention,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    state = {"key": key, "row": row, "inputs": inputs, "stages": stages, "convention_reason": task.convention.reason}
+    state["mask_sha256"] = _sha256(_path(task, "seg"))
+    write_text_atomically(state_path(task), json.dumps(state))
+    return row
+
+
+@contextmanager
+def _stage(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the wall-clock time of the block to ``seconds[name]``."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+# What is made of one case
+
+
+def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
+    """Where a result of the case whose output folder is ``folder`` goes.
+
+    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"`` or, for cases that came as slices, a modality. With ``flat``, masks lie
+    side by side as ``<folder>.nii.gz`` and everything else in folders of its own kind.
+    """
+    suffix = ".png" if what == "preview" else ".nii.gz"
+    if not flat:
+        return output / folder / f"{folder}_{what}{suffix}"
+    if what == "seg":
+        return output / f"{folder}{suffix}"
+    kind = "previews" if what == "preview" else "probabilities" if what.startswith("prob_") else "images"
+    return output / kind / f"{folder}_{what}{suffix}"
+
+
+def _path(task: CaseTask, what: str) -> Path:
+    """The same for a task, its folder made."""
+    path = result_path(task.output, task.folder, what, task.options.flat)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def state_path(task: CaseTask) -> Path:
+    return task.output / STATE_FOLDER / f"{task.folder}.json"
+
+
+def _remove_results(task: CaseTask) -> None:
+    """Forget an earlier result: a mask beside an error row would be taken for this run's."""
+    regions = [f"prob_{region}" for region in REGIONS]
+    for what in ("seg", "preview", *regions, *task.case.images):
+        result_path(task.output, task.folder, what, task.options.flat).unlink(missing_ok=True)
+    state_path(task).unlink(missing_ok=True)
+
+
+def _write_slices_as_volumes(task: CaseTask) -> None:
+    """Slices are one volume: written beside the mask, so that a viewer opens both."""
+    for modality, source in task.case.images.items():
+        volume = read_volume(source, max_voxels=task.options.max_voxels)
+        write_image(_path(task, modality), volume.array, volume.header)
+
+
+def _volumes(masks: Mapping[str, Any], grid: Grid) -> Row:
+    row: Row = {}
+    for region, mask in masks.items():
+        row[f"voxels_{region}"] = int(mask.sum())
+        row[f"volume_ml_{region}"] = (
+            row[f"voxels_{region}"] * grid.voxel_volume_ml if grid.spacing_known else float("nan")
+        )
+    return row
+
+
+def _result_flags(masks: Mapping[str, Any], grid: Grid) -> list[str]:
+    """Remarks on the result that a reader should see; they never change the status."""
+    outermost, whole = next(iter(masks.items()))
+    if not whole.any():
+        return ["no tumour found"]
+    flags = [f"no {region} found" for region, mask in masks.items() if not mask.any()]
+    faces = [whole.take(end, axis) for axis in range(3) if grid.shape[axis] > 1 for end in (0, -1)]
+    if any(face.any() for face in faces):
+        flags.append(f"{outermost} touches the edge of the image")
+    return flags
+
+
+def _scores(
+    case: Case, convention: str | None, result: Any, max_voxels: int, warnings: list[str]
+) -> tuple[Row, list[str]]:
+    """Scores against the case's own reference; why there are none goes to ``warnings``."""
+    from pipeline.evaluate import score_case, score_flags
+
+    if case.reference is None:
+        return {}, []
+    try:
+        reference = read_label_map(case.reference, max_voxels=max_voxels)
+    except InputError as error:
+        warnings.append(f"not scored: {error}")
+        return {}, []
+    labels, name = load_convention(convention or result.convention), reference.header.path.name
+    unknown = labels.unknown_labels(count_labels(reference.array))
+    native = result.native.grid
+    if unknown:
+        listed = ", ".join(map(str, unknown))
+        warnings.append(
+            f"not scored: {name} holds the label {listed}, which {labels.name} does not know; name its convention with --convention"
+        )
+        return {}, []
+    aligned = reference.grid.reoriented(native.orientation)
+    if not aligned.matches(native):
+        warnings.append(
+            f"not scored: {name} lies on another grid ({reference.grid.shape} {reference.grid.orientation}) than the images ({native.shape} {native.orientation})"
+        )
+        return {}, []
+    array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
+    truth = labels.region_masks(array)
+    shared = [region for region in result.masks if region in truth]
+    scores = score_case({r: result.masks[r] for r in shared}, {r: truth[r] for r in shared}, native)
+    return dict(scores), list(score_flags(scores))
+
+
+# What a result was made from
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[str, str]]:
+    """A hash of everything that decides the result, and the hashes of the input files."""
+    sources = [*task.case.images.items(), *([("reference", task.case.reference)] if task.case.reference else [])]
+    inputs = {}
+    for _, source in sources:
+        for path in source.paths:
+            if path.is_file():  # the reader says what is wrong with the others
+                inputs[str(path)] = _sha256(path)
+    chosen = asdict(replace(task.options, overwrite=False, threads=None, max_voxels=0, models=()))
+    roles = [[role, [inputs.get(str(p), "") for p in source.paths], source.channel] for role, source in sources]
+    parts = [
+        chosen,
+        roles,
+        [c.sha256 for c in models],
+        task.convention.name,
+        metadata_version("torch"),
+        metadata_version("monai"),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
+
+
+def metadata_version(package: str) -> str:
+    """Installed version of a package, empty when it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _finished(task: CaseTask, key: str) -> Row | None:
+    """The row of an earlier run that made this very result, when its mask is still there, unchanged."""
+    state = read_state(state_path(task))
+    mask = result_path(task.output, task.folder, "seg", task.options.flat)
+    if state.get("key") != key or not mask.is_file() or _sha256(mask) != state.get("mask_sha256"):
+        return None
+    return dict(state["row"])

@@ -1,0 +1,281 @@
+"""The command line. The only file that prints or exits; each subcommand is one dataclass, and its attributes are the options."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from data.errors import SegmentationError, UsageError
+
+OK, SOME_FAILED, CANNOT_START = 0, 1, 2
+
+
+@dataclass
+class Inspect:
+    """Say what is in a folder, before any work: layout, label convention, images, and what is missing or wrong."""
+
+    input: tyro.conf.Positional[Path]
+    """A data set's folder, or one patient's folder of files."""
+    full: bool = False
+    """Read every voxel, not only headers."""
+    json: bool = False
+    """Print JSON for programs."""
+    convention: str | None = None
+    """Label convention of all masks, whatever the evidence says."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from pipeline.inspect import inspect_cases
+
+        found = inspect_cases(self.input, full=self.full, convention=self.convention)
+        if self.json:
+            print(json.dumps(found, indent=1))
+        else:
+            _print_inspection(found)
+        return SOME_FAILED if any(case["problems"] for case in found) else OK
+
+
+@dataclass
+class Segment:
+    """Give every patient of a folder a tumour mask, and write the report."""
+
+    input: tyro.conf.Positional[Path]
+    """A data set's folder, or one patient's folder of files."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder for masks and reports; finished cases in it are kept."""
+    model: list[str] = field(default_factory=list)
+    """Shipped names or .safetensors files; several are averaged. Default: the shipped model that fits each case."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    tta: bool = False
+    """Average over all mirrorings: slower, a little better."""
+    convention: str | None = None
+    """Label convention of the masks and references. Default: each case's own."""
+    missing: Literal["fail", "skip", "zero"] = "fail"
+    """A modality that the model needs is not there: error row, warn row without a mask, or zeros in its place."""
+    save_probabilities: bool = False
+    """Also write one float image a region."""
+    overwrite: bool = False
+    """Do finished cases again."""
+    executor: str = "serial"
+    """serial, or processes:N."""
+    threads: int | None = None
+    """CPU threads of each process. Default: all, shared among the processes."""
+    cases: list[str] = field(default_factory=list)
+    """Only these patients."""
+    flat: bool = False
+    """All masks in one folder as <case>.nii.gz, as the BraTS servers want them."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from data.case import discover_cases
+        from pipeline.segment import SegmentOptions, segment_cases
+
+        if self.output.resolve() == self.input.resolve():
+            raise UsageError(
+                f"--output {self.output} is the input folder; choose another, so that masks and images stay apart"
+            )
+        cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
+        options = SegmentOptions(
+            models=tuple(self.model),
+            device=self.device,
+            tta=self.tta,
+            convention=self.convention,
+            missing=self.missing,
+            save_probabilities=self.save_probabilities,
+            flat=self.flat,
+            threads=self.threads,
+            overwrite=self.overwrite,
+        )
+        with _Progress(len(cases), self.quiet) as progress:
+            report = segment_cases(cases, self.output, options, executor=self.executor, progress=progress)
+        return _conclude(report, self.output, self.quiet)
+
+
+@dataclass
+class Evaluate:
+    """Score masks against references, matched by case."""
+
+    predictions: tyro.conf.Positional[Path]
+    """Folder of masks, nested or flat."""
+    references: tyro.conf.Positional[Path]
+    """Folder of reference masks, nested or flat."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder for report.csv and summary.csv."""
+    convention: str | None = None
+    """Label convention of both sides. Default: recognised."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from pipeline.evaluate import evaluate
+
+        report = evaluate(self.predictions, self.references, self.output, convention=self.convention)
+        return _conclude(report, self.output, self.quiet)
+
+
+@dataclass
+class Models:
+    """List the models that come with the pipeline."""
+
+    json: bool = False
+    """Print JSON for programs."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from pipeline.checkpoint import shipped_models
+
+        listing = [checkpoint.as_listing() for checkpoint in shipped_models()]
+        if self.json:
+            print(json.dumps(listing, indent=1))
+            return OK
+        for model in listing:
+            print(f"{model['name']}: {model['architecture']}, {model['spatial_dims']}D")
+            print(
+                f"    from {', '.join(model['modalities'])} to {', '.join(model['regions'])}; trained on {model['trained_on']}"
+            )
+            print(
+                "    "
+                + ", ".join(f"{name} {value:.3f}" for name, value in model["scores"].items())
+                + f"; {model['licence']}"
+            )
+        return OK
+
+
+@dataclass
+class Demo:
+    """Make three phantom patients, segment them with a shipped model, and evaluate the result."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/demo")
+    """Folder for patients, masks and reports."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from pipeline.demo import run_demo
+
+        with _Progress(3, self.quiet) as progress:
+            report = run_demo(self.output, progress)
+        return _conclude(report, self.output, self.quiet)
+
+
+Command = (
+    Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Segment, tyro.conf.subcommand("segment")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Models, tyro.conf.subcommand("models")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere one line a case, which a log file can hold."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self.total, self.quiet, self.done, self.bar = total, quiet, 0, None
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="case")
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        self.done += 1
+        name = "".join(c if c.isprintable() else "?" for c in str(row["case"]))
+        line = f"{name}: {row['status']}" + (f", {row['reason']}" if row.get("reason") else "")
+        if self.bar is not None:
+            if row["status"] != "ok":
+                self.bar.write(line)
+            self.bar.update()
+        elif not self.quiet:
+            print(f"[{self.done}/{self.total}] {line} ({row.get('seconds', 0):.1f} s)", flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _only(cases: list[Any], wanted: list[str]) -> list[Any]:
+    unknown = [name for name in wanted if name not in {case.case_id for case in cases}]
+    if unknown:
+        raise UsageError(f"--cases: no patient {', '.join(map(repr, unknown))}; `inspect` lists those that there are")
+    return [case for case in cases if not wanted or case.case_id in wanted]
+
+
+def _conclude(report: Any, output: Path, quiet: bool) -> int:
+    counts = report["status"].value_counts()
+    errors = int(counts.get("error", 0))
+    if not quiet:
+        listed = ", ".join(f"{int(counts.get(status, 0))} {status}" for status in ("ok", "warn", "error"))
+        print(f"{len(report)} patients: {listed}")
+        for column in (c for c in report.columns if c.startswith(("dice_", "hd95_mm_")) and report[c].notna().any()):
+            print(f"  {column}: mean {report[column].mean():.3f}, median {report[column].median():.3f}")
+        print(f"report: {output / 'report.csv'}")
+        if (output / "report.html").is_file():
+            print(f"page: {output / 'report.html'}")
+    return SOME_FAILED if errors else OK
+
+
+def _print_inspection(found: list[dict[str, Any]]) -> None:
+    for case in found:
+        print(f"{case['case']}: {case['status']}")
+        print(f"    layout {case['layout']}: {case['layout_reason']}")
+        print(f"    convention {case['convention'] or 'not known'}: {case['convention_reason']}")
+        for name, image in case["images"].items():
+            shape = "x".join(map(str, image["shape"])) if image["shape"] else "not readable"
+            spacing = (
+                "x".join(f"{s:.4g}" for s in image["spacing_mm"]) + " mm" if image["spacing_mm"] else "spacing unknown"
+            )
+            print(f"    {name}: {shape}, {spacing}, {image['orientation'] or ''}, {image['file']}")
+        for kind in ("problems", "warnings", "missing", "unrecognised"):
+            for text in case[kind]:
+                print(f"    {kind.rstrip('s') if kind != 'missing' else kind}: {text}")
+    counts = {status: sum(case["status"] == status for case in found) for status in ("ok", "warn", "error")}
+    print(f"{len(found)} patients: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 no error row, 1 some error row, 2 could not start."""
+    command = tyro.cli(
+        Command,
+        args=arguments,
+        prog="run_pipeline.py",
+        description="Brain tumour segmentation, from a folder of patients to masks and a report.",
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return command.run()
+    except SegmentationError as error:
+        if command.debug:
+            raise
+        print(f"run_pipeline.py: {error}", file=sys.stderr)
+        return CANNOT_START
+    except OSError as error:
+        if command.debug:
+            raise
+        print(f"run_pipeline.py: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return CANNOT_START
+    except KeyboardInterrupt:
+        print("run_pipeline.py: interrupted; the next run goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

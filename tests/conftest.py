@@ -1,0 +1,107 @@
+"""What several test files share: small phantom patients, a small model with random weights, the real patients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_patients() -> Path:
+    """The folder of the two real BraTS 2021 patients that lies beside the project."""
+    folder = SHARED / "brats"
+    if not folder.is_dir():
+        pytest.skip(f"real patients are not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_slices() -> Path:
+    """One real LGG patient as colour slices."""
+    folder = SHARED / "lgg" / "kaggle_3m"
+    if not folder.is_dir():
+        pytest.skip(f"real slices are not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small phantom patients (40 x 48 x 32 voxels of 5 mm), BraTS 2023 naming."""
+    from data.phantom import write_phantom
+
+    root = tmp_path_factory.mktemp("phantoms")
+    for seed in (1, 2):
+        write_phantom(root, seed, shape=(40, 48, 32), spacing_mm=(5.0, 5.0, 5.0))
+    return root
+
+
+def make_model(
+    path: Path,
+    *,
+    regions: tuple[str, ...] = ("WT", "TC", "ET"),
+    modalities: tuple[str, ...] = ("t1", "t1c", "t2", "flair"),
+    seed: int = 3,
+    missing_modalities: bool = False,
+    spatial_dims: int = 3,
+    spacing_mm: float = 5.0,
+) -> Path:
+    """A checkpoint of a tiny network with random weights: its masks mean nothing, but they are the same for the same voxels."""
+    import torch
+
+    from networks import build_network
+    from pipeline.checkpoint import save_checkpoint
+    from pipeline.config import parse_config
+
+    config = parse_config(
+        {
+            "name": path.stem,
+            "modalities": modalities,
+            "regions": regions,
+            "convention": "brats2023" if "TC" in regions else "lgg",
+            "network": {
+                "architecture": "attention_unet",
+                "spatial_dims": spatial_dims,
+                "in_channels": len(modalities),
+                "out_channels": len(regions),
+                "channels": (4, 8),
+            },
+            "preprocess": {"spacing_mm": (spacing_mm,) * 3},
+            "window": {"size": (32,) * spatial_dims},
+            "missing_modalities": missing_modalities,
+            "training": {"patch": (16,) * spatial_dims},
+        },
+        "test",
+    )
+    torch.manual_seed(seed)
+    network = build_network(config.network)
+    with torch.no_grad():  # a steep head; with the default seed every region of a phantom gets voxels and none gets all
+        for name, weight in network.named_parameters():
+            if name.startswith("heads") and name.endswith("weight"):
+                weight.mul_(30)
+    save_checkpoint(path, network, config, {"trained_on": "nothing", "scores": {"dice_WT": 0.0}, "licence": "none"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See :func:`make_model`."""
+    return make_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Two test processes share two cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Voxels of a written mask, as nibabel sees them."""
+    import nibabel as nib
+
+    return np.asarray(nib.load(path).dataobj)

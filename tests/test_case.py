@@ -1,0 +1,444 @@
+"""Finding patients by names alone, in every layout and in hostile folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.case import Case, discover_cases, folder_name, unique_folder_names
+from data.errors import UsageError
+from data.naming import load_layouts, natural_key, parse_layout
+
+FOUR = ("t1", "t1ce", "t2", "flair")
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def brats(root: Path, patient: str, folder: str | None = None, tokens: tuple[str, ...] = (*FOUR, "seg")) -> Path:
+    return touch(root, *(f"{patient if folder is None else folder}/{patient}_{token}.nii.gz" for token in tokens))
+
+
+def only(root: Path) -> Case:
+    (case,) = discover_cases(root)
+    return case
+
+
+def expand(root: Path, text: str) -> tuple[tuple[Path, ...], int | None]:
+    """``a_{1,2}.tif#0`` of the YAML examples: the paths and the channel."""
+    path, _, channel = text.partition("#")
+    brace = re.search(r"\{(.*)\}", path)
+    paths = [path.replace(brace[0], number) for number in brace[1].split(",")] if brace else [path]
+    return tuple(root / one for one in paths), int(channel) if channel else None
+
+
+@pytest.mark.parametrize("name", load_layouts())
+def test_every_layout_finds_what_its_own_example_says(name: str, tmp_path: Path) -> None:
+    example = load_layouts()[name].example
+    touch(tmp_path, *example["paths"])
+    for path, text in example.get("json", {}).items():
+        (tmp_path / path).write_text(text)
+    cases = discover_cases(tmp_path)
+    assert [case.case_id for case in cases] == [expected["case"] for expected in example["cases"]]
+    for case, expected in zip(cases, example["cases"], strict=True):
+        assert {m: (s.paths, s.channel) for m, s in case.images.items()} == {
+            m: expand(tmp_path, text) for m, text in expected["images"].items()
+        }
+        reference = (case.reference.paths, case.reference.channel) if case.reference else None
+        assert reference == (expand(tmp_path, expected["reference"]) if expected["reference"] else None)
+        assert (case.layout, case.problems, case.warnings) == (name, (), ())
+        assert case.conventions == load_layouts()[name].conventions
+        assert case.layout_reason
+
+
+def test_a_mixed_root_gives_each_patient_its_own_layout(tmp_path: Path) -> None:
+    brats(tmp_path, "BraTS2021_00001", "HGG/BraTS2021_00001")
+    touch(
+        tmp_path,
+        "LGG/TCGA_CS_4941_19960909/TCGA_CS_4941_19960909_1.tif",
+        "b/flair.nii",
+        "b/seg.nii",
+        "imagesTr/BRATS_001.nii.gz",
+    )
+    assert {case.case_id: case.layout for case in discover_cases(tmp_path)} == {
+        "BraTS2021_00001": "brats2021", "TCGA_CS_4941_19960909": "lgg", "b": "generic", "BRATS_001": "msd",
+    }  # fmt: skip
+
+
+def test_one_patients_folder_of_files_is_one_case_called_after_the_folder(tmp_path: Path) -> None:
+    case = only(
+        touch(
+            tmp_path / "smith",
+            "t1.nii.gz",
+            "T1Gd.nii.gz",
+            "t2w.mha",
+            "FLAIR.mhd",
+            "FLAIR.raw",
+            "label.nii",
+            "notes.txt",
+        )
+    )
+    assert case.case_id == "smith" and list(case.images) == ["t1", "t1c", "t2", "flair"] and case.reference
+    assert [path.name for path in case.unrecognised] == ["notes.txt"]
+
+
+def test_kaggle_folders_called_like_files_are_looked_into(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"BraTS2021_00001/BraTS2021_00001_{token}.nii/0000_{token}_x.nii" for token in FOUR))
+    case = only(tmp_path)
+    assert case.layout == "brats2021" and case.images["t1c"].paths[0].name == "0000_t1ce_x.nii"
+
+
+def test_a_folder_in_the_place_of_an_image_is_said(tmp_path: Path) -> None:
+    brats(tmp_path, "BraTS2021_00001", tokens=FOUR[:3])
+    (tmp_path / "BraTS2021_00001/BraTS2021_00001_flair.nii.gz").mkdir()
+    assert "is a folder" in only(tmp_path).problems[0]
+
+
+def test_files_of_several_patients_side_by_side_are_grouped(tmp_path: Path) -> None:
+    brats(tmp_path, "P1", ".")
+    brats(tmp_path, "P2", ".")
+    brats(tmp_path, "p2", ".")
+    assert [case.case_id for case in discover_cases(tmp_path)] == ["P1", "P2", "p2"]
+    touch(tmp_path / "flair_only", "a_flair.nii", "b_flair.nii")
+    assert [case.case_id for case in discover_cases(tmp_path / "flair_only")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("stranger", ["BraTS2021_00002_flair.nii.gz", "BraTS2021_00002_seg.nii.gz", "jones_t2.nii"])
+@pytest.mark.parametrize("folder", ["BraTS2021_00001", "renamed"])
+def test_another_patients_file_in_the_folder_is_named(folder: str, stranger: str, tmp_path: Path) -> None:
+    touch(brats(tmp_path, "BraTS2021_00001", folder), f"{folder}/{stranger}")
+    case = only(tmp_path)
+    assert len(case.problems) == 1 and stranger in case.problems[0] and case.case_id == folder
+
+
+def test_another_patients_file_in_the_place_of_a_missing_one_is_not_taken(tmp_path: Path) -> None:
+    touch(brats(tmp_path, "BraTS2021_00001", "renamed", FOUR[:3]), "renamed/BraTS2021_00002_flair.nii.gz")
+    case = only(tmp_path)
+    assert "flair" not in case.images and "BraTS2021_00002_flair.nii.gz" in case.problems[0]
+
+
+@pytest.mark.parametrize("double", ["BraTS2021_00001_t1ce.nii", "BraTS2021_00001_T1GD.nii.gz", "t1c.mha"])
+def test_a_doubled_modality_names_both_files(double: str, tmp_path: Path) -> None:
+    case = only(touch(brats(tmp_path, "BraTS2021_00001"), f"BraTS2021_00001/{double}"))
+    assert double in case.problems[0] and "BraTS2021_00001_t1ce.nii.gz" in case.problems[0] and "t1c" not in case.images
+
+
+def test_a_doubled_reference_costs_the_scores_and_not_the_patient(tmp_path: Path) -> None:
+    case = only(touch(brats(tmp_path, "BraTS2021_00001"), "BraTS2021_00001/BraTS2021_00001_mask.nii"))
+    assert case.reference is None and not case.problems and "BraTS2021_00001_mask.nii" in case.warnings[0]
+
+
+def test_empty_and_unusable_folders_are_rows_too(tmp_path: Path) -> None:
+    brats(tmp_path, "BraTS2021_00001")
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path, "odd/scan.nii.gz", "odd/readme.txt", "HGG/also_empty/.DS_Store")
+    problems = {case.case_id: case.problems for case in discover_cases(tmp_path)}
+    assert list(problems) == ["BraTS2021_00001", "empty", "also_empty", "odd"]  # by path: HGG/also_empty
+    assert "empty" in problems["empty"][0] and "empty" in problems["also_empty"][0]
+    assert "no image that any layout names" in problems["odd"][0]
+
+
+def test_hidden_files_are_not_seen_and_what_no_layout_names_is_listed(tmp_path: Path) -> None:
+    touch(
+        brats(tmp_path, "P1"),
+        "P1/._P1_t1.nii.gz",
+        "P1/.DS_Store",
+        "P1/report.pdf",
+        "P1/P1_brain_mask.nii.gz",
+        "P1/dicom/1.dcm",
+        ".git/x_t1.nii",
+    )
+    assert sorted(path.name for path in only(tmp_path).unrecognised) == ["P1_brain_mask.nii.gz", "dicom", "report.pdf"]
+
+
+@pytest.mark.parametrize(
+    "patient",
+    [
+        "a b",
+        'q"uote,',
+        "new\nline",
+        "a..b",
+        "..up",
+        "..\\..\\x",
+        "=1+2",
+        "<img>",
+        "x" * 230,
+        "é",
+        "P1.nii",
+        "seg",
+        "a_t1",
+    ],
+)
+def test_hostile_names_stay_exact(patient: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{patient}/{token}.nii" for token in FOUR))
+    case = only(tmp_path)
+    assert case.case_id == patient and len(case.images) == 4 and not case.problems
+
+
+def test_bytes_that_are_no_utf8_survive(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/p\xff"
+    os.mkdir(folder)
+    os.close(os.open(folder + b"/p\xff_flair.nii", os.O_CREAT))
+    case = only(tmp_path)
+    assert case.case_id == "p\udcff" and case.images["flair"].paths[0].is_file()
+
+
+def test_links_loops_pipes_and_dangling_ends_become_sentences(tmp_path: Path) -> None:
+    outside = touch(tmp_path / "outside", "P3/t1.nii", "P3/flair.nii", "far_t2.nii")
+    root = brats(tmp_path / "in", "P1", tokens=("t1", "t1ce"))
+    os.mkfifo(root / "P1/P1_flair.nii")
+    os.symlink("/nowhere/t2.nii", root / "P1/P1_t2.nii")
+    os.symlink("..", root / "P1/up")
+    brats(root, "P2", tokens=("t1",))
+    os.symlink(outside / "far_t2.nii", root / "P2/P2_t2.nii")
+    os.symlink(outside / "P3", root / "P3")
+    os.symlink("/nowhere/P4", root / "P4")
+    os.symlink("round", root / "round")
+    os.symlink(".", root / "self")
+    cases = {case.case_id: case for case in discover_cases(root)}
+    assert sorted(cases) == ["P1", "P2", "P3", "P4", "round", "self"]
+    assert "pipe" in " ".join(cases["P1"].problems) and "/nowhere/t2.nii" in " ".join(cases["P1"].problems)
+    assert str(root) in " ".join(cases["P1"].warnings)
+    assert not cases["P2"].problems and "far_t2.nii" in cases["P2"].warnings[0]
+    assert len(cases["P3"].images) == 2 and str(outside / "P3") in cases["P3"].warnings[0]
+    assert (
+        "/nowhere/P4" in cases["P4"].problems[0]
+        and cases["round"].problems
+        and "leads back" in cases["self"].problems[0]
+    )
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    for one in range(12):
+        touch(tmp_path, f"g{one}/P{one}/flair.nii", f"g{one}/P{one}/t1.nii")
+        for other in range(12):
+            os.symlink(tmp_path / f"g{other}", tmp_path / f"g{one}/to{other}")
+    started = time.process_time()
+    found = [case.case_id for case in discover_cases(tmp_path) if not case.problems]
+    assert sorted(found) == sorted(f"P{one}" for one in range(12)) and time.process_time() - started < 2
+
+
+def test_folders_nested_without_end_are_reported(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d"] * 60)
+    deep.mkdir(parents=True)
+    assert "deep" in only(tmp_path).problems[0]
+
+
+def test_two_patients_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    for group in ("HGG", "LGG"):
+        brats(tmp_path, "P1", f"{group}/P1")
+    cases = discover_cases(tmp_path)
+    assert [case.case_id for case in cases] == ["HGG/P1", "LGG/P1"] and all("P1" in case.warnings[0] for case in cases)
+
+
+def test_masks_in_a_folder_of_their_own_find_their_patients(tmp_path: Path) -> None:
+    for patient in ("P1", "P2"):
+        brats(tmp_path, patient, f"images/{patient}", FOUR)
+    touch(tmp_path, "masks/P1_seg.nii", "masks/P3_seg.nii")
+    cases = {case.case_id: case for case in discover_cases(tmp_path)}
+    assert cases["P1"].reference and not cases["P2"].reference
+    assert len(cases) == 3 and any(case.reference and not case.images for case in cases.values())
+
+
+def test_a_folder_called_after_another_patient_warns(tmp_path: Path) -> None:
+    brats(tmp_path, "BraTS2021_00002", "BraTS2021_00001")
+    assert "BraTS2021_00002" in only(tmp_path).warnings[0]
+
+
+DATASET: dict[str, Any] = {
+    "channel_names": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "CT"},
+    "labels": {"background": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0}, ("nnunet-brats", "msd")),
+        ({"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumor": 3}, ("nnunet-brats", "msd")),
+        (
+            {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [1, 3], "enhancing tumor": [3]},
+            ("brats2023", "brats2024-gli"),
+        ),
+        ({"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}, ("brats2024-gli",)),
+    ],
+)
+def test_dataset_json_says_which_channel_and_which_labels(
+    labels: dict[str, Any], expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    touch(tmp_path, *(f"imagesTr/c_{n:04d}.nii.gz" for n in range(4)), "labelsTr/c.nii.gz", "labelsTr/lost.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({**DATASET, "labels": labels}))
+    case, lost = discover_cases(tmp_path)
+    assert {m: s.paths[0].name for m, s in case.images.items()} == {
+        "t1": "c_0001.nii.gz",
+        "t1c": "c_0002.nii.gz",
+        "flair": "c_0000.nii.gz",
+    }
+    assert case.conventions == expected and case.reference and case.unrecognised[0].name == "c_0003.nii.gz"
+    assert lost.case_id == "lost" and not lost.images
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"channel_names": {"zero": "T1"}}', "fifo"])
+def test_numbered_channels_without_a_usable_dataset_json_are_refused(text: str | None, tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTs/c_0000.nii.gz")
+    if text == "fifo":
+        os.mkfifo(tmp_path / "dataset.json")
+    elif text is not None:
+        (tmp_path / "dataset.json").write_text(text)
+    assert "dataset.json" in only(tmp_path).problems[0] and only(tmp_path).case_id == "c"
+
+
+def test_dataset_json_overrules_the_usual_channel_order_of_a_4d_file(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/BRATS_001.nii.gz", "imagesTr/other.nii.gz")
+    (tmp_path / "dataset.json").write_text(
+        json.dumps(
+            {
+                "modality": {"0": "T1w", "1": "FLAIR"},
+                "labels": {"0": "background", "1": "edema", "3": "enhancing tumour"},
+            }
+        )
+    )
+    first, other = discover_cases(tmp_path)
+    assert {m: s.channel for m, s in first.images.items()} == {"t1": 0, "flair": 1} and first.conventions == (
+        "msd",
+        "nnunet-brats",
+    )
+    assert other.case_id == "other" and other.layout == "msd"
+
+
+def test_slices_are_ordered_by_number_and_gaps_doubles_and_missing_masks_are_said(tmp_path: Path) -> None:
+    name = "TCGA_CS_4941_19960909"
+    case = only(
+        touch(
+            tmp_path, *(f"{name}/{name}_{n}.tif" for n in (1, 2, 10)), *(f"{name}/{name}_{n}_mask.tif" for n in (1, 2))
+        )
+    )
+    assert [path.stem[-2:] for path in case.images["flair"].paths] == ["_1", "_2", "10"]
+    assert case.reference is None and "3 is missing" in case.warnings[0] and "slice 10 has no mask" in case.warnings[1]
+    touch(tmp_path, f"{name}/{name}_01.tif")
+    assert f"{name}_01.tif" in only(tmp_path).problems[0]
+
+
+def test_slices_whose_names_say_nothing_are_taken_as_colour_bands_with_a_warning(tmp_path: Path) -> None:
+    case = only(touch(tmp_path, "p/s1.png", "p/s2.png", "p/s1_mask.png", "p/s2_mask.png"))
+    assert {m: s.channel for m, s in case.images.items()} == {"t1": 0, "t1c": 2, "flair": 1}
+    assert case.reference and "bands are taken as" in case.warnings[0] and case.conventions == ()
+
+
+def test_a_root_that_is_missing_a_file_or_empty_cannot_start(tmp_path: Path) -> None:
+    for root in (tmp_path / "missing", touch(tmp_path, "file") / "file", tmp_path):
+        with pytest.raises(UsageError, match="give"):
+            discover_cases(root)
+
+
+def test_a_thousand_patients_take_less_than_two_seconds(tmp_path: Path) -> None:
+    for number in range(1000):
+        folder = tmp_path / f"BraTS2021_{number:05d}"
+        folder.mkdir()
+        for token in FOUR:
+            os.close(os.open(f"{folder}/{folder.name}_{token}.nii.gz", os.O_CREAT))
+    started = time.process_time()
+    cases = discover_cases(tmp_path)
+    assert time.process_time() - started < 2
+    assert len(cases) == 1000 and cases == discover_cases(tmp_path)
+
+
+@given(st.text(max_size=300))
+def test_folder_names_are_one_safe_component(case_id: str) -> None:
+    name = folder_name(case_id)
+    assert name and len(name.encode()) <= 109 and not set(name) & set('/\\<>:"|?*\n\0') and ".." not in name
+    assert not name.startswith(".") and not name.endswith((".", " ")) and name.isprintable()
+
+
+def test_ordinary_ids_are_their_own_folder_names_and_clashing_ones_are_told_apart() -> None:
+    assert folder_name("BraTS-GLI-00000-000") == "BraTS-GLI-00000-000"
+    assert folder_name("NUL") != "NUL" and folder_name("a/b") != folder_name("a\\b") and folder_name("\udcff")
+    ids = ["P1", "p1", "P2", "a/b", "a\nb", "\udcff", ""]
+    names = unique_folder_names(ids)
+    assert len({name.casefold() for name in names.values()}) == len(ids) and names["P2"] == "P2"
+    assert unique_folder_names(reversed(ids)) == names
+
+
+@given(st.lists(st.text(max_size=12), unique=True))
+def test_folder_names_never_clash(ids: list[str]) -> None:
+    assert len({name.casefold() for name in unique_folder_names(ids).values()}) == len(ids)
+
+
+@given(st.text(), st.text())
+def test_natural_order_tells_all_names_apart(one: str, other: str) -> None:
+    assert (natural_key(one) == natural_key(other)) == (one == other)
+    assert natural_key("x_2") < natural_key("x_10")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "odd"},
+        {"extra": 1},
+        {"images": {"t3": ["t3"]}},
+        {"conventions": ["none"]},
+        {"pattern": "("},
+        {"title": None, "channels": ["pd"]},
+    ],
+)
+def test_a_misspelt_layout_is_refused_with_its_file(change: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"name": "x", "title": "X", "kind": "files", "conventions": [], "example": {}}
+    parse_layout(good, "x.yaml")
+    with pytest.raises(UsageError, match="x.yaml"):
+        parse_layout({**good, **change}, "x.yaml")
+
+
+def test_numbered_volumes_that_say_no_modality_are_not_taken_for_slices(tmp_path: Path) -> None:
+    names = ("P1.nii.gz", "P2.nii", "3.mha", "P2_3.mhd")
+    case = only(touch(tmp_path, *names))
+    assert not case.images and case.case_id == tmp_path.name and len(case.unrecognised) == 4
+    assert "no file name tells a modality" in case.problems[0] and "3_t1c.mha" in case.problems[0]
+
+
+def test_files_that_are_no_images_are_said_to_need_conversion(tmp_path: Path) -> None:
+    assert "export the patient's images as NIfTI" in only(touch(tmp_path, "p/1.dcm", "p/2.dcm")).problems[0]
+
+
+def test_a_folder_that_says_only_what_it_holds_is_its_patients(tmp_path: Path) -> None:
+    for patient in ("P1", "P2"):
+        touch(tmp_path, *(f"{patient}/images/{token}.nii" for token in FOUR), f"{patient}/masks/seg.nii")
+    touch(
+        tmp_path, "P3/images/t1.nii", "P3/images/flair.nii", "P3/P3_seg.nii", "P4/images/s_1.png", "P4/images/s_2.png"
+    )
+    (tmp_path / "P5/images").mkdir(parents=True)
+    cases = discover_cases(tmp_path)
+    assert [case.case_id for case in cases] == ["P1", "P2", "P3", "P4", "P5"]
+    assert [case.reference is not None for case in cases] == [True, True, True, False, False]
+    assert [len(case.images) for case in cases] == [4, 4, 2, 3, 0] and not any(case.problems for case in cases[:4])
+    assert only(tmp_path / "P1/images").case_id == "images"  # what lies above the given folder is not looked at
+
+
+def test_a_bids_patient_is_called_after_its_subject_and_session_only_where_it_has_several(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"sub-01/anat/sub-01_{token}.nii.gz" for token in ("T1w", "ce-gadolinium_T1w", "T2w", "FLAIR")))
+    touch(tmp_path, *(f"sub-02/ses-1/anat/sub-02_ses-1_{token}.nii.gz" for token in ("T1w", "FLAIR")))
+    touch(tmp_path, *(f"sub-03/ses-{n}/anat/sub-03_ses-{n}_T1w.nii.gz" for n in (1, 2)))
+    touch(tmp_path, "derivatives/seg/sub-01/anat/sub-01_seg.nii.gz")
+    cases = discover_cases(tmp_path)
+    assert [case.case_id for case in cases] == ["sub-01", "sub-02", "sub-03/ses-1", "sub-03/ses-2"]
+    assert len(cases[0].images) == 4 and cases[0].reference
+    assert cases[0].folder == tmp_path / "sub-01/anat" and not cases[1].warnings
+    assert [case.case_id for case in discover_cases(tmp_path / "sub-03")] == ["ses-1", "ses-2"]
+
+
+def test_two_patients_of_one_name_at_the_root_and_below_keep_apart(tmp_path: Path) -> None:
+    root = touch(tmp_path / "P1", "t1.nii", "flair.nii", "images/t1.nii", "images/flair.nii")
+    assert len({case.case_id for case in discover_cases(root)}) == 2
+    touch(tmp_path / "in", *(f"P1/{folder}/{token}.nii" for folder in ("mri", "nifti") for token in ("t1", "flair")))
+    assert [case.case_id for case in discover_cases(tmp_path / "in")] == ["P1/mri", "P1/nifti"]

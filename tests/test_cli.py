@@ -1,0 +1,180 @@
+"""The command line, as a user types it: what it prints, writes, and returns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import run_pipeline
+from tests.conftest import read_mask
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
+
+
+def call(*arguments: object) -> int:
+    return run_pipeline.main([str(a) for a in arguments])
+
+
+def test_help_answers_at_once_and_loads_no_torch():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "run_pipeline.py", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    for command in ("inspect", "segment", "evaluate", "models", "demo"):
+        assert command in done.stdout
+    assert "torch" not in done.stderr and "monai" not in done.stderr
+    assert time.perf_counter() - start < 10  # 0.5 s on an idle machine
+
+
+def test_inspect_lists_what_there_is_and_why(phantoms, capsys):
+    assert call("inspect", phantoms) == 0
+    said = capsys.readouterr().out
+    assert f"{FIRST}: ok" in said and "brats2023" in said and "40x48x32" in said and "2 patients: 2 ok" in said
+
+
+def test_inspect_gives_the_same_to_programs(phantoms, capsys):
+    assert call("inspect", phantoms, "--json", "--full") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [case["case"] for case in found] == [FIRST, SECOND]
+    image = found[0]["images"]["t1c"]
+    assert (image["shape"], image["spacing_mm"], image["orientation"]) == ([40, 48, 32], [5.0, 5.0, 5.0], "LPS")
+    assert found[0]["convention"] == "brats2023"
+
+
+def test_inspect_imports_no_torch(phantoms):
+    code = (
+        f"import sys, run_pipeline; run_pipeline.main(['inspect', {str(phantoms)!r}]); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_inspect_full_finds_damage_that_headers_do_not_show(phantoms, tmp_path, capsys):
+    case = tmp_path / "case"
+    case.mkdir()
+    for path in (phantoms / FIRST).iterdir():
+        content = path.read_bytes()
+        (case / path.name).write_bytes(content[:-40] if path.name.endswith("t2w.nii.gz") else content)
+    assert call("inspect", tmp_path, "--full") == 1
+    assert "t2w.nii.gz" in capsys.readouterr().out
+
+
+def test_segment_then_evaluate_agree_on_the_scores(phantoms, tiny_model, tmp_path, capsys):
+    assert call("segment", phantoms, "--output", tmp_path / "out", "--model", tiny_model) == 0
+    said = capsys.readouterr().out
+    assert f"[1/2] {FIRST}: ok" in said and "2 patients: 2 ok, 0 warn, 0 error" in said
+    assert call("evaluate", tmp_path / "out", phantoms, "--output", tmp_path / "scores", "--quiet") == 0
+    assert capsys.readouterr().out == ""
+    segmented, evaluated = (
+        pd.read_csv(tmp_path / folder / "report.csv").set_index("case") for folder in ("out", "scores")
+    )
+    for column in ("dice_WT", "dice_ET", "hd95_mm_TC", "hd_mm_WT", "volume_ml_WT"):
+        np.testing.assert_allclose(segmented[column], evaluated[column], rtol=1e-12)
+
+
+def test_flat_masks_are_evaluated_too(phantoms, tiny_model, tmp_path):
+    assert call("segment", phantoms, "--output", tmp_path / "out", "--model", tiny_model, "--flat", "--quiet") == 0
+    assert call("evaluate", tmp_path / "out", phantoms, "--output", tmp_path / "scores", "--quiet") == 0
+    assert list(pd.read_csv(tmp_path / "scores" / "report.csv")["status"]) == ["ok", "ok"]
+
+
+def test_one_patient_given_as_a_folder_of_files_is_segmented(phantoms, tiny_model, tmp_path):
+    assert call("segment", phantoms / FIRST, "--output", tmp_path / "out", "--model", tiny_model, "--quiet") == 0
+    assert (tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz").is_file()
+
+
+def test_only_the_named_cases_get_rows_and_an_unknown_one_cannot_start(phantoms, tiny_model, tmp_path, capsys):
+    assert call("segment", phantoms, "--output", tmp_path, "--model", tiny_model, "--cases", SECOND, "--quiet") == 0
+    assert list(pd.read_csv(tmp_path / "report.csv")["case"]) == [SECOND]
+    assert call("segment", phantoms, "--output", tmp_path, "--model", tiny_model, "--cases", "nobody") == 2
+    assert "'nobody'" in capsys.readouterr().err
+
+
+def test_an_error_row_makes_the_exit_status_one(phantoms, tiny_model, tmp_path):
+    (tmp_path / "in" / "empty").mkdir(parents=True)
+    (tmp_path / "in" / FIRST).symlink_to(phantoms / FIRST)
+    assert call("segment", tmp_path / "in", "--output", tmp_path / "out", "--model", tiny_model, "--quiet") == 1
+    rows = pd.read_csv(tmp_path / "out" / "report.csv").set_index("case")
+    assert rows.loc["empty", "status"] == "error"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("segment", "nowhere", "--output", "out"),
+        ("segment", "{patients}", "--output", "{patients}"),
+        ("segment", "{patients}", "--output", "{out}", "--model", "no-such-model"),
+        ("segment", "{patients}", "--output", "{out}", "--device", "tpu"),
+        ("segment", "{patients}", "--output", "{out}", "--convention", "no-such-convention"),
+        ("segment", "{patients}", "--output", "{out}", "--executor", "threads:2"),
+        ("evaluate", "nowhere", "{patients}", "--output", "{out}"),
+        ("inspect", "nowhere"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line_and_returns_two(arguments, phantoms, tmp_path, capsys):
+    assert call(*(a.format(patients=phantoms, out=tmp_path / "out") for a in arguments)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("run_pipeline.py: ") and said.count("\n") == 1 and "Traceback" not in said
+
+
+def test_models_lists_what_is_shipped_for_programs(capsys):
+    assert call("models", "--json") == 0
+    models = json.loads(capsys.readouterr().out)
+    assert len(models) >= 2
+    keys = {
+        "name",
+        "architecture",
+        "spatial_dims",
+        "modalities",
+        "regions",
+        "convention",
+        "trained_on",
+        "scores",
+        "licence",
+        "file",
+        "sha256",
+    }
+    for model in models:
+        assert keys <= set(model)
+        assert model["name"].split("-")[0] in ("brats", "lgg", "mets")
+        assert model["scores"] and model["trained_on"] and model["licence"]
+        limit = 12 if model["spatial_dims"] == 3 else 6
+        assert Path(model["file"]).stat().st_size <= limit * 2**20
+        assert Path(model["file"]).with_suffix(".md").is_file()
+    assert sum(Path(model["file"]).stat().st_size for model in models) <= 40 * 2**20
+
+
+def test_an_output_folder_inside_the_input_is_not_taken_for_a_patient(phantoms, tiny_model, tmp_path):
+    import shutil
+
+    root = shutil.copytree(phantoms, tmp_path / "in")
+    for _ in range(2):
+        assert call("segment", root, "--output", root / "results", "--model", tiny_model, "--quiet") == 0
+    assert list(pd.read_csv(root / "results" / "report.csv")["case"]) == [FIRST, SECOND]
+
+
+def test_probabilities_are_written_when_asked(phantoms, tiny_model, tmp_path):
+    arguments = (
+        "--output",
+        tmp_path,
+        "--model",
+        tiny_model,
+        "--cases",
+        FIRST,
+        "--quiet",
+        "--tta",
+        "--save-probabilities",
+    )
+    assert call("segment", phantoms, *arguments) == 0
+    probability = read_mask(tmp_path / FIRST / f"{FIRST}_prob_WT.nii.gz")
+    mask = read_mask(tmp_path / FIRST / f"{FIRST}_seg.nii.gz")
+    assert probability.shape == mask.shape
+    assert (mask[probability < 0.5] == 0).all()

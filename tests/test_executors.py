@@ -1,0 +1,102 @@
+"""Executors: every kind runs a case, brings back its result or its error, and starts its workers."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import wait
+
+import pytest
+
+from data.errors import InputError, UsageError
+from pipeline.executors import EXECUTORS, make_executor
+
+SPECS = {"serial": ("serial", 1), "processes": ("processes:2", 2)}
+_started: list[str] = []
+
+
+def start(word: str) -> None:
+    _started.append(word)
+
+
+def refuse() -> None:
+    raise ValueError("a mistake of the initializer's own")
+
+
+def nothing() -> None:
+    pass
+
+
+def square(number: int, *, plus: int = 0) -> int:
+    return number * number + plus
+
+
+def started() -> list[str]:
+    return _started
+
+
+def fail(text: str) -> None:
+    raise InputError(text)
+
+
+def where() -> int:
+    return os.getpid()
+
+
+def test_every_executor_has_an_example_here() -> None:
+    assert set(SPECS) == set(EXECUTORS)
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def executor(request: pytest.FixtureRequest):
+    spec, workers = SPECS[request.param]
+    made, at_a_time = make_executor(spec, start, ("ready",))
+    assert at_a_time == workers
+    with made:
+        yield request.param, made
+    _started.clear()
+
+
+def test_results_come_back_in_their_own_futures(executor) -> None:
+    futures = [executor[1].submit(square, n, plus=1) for n in range(5)]
+    assert not wait(futures).not_done
+    assert [future.result() for future in futures] == [1, 2, 5, 10, 17]
+
+
+def test_an_exception_belongs_to_its_case_and_the_next_one_runs(executor) -> None:
+    broken, fine = executor[1].submit(fail, "a.nii: no"), executor[1].submit(square, 3)
+    with pytest.raises(InputError, match="^a.nii: no$"):
+        broken.result()
+    assert fine.result() == 9
+
+
+def test_the_initializer_ran_once_in_the_worker(executor) -> None:
+    assert executor[1].submit(started).result() == ["ready"]
+
+
+def test_serial_means_here_and_processes_means_elsewhere(executor) -> None:
+    name, made = executor
+    assert (made.submit(where).result() == os.getpid()) is (name == "serial")
+
+
+def test_a_serial_run_stops_at_ctrl_c() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    made, _ = make_executor("serial", nothing)
+    with pytest.raises(KeyboardInterrupt):
+        made.submit(interrupt)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "threads", "serial:2", "processes", "processes:", "processes:0", "processes:-1", "processes:two",
+             "processes:1.5", "processes:²", "PROCESSES:2", "processes:2:3"],
+)  # fmt: skip
+def test_a_spec_that_cannot_be_is_refused_with_what_can(spec: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_executor(spec, refuse)
+    assert str(caught.value) == f"--executor {spec}: choose serial or processes:N with N of at least 1"
+
+
+def test_a_mistake_of_the_initializer_is_not_taken_for_a_wrong_spec() -> None:
+    with pytest.raises(ValueError, match="the initializer's own"):
+        make_executor("serial", refuse)

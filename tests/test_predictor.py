@@ -1,0 +1,366 @@
+"""The predictor: on the case's own grid, and each of its parts what a plain computation of the same gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+from torch import nn
+
+from data.case import Case, discover_cases
+from data.errors import CheckpointError, InputError, SegmentationError, UsageError
+from data.labels import load_convention
+from data.phantom import write_phantom
+from networks import build_network
+from pipeline import predictor as module
+from pipeline.checkpoint import open_checkpoint, save_checkpoint
+from pipeline.config import RunConfig, parse_config
+from pipeline.predictor import EMPTY_WINDOW_LOGIT, Predictor, choose_device, region_parents
+from transforms.preprocess import grid_of, preprocess_chain, run_chain
+from transforms.restore import restore
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = write_phantom(tmp_path_factory.mktemp("phantom"), 1, shape=(40, 40, 26), spacing_mm=(6.0, 6.0, 6.0))
+    return discover_cases(folder)[0]
+
+
+def make_config(dims: int = 3, regions: Sequence[str] = ("WT", "TC"), **changes: Any) -> RunConfig:
+    plain: dict[str, Any] = {
+        "name": "tiny",
+        "modalities": ["t1c", "flair"],
+        "regions": list(regions),
+        "convention": "brats2023",
+        "network": {
+            "architecture": "attention_unet" if dims == 3 else "unet_plus_plus",
+            "spatial_dims": dims,
+            "in_channels": 2,
+            "out_channels": len(regions),
+            "channels": [4, 8],
+        },
+        "preprocess": {"spacing_mm": [8.0, 8.0, 8.0]},
+        "window": {"size": [16] * dims, "batch": 2},
+        "training": {"patch": [16] * dims},
+        **changes,
+    }
+    plain["network"]["in_channels"] = len(plain["modalities"])
+    return parse_config(plain, "test")
+
+
+def save_tiny(folder: Path, name: str = "tiny", seed: int = 0, **options: Any) -> Path:
+    config = make_config(**options)
+    torch.manual_seed(seed)
+    network = build_network(config.network)
+    for value in network.state_dict().values():
+        if value.is_floating_point() and value.ndim > 1:
+            value.normal_(0, 0.2)  # so that answers differ from voxel to voxel
+    save_checkpoint(folder / f"{name}.safetensors", network, config, {})
+    return folder / f"{name}.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def flat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("flat"), "flat", dims=2)
+
+
+def textured(*shape: int) -> torch.Tensor:
+    """An image without a single zero, so that no window is empty."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(5)).abs() + 0.1
+
+
+def infer(predictor: Predictor, image: torch.Tensor) -> torch.Tensor:
+    return predictor._infer(predictor.configs[0], predictor.networks[0], image)
+
+
+# ------------------------------------------------------------------------------------------------------- the case
+
+
+def test_everything_comes_back_on_the_cases_own_grid(model: Path, case: Case) -> None:
+    result = Predictor(model, "cpu")(case)
+    grid = result.native.grid
+    assert grid.shape == (40, 40, 26) and grid.orientation == "LPS"
+    assert result.label_map.shape == grid.shape and result.label_map.dtype == np.uint8
+    assert list(result.masks) == list(result.probabilities) == ["WT", "TC"]
+    for region in result.masks:
+        assert result.masks[region].shape == grid.shape and result.masks[region].dtype == bool
+        probability = result.probabilities[region]
+        assert probability.dtype == np.float32 and probability.min() >= 0 and probability.max() <= 1 + 1e-6
+    assert result.background.shape == grid.shape
+    assert result.convention == "brats2023" and result.warnings == ()
+    assert set(result.seconds) == {"read", "preprocess", "network", "restore"}
+    # What is reported is what was written.
+    back = load_convention("brats2023").region_masks(result.label_map, ["WT", "TC"])
+    assert all(np.array_equal(back[region], result.masks[region]) for region in back)
+    assert result.masks["WT"].any() and not result.masks["WT"].all()
+
+
+def test_the_probabilities_are_those_of_a_plain_run_brought_back(model: Path, case: Case) -> None:
+    predictor = Predictor(model, "cpu")
+    config = predictor.configs[0]
+    images = {m: case.images[m] for m in config.modalities}
+    prepared = run_chain(preprocess_chain(config.modalities, spacing_mm=(8.0, 8.0, 8.0)), images)
+    image = prepared["image"].as_tensor()
+    asked = predictor._skipping_empty(predictor.networks[0], 2)
+    roi = [min(16, n) for n in image.shape[1:]]
+    with torch.no_grad():
+        logits = sliding_window_inference(image[None], roi, 2, asked, overlap=0.5, mode="gaussian")
+    expected = restore(torch.sigmoid(logits)[0], grid_of(prepared["image"]), prepared["native"].grid)
+    result = predictor(case)
+    for region, wanted in zip(("WT", "TC"), expected.numpy(), strict=True):
+        np.testing.assert_allclose(result.probabilities[region], wanted, atol=1e-6)
+
+
+def test_the_same_case_gives_the_same_bytes_twice(model: Path, case: Case) -> None:
+    first, second = Predictor(model, "cpu")(case), Predictor(model, "cpu")(case)
+    assert first.label_map.tobytes() == second.label_map.tobytes()
+    for region in first.probabilities:
+        assert first.probabilities[region].tobytes() == second.probabilities[region].tobytes()
+
+
+def test_the_label_map_is_in_the_convention_that_is_asked_for(model: Path, case: Case) -> None:
+    result = Predictor(model, "cpu")(case, "msd")  # edema 1, core 2
+    assert result.convention == "msd"
+    assert set(np.unique(result.label_map)) <= {0, 1, 2}
+    assert np.array_equal(result.label_map > 0, result.masks["WT"])
+    assert np.array_equal(result.label_map == 2, result.masks["TC"])
+
+
+def test_a_convention_with_none_of_the_models_regions_is_refused(tmp_path: Path, case: Case) -> None:
+    predictor = Predictor(save_tiny(tmp_path, regions=["ET"]), "cpu")
+    with pytest.raises(InputError, match="the convention lgg has none of the regions ET of tiny; choose another"):
+        predictor(case, "lgg")
+
+
+def test_regions_know_the_smallest_region_around_them() -> None:
+    convention = load_convention("brats2024-gli")
+    assert region_parents(convention, ("WT", "TC", "ET", "RC")) == {"WT": None, "TC": "WT", "ET": "TC", "RC": None}
+    assert region_parents(convention, ("WT", "ET")) == {"WT": None, "ET": "WT"}
+
+
+# -------------------------------------------------------------------------------------------------------- windows
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 18), (16, 16, 16), (9, 30, 11)])
+def test_windows_are_monais_with_the_same_settings(model: Path, shape: tuple[int, int, int]) -> None:
+    predictor, image = Predictor(model, "cpu"), textured(*shape)
+    roi = [min(16, n) for n in shape]
+    with torch.no_grad():
+        logits = sliding_window_inference(image[None], roi, 1, predictor.networks[0], overlap=0.5, mode="gaussian")
+    np.testing.assert_allclose(infer(predictor, image), torch.sigmoid(logits)[0], atol=1e-5)
+
+
+def test_a_flat_network_goes_through_a_volume_slice_by_slice(flat_model: Path) -> None:
+    predictor, image = Predictor(flat_model, "cpu"), textured(24, 20, 5)
+    with torch.no_grad():
+        slices = [
+            sliding_window_inference(
+                image[None, ..., z], (16, 16), 1, predictor.networks[0], overlap=0.5, mode="gaussian"
+            )
+            for z in range(5)
+        ]
+    expected = torch.sigmoid(torch.stack(slices, dim=-1))[0]
+    np.testing.assert_allclose(infer(predictor, image), expected, atol=1e-5)
+
+
+def test_a_flat_network_takes_a_single_slice(flat_model: Path) -> None:
+    predictor, image = Predictor(flat_model, "cpu"), textured(16, 16, 1)
+    with torch.no_grad():
+        expected = torch.sigmoid(predictor.networks[0](image[None, ..., 0]))[0]
+    np.testing.assert_allclose(infer(predictor, image)[..., 0], expected, atol=1e-6)
+
+
+class Counting(nn.Module):
+    """A network that says 3 everywhere and counts the windows that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        assert windows.flatten(1).any(dim=1).all()
+        self.seen += len(windows)
+        return torch.full((len(windows), 2, *windows.shape[2:]), 3.0)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_empty_windows_are_answered_without_asking_the_network(model: Path, flat_model: Path, dims: int) -> None:
+    predictor = Predictor(model if dims == 3 else flat_model, "cpu")
+    config = predictor.configs[0].model_copy(
+        update={"window": predictor.configs[0].window.model_copy(update={"overlap": 0.0, "batch": 3})}
+    )
+    image = torch.zeros(2, 64, 16, 16)
+    image[0, 20, 5, 7] = 1.0  # in the second of four windows
+    network = Counting()
+    answer = predictor._infer(config, network, image)
+    assert network.seen == 1  # a cube, or one slice of 16 x 16
+    full = answer[:, 16:32] if dims == 3 else answer[:, 16:32, :, 7]
+    np.testing.assert_allclose(full, 1 / (1 + np.exp(-3)), rtol=1e-6)
+    share = 16 * 16 * (16 if dims == 3 else 1) / (64 * 16 * 16)
+    assert (answer > 0.5).float().mean().item() == pytest.approx(share)
+    assert answer.min() == pytest.approx(1 / (1 + np.exp(-EMPTY_WINDOW_LOGIT)), abs=1e-12)
+    network = Counting()
+    assert predictor._infer(config, network, torch.zeros(2, 64, 16, 16)).max() < 1e-8
+    assert network.seen == 0
+
+
+# ----------------------------------------------------------------------------------------------------- averaging
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_mirroring_is_the_mean_of_the_passes_flipped_by_hand(model: Path, flat_model: Path, dims: int) -> None:
+    path, image = (model, flat_model)[3 - dims], textured(16, 18, 8)
+    plain, mirrored = Predictor(path, "cpu"), Predictor(path, "cpu", tta=True)
+    axes = range(1, dims + 1)
+    flips = [c for n in range(dims + 1) for c in combinations(axes, n)]
+    assert len(flips) == 2**dims
+    expected = sum(infer(plain, image.flip(f)).flip(f) for f in flips) / len(flips)
+    np.testing.assert_allclose(infer(mirrored, image), expected, atol=1e-6)
+    assert not np.allclose(infer(plain, image), expected, atol=1e-4)
+
+
+def test_two_models_give_the_mean_of_their_probabilities_whatever_their_order_of_regions(
+    model: Path, tmp_path: Path, case: Case
+) -> None:
+    regions = ["WT", "ET", "RC"]
+    first = save_tiny(tmp_path, "first", 1, regions=regions, convention="brats2024-gli")
+    second = save_tiny(tmp_path, "second", 2, regions=["RC", "WT", "ET"], convention="brats2024-gli", dims=2)
+    both = Predictor([first, open_checkpoint(second)], "cpu")
+    assert both.name == "first+second"
+    a, b, mean = (p(case).probabilities for p in (Predictor(first, "cpu"), Predictor(second, "cpu"), both))
+    assert list(mean) == regions
+    for region in regions:
+        np.testing.assert_allclose(mean[region], (a[region] + b[region]) / 2, atol=1e-6)
+
+
+def test_models_of_different_regions_are_refused(model: Path, tmp_path: Path) -> None:
+    other = save_tiny(tmp_path, "other", regions=["WT", "ET"])
+    with pytest.raises(CheckpointError) as caught:
+        Predictor([model, other], "cpu")
+    assert str(caught.value) == (
+        "tiny gives the regions WT, TC but other gives WT, ET; only models of the same regions can be averaged"
+    )
+
+
+def test_no_model_at_all_is_refused() -> None:
+    with pytest.raises(UsageError, match="no model was given"):
+        Predictor([], "cpu")
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_output_that_is_not_finite_is_an_error_and_no_mask(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    predictor = Predictor(model, "cpu")
+    monkeypatch.setattr(predictor.networks[0], "forward", lambda x: torch.full((len(x), 2, *x.shape[2:]), value))
+    with pytest.raises(SegmentationError, match="^tiny: the network's output is not finite; the model or the image"):
+        predictor(case)
+
+
+def without(case: Case, *modalities: str) -> Case:
+    from dataclasses import replace
+
+    return replace(case, images={m: s for m, s in case.images.items() if m not in modalities})
+
+
+def test_a_missing_modality_is_refused_unless_the_model_was_trained_for_that(
+    model: Path, tmp_path: Path, case: Case
+) -> None:
+    with pytest.raises(InputError, match="no flair image, and tiny needs t1c, flair; add the file"):
+        Predictor(model, "cpu")(without(case, "flair"))
+    with pytest.raises(SegmentationError, match="tiny was not trained for missing modalities"):
+        Predictor(model, "cpu", zero_missing=True)(without(case, "flair"))
+    trained = save_tiny(tmp_path, "trained", missing_modalities=True)
+    result = Predictor(trained, "cpu", zero_missing=True)(without(case, "flair"))
+    assert result.warnings == ("flair is missing and was replaced by zeros",)
+    with pytest.raises(InputError, match="no flair image"):
+        Predictor(trained, "cpu")(without(case, "flair"))
+    with pytest.raises(InputError, match="no t1c, flair image"):
+        Predictor(trained, "cpu", zero_missing=True)(without(case, "t1c", "flair"))
+
+
+def test_other_modalities_than_the_models_do_not_matter(model: Path, case: Case) -> None:
+    first, second = Predictor(model, "cpu")(case), Predictor(model, "cpu")(without(case, "t1", "t2"))
+    assert first.label_map.tobytes() == second.label_map.tobytes()
+
+
+# --------------------------------------------------------------------------------------------------------- devices
+
+
+def test_auto_is_the_card_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, device in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert choose_device("auto").type == device
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "mps", "cuda:x", "meta"])
+def test_what_is_no_device_is_refused_with_what_is(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose_device(name)
+    assert str(caught.value) == f"--device {name}: not a device; choose auto, cpu, cuda or cuda:N"
+
+
+def test_a_card_that_this_machine_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match="--device cuda: this machine has 0 CUDA devices; choose auto or cpu"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UsageError, match="cuda:2: this machine has 2"):
+        choose_device("cuda:2")
+
+
+def on_a_full_card(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, fits: Sequence[tuple[str, int]]):
+    """Pretend to be on a card whose memory is enough only for some ways of stitching; returns what was tried."""
+    plain, tried = module._inferer, []
+
+    def pretend(config: RunConfig, shape: Sequence[int], batch: int, stitch_on: torch.device) -> Any:
+        tried.append((stitch_on.type, batch))
+        if tried[-1] not in fits:
+            raise torch.cuda.OutOfMemoryError("full")
+        return plain(config, shape, batch, torch.device("cpu"))
+
+    monkeypatch.setattr(module, "_inferer", pretend)
+    monkeypatch.setattr(predictor, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return tried
+
+
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast")
+def test_a_full_card_stitches_on_the_cpu_and_then_one_window_at_a_time(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = textured(16, 20, 16)
+    expected = Predictor(model, "cpu")._windows(make_config(), Predictor(model, "cpu").networks[0], image[None])
+    for fits in (("cuda", 2), ("cpu", 2), ("cpu", 1)):
+        predictor = Predictor(model, "cpu")
+        with monkeypatch.context() as patched:
+            tried = on_a_full_card(predictor, patched, [fits])
+            logits = predictor._windows(predictor.configs[0], predictor.networks[0], image[None])
+        assert tried == [("cuda", 2), ("cpu", 2), ("cpu", 1)][: len(tried)] and tried[-1] == fits
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+    predictor = Predictor(model, "cpu")
+    with monkeypatch.context() as patched:
+        on_a_full_card(predictor, patched, [])
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            predictor._windows(predictor.configs[0], predictor.networks[0], image[None])

@@ -1,0 +1,328 @@
+"""The main job: every patient folder becomes one row and, where nothing is wrong, one mask on its own grid."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from data.case import discover_cases
+from data.errors import CheckpointError, UsageError
+from data.io import read_header
+from pipeline.checkpoint import choose_model
+from pipeline.executors import EXECUTORS
+from pipeline.segment import SegmentOptions, segment_cases
+from tests.conftest import make_model, read_mask
+
+FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
+
+
+def run(patients: Path, output: Path, model: Path, executor: str = "serial", **options) -> pd.DataFrame:
+    return segment_cases(
+        discover_cases(patients), output, SegmentOptions(models=(str(model),), **options), executor=executor
+    )
+
+
+@pytest.fixture
+def patients(phantoms: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(phantoms, tmp_path / "patients"))
+
+
+def test_every_patient_gets_a_uint8_mask_on_its_own_grid(phantoms, tiny_model, tmp_path):
+    report = run(phantoms, tmp_path, tiny_model)
+    assert list(report["case"]) == [FIRST, SECOND]
+    assert list(report["status"]) == ["ok", "ok"]
+    for case in (FIRST, SECOND):
+        image = nib.load(phantoms / case / f"{case}-t1c.nii.gz")
+        mask = nib.load(tmp_path / case / f"{case}_seg.nii.gz")
+        assert mask.get_data_dtype() == np.uint8
+        assert mask.shape == image.shape
+        assert np.array_equal(mask.affine, image.affine)
+        for code in ("sform_code", "qform_code"):
+            assert mask.header[code] == image.header[code]
+        assert set(np.unique(mask.dataobj)) <= {0, 1, 2, 3}
+        by_itk = [sitk.ReadImage(str(path)) for path in (mask.get_filename(), image.get_filename())]
+        assert by_itk[0].GetOrigin() == by_itk[1].GetOrigin()
+        assert by_itk[0].GetDirection() == by_itk[1].GetDirection()
+        assert by_itk[0].GetSpacing() == by_itk[1].GetSpacing()
+
+
+def test_the_report_holds_volumes_and_scores_that_can_be_recomputed_from_the_files(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model)
+    row = pd.read_csv(tmp_path / "report.csv").set_index("case").loc[FIRST]
+    mask = read_mask(tmp_path / FIRST / f"{FIRST}_seg.nii.gz")
+    truth = read_mask(phantoms / FIRST / f"{FIRST}-seg.nii.gz")
+    for region, labels in (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,))):
+        ours, theirs = np.isin(mask, labels), np.isin(truth, labels)
+        assert row[f"volume_ml_{region}"] == pytest.approx(ours.sum() * 0.125)  # 5 mm cubed
+        assert row[f"dice_{region}"] == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
+    for column in ("folder", "model", "convention", "seconds", "hd95_mm_WT", "hd_mm_ET"):
+        assert column in row.index
+    assert row["model"] == "tiny"
+    assert row["convention"] == "brats2023"
+
+
+def test_a_run_writes_all_that_a_reader_needs(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model, save_probabilities=True)
+    for name in ("report.csv", "summary.csv", "report.html", "run.json", "labels.txt", "labels.ctbl"):
+        assert (tmp_path / name).stat().st_size > 0
+    for case in (FIRST, SECOND):
+        assert (tmp_path / case / f"{case}_preview.png").read_bytes().startswith(b"\x89PNG")
+        for region in ("WT", "TC", "ET"):
+            probability = nib.load(tmp_path / case / f"{case}_prob_{region}.nii.gz")
+            assert probability.get_data_dtype() == np.float32
+            assert np.min(probability.dataobj) >= 0 and np.max(probability.dataobj) <= 1
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert {"region", "metric", "n", "mean", "sd", "median", "min", "max"} <= set(summary.columns)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert len(record["models"]["tiny"]) == 64
+    inputs = record["cases"][FIRST]["inputs"]
+    assert len(inputs) == 5 and all(len(digest) == 64 for digest in inputs.values())
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_label_descriptions_name_the_labels_of_the_convention(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model)
+    snap = (tmp_path / "labels.txt").read_text().splitlines()
+    assert [line.split()[0] for line in snap if not line.startswith("#")] == ["0", "1", "2", "3"]
+    assert [line.split('"')[1] for line in snap if not line.startswith("#")] == ["Clear Label", "NETC", "SNFH", "ET"]
+    slicer = [line.split() for line in (tmp_path / "labels.ctbl").read_text().splitlines() if not line.startswith("#")]
+    assert [(fields[0], fields[1]) for fields in slicer] == [
+        ("0", "background"),
+        ("1", "NETC"),
+        ("2", "SNFH"),
+        ("3", "ET"),
+    ]
+
+
+def test_a_broken_patient_is_an_error_row_and_the_next_one_is_done(patients, tiny_model, tmp_path):
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").write_bytes(b"not an image")
+    report = run(patients, tmp_path / "out", tiny_model)
+    assert list(report["status"]) == ["error", "ok"]
+    assert f"{FIRST}-t2w.nii.gz" in report["reason"][0]
+    assert not (tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz").exists()
+    assert (tmp_path / "out" / SECOND / f"{SECOND}_seg.nii.gz").exists()
+
+
+def test_an_error_leaves_no_older_mask_that_could_be_taken_for_its_own(patients, tiny_model, tmp_path):
+    run(patients, tmp_path / "out", tiny_model)
+    mask = tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz"
+    assert mask.exists()
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").write_bytes(b"not an image")
+    assert list(run(patients, tmp_path / "out", tiny_model)["status"]) == ["error", "ok"]
+    assert not mask.exists()
+
+
+@pytest.mark.parametrize(("choice", "status", "words"), [("fail", "error", "no t2 image"), ("skip", "warn", "skipped")])
+def test_a_missing_modality_fails_or_is_skipped_as_asked(patients, tiny_model, tmp_path, choice, status, words):
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
+    report = run(patients, tmp_path / "out", tiny_model, missing=choice)
+    assert list(report["status"]) == [status, "ok"]
+    assert words in report["reason"][0]
+    assert not (tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz").exists()
+
+
+def test_zeros_stand_in_for_a_missing_modality_only_in_a_model_trained_for_it(patients, tiny_model, tmp_path):
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
+    trained = make_model(tmp_path / "trained.safetensors", missing_modalities=True)
+    report = run(patients, tmp_path / "out", trained, missing="zero")
+    assert list(report["status"]) == ["warn", "ok"]
+    assert "t2 is missing and was replaced by zeros" in report["reason"][0]
+    refused = run(patients, tmp_path / "other", tiny_model, missing="zero")
+    assert list(refused["status"]) == ["error", "ok"]
+    assert "not trained for missing modalities" in refused["reason"][0]
+
+
+def test_a_finished_case_is_kept_and_done_again_only_when_asked_or_when_something_changed(
+    patients, tiny_model, tmp_path
+):
+    out = tmp_path / "out"
+    mask = out / FIRST / f"{FIRST}_seg.nii.gz"
+    run(patients, out, tiny_model)
+    first = mask.stat().st_mtime_ns
+    run(patients, out, tiny_model)
+    assert mask.stat().st_mtime_ns == first
+    run(patients, out, tiny_model, overwrite=True)
+    second = mask.stat().st_mtime_ns
+    assert second > first
+    run(patients, out, make_model(tmp_path / "other.safetensors", seed=1))
+    third = mask.stat().st_mtime_ns
+    assert third > second
+    mask.write_bytes(mask.read_bytes()[:-20])  # a damaged mask is not a finished case
+    run(patients, out, tmp_path / "other.safetensors")
+    assert nib.load(mask).get_fdata().shape == (40, 48, 32)
+
+
+def test_the_same_run_writes_the_same_bytes(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path / "a", tiny_model, save_probabilities=True)
+    run(phantoms, tmp_path / "b", tiny_model, save_probabilities=True)
+    written = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.nii.gz"))
+    assert len(written) == 8
+    for path in written:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    for case in (FIRST, SECOND):
+        name = Path(case, f"{case}_preview.png")
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", list(EXECUTORS))
+def test_every_executor_gives_the_same_report_and_masks(phantoms, tiny_model, tmp_path, name):
+    spec = name if name == "serial" else f"{name}:2"
+    reference = run(phantoms, tmp_path / "a", tiny_model)
+    report = run(phantoms, tmp_path / "b", tiny_model, executor=spec)
+    pd.testing.assert_frame_equal(reference.drop(columns="seconds"), report.drop(columns="seconds"))
+    for case in (FIRST, SECOND):
+        path = Path(case, f"{case}_seg.nii.gz")
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+
+
+def test_flat_output_holds_one_mask_a_case_side_by_side(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model, flat=True)
+    assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == [f"{FIRST}.nii.gz", f"{SECOND}.nii.gz"]
+    assert (tmp_path / "previews" / f"{FIRST}_preview.png").is_file()
+
+
+def test_another_convention_writes_the_same_regions_in_other_numbers(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path / "a", tiny_model)
+    report = run(phantoms, tmp_path / "b", tiny_model, convention="msd")
+    ours, theirs = (read_mask(tmp_path / folder / FIRST / f"{FIRST}_seg.nii.gz") for folder in "ab")
+    assert list(report["convention"]) == ["msd", "msd"]
+    for brats2023, msd in ((1, 2), (2, 1), (3, 3)):
+        assert np.array_equal(ours == brats2023, theirs == msd)
+
+
+def test_two_models_average_their_probabilities(phantoms, tiny_model, tmp_path):
+    other = make_model(tmp_path / "other.safetensors", seed=1)
+    case = [c for c in discover_cases(phantoms) if c.case_id == FIRST]
+    for name, models in (("a", (tiny_model,)), ("b", (other,)), ("both", (tiny_model, other))):
+        options = SegmentOptions(models=tuple(map(str, models)), save_probabilities=True)
+        segment_cases(case, tmp_path / name, options)
+    single = [read_mask(tmp_path / n / FIRST / f"{FIRST}_prob_WT.nii.gz") for n in "ab"]
+    both = read_mask(tmp_path / "both" / FIRST / f"{FIRST}_prob_WT.nii.gz")
+    np.testing.assert_allclose(both, (single[0] + single[1]) / 2, atol=1e-6)
+
+
+def test_models_of_different_regions_cannot_be_averaged(phantoms, tiny_model, tmp_path):
+    whole_only = make_model(tmp_path / "whole.safetensors", regions=("WT",))
+    options = SegmentOptions(models=(str(tiny_model), str(whole_only)))
+    with pytest.raises(CheckpointError, match="regions"):
+        segment_cases(discover_cases(phantoms), tmp_path / "out", options)
+
+
+def test_a_reference_with_a_label_outside_its_convention_is_not_scored_but_the_mask_is_written(
+    patients, tiny_model, tmp_path
+):
+    path = patients / FIRST / f"{FIRST}-seg.nii.gz"
+    reference = nib.load(path)
+    labels = np.asarray(reference.dataobj).copy()
+    labels[0, 0, 0] = 9
+    nib.save(nib.Nifti1Image(labels, reference.affine, reference.header), path)
+    report = run(patients, tmp_path / "out", tiny_model)
+    assert report["status"][0] == "warn"
+    assert "not scored" in report["reason"][0] and "9" in report["reason"][0]
+    assert np.isnan(report["dice_WT"][0]) and not np.isnan(report["dice_WT"][1])
+    assert (tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz").exists()
+
+
+def test_a_reference_that_is_stored_flipped_is_brought_into_line_before_it_is_scored(patients, tiny_model, tmp_path):
+    straight = run(patients, tmp_path / "a", tiny_model)
+    path = patients / FIRST / f"{FIRST}-seg.nii.gz"
+    nib.save(nib.as_closest_canonical(nib.load(path)), path)
+    flipped = run(patients, tmp_path / "b", tiny_model)
+    assert flipped["dice_WT"][0] == straight["dice_WT"][0]
+
+
+def test_hostile_names_stay_one_row_each_and_inside_the_output_folder(phantoms, tiny_model, tmp_path):
+    names = ["=1+2", 'a,b "c"', "new\nline", "back\\slash", "<img src=x>", "caf\u00e9", "x" * 200]
+    for name in names:
+        folder = tmp_path / "in" / name
+        folder.mkdir(parents=True)
+        for modality in ("t1n", "t1c", "t2w", "t2f"):
+            shutil.copy(phantoms / FIRST / f"{FIRST}-{modality}.nii.gz", folder / f"p_{modality}.nii.gz")
+    run(tmp_path / "in", tmp_path / "out", tiny_model)
+    with open(tmp_path / "out" / "report.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"] for row in rows} == {"'=1+2", *names[1:]}
+    assert all(row["status"] == "ok" for row in rows)
+    for row in rows:
+        mask = tmp_path / "out" / row["folder"] / f"{row['folder']}_seg.nii.gz"
+        assert mask.is_file() and mask.resolve().is_relative_to((tmp_path / "out").resolve())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img src=x>" not in page and "&lt;img src=x&gt;" in page
+
+
+def test_an_interrupted_run_goes_on_where_it_was(phantoms, tiny_model, tmp_path):
+    class Stop(BaseException):
+        pass
+
+    def stop_after_one(row):
+        raise Stop
+
+    cases = discover_cases(phantoms)
+    options = SegmentOptions(models=(str(tiny_model),))
+    with pytest.raises(Stop):
+        segment_cases(cases, tmp_path, options, progress=stop_after_one)
+    assert list(pd.read_csv(tmp_path / "report.csv")["case"]) == [FIRST]
+    done = (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").stat().st_mtime_ns
+    assert list(segment_cases(cases, tmp_path, options)["case"]) == [FIRST, SECOND]
+    assert (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").stat().st_mtime_ns == done
+
+
+def test_temporary_files_of_a_killed_run_are_cleaned(phantoms, tiny_model, tmp_path):
+    left = tmp_path / FIRST / f".{FIRST}_seg.nii.gz.4711-0123abcd.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half a mask")
+    run(phantoms, tmp_path, tiny_model)
+    assert not left.exists()
+
+
+def test_an_output_that_cannot_be_written_stops_the_run_before_it_starts(phantoms, tiny_model, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written"):
+        run(phantoms, tmp_path / "file", tiny_model)
+
+
+def test_slices_without_a_voxel_size_are_written_as_volumes_beside_a_mask_without_millilitres(real_slices, tmp_path):
+    model = make_model(
+        tmp_path / "lgg.safetensors", regions=("WT",), modalities=("t1", "flair", "t1c"), spatial_dims=2, spacing_mm=4.0
+    )
+    report = run(real_slices, tmp_path / "out", model)
+    (case,) = report["case"]
+    assert report["status"][0] in ("ok", "warn")
+    assert np.isnan(report["volume_ml_WT"][0]) and report["voxels_WT"][0] >= 0
+    mask, image = (nib.load(tmp_path / "out" / case / f"{case}_{what}.nii.gz") for what in ("seg", "flair"))
+    assert mask.shape == image.shape == (256, 256, 20)
+    assert np.array_equal(mask.affine, image.affine)
+    assert set(np.unique(mask.dataobj)) <= {0, 255}
+
+
+def test_without_a_named_model_a_shipped_one_that_fits_is_taken_and_named(patients):
+    assert choose_model(discover_cases(patients)[0]).name.startswith("brats-")
+
+
+def test_a_single_slice_takes_a_2d_model(tmp_path):
+    case = tmp_path / "slice"
+    case.mkdir()
+    for modality in ("t1", "t1c", "t2", "flair"):
+        nib.save(
+            nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(8, 8, 1), np.eye(4)),
+            case / f"slice_{modality}.nii.gz",
+        )
+    assert choose_model(discover_cases(tmp_path)[0]).settings["network"]["spatial_dims"] == 2
+
+
+def test_the_written_mask_reads_back_without_a_warning(phantoms, tiny_model, tmp_path):
+    from data.case import ImageSource
+
+    run(phantoms, tmp_path, tiny_model)
+    header = read_header(ImageSource((tmp_path / FIRST / f"{FIRST}_seg.nii.gz",)))
+    assert header.warnings == ()

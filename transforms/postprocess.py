@@ -1,0 +1,87 @@
+"""From probabilities on the case's own grid to region masks: threshold, nesting, small components, holes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Mask = NDArray[np.bool_]
+
+
+def to_masks(
+    probabilities: Mapping[str, NDArray[np.float32]],
+    parents: Mapping[str, str | None],
+    voxel_volume_ml: float,
+    threshold: float = 0.5,
+    nest: bool = True,
+    min_component_ml: Mapping[str, float] | None = None,
+    fill_holes: bool = False,
+) -> dict[str, Mask]:
+    """Threshold and clean the probabilities of one case.
+
+    Parameters
+    ----------
+    probabilities : region -> (d1, d2, d3) float32
+        Outer regions before the ones inside them.
+    parents : region -> region or None
+        The smallest region that contains it.
+    voxel_volume_ml : float
+        NaN where the spacing is unknown: components are then left alone, since their volume is unknown too.
+    threshold, nest, min_component_ml, fill_holes
+        As in :class:`pipeline.config.PostprocessConfig`.
+
+    Returns
+    -------
+    region -> (d1, d2, d3) bool; all false stays all false.
+    """
+    masks: dict[str, Mask] = {}
+    for region, probability in probabilities.items():
+        mask = probability >= threshold
+        parent = parents.get(region)
+        if nest and parent in masks:
+            mask &= masks[parent]
+        if fill_holes:
+            mask = fill_cavities(mask)
+        smallest = (min_component_ml or {}).get(region, 0.0)
+        if smallest > 0 and np.isfinite(voxel_volume_ml):
+            mask = remove_small_components(mask, smallest / voxel_volume_ml)
+        masks[region] = mask
+    return masks
+
+
+def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
+    """Slices of the smallest box with all true voxels, grown by ``margin`` within the array; empty for none."""
+    box = []
+    for axis in range(mask.ndim):
+        hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        box.append(slice(max(int(hits[0]) - margin, 0), int(hits[-1]) + 1 + margin) if hits.size else slice(0, 0))
+    return tuple(box)
+
+
+def remove_small_components(mask: Mask, min_voxels: float) -> Mask:
+    """Drop 26-connected (2D: 8-connected) components of fewer than ``min_voxels``; one of exactly that size stays."""
+    result = np.zeros_like(mask)
+    box = bounding_box(mask)
+    if not mask[box].size:
+        return result
+    # A frame of background: cc3d 4.1.1 raises on thin arrays with many components, such as [[[True, False, True]]].
+    framed = cc3d.connected_components(np.pad(mask[box], 1), connectivity=26 if mask.ndim == 3 else 8)
+    components = framed[(slice(1, -1),) * mask.ndim]
+    # A volume divided by a voxel's volume may come out a hair above the whole number that it is.
+    keep = np.bincount(framed.ravel()) >= min_voxels * (1 - 1e-9)
+    keep[0] = False
+    result[box] = keep[components]
+    return result
+
+
+def fill_cavities(mask: Mask) -> Mask:
+    """Fill background that no face-connected path of background joins to the outside of the mask's bounding box."""
+    result = mask.copy()
+    box = bounding_box(mask)
+    if mask[box].size:
+        result[box] = ndimage.binary_fill_holes(mask[box])
+    return result

@@ -1,0 +1,279 @@
+"""From a case's files to the tensor that a network sees: a MONAI chain, with the checked reader behind its loader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.image_reader import ImageReader
+from monai.transforms import (
+    Compose,
+    ConcatItemsd,
+    CropForegroundd,
+    EnsureChannelFirstd,
+    LoadImaged,
+    MapTransform,
+    NormalizeIntensityd,
+    Orientationd,
+)
+
+from data.errors import InputError
+from data.grid import Grid
+from data.io import MAX_VOXELS, ImageHeader, Volume, read_volume
+from transforms.restore import grid_at_spacing, resample_to
+
+REFERENCE_ORDER = ("t1c", "flair", "t1", "t2")
+"""The first of these that a case has gives its grid; the contrast-enhanced scan usually has the smallest voxels."""
+
+
+class CheckedReader(ImageReader):
+    """:func:`data.io.read_volume` for MONAI's ``LoadImage``; the "file name" is a :class:`data.case.ImageSource`.
+
+    The array's own header travels in the meta data under ``"header"``.
+    """
+
+    def __init__(self, max_voxels: int = MAX_VOXELS) -> None:
+        super().__init__()
+        self.max_voxels = max_voxels
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return True  # the reader itself judges by name and content, and says what is wrong
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        # LoadImage swallows what read() raises, and with it the sentence that names file, value and fix: so reading
+        # waits for get_data().
+        return data
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        (source,) = img if isinstance(img, tuple) else (img,)
+        volume: Volume = read_volume(source, max_voxels=self.max_voxels)
+        meta = {
+            "affine": volume.grid.affine.copy(),
+            "original_affine": volume.grid.affine.copy(),
+            "spatial_shape": np.array(volume.grid.shape),
+            "original_channel_dim": "no_channel",
+            # LoadImage looks through the meta data for bytes to swap and refuses types that it does not know; an object
+            # array passes.
+            "header": np.array(volume.header, dtype=object),
+        }
+        return volume.array, meta
+
+
+def grid_of(image: MetaTensor) -> Grid:
+    """The grid on which a channel-first (channels, d1, d2, d3) MetaTensor lies."""
+    return Grid(tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64))  # type: ignore[arg-type]
+
+
+class AlignToReferenced(MapTransform):
+    """Bring every modality onto the grid of the reference modality; a missing one becomes zeros where that is allowed.
+
+    Adds ``"native"`` (the reference's :class:`data.io.ImageHeader`), ``"background"`` (FLAIR, else the reference, for
+    pictures) and ``"warnings"``. Grids that agree to 1e-3 mm are taken as the same, other ones are resampled and
+    reported, grids that hardly overlap are refused.
+    """
+
+    def __init__(self, keys: KeysCollection, zero_missing: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.zero_missing = zero_missing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        present = [key for key in self.keys if key in d]
+        if not present:
+            raise InputError(f"none of the images {', '.join(map(str, self.keys))} is there; add at least one")
+        headers: dict[Hashable, ImageHeader] = {key: d[key].meta["header"].item() for key in present}
+        reference = next(key for key in (*REFERENCE_ORDER, *present) if key in present)
+        native = headers[reference]
+        warnings = [text for key in present for text in headers[key].warnings]
+        for key in present:
+            if key == reference or headers[key].grid.matches(native.grid):
+                continue
+            d[key], sentence = _onto(d[key], headers[key], native, str(key), str(reference))
+            warnings.append(sentence)
+        missing = [key for key in self.keys if key not in d]
+        if missing and not self.zero_missing:
+            raise InputError(
+                f"{native.path.parent.name}: no {', '.join(map(str, missing))} image; "
+                "add it, or choose --missing skip or zero"
+            )
+        for key in missing:
+            d[key] = MetaTensor(torch.zeros_like(d[reference].as_tensor()), affine=_tensor(native.grid))
+            warnings.append(f"{key} is missing and was replaced by zeros")
+        for key in self.keys:  # one affine to the last digit, so that stacking them is right by construction
+            d[key].affine = _tensor(native.grid)
+        d["native"], d["warnings"] = native, tuple(dict.fromkeys(warnings))
+        d["background"] = d["flair" if "flair" in present else reference].as_tensor()[0].numpy()
+        return d
+
+
+def _onto(image: MetaTensor, own: ImageHeader, native: ImageHeader, key: str, reference: str) -> tuple[MetaTensor, str]:
+    moved = resample_to(image.as_tensor(), own.grid, native.grid)
+    before, after = int((image.as_tensor() != 0).sum()), int((moved != 0).sum())
+    kept = after * native.grid.voxel_volume_ml / max(before * own.grid.voxel_volume_ml, 1e-9)
+    if kept < 0.5:
+        raise InputError(
+            f"{own.path.name}: only {100 * kept:.0f} % of this {key} image lies on the grid of the {reference} image "
+            f"{native.path.name}; register the images to each other"
+        )
+    sentence = (
+        f"{own.path.name}: its grid {own.grid.shape} {own.grid.orientation} {_mm(own.grid)} "
+        f"is not that of {native.path.name} "
+        f"{native.grid.shape} {native.grid.orientation} {_mm(native.grid)}; resampled onto it"
+    )
+    return MetaTensor(moved, affine=_tensor(native.grid)), sentence
+
+
+def _tensor(grid: Grid) -> torch.Tensor:
+    return torch.as_tensor(grid.affine.copy())
+
+
+def _mm(grid: Grid) -> str:
+    return "x".join(f"{s:.4g}" for s in grid.spacing_mm) + " mm"
+
+
+class ToSpacingd(MapTransform):
+    """Resample onto the grid of the wanted spacing over the same box (:func:`transforms.restore.grid_at_spacing`)."""
+
+    def __init__(self, keys: KeysCollection, spacing_mm: Sequence[float | None], max_voxels: int = MAX_VOXELS) -> None:
+        super().__init__(keys)
+        self.spacing_mm = tuple(spacing_mm)
+        self.max_voxels = max_voxels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            source = grid_of(d[key])
+            target = grid_at_spacing(source, self.spacing_mm)
+            if math.prod(target.shape) > self.max_voxels:  # a header's voxel size must not decide our memory
+                name = d["native"].path.name if "native" in d else str(key)
+                raise InputError(
+                    f"{name}: voxels of {_mm(source)} would become {math.prod(target.shape)} voxels of {_mm(target)}, "
+                    f"more than {self.max_voxels}; correct the voxel size in the file's header"
+                )
+            d[key] = MetaTensor(resample_to(d[key].as_tensor(), source, target), affine=_tensor(target))
+        return d
+
+
+class _ImageFilterd(MapTransform):
+    """A SimpleITK filter on each (1, d1, d2, d3) image, inside its non-zero voxels."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            array = d[key].as_tensor()[0].numpy().astype(np.float32)
+            spacing = Grid(array.shape, np.asarray(d[key].affine)).spacing_mm  # type: ignore[arg-type]
+            axes = [axis for axis in range(3) if array.shape[axis] > 1]  # N4 refuses an axis of one voxel
+            image = sitk.GetImageFromArray(array.squeeze().T)
+            image.SetSpacing([spacing[axis] for axis in axes])
+            filtered = sitk.GetArrayFromImage(self.filter(image)).T.reshape(array.shape)
+            result = np.where(array != 0, filtered, 0).astype(np.float32)
+            d[key] = MetaTensor(torch.as_tensor(result)[None], meta=dict(d[key].meta))
+        return d
+
+    def filter(self, image: sitk.Image) -> sitk.Image:
+        raise NotImplementedError  # abstract: each filter gives its own
+
+
+class BiasCorrectd(_ImageFilterd):
+    """N4 bias field correction (Tustison et al., IEEE TMI 2010), estimated at a quarter of the resolution."""
+
+    def filter(self, image: sitk.Image) -> sitk.Image:
+        mask = sitk.NotEqual(image, 0)
+        factors = [min(4, max(1, n // 8)) for n in image.GetSize()]
+        corrector = sitk.N4BiasFieldCorrectionImageFilter()
+        corrector.SetMaximumNumberOfIterations([30, 30, 20])
+        corrector.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
+        field = sitk.Cast(sitk.Exp(corrector.GetLogBiasFieldAsImage(image)), sitk.sitkFloat32)
+        return image / field
+
+
+class Denoised(_ImageFilterd):
+    """Curvature-driven anisotropic diffusion (Whitaker & Xue, ICIP 2001), five steps: smooths noise, keeps edges."""
+
+    def filter(self, image: sitk.Image) -> sitk.Image:
+        step = 0.5 * min(image.GetSpacing()) / 2 ** (image.GetDimension() + 1)
+        return sitk.CurvatureAnisotropicDiffusion(image, timeStep=step, conductanceParameter=1.0, numberOfIterations=5)
+
+
+def _any_nonzero(image: torch.Tensor) -> torch.Tensor:
+    return image != 0
+
+
+def preprocess_chain(
+    modalities: Sequence[str],
+    orientation: str = "RAS",
+    spacing_mm: Sequence[float | None] = (1.0, 1.0, 1.0),
+    crop: Literal["nonzero", "none"] = "nonzero",
+    normalise: Literal["nonzero", "all", "none"] = "nonzero",
+    bias_correction: bool = False,
+    denoise: bool = False,
+    zero_missing: bool = False,
+    max_voxels: int = MAX_VOXELS,
+) -> Compose:
+    """The chain from files to tensor.
+
+    Parameters
+    ----------
+    modalities : sequence of str
+        Channels in the model's order.
+    orientation, spacing_mm, crop, normalise, bias_correction, denoise
+        As in :class:`pipeline.config.PreprocessConfig`.
+    zero_missing : bool
+        Replace a modality that the case lacks by zeros instead of refusing the case.
+
+    Returns
+    -------
+    monai.transforms.Compose
+        Takes ``{modality: ImageSource}``; gives a dictionary with ``"image"``, a (modalities, d1, d2, d3) float32
+        MetaTensor whose affine is the working grid's, ``"native"`` (ImageHeader of the case's own grid),
+        ``"background"`` (d1, d2, d3) on that grid and ``"warnings"`` (tuple of str).
+
+    Raises
+    ------
+    data.errors.InputError
+        From the chain, when a file or the set of them cannot be used.
+    """
+    keys = tuple(modalities)
+    reader: Any = CheckedReader(max_voxels)  # LoadImaged takes an instance too, its annotation does not say so
+    steps: list[Any] = [
+        LoadImaged(keys, reader=reader, image_only=True, expanduser=False, allow_missing_keys=True),
+        EnsureChannelFirstd(keys, allow_missing_keys=True),
+    ]
+    if bias_correction:
+        steps.append(BiasCorrectd(keys, allow_missing_keys=True))
+    if denoise:
+        steps.append(Denoised(keys, allow_missing_keys=True))
+    steps += [AlignToReferenced(keys, zero_missing), ConcatItemsd(keys, name="image"), _Drop(keys)]
+    if crop == "nonzero":
+        steps.append(CropForegroundd("image", source_key="image", select_fn=_any_nonzero, allow_smaller=True))
+    steps.append(Orientationd("image", axcodes=orientation, labels=None))
+    steps.append(ToSpacingd("image", spacing_mm, max_voxels))
+    if normalise != "none":
+        steps.append(NormalizeIntensityd("image", nonzero=normalise == "nonzero", channel_wise=True))
+    return Compose(steps)
+
+
+class _Drop(MapTransform):
+    """Forget the single modalities once they are stacked, so that they do not double the memory."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {key: value for key, value in data.items() if key not in self.keys}
+
+
+def run_chain(chain: Compose, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a chain and let our own errors through: MONAI wraps whatever a transform raises into a RuntimeError."""
+    try:
+        return chain(dict(data))
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError | MemoryError):
+                raise cause from None
+            cause = cause.__cause__
+        raise

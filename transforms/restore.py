@@ -1,0 +1,135 @@
+"""From one grid to another: the only place where voxels are resampled, towards the network and on the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from data.grid import TOLERANCE_MM, Grid
+
+
+def resample_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
+    """Interpolate ``image`` linearly onto another grid; zero where the target lies outside the source.
+
+    Where the axes of both grids are parallel, in any order and direction, this is one small matrix for each axis: a
+    triangle filter, as wide as the coarser of the two spacings, so that going to a coarser grid averages and does not
+    alias. An axis whose voxels coincide is only sliced, flipped and padded, so a round trip without interpolation is
+    exact to the bit.
+
+    Parameters
+    ----------
+    image : (channels, d1, d2, d3) float tensor
+        On ``source``. Probabilities stay within [0, 1].
+    source, target : Grid
+
+    Returns
+    -------
+    (channels, *target.shape) tensor of the same dtype and device.
+
+    Notes
+    -----
+    Grids that are rotated against each other go through :func:`scipy.ndimage.affine_transform` (order 1, no averaging).
+    """
+    if tuple(image.shape[1:]) != source.shape:
+        raise ValueError(f"image of shape {tuple(image.shape[1:])} does not lie on a grid of shape {source.shape}")
+    # Rounded, so that the same patient stored flipped or permuted gives the same weights to the bit.
+    to_source = np.round(np.linalg.solve(source.affine, target.affine), 9)
+    matrix, offset = to_source[:3, :3], to_source[:3, 3]
+    axes = np.abs(matrix).argmax(axis=1)  # for each source axis, the target axis that runs along it
+    rest = matrix.copy()
+    rest[range(3), axes] = 0
+    drift = np.abs(rest * np.array(target.shape)) * np.array(source.spacing_mm)[:, None]
+    if sorted(axes) != [0, 1, 2] or drift.max() > TOLERANCE_MM:
+        return _resample_rotated(image, matrix, offset, target.shape)
+    tolerance = TOLERANCE_MM / np.array(source.spacing_mm)
+    padding: list[tuple[int, int]] = []
+    for axis in range(3):
+        step, n_target = float(matrix[axis, axes[axis]]), target.shape[axes[axis]]
+        image, around = _resample_axis(image, axis, step, float(offset[axis]), n_target, float(tolerance[axis]))
+        padding.append(around)
+    order = [int(np.flatnonzero(axes == axis)[0]) for axis in range(3)]
+    image = image.permute(0, *(1 + axis for axis in order)).contiguous()
+    around_all = [n for axis in reversed(order) for n in padding[axis]]
+    return F.pad(image, around_all) if any(around_all) else image
+
+
+def _resample_axis(
+    image: torch.Tensor, axis: int, step: float, offset: float, n_target: int, tolerance: float
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """One array axis on the target voxels that lie inside, and how many lie outside before and after them."""
+    dim, n_source = axis + 1, image.shape[axis + 1]
+    whole_step, whole_offset = round(step), round(offset)
+    exact = (
+        abs(whole_step) == 1
+        and abs(step - whole_step) * n_target < tolerance
+        and abs(offset - whole_offset) < tolerance
+    )
+    first_centre, pace = (whole_offset, whole_step) if exact else (offset, step)
+    centres = first_centre + pace * np.arange(n_target, dtype=np.float64)
+    inside = np.flatnonzero((centres > -0.5 - 1e-6) & (centres < n_source - 0.5 + 1e-6))
+    if not inside.size:
+        return image.narrow(dim, 0, 0), (0, n_target)
+    first, last = int(inside[0]), int(inside[-1])
+    around = (first, n_target - 1 - last)
+    if exact:
+        low = int(min(centres[first], centres[last]))
+        image = image.narrow(dim, low, len(inside))
+        return (image.flip(dim) if whole_step < 0 else image), around
+    weights = axis_weights(n_source, centres[first : last + 1], step)
+    matrix = torch.as_tensor(weights, dtype=image.dtype, device=image.device)
+    if axis == 2:
+        return image @ matrix.T, around
+    if axis == 1:
+        return torch.matmul(matrix, image), around
+    flat = image.reshape(image.shape[0], n_source, -1)
+    return torch.matmul(matrix, flat).reshape(image.shape[0], len(inside), *image.shape[2:]), around
+
+
+def axis_weights(n_source: int, centres: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    """Linear interpolation along one axis as a matrix, (len(centres), n_source).
+
+    ``centres`` are the target voxels in source indices, all within the source's outer voxel faces, ``step`` their
+    distance. Each row is a triangle of half-width ``max(1, |step|)``, normalised to sum 1: at the border the outermost
+    voxel is repeated half a voxel outwards.
+    """
+    width = max(1.0, abs(step))
+    weights = np.clip(1.0 - np.abs(np.arange(n_source)[None, :] - centres[:, None]) / width, 0.0, None)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _resample_rotated(
+    image: torch.Tensor, matrix: NDArray[np.float64], offset: NDArray[np.float64], shape: tuple[int, ...]
+) -> torch.Tensor:
+    planes = [
+        ndimage.affine_transform(plane.cpu().numpy(), matrix, offset, output_shape=shape, order=1) for plane in image
+    ]
+    return torch.as_tensor(np.stack(planes), device=image.device)
+
+
+def grid_at_spacing(grid: Grid, spacing_mm: tuple[float | None, ...]) -> Grid:
+    """The grid over the same box, centred, with voxels of ``spacing_mm`` (``None``: keep that axis); not smaller."""
+    wanted = [own if new is None else float(new) for own, new in zip(grid.spacing_mm, spacing_mm, strict=True)]
+    # Stored affines are float32: a spacing that differs in the seventh digit is the same spacing.
+    wanted = [
+        own if abs(own - new) * n < TOLERANCE_MM else new
+        for own, new, n in zip(grid.spacing_mm, wanted, grid.shape, strict=True)
+    ]
+    steps = np.array([new / own for own, new in zip(grid.spacing_mm, wanted, strict=True)])
+    shape = tuple(max(1, int(np.ceil(n / step - 1e-4))) for n, step in zip(grid.shape, steps, strict=True))
+    start = [(n - 1) / 2 - step * (m - 1) / 2 for n, m, step in zip(grid.shape, shape, steps, strict=True)]
+    to_source = np.diag([*steps, 1.0])
+    to_source[:3, 3] = start
+    return Grid(shape, grid.affine @ to_source, grid.spacing_known)  # type: ignore[arg-type]
+
+
+def restore(image: torch.Tensor, working: Grid, native: Grid) -> torch.Tensor:
+    """Bring (channels, *working.shape) back to the case's own grid; zero outside the box that was cropped.
+
+    The interpolation runs on the native voxels put into the working axes' order and direction, and only then are axes
+    permuted and flipped: a patient stored in another orientation gets the same values to the bit.
+    """
+    along = native.reoriented(working.orientation)
+    return resample_to(resample_to(image, working, along), along, native)
