@@ -156,6 +156,50 @@ class Models:
 
 
 @dataclass
+class Train:
+    """Train a recipe on a folder of patients with references, and write a model file."""
+
+    input: tyro.conf.Positional[Path]
+    """A data set's folder."""
+    recipe: str
+    """A shipped recipe's name, or a YAML file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The .safetensors file to write; it is replaced every ten minutes and at the end."""
+    leave_out: list[str] = field(default_factory=list)
+    """Patients that are kept for measuring."""
+    slices: Path | None = None
+    """Folder of single slices (.h5), for 2D recipes."""
+    phantoms: int = 12
+    """How many phantom patients to make."""
+    init: str | None = None
+    """A model to go on from."""
+    minutes: float | None = None
+    """Wall-clock time, instead of the recipe's."""
+    licence: str = "as its training data"
+    """Stands in the model file."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from pipeline.train import run_training
+
+        logging.getLogger("pipeline.train").setLevel(logging.INFO)
+        run_training(
+            self.input,
+            self.recipe,
+            self.output,
+            leave_out=self.leave_out,
+            slices=self.slices,
+            phantoms=self.phantoms,
+            init=self.init,
+            minutes=self.minutes,
+            licence=self.licence,
+        )
+        print(f"model: {self.output}")
+        return OK
+
+
+@dataclass
 class Demo:
     """Make three phantom patients, segment them with a shipped model, and evaluate the result."""
 
@@ -178,6 +222,7 @@ Command = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Segment, tyro.conf.subcommand("segment")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
 )

@@ -12,7 +12,6 @@ import logging
 import sys
 from pathlib import Path
 
-import cc3d
 import numpy as np
 import pandas as pd
 
@@ -23,6 +22,7 @@ from data.recognise import choose_conventions
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.evaluate import score_case
 from pipeline.predictor import Predictor
+from transforms.postprocess import largest_component
 
 METRICS = ("dice_WT", "dice_TC", "dice_ET", "hd95_mm_WT", "hd95_mm_TC", "hd95_mm_ET")
 
@@ -30,11 +30,7 @@ METRICS = ("dice_WT", "dice_TC", "dice_ET", "hd95_mm_WT", "hd95_mm_TC", "hd95_mm
 def flair_baseline(flair: np.ndarray) -> np.ndarray:
     """The largest 26-connected component of FLAIR above one standard deviation, (d1, d2, d3) bool."""
     brain = flair[flair != 0]
-    bright = (flair - brain.mean()) / brain.std() > 1
-    components = cc3d.connected_components(np.ascontiguousarray(bright), connectivity=26)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return components == sizes.argmax()
+    return largest_component((flair - brain.mean()) / brain.std() > 1)
 
 
 def score_patients(cases: list[Case], names: list[str]) -> pd.DataFrame:

@@ -43,6 +43,10 @@ def _refuse_double_keys(node: yaml.Node | None, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(
+                    f"{path}, line {key.start_mark.line + 1}: a key must be a single word, not a list or a mapping"
+                )
             if key.value in seen:
                 raise ValueError(
                     f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} is said twice; keep one"

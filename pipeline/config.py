@@ -91,6 +91,14 @@ class TrainingConfig(Strict):
     """2D: share of the samples that come from single slices."""
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _shares(self) -> TrainingConfig:
+        if self.phantom_share + self.slices_share > 1:
+            raise ValueError(
+                f"phantom_share {self.phantom_share} and slices_share {self.slices_share} add up to more than 1"
+            )
+        return self
+
 
 class RunConfig(Strict):
     """One experiment: the difference between two experiments is a diff of two files."""

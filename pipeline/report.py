@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from data.grid import Grid
 from data.io import write_bytes_atomically, write_text_atomically
 from data.labels import LabelConvention
-from transforms.postprocess import bounding_box
+from transforms.postprocess import bounding_box, largest_component
 
 REGION_COLOURS = {"WT": "#56B4E9", "TC": "#F0E442", "ET": "#D55E00", "RC": "#009E73"}
 """Sky blue, yellow, vermilion, bluish green: told apart with any colour vision (Okabe & Ito, 2008)."""
@@ -29,10 +28,7 @@ def largest_lesion_centre(mask: NDArray[np.bool_]) -> tuple[int, ...]:
     """Voxel of the largest 26-connected component that lies nearest to its centre of mass; the array's middle for an empty mask."""
     if not mask.any():
         return tuple(n // 2 for n in mask.shape)
-    components = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    voxels = np.argwhere(components == sizes.argmax())
+    voxels = np.argwhere(largest_component(mask))
     nearest = np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()
     return tuple(int(n) for n in voxels[nearest])
 
@@ -69,6 +65,7 @@ def write_preview(
     planes = [(name, axis) for name, axis in _PLANES if min(n for a, n in enumerate(image.shape) if a != axis) > 1]
     figure = Figure(figsize=(4 * len(planes), 4.6), facecolor="black")
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.08, top=0.88, wspace=0.02)
     for column, (name, axis) in enumerate(planes, start=1):
         axes = figure.add_subplot(1, len(planes), column)
         across, up = [a for a in range(3) if a != axis]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from data.case import discover_cases
+from data.errors import UsageError
 from networks import build_network
 from transforms.augment import training_chain
 
@@ -103,6 +107,8 @@ def train(
     init : state dict, optional
         Weights to go on from, instead of random ones.
     """
+    if not cases:
+        raise UsageError("there is no case to learn from; every patient needs the recipe's modalities and a reference")
     training = config.training
     torch.manual_seed(training.seed)
     generator = np.random.default_rng(training.seed)
@@ -138,3 +144,64 @@ def train(
             kept = time.monotonic()
             keep(average.module.eval(), {"step": step, "minutes": (kept - start) / 60, "loss": running})
     keep(average.module.eval(), {"step": step, "minutes": (time.monotonic() - start) / 60, "loss": running})
+
+
+def run_training(
+    patients: Path,
+    recipe: str,
+    output: Path,
+    *,
+    leave_out: Sequence[str] = (),
+    slices: Path | None = None,
+    phantoms: int = 12,
+    init: str | None = None,
+    minutes: float | None = None,
+    licence: str = "",
+) -> None:
+    """Gather the cases, train, and write the model file ``output`` now and then.
+
+    Parameters
+    ----------
+    patients : Path
+        A data set's folder; every patient in it has a reference and the recipe's modalities, or is in ``leave_out``.
+    recipe, init : str
+        See :func:`pipeline.config.load_recipe` and :func:`pipeline.checkpoint.open_checkpoint`.
+    slices : Path, optional
+        Folder of .h5 slices.
+    minutes : float, optional
+        Instead of the recipe's.
+
+    Raises
+    ------
+    data.errors.UsageError, data.errors.InputError, data.errors.CheckpointError
+    """
+    from pipeline.checkpoint import open_checkpoint, save_checkpoint
+    from pipeline.config import load_recipe
+    from pipeline.training_cases import patient_cases, phantom_cases, slice_cases
+
+    config = load_recipe(recipe)
+    if minutes is not None:
+        config = config.model_copy(update={"training": config.training.model_copy(update={"minutes": minutes})})
+    found = discover_cases(patients)
+    unknown = set(leave_out) - {case.case_id for case in found}
+    if unknown:
+        raise UsageError(f"--leave-out: no patient {', '.join(sorted(unknown))} in {patients}")
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output}: a model file ends in .safetensors")
+    learnt = list(patient_cases([case for case in found if case.case_id not in leave_out], config))
+    learnt += phantom_cases(range(1000, 1000 + phantoms), config)
+    if slices is not None:
+        learnt += slice_cases(slices, config)
+    counts = Counter(case.kind for case in learnt)
+    log.info("training on %s", ", ".join(f"{n} {kind} cases" for kind, n in counts.items()))
+    card = {
+        "trained_on": ", ".join(f"{n} {kind} cases" for kind, n in counts.items()),
+        "held_out": list(leave_out),
+        "scores": {},
+        "licence": licence,
+    }
+
+    def keep(network: nn.Module, progress: dict[str, float]) -> None:
+        save_checkpoint(output, network, config, card | {"progress": progress})
+
+    train(config, learnt, keep, init=open_checkpoint(init).build().state_dict() if init else None)

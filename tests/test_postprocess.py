@@ -12,7 +12,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from transforms.postprocess import bounding_box, fill_cavities, remove_small_components, to_masks
+from transforms.postprocess import (
+    bounding_box,
+    fill_cavities,
+    label_components,
+    largest_component,
+    remove_small_components,
+    to_masks,
+)
 
 PARENTS = {"WT": None, "TC": "WT", "ET": "TC"}
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=3, max_side=7))
@@ -144,3 +151,18 @@ def test_nothing_stays_nothing() -> None:
     empty = np.zeros((3, 4, 5), np.float32)
     masks = to_masks({"WT": empty, "TC": empty}, PARENTS, 1.0, min_component_ml={"WT": 1.0, "TC": 1.0}, fill_holes=True)
     assert all(m.shape == (3, 4, 5) and m.dtype == bool and not m.any() for m in masks.values())
+
+
+def test_the_largest_component_is_the_one_of_most_voxels():
+    mask = np.zeros((9, 4, 1), dtype=bool)
+    mask[0, 0] = mask[3:6, 1] = mask[8, 3] = True
+    expected = np.zeros_like(mask)
+    expected[3:6, 1] = True
+    assert np.array_equal(largest_component(mask), expected)
+    assert not largest_component(np.zeros((3, 3, 3), dtype=bool)).any()
+
+
+def test_components_are_numbered_across_corners_but_not_across_gaps():
+    mask = np.array([[[True, False, True, False]], [[False, True, False, False]]])
+    assert label_components(mask).max() == 1
+    assert label_components(np.array([[[True, False, True]]])).tolist() == [[[1, 0, 2]]]

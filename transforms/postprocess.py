@@ -62,20 +62,33 @@ def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
     return tuple(box)
 
 
+def label_components(mask: Mask) -> NDArray[np.uint32]:
+    """Number the 26-connected (2D: 8-connected) components of a mask from 1 on; 0 outside, the shape is the mask's."""
+    if not mask.size:
+        return np.zeros(mask.shape, np.uint32)
+    # A frame of background: cc3d 4.1.1 raises on thin arrays with many components, such as [[[True, False, True]]].
+    framed = cc3d.connected_components(np.pad(mask, 1), connectivity=26 if mask.ndim == 3 else 8)
+    return framed[(slice(1, -1),) * mask.ndim]
+
+
 def remove_small_components(mask: Mask, min_voxels: float) -> Mask:
-    """Drop 26-connected (2D: 8-connected) components of fewer than ``min_voxels``; one of exactly that size stays."""
+    """Drop components of fewer than ``min_voxels`` voxels; one of exactly that size stays. See :func:`label_components`."""
     result = np.zeros_like(mask)
     box = bounding_box(mask)
-    if not mask[box].size:
-        return result
-    # A frame of background: cc3d 4.1.1 raises on thin arrays with many components, such as [[[True, False, True]]].
-    framed = cc3d.connected_components(np.pad(mask[box], 1), connectivity=26 if mask.ndim == 3 else 8)
-    components = framed[(slice(1, -1),) * mask.ndim]
+    components = label_components(mask[box])
     # A volume divided by a voxel's volume may come out a hair above the whole number that it is.
-    keep = np.bincount(framed.ravel()) >= min_voxels * (1 - 1e-9)
+    keep = np.bincount(components.ravel(), minlength=1) >= min_voxels * (1 - 1e-9)
     keep[0] = False
     result[box] = keep[components]
     return result
+
+
+def largest_component(mask: Mask) -> Mask:
+    """The component of most voxels (the first of equals); empty for an empty mask. See :func:`label_components`."""
+    components = label_components(mask)
+    sizes = np.bincount(components.ravel(), minlength=2)
+    sizes[0] = 0
+    return (components == sizes.argmax()) & mask
 
 
 def fill_cavities(mask: Mask) -> Mask:
