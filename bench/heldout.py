@@ -1,6 +1,8 @@
 """Scores of the shipped models on patients that they have not seen, beside a baseline of one line.
 
-    python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--output FILE]
+    python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--missing] [--output FILE]
+
+With --missing: each model again with each modality left out in turn, Dice of the whole tumour.
 
 The baseline for the whole tumour: FLAIR, z-scored over its non-zero voxels, above 1; the largest component.
 """
@@ -10,12 +12,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from data.case import Case, discover_cases
+from data.grid import Grid
 from data.io import read_label_map, read_volume
 from data.labels import load_convention
 from data.recognise import choose_conventions
@@ -36,25 +40,43 @@ def flair_baseline(flair: np.ndarray) -> np.ndarray:
 def score_patients(cases: list[Case], names: list[str]) -> pd.DataFrame:
     """One row for each system and patient; systems are ``names`` and the baseline."""
     predictors = {name: Predictor(name, "cpu") for name in names}
-    choices = choose_conventions(
-        cases, read_labels=lambda source: [float(v) for v in np.unique(read_label_map(source).array)]
-    )
     rows = []
     for case in cases:
-        if case.reference is None:
-            raise SystemExit(f"{case.case_id} has no reference to score against")
-        truth = read_label_map(case.reference)
-        convention = load_convention(str(choices[case.case_id].name))
-        reference = convention.region_masks(truth.array, ("WT", "TC", "ET"))
+        reference, grid = _reference(case)
         for name, predictor in predictors.items():
-            rows.append(
-                {"system": name, "case": case.case_id}
-                | score_case(predictor(case, convention.name).masks, reference, truth.grid)
-            )
+            rows.append({"system": name, "case": case.case_id} | score_case(predictor(case).masks, reference, grid))
         baseline = {"WT": flair_baseline(read_volume(case.images["flair"]).array)}
-        rows.append(
-            {"system": "FLAIR > 1", "case": case.case_id} | score_case(baseline, {"WT": reference["WT"]}, truth.grid)
-        )
+        rows.append({"system": "FLAIR > 1", "case": case.case_id} | score_case(baseline, {"WT": reference["WT"]}, grid))
+    return pd.DataFrame(rows)
+
+
+def _reference(case: Case) -> tuple[dict[str, np.ndarray], Grid]:
+    if case.reference is None:
+        raise SystemExit(f"{case.case_id} has no reference to score against")
+    choices = choose_conventions([case], read_labels=lambda source: count_labels(read_label_map(source).array))
+    truth = read_label_map(case.reference)
+    masks = load_convention(str(choices[case.case_id].name)).region_masks(truth.array, ("WT", "TC", "ET"))
+    return masks, truth.grid
+
+
+def score_missing(cases: list[Case], names: list[str]) -> pd.DataFrame:
+    """Mean Dice of the whole tumour with each modality replaced by zeros; one row a model, one column a modality."""
+    truths = {case.case_id: _reference(case) for case in cases}
+    rows = []
+    for name in names:
+        predictor = Predictor(name, "cpu", zero_missing=True)
+        row: dict[str, object] = {"model": name}
+        for modality in ("", *predictor.modalities):
+            dices = []
+            for case in cases:
+                left = {m: source for m, source in case.images.items() if m != modality}
+                reference, grid = truths[case.case_id]
+                scores = score_case(
+                    {"WT": predictor(replace(case, images=left)).masks["WT"]}, {"WT": reference["WT"]}, grid
+                )
+                dices.append(scores["dice_WT"])
+            row[f"without {modality}" if modality else "all four"] = float(np.mean(dices))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -84,12 +106,21 @@ def main() -> None:
     parser.add_argument("patients", type=Path)
     parser.add_argument("--cases", nargs="+", required=True)
     parser.add_argument("--model", nargs="*", default=[])
+    parser.add_argument("--missing", action="store_true")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     names = [open_checkpoint(name).name for name in arguments.model] or [model.name for model in shipped_models()]
     cases = [case for case in discover_cases(arguments.patients) if case.case_id in arguments.cases]
-    text = as_markdown(score_patients(cases, names))
+    if arguments.missing:
+        table = score_missing(cases, names)
+        lines = [" | ".join(map(str, table.columns)), "|".join(["---"] * table.shape[1])]
+        lines += [
+            " | ".join(v if isinstance(v, str) else f"{v:.3f}" for v in row) for row in table.itertuples(index=False)
+        ]
+        text = "".join(f"| {line} |\n" for line in lines)
+    else:
+        text = as_markdown(score_patients(cases, names))
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
     sys.stdout.write(text)

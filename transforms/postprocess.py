@@ -62,7 +62,7 @@ def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def label_components(mask: Mask) -> NDArray[np.uint32]:
+def label_components(mask: Mask) -> NDArray[np.unsignedinteger]:
     """Number the 26-connected (2D: 8-connected) components of a mask from 1 on; 0 outside, the shape is the mask's."""
     if not mask.size:
         return np.zeros(mask.shape, np.uint32)
