@@ -21,7 +21,7 @@ import pandas as pd
 from data.case import Case, discover_cases
 from data.grid import Grid
 from data.io import read_label_map, read_volume
-from data.labels import load_convention
+from data.labels import count_labels, load_convention
 from data.recognise import choose_conventions
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.evaluate import score_case

@@ -75,7 +75,7 @@ def plain_monai(case: Case, predictor: Predictor) -> dict[str, float]:
             EnsureChannelFirstd(config.modalities),
             ConcatItemsd(config.modalities, name="image"),
             Orientationd("image", axcodes=config.preprocess.orientation, labels=None),
-            Spacingd("image", pixdim=config.preprocess.spacing_mm),
+            Spacingd("image", pixdim=[s or -1.0 for s in config.preprocess.spacing_mm]),
             NormalizeIntensityd("image", nonzero=True, channel_wise=True),
         ]
     )
