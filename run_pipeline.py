@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -243,8 +246,7 @@ class _Progress:
 
     def __call__(self, row: dict[str, Any]) -> None:
         self.done += 1
-        name = "".join(c if c.isprintable() else "?" for c in str(row["case"]))
-        line = f"{name}: {row['status']}" + (f", {row['reason']}" if row.get("reason") else "")
+        line = _row_line(row)
         if self.bar is not None:
             if row["status"] != "ok":
                 self.bar.write(line)
@@ -257,6 +259,15 @@ class _Progress:
             self.bar.close()
 
 
+def _printable(text: object) -> str:
+    """On one line, and nothing in it that moves a terminal's cursor: names of files are anybody's."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def _row_line(row: Mapping[str, Any]) -> str:
+    return _printable(f"{row['case']}: {row['status']}" + (f", {row['reason']}" if row.get("reason") else ""))
+
+
 def _only(cases: list[Any], wanted: list[str]) -> list[Any]:
     unknown = [name for name in wanted if name not in {case.case_id for case in cases}]
     if unknown:
@@ -267,7 +278,10 @@ def _only(cases: list[Any], wanted: list[str]) -> list[Any]:
 def _conclude(report: Any, output: Path, quiet: bool) -> int:
     counts = report["status"].value_counts()
     errors = int(counts.get("error", 0))
-    if not quiet:
+    if quiet:
+        for row in report[report["status"] == "error"].to_dict("records"):
+            print(_row_line(row), file=sys.stderr)
+    else:
         listed = ", ".join(f"{int(counts.get(status, 0))} {status}" for status in ("ok", "warn", "error"))
         print(f"{len(report)} patients: {listed}")
         for column in (c for c in report.columns if c.startswith(("dice_", "hd95_mm_")) and report[c].notna().any()):
@@ -280,18 +294,18 @@ def _conclude(report: Any, output: Path, quiet: bool) -> int:
 
 def _print_inspection(found: list[dict[str, Any]]) -> None:
     for case in found:
-        print(f"{case['case']}: {case['status']}")
-        print(f"    layout {case['layout']}: {case['layout_reason']}")
-        print(f"    convention {case['convention'] or 'not known'}: {case['convention_reason']}")
+        print(_printable(f"{case['case']}: {case['status']}"))
+        print(_printable(f"    layout {case['layout']}: {case['layout_reason']}"))
+        print(_printable(f"    convention {case['convention'] or 'not known'}: {case['convention_reason']}"))
         for name, image in case["images"].items():
             shape = "x".join(map(str, image["shape"])) if image["shape"] else "not readable"
             spacing = (
                 "x".join(f"{s:.4g}" for s in image["spacing_mm"]) + " mm" if image["spacing_mm"] else "spacing unknown"
             )
-            print(f"    {name}: {shape}, {spacing}, {image['orientation'] or ''}, {image['file']}")
+            print(_printable(f"    {name}: {shape}, {spacing}, {image['orientation'] or ''}, {image['file']}"))
         for kind in ("problems", "warnings", "missing", "unrecognised"):
             for text in case[kind]:
-                print(f"    {kind.rstrip('s') if kind != 'missing' else kind}: {text}")
+                print(_printable(f"    {kind.rstrip('s') if kind != 'missing' else kind}: {text}"))
     counts = {status: sum(case["status"] == status for case in found) for status in ("ok", "warn", "error")}
     print(f"{len(found)} patients: " + ", ".join(f"{n} {status}" for status, n in counts.items()))
 
@@ -305,21 +319,34 @@ def main(arguments: list[str] | None = None) -> int:
         description="Brain tumour segmentation, from a folder of patients to masks and a report.",
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if command.debug:
+        logging.getLogger("pipeline").setLevel(logging.DEBUG)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end the run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return command.run()
-    except SegmentationError as error:
+        status = command.run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output, `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
         if command.debug:
-            raise
-        print(f"run_pipeline.py: {error}", file=sys.stderr)
-        return CANNOT_START
-    except OSError as error:
-        if command.debug:
-            raise
-        print(f"run_pipeline.py: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+            traceback.print_exc()
+        print(f"run_pipeline.py: {_printable(' '.join(_sentence(error).split()))}", file=sys.stderr)
         return CANNOT_START
     except KeyboardInterrupt:
         print("run_pipeline.py: interrupted; the next run goes on from here", file=sys.stderr)
         return 130
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, SegmentationError):
+        return str(error)
+    if isinstance(error, OSError):
+        return (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+    return f"unexpected {type(error).__name__}: {error}; please report it (--debug shows where)"
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> li
     except OSError as error:
         raise UsageError(f"{root} cannot be listed ({error.strerror}): check its permissions") from error
     cases = find_cases(root)
-    if exclude is not None:
-        outside = Path(exclude).resolve()
+    outside = None if exclude is None else Path(exclude).resolve()
+    if outside is not None and outside.is_relative_to(root.resolve()):  # an input inside the output is all input
         cases = [case for case in cases if not case.folder.resolve().is_relative_to(outside)]
     if not cases:
         raise UsageError(

@@ -225,6 +225,8 @@ def _join_loose(walk: _Walk) -> None:
             if patient
             else []
         )
+        if len(fits) > 1:  # files of several patients bear this name, so that it says nothing
+            fits = []
         fits = fits or by_folder.get(mask.folder) or by_folder.get(os.path.dirname(mask.folder), [])
         fits = [
             index

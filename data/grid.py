@@ -60,6 +60,13 @@ class Grid:
         """Volume of one voxel, ``|det(affine[:3, :3])| / 1000`` (exact for sheared grids too)."""
         return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
 
+    def described(self) -> str:
+        """Shape, spacing, orientation and place in words, for messages about grids that differ."""
+        shape = "x".join(map(str, self.shape))
+        spacing = "x".join(f"{length:g}" for length in self.spacing_mm)
+        origin = ", ".join(f"{value:g}" for value in self.affine[:3, 3])
+        return f"{shape} voxels of {spacing} mm, {self.orientation}, first voxel at ({origin}) mm"
+
     def corners_mm(self) -> NDArray[np.float64]:
         """World coordinates of the eight corner voxel centres, (8, 3), in array order."""
         indices = np.array(list(product(*((0, n - 1) for n in self.shape))))

@@ -212,8 +212,9 @@ def _row(
     except SegmentationError as error:
         row |= {"status": "error", "reason": str(error)}
     except Exception as error:
-        logger.exception("case %s", key)
-        row |= {"status": "error", "reason": f"unexpected {type(error).__name__}: {error}"}
+        logger.debug("case %r", key, exc_info=True)
+        reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; please report it"
+        row |= {"status": "error", "reason": reason}
     return row | {"seconds": round(time.perf_counter() - start, 3)}
 
 
@@ -287,13 +288,6 @@ def _require_same_grid(prediction: Volume, reference: Volume) -> None:
     if one.matches(other) if placed else one.shape == other.shape:
         return
     raise InputError(
-        f"prediction and reference lie on different grids: {prediction.header.path} has {_described(one)}, "
-        f"{reference.header.path} has {_described(other)}; resample one onto the other"
+        f"prediction and reference lie on different grids: {prediction.header.path} has {one.described()}, "
+        f"{reference.header.path} has {other.described()}; resample one onto the other"
     )
-
-
-def _described(grid: Grid) -> str:
-    shape = "x".join(map(str, grid.shape))
-    spacing = "x".join(f"{length:g}" for length in grid.spacing_mm)
-    origin = ", ".join(f"{value:g}" for value in grid.affine[:3, 3])
-    return f"{shape} voxels of {spacing} mm, {grid.orientation}, first voxel at ({origin}) mm"

@@ -10,9 +10,8 @@ from data.case import Case, ImageSource, discover_cases
 from data.errors import InputError
 from data.io import ImageHeader, read_header, read_label_map, read_volume
 from data.labels import count_labels, load_convention
+from data.naming import MODALITIES
 from data.recognise import ConventionChoice, choose_conventions
-
-MODALITIES = ("t1", "t1c", "t2", "flair")
 
 
 def inspect_cases(root: Path, *, full: bool = False, convention: str | None = None) -> list[dict[str, Any]]:
@@ -75,7 +74,11 @@ def _inspect(case: Case, choice: ConventionChoice, full: bool) -> dict[str, Any]
     first = next(iter(headers), None)
     for header in headers.values():
         if first is not None and not header.grid.matches(headers[first].grid):
-            warnings.append(f"{header.path.name}: its grid is not that of {headers[first].path.name}")
+            of_first = headers[first]
+            warnings.append(
+                f"{header.path.name}: its grid ({header.grid.described()}) is not that of {of_first.path.name} "
+                f"({of_first.grid.described()})"
+            )
     if choice.error:
         (problems if case.reference else warnings).append(choice.error)
     missing = [m for m in MODALITIES if m not in case.images]

@@ -42,7 +42,16 @@ from pipeline.tables import report_frame, summarise, text_cell, write_table
 
 __all__ = ["SegmentOptions", "segment_cases"]
 
-PACKAGES = ("torch", "monai", "nibabel", "SimpleITK", "numpy", "scipy", "connected-components-3d")
+PACKAGES = (
+    "brain-tumour-segmentation",
+    "torch",
+    "monai",
+    "nibabel",
+    "SimpleITK",
+    "numpy",
+    "scipy",
+    "connected-components-3d",
+)
 
 
 def segment_cases(
@@ -82,11 +91,14 @@ def segment_cases(
         require_same_regions([open_checkpoint(model) for model in options.models])
     if options.convention:
         load_convention(options.convention)
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"--threads {options.threads}: give a number of at least 1")
     from pipeline.device import choose_device  # torch takes seconds to import
 
-    choose_device(options.device)
-    _prepare_output(output)
+    device = str(choose_device(options.device))
     folders = unique_folder_names([case.case_id for case in cases])
+    _require_apart(cases, output, folders)
+    _prepare_output(output)
     conventions = _conventions(cases, options)
     tasks = [CaseTask(case, folders[case.case_id], output, options, conventions[case.case_id]) for case in cases]
     rows: dict[int, Row] = {}
@@ -100,14 +112,15 @@ def segment_cases(
                 write_table(output / "report.csv", _frame(rows))
                 last_written = time.monotonic()
     finally:
-        # An interrupted run leaves a table of what is done.
-        report = _frame(rows)
-        write_table(output / "report.csv", report)
+        # An interrupted run leaves a table of what is done, and one that could not start leaves the older table.
+        if rows or not tasks:
+            write_table(output / "report.csv", _frame(rows))
+    report = _frame(rows)
     summary = summarise(report)
     write_table(output / "summary.csv", summary)
     used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
     _write_labels(output, used)
-    _write_run(output, options, executor, tasks, started)
+    _write_run(output, asdict(options) | {"executor": executor, "device_used": device}, tasks, started)
     _write_page(output, tasks, report, summary)
     return report
 
@@ -115,6 +128,16 @@ def segment_cases(
 def _frame(rows: Mapping[int, Row]) -> pd.DataFrame:
     public = [{key: value for key, value in rows[index].items() if not key.startswith("_")} for index in sorted(rows)]
     return report_frame(public)
+
+
+def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, str]) -> None:
+    """Results never lie among inputs, where they could replace an image or a reference of the same name."""
+    top = output.resolve()
+    for case in cases:
+        sources = [*case.images.values(), *([case.reference] if case.reference else [])]
+        inputs = {case.folder.resolve(), *(path.parent.resolve() for source in sources for path in source.paths)}
+        if inputs & {top, top / folders[case.case_id]}:
+            raise UsageError(f"{output}: results would lie among the files of {case.case_id}; choose another --output")
 
 
 def _prepare_output(output: Path) -> None:
@@ -214,21 +237,24 @@ def _write_labels(output: Path, conventions: Sequence[str]) -> None:
         write_label_descriptions(output, load_convention(name), "" if number == 0 else f"-{name}")
 
 
-def _write_run(output: Path, options: SegmentOptions, executor: str, tasks: Sequence[CaseTask], started: float) -> None:
+def _write_run(output: Path, options: Mapping[str, Any], tasks: Sequence[CaseTask], started: float) -> None:
     cases: dict[str, Any] = {}
-    hashes = {checkpoint.name: checkpoint.sha256 for checkpoint in _named_models(options)}
     models: dict[str, str] = {}
     for task in tasks:
         state = read_state(state_path(task))
-        kept = {key: state[key] for key in ("inputs", "stages", "convention_reason", "mask_sha256") if key in state}
-        cases[text_cell(task.case.case_id)] = {"folder": task.folder, "layout": task.case.layout, **kept}
-        for name in str(state.get("row", {}).get("model", "")).split("+"):
-            if name in hashes:
-                models[name] = hashes[name]
+        kept = {
+            key: state[key]
+            for key in ("inputs", "models", "stages", "convention_reason", "mask_sha256")
+            if key in state
+        }
+        files = {m: [str(path) for path in source.paths] for m, source in task.case.images.items()}
+        about = {"folder": task.folder, "layout": task.case.layout, "files": files}
+        cases[text_cell(task.case.case_id)] = about | kept
+        models |= {Path(file).stem: sha256 for file, sha256 in state.get("models", {}).items()}
     run = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 3),
-        "options": asdict(options) | {"executor": executor},
+        "options": options,
         "models": models,
         "versions": {
             "python": platform.python_version(),

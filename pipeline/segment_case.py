@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -29,6 +29,7 @@ from data.io import (
     write_text_atomically,
 )
 from data.labels import REGIONS, count_labels, load_convention
+from data.naming import MODALITIES
 from data.recognise import ConventionChoice
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
 
@@ -94,7 +95,7 @@ def segment_one(task: CaseTask) -> Row:
     except MemoryError:
         row = error_row(task, f"{task.folder}: not enough memory for this case; free some, or use fewer processes")
     except Exception as error:
-        log.exception("unexpected error in case %r", task.case.case_id)
+        log.debug("unexpected error in case %r", task.case.case_id, exc_info=True)
         _remove_results(task)
         row = error_row(
             task,
@@ -139,6 +140,16 @@ def _segment(task: CaseTask, start: float) -> Row:
                 write_probability(_path(task, f"prob_{region}"), probability, result.native)
         if not result.native.grid.spacing_known:
             _write_slices_as_volumes(task)
+    # With other options or another model before: what this run did not write is not its result.
+    _remove_results(
+        task,
+        keep={
+            "seg",
+            "preview",
+            *(f"prob_{r}" for r in result.probabilities if options.save_probabilities),
+            *(case.images if not result.native.grid.spacing_known else ()),
+        },
+    )
     grid = result.native.grid
     with _stage(stages, "metrics"):
         row |= _volumes(result.masks, grid)
@@ -157,6 +168,7 @@ def _segment(task: CaseTask, start: float) -> Row:
         "seconds": round(time.perf_counter() - start, 3),
     }
     state = {"key": key, "row": row, "inputs": inputs, "stages": stages, "convention_reason": task.convention.reason}
+    state["models"] = {str(c.path): c.sha256 for c in models}
     state["mask_sha256"] = _sha256(_path(task, "seg"))
     write_text_atomically(state_path(task), json.dumps(state))
     return row
@@ -199,11 +211,13 @@ def state_path(task: CaseTask) -> Path:
     return task.output / STATE_FOLDER / f"{task.folder}.json"
 
 
-def _remove_results(task: CaseTask) -> None:
-    """Forget an earlier result: a mask beside an error row would be taken for this run's."""
+def _remove_results(task: CaseTask, keep: Collection[str] = ()) -> None:
+    """Forget an earlier result, but for what this run wrote: an older file beside its row would be taken for its own."""
     regions = [f"prob_{region}" for region in REGIONS]
-    for what in ("seg", "preview", *regions, *task.case.images):
-        result_path(task.output, task.folder, what, task.options.flat).unlink(missing_ok=True)
+    for what in ("seg", "preview", *regions, *MODALITIES):
+        for flat in (False, True):
+            if flat is not task.options.flat or what not in keep:
+                result_path(task.output, task.folder, what, flat).unlink(missing_ok=True)
     state_path(task).unlink(missing_ok=True)
 
 
@@ -227,13 +241,14 @@ def _volumes(masks: Mapping[str, Any], grid: Grid) -> Row:
 def _result_flags(masks: Mapping[str, Any], grid: Grid) -> list[str]:
     """Remarks on the result that a reader should see; they never change the status."""
     outermost, whole = next(iter(masks.items()))
+    unknown = [] if grid.spacing_known else ["the voxel size is unknown: no mm, no ml; voxels_<region> counts voxels"]
     if not whole.any():
-        return ["no tumour found"]
+        return ["no tumour found", *unknown]
     flags = [f"no {region} found" for region, mask in masks.items() if not mask.any()]
     faces = [whole.take(end, axis) for axis in range(3) if grid.shape[axis] > 1 for end in (0, -1)]
     if any(face.any() for face in faces):
         flags.append(f"{outermost} touches the edge of the image")
-    return flags
+    return flags + unknown
 
 
 def _scores(
@@ -261,7 +276,8 @@ def _scores(
     aligned = reference.grid.reoriented(native.orientation)
     if not aligned.matches(native):
         warnings.append(
-            f"not scored: {name} lies on another grid ({reference.grid.shape} {reference.grid.orientation}) than the images ({native.shape} {native.orientation})"
+            f"not scored: {name} lies on another grid ({reference.grid.described()}) than the images "
+            f"({native.described()}); resample it onto theirs"
         )
         return {}, []
     array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
@@ -294,6 +310,7 @@ def _identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[s
         roles,
         [c.sha256 for c in models],
         task.convention.name,
+        [*task.case.warnings, *task.convention.warnings],
         metadata_version("torch"),
         metadata_version("monai"),
     ]

@@ -442,3 +442,12 @@ def test_two_patients_of_one_name_at_the_root_and_below_keep_apart(tmp_path: Pat
     assert len({case.case_id for case in discover_cases(root)}) == 2
     touch(tmp_path / "in", *(f"P1/{folder}/{token}.nii" for folder in ("mri", "nifti") for token in ("t1", "flair")))
     assert [case.case_id for case in discover_cases(tmp_path / "in")] == ["P1/mri", "P1/nifti"]
+
+
+def test_a_mask_apart_whose_name_several_patients_bear_is_given_to_none_of_them(tmp_path: Path) -> None:
+    brats(tmp_path, "p", folder="one")
+    brats(tmp_path, "p", folder="two", tokens=FOUR)
+    brats(tmp_path, "p", folder="masks_of_somebody", tokens=("seg",))
+    found = {case.case_id: case for case in discover_cases(tmp_path)}
+    assert found["two"].reference is None
+    assert not found["masks_of_somebody"].images

@@ -178,3 +178,39 @@ def test_probabilities_are_written_when_asked(phantoms, tiny_model, tmp_path):
     mask = read_mask(tmp_path / FIRST / f"{FIRST}_seg.nii.gz")
     assert probability.shape == mask.shape
     assert (mask[probability < 0.5] == 0).all()
+
+
+def test_quiet_still_says_which_patients_failed(phantoms, tiny_model, tmp_path, capsys):
+    (tmp_path / "in" / "empty").mkdir(parents=True)
+    (tmp_path / "in" / FIRST).symlink_to(phantoms / FIRST)
+    assert call("segment", tmp_path / "in", "--output", tmp_path / "out", "--model", tiny_model, "--quiet") == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("empty: error, ") and said.err.count("\n") == 1
+
+
+def test_names_that_a_terminal_cannot_show_do_not_end_the_command(phantoms, tmp_path):
+    import os
+
+    for name in (b"n\xff", "n\u00e9".encode(), b"\x1b[31m", b"a\nb"):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+    done = subprocess.run(
+        [sys.executable, "run_pipeline.py", "inspect", str(tmp_path)],
+        cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr == b"" and b"\x1b" not in done.stdout
+    assert b"4 patients" in done.stdout
+
+
+def test_a_mistake_of_the_program_is_one_line_and_a_traceback_only_when_asked(phantoms, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.inspect.inspect_cases", lambda *a, **k: 1 / 0)
+    assert call("inspect", phantoms) == 2
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said and said.count("\n") == 1
+    assert call("inspect", phantoms, "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_gets_no_complaint(phantoms):
+    command = f"{sys.executable} run_pipeline.py inspect {phantoms} | true"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""

@@ -326,3 +326,74 @@ def test_the_written_mask_reads_back_without_a_warning(phantoms, tiny_model, tmp
     run(phantoms, tmp_path, tiny_model)
     header = read_header(ImageSource((tmp_path / FIRST / f"{FIRST}_seg.nii.gz",)))
     assert header.warnings == ()
+
+
+def test_an_output_among_the_inputs_is_refused_before_a_reference_is_lost(patients, tiny_model):
+    reference = patients / FIRST / f"{FIRST}_seg.nii.gz"
+    (patients / FIRST / f"{FIRST}-seg.nii.gz").rename(reference)
+    before = reference.read_bytes()
+    for source in (patients / FIRST, patients):
+        with pytest.raises(UsageError, match="among the files"):
+            run(source, patients, tiny_model)
+    with pytest.raises(UsageError, match="among the files"):
+        run(patients, patients / FIRST, tiny_model, flat=True)
+    assert reference.read_bytes() == before
+
+
+def test_patients_that_lie_inside_the_output_folder_are_found(patients, tiny_model, tmp_path):
+    cases = discover_cases(patients, exclude=tmp_path)
+    assert [case.case_id for case in cases] == [FIRST, SECOND]
+
+
+def test_results_of_an_earlier_run_in_another_form_do_not_stay_beside_the_new_ones(phantoms, tiny_model, tmp_path):
+    other = make_model(tmp_path / "other.safetensors", seed=4)
+    run(phantoms, tmp_path / "out", tiny_model, save_probabilities=True)
+    run(phantoms, tmp_path / "out", other, flat=True)
+    left = sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz"))
+    assert left == [f"{FIRST}.nii.gz", f"{SECOND}.nii.gz"]
+
+
+def test_a_run_that_cannot_start_leaves_the_older_report(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model)
+    before = (tmp_path / "report.csv").read_bytes()
+    with pytest.raises(UsageError):
+        run(phantoms, tmp_path, tiny_model, executor="threads:2")
+    for threads in (0, -1):
+        with pytest.raises(UsageError, match="--threads"):
+            run(phantoms, tmp_path, tiny_model, threads=threads)
+    assert (tmp_path / "report.csv").read_bytes() == before
+
+
+def test_run_json_names_the_file_of_each_modality_the_model_file_and_the_device(phantoms, tiny_model, tmp_path):
+    renamed = Path(shutil.copy(tiny_model, tmp_path / "a+b.safetensors"))
+    run(phantoms, tmp_path / "out", renamed)
+    said = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert list(said["models"]) == ["a+b"]
+    assert said["cases"][FIRST]["models"] == {str(renamed): said["models"]["a+b"]}
+    assert said["options"]["device_used"] in ("cpu", "cuda")
+    assert said["cases"][FIRST]["files"]["t1c"] == [str(phantoms / FIRST / f"{FIRST}-t1c.nii.gz")]
+    assert said["versions"]["brain-tumour-segmentation"]
+
+
+def test_an_unknown_voxel_size_is_said_in_the_row(real_slices, tmp_path):
+    model = make_model(tmp_path / "lgg.safetensors", regions=("WT",), modalities=("t1", "flair", "t1c"), spatial_dims=2)
+    report = run(real_slices, tmp_path / "out", model)
+    assert "the voxel size is unknown" in report.loc[0, "flags"]
+
+
+def test_a_reference_at_another_place_is_told_apart_by_its_place(patients, tiny_model, tmp_path):
+    path = patients / FIRST / f"{FIRST}-seg.nii.gz"
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 7
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
+    reason = run(patients, tmp_path / "out", tiny_model).loc[0, "reason"]
+    assert "another grid" in reason and reason.count("first voxel at") == 2
+
+
+def test_a_mistake_of_the_program_is_one_row_and_no_traceback(phantoms, tiny_model, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("pipeline.report.write_preview", lambda *a: 1 / 0)
+    report = run(phantoms, tmp_path, tiny_model)
+    assert list(report["status"]) == ["error", "error"]
+    assert "ZeroDivisionError" in report.loc[0, "reason"]
+    assert "Traceback" not in capfd.readouterr().err
