@@ -35,9 +35,9 @@ from monai.transforms import (
 )
 
 from data.case import Case, discover_cases
+from pipeline.case_task import metadata_version
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.predictor import Predictor
-from pipeline.segment_case import metadata_version
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("read", "preprocess", "network", "restore", "write", "metrics", "preview")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data.grid import Grid
 from data.io import write_bytes_atomically, write_text_atomically
-from data.labels import LabelConvention
+from data.labels import REGIONS, LabelConvention
 from transforms.postprocess import bounding_box, largest_component
 
 REGION_COLOURS = {"WT": "#56B4E9", "TC": "#F0E442", "ET": "#D55E00", "RC": "#009E73"}
@@ -176,9 +176,18 @@ def write_page(path: Path, title: str, rows: pd.DataFrame, summary: pd.DataFrame
             parts.append(
                 f"<img alt='three planes through the largest lesion of {name}' src='data:image/png;base64,{encoded}'>"
             )
-        measured = {k: v for k, v in row.items() if isinstance(v, int | float) and not pd.isna(v)}
-        parts += [_table(pd.DataFrame([measured])) if measured else "", "</section>"]
+        parts += [_table(_by_region(row)), "</section>"]
     write_text_atomically(path, "\n".join(parts) + "</html>\n")
+
+
+def _by_region(row: Mapping[str, Any]) -> pd.DataFrame:
+    """One patient's ``<measure>_<region>`` columns as a table: a line a region, a column a measure; what is not known is empty."""
+    lines = []
+    for region in REGIONS:
+        own = {name.removesuffix(f"_{region}"): value for name, value in row.items() if name.endswith(f"_{region}")}
+        if any(not pd.isna(value) for value in own.values()):
+            lines.append({"region": region} | own)
+    return pd.DataFrame(lines)
 
 
 def _count(rows: pd.DataFrame) -> str:
@@ -189,6 +198,8 @@ def _count(rows: pd.DataFrame) -> str:
 
 
 def _table(frame: pd.DataFrame) -> str:
+    if frame.empty:
+        return ""
     head = "".join(f"<th>{html.escape(str(column))}</th>" for column in frame.columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>"

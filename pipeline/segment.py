@@ -24,20 +24,19 @@ from data.io import (
 )
 from data.labels import count_labels, load_convention
 from data.recognise import ConventionChoice, choose_conventions
-from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
-from pipeline.executors import make_executor
-from pipeline.segment_case import (
+from pipeline.case_task import (
     STATE_FOLDER,
     CaseTask,
     Row,
     SegmentOptions,
-    error_row,
     metadata_version,
     read_state,
     result_path,
-    segment_one,
     state_path,
 )
+from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
+from pipeline.executors import make_executor
+from pipeline.segment_case import error_row, segment_one
 from pipeline.tables import report_frame, summarise, text_cell, write_table
 
 __all__ = ["SegmentOptions", "segment_cases"]

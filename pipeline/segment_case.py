@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 
@@ -20,7 +16,6 @@ from data.case import Case
 from data.errors import InputError, SegmentationError
 from data.grid import Grid
 from data.io import (
-    MAX_VOXELS,
     read_label_map,
     read_volume,
     write_image,
@@ -28,44 +23,20 @@ from data.io import (
     write_probability,
     write_text_atomically,
 )
-from data.labels import REGIONS, count_labels, load_convention
-from data.naming import MODALITIES
-from data.recognise import ConventionChoice
-from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
+from data.labels import count_labels, load_convention
+from pipeline.case_task import (
+    CaseTask,
+    Row,
+    finished_row,
+    identity,
+    remove_results,
+    sha256_of,
+    state_path,
+    task_path,
+)
+from pipeline.checkpoint import choose_model, open_checkpoint
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-STATE_FOLDER = ".state"
-"""Below the output folder: one JSON file a finished case, which says what it was made from."""
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """What to compute; the same options on the same files give the same bytes."""
-
-    models: tuple[str, ...] = ()
-    """Shipped names or files; their probabilities are averaged. Empty: for each case the shipped model that fits it."""
-    device: str = "auto"
-    tta: bool = False
-    convention: str | None = None
-    missing: Literal["fail", "skip", "zero"] = "fail"
-    save_probabilities: bool = False
-    flat: bool = False
-    threads: int | None = None
-    max_voxels: int = MAX_VOXELS
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class CaseTask:
-    """All that a worker needs to know about one case."""
-
-    case: Case
-    folder: str
-    output: Path
-    options: SegmentOptions
-    convention: ConventionChoice
 
 
 @lru_cache(maxsize=2)
@@ -85,7 +56,7 @@ def segment_one(task: CaseTask) -> Row:
     try:
         return _segment(task, start)
     except SegmentationError as error:
-        _remove_results(task)
+        remove_results(task)
         row = error_row(task, str(error))
     except OSError as error:
         row = error_row(
@@ -96,7 +67,7 @@ def segment_one(task: CaseTask) -> Row:
         row = error_row(task, f"{task.folder}: not enough memory for this case; free some, or use fewer processes")
     except Exception as error:
         log.debug("unexpected error in case %r", task.case.case_id, exc_info=True)
-        _remove_results(task)
+        remove_results(task)
         row = error_row(
             task,
             f"{task.folder}: unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; please report it",
@@ -114,7 +85,7 @@ def _segment(task: CaseTask, start: float) -> Row:
     models = tuple(open_checkpoint(m) for m in options.models) or (choose_model(case),)
     missing = [m for m in dict.fromkeys(m for c in models for m in c.settings["modalities"]) if m not in case.images]
     if missing and options.missing == "skip":
-        _remove_results(task)
+        remove_results(task)
         seconds = round(time.perf_counter() - start, 3)
         return row | {
             "status": "warn",
@@ -123,8 +94,8 @@ def _segment(task: CaseTask, start: float) -> Row:
         }
     if task.convention.error:
         raise InputError(task.convention.error)
-    key, inputs = _identity(task, models)
-    if not options.overwrite and (finished := _finished(task, key)) is not None:
+    key, inputs = identity(task, models)
+    if not options.overwrite and (finished := finished_row(task, key)) is not None:
         return finished
     predictor = _predictor(
         tuple(str(c.path) for c in models), options.device, options.tta, options.missing == "zero", options.max_voxels
@@ -134,14 +105,14 @@ def _segment(task: CaseTask, start: float) -> Row:
 
     stages = dict(result.seconds)
     with _stage(stages, "write"):
-        write_label_map(_path(task, "seg"), result.label_map, result.native)
+        write_label_map(task_path(task, "seg"), result.label_map, result.native)
         if options.save_probabilities:
             for region, probability in result.probabilities.items():
-                write_probability(_path(task, f"prob_{region}"), probability, result.native)
+                write_probability(task_path(task, f"prob_{region}"), probability, result.native)
         if not result.native.grid.spacing_known:
             _write_slices_as_volumes(task)
     # With other options or another model before: what this run did not write is not its result.
-    _remove_results(
+    remove_results(
         task,
         keep={
             "seg",
@@ -158,7 +129,7 @@ def _segment(task: CaseTask, start: float) -> Row:
     with _stage(stages, "preview"):
         from pipeline.report import write_preview
 
-        write_preview(_path(task, "preview"), case.case_id, result.background, result.masks, grid)
+        write_preview(task_path(task, "preview"), case.case_id, result.background, result.masks, grid)
     row |= {
         "status": "warn" if warnings else "ok",
         "reason": " ".join("; ".join(dict.fromkeys(warnings)).split()),
@@ -169,7 +140,7 @@ def _segment(task: CaseTask, start: float) -> Row:
     }
     state = {"key": key, "row": row, "inputs": inputs, "stages": stages, "convention_reason": task.convention.reason}
     state["models"] = {str(c.path): c.sha256 for c in models}
-    state["mask_sha256"] = _sha256(_path(task, "seg"))
+    state["mask_sha256"] = sha256_of(task_path(task, "seg"))
     write_text_atomically(state_path(task), json.dumps(state))
     return row
 
@@ -182,50 +153,11 @@ def _stage(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-# What is made of one case
-
-
-def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
-    """Where a result of the case whose output folder is ``folder`` goes.
-
-    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"`` or, for cases that came as slices, a modality. With ``flat``, masks lie
-    side by side as ``<folder>.nii.gz`` and everything else in folders of its own kind.
-    """
-    suffix = ".png" if what == "preview" else ".nii.gz"
-    if not flat:
-        return output / folder / f"{folder}_{what}{suffix}"
-    if what == "seg":
-        return output / f"{folder}{suffix}"
-    kind = "previews" if what == "preview" else "probabilities" if what.startswith("prob_") else "images"
-    return output / kind / f"{folder}_{what}{suffix}"
-
-
-def _path(task: CaseTask, what: str) -> Path:
-    """The same for a task, its folder made."""
-    path = result_path(task.output, task.folder, what, task.options.flat)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def state_path(task: CaseTask) -> Path:
-    return task.output / STATE_FOLDER / f"{task.folder}.json"
-
-
-def _remove_results(task: CaseTask, keep: Collection[str] = ()) -> None:
-    """Forget an earlier result, but for what this run wrote: an older file beside its row would be taken for its own."""
-    regions = [f"prob_{region}" for region in REGIONS]
-    for what in ("seg", "preview", *regions, *MODALITIES):
-        for flat in (False, True):
-            if flat is not task.options.flat or what not in keep:
-                result_path(task.output, task.folder, what, flat).unlink(missing_ok=True)
-    state_path(task).unlink(missing_ok=True)
-
-
 def _write_slices_as_volumes(task: CaseTask) -> None:
     """Slices are one volume: written beside the mask, so that a viewer opens both."""
     for modality, source in task.case.images.items():
         volume = read_volume(source, max_voxels=task.options.max_voxels)
-        write_image(_path(task, modality), volume.array, volume.header)
+        write_image(task_path(task, modality), volume.array, volume.header)
 
 
 def _volumes(masks: Mapping[str, Any], grid: Grid) -> Row:
@@ -285,58 +217,3 @@ def _scores(
     shared = [region for region in result.masks if region in truth]
     scores = score_case({r: result.masks[r] for r in shared}, {r: truth[r] for r in shared}, native)
     return dict(scores), list(score_flags(scores))
-
-
-# What a result was made from
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[str, str]]:
-    """A hash of everything that decides the result, and the hashes of the input files."""
-    sources = [*task.case.images.items(), *([("reference", task.case.reference)] if task.case.reference else [])]
-    inputs = {}
-    for _, source in sources:
-        for path in source.paths:
-            if path.is_file():  # the reader says what is wrong with the others
-                inputs[str(path)] = _sha256(path)
-    chosen = asdict(replace(task.options, overwrite=False, threads=None, max_voxels=0, models=()))
-    roles = [[role, [inputs.get(str(p), "") for p in source.paths], source.channel] for role, source in sources]
-    parts = [
-        chosen,
-        roles,
-        [c.sha256 for c in models],
-        task.convention.name,
-        [*task.case.warnings, *task.convention.warnings],
-        metadata_version("torch"),
-        metadata_version("monai"),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
-
-
-def metadata_version(package: str) -> str:
-    """Installed version of a package, empty when it is not there."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def _finished(task: CaseTask, key: str) -> Row | None:
-    """The row of an earlier run that made this very result, when its mask is still there, unchanged."""
-    state = read_state(state_path(task))
-    mask = result_path(task.output, task.folder, "seg", task.options.flat)
-    if state.get("key") != key or not mask.is_file() or _sha256(mask) != state.get("mask_sha256"):
-        return None
-    return dict(state["row"])

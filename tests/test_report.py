@@ -93,3 +93,4 @@ def test_the_page_is_one_file_that_runs_nothing_and_loads_nothing(tmp_path):
     assert "http://" not in page and "https://" not in page
     assert "2 patients: 1 ok, 0 warn, 1 error" in page and "a &amp; b" in page and "bad &quot;file&quot;" in page
     assert ">nan<" not in page
+    assert "<td>WT</td><td>0.5</td>" in page

@@ -397,3 +397,27 @@ def test_a_mistake_of_the_program_is_one_row_and_no_traceback(phantoms, tiny_mod
     assert list(report["status"]) == ["error", "error"]
     assert "ZeroDivisionError" in report.loc[0, "reason"]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_worker_that_dies_twice_on_one_patient_costs_that_row_alone(phantoms, tiny_model, tmp_path, monkeypatch):
+    from concurrent.futures import Future
+    from concurrent.futures.process import BrokenProcessPool
+
+    from pipeline import segment
+    from pipeline.executors import SerialExecutor
+
+    class Deadly(SerialExecutor):
+        """Stands in for a pool whose worker is killed for its memory whenever it meets the first patient."""
+
+        def submit(self, fn, /, task):
+            if task.case.case_id != FIRST:
+                return super().submit(fn, task)
+            future: Future = Future()
+            future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr(segment, "make_executor", lambda *_: (Deadly(), 2))
+    report = run(phantoms, tmp_path, tiny_model)
+    assert list(report["status"]) == ["error", "ok"]
+    assert "died" in report["reason"][0]
+    assert (tmp_path / SECOND / f"{SECOND}_seg.nii.gz").is_file()

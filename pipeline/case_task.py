@@ -1,0 +1,138 @@
+"""One case as a piece of work: what to compute, where its results go, and what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from data.case import Case
+from data.io import MAX_VOXELS
+from data.labels import REGIONS
+from data.naming import MODALITIES
+from data.recognise import ConventionChoice
+from pipeline.checkpoint import Checkpoint
+
+Row = dict[str, Any]
+STATE_FOLDER = ".state"
+"""Below the output folder: one JSON file a finished case, which says what it was made from."""
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What to compute; the same options on the same files give the same bytes."""
+
+    models: tuple[str, ...] = ()
+    """Shipped names or files; their probabilities are averaged. Empty: for each case the shipped model that fits it."""
+    device: str = "auto"
+    tta: bool = False
+    convention: str | None = None
+    missing: Literal["fail", "skip", "zero"] = "fail"
+    save_probabilities: bool = False
+    flat: bool = False
+    threads: int | None = None
+    max_voxels: int = MAX_VOXELS
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class CaseTask:
+    """All that a worker needs to know about one case."""
+
+    case: Case
+    folder: str
+    output: Path
+    options: SegmentOptions
+    convention: ConventionChoice
+
+
+def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
+    """Where a result of the case whose output folder is ``folder`` goes.
+
+    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"`` or, for cases that came as slices, a modality. With ``flat``, masks lie
+    side by side as ``<folder>.nii.gz`` and everything else in folders of its own kind.
+    """
+    suffix = ".png" if what == "preview" else ".nii.gz"
+    if not flat:
+        return output / folder / f"{folder}_{what}{suffix}"
+    if what == "seg":
+        return output / f"{folder}{suffix}"
+    kind = "previews" if what == "preview" else "probabilities" if what.startswith("prob_") else "images"
+    return output / kind / f"{folder}_{what}{suffix}"
+
+
+def task_path(task: CaseTask, what: str) -> Path:
+    """The same for a task, its folder made."""
+    path = result_path(task.output, task.folder, what, task.options.flat)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def state_path(task: CaseTask) -> Path:
+    return task.output / STATE_FOLDER / f"{task.folder}.json"
+
+
+def remove_results(task: CaseTask, keep: Collection[str] = ()) -> None:
+    """Forget an earlier result, but for what this run wrote: an older file beside its row would be taken for its own."""
+    regions = [f"prob_{region}" for region in REGIONS]
+    for what in ("seg", "preview", *regions, *MODALITIES):
+        for flat in (False, True):
+            if flat is not task.options.flat or what not in keep:
+                result_path(task.output, task.folder, what, flat).unlink(missing_ok=True)
+    state_path(task).unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[str, str]]:
+    """A hash of everything that decides the result, and the hashes of the input files."""
+    sources = [*task.case.images.items(), *([("reference", task.case.reference)] if task.case.reference else [])]
+    inputs = {}
+    for _, source in sources:
+        for path in source.paths:
+            if path.is_file():  # the reader says what is wrong with the others
+                inputs[str(path)] = sha256_of(path)
+    chosen = asdict(replace(task.options, overwrite=False, threads=None, max_voxels=0, models=()))
+    roles = [[role, [inputs.get(str(p), "") for p in source.paths], source.channel] for role, source in sources]
+    parts = [
+        chosen,
+        roles,
+        [c.sha256 for c in models],
+        task.convention.name,
+        [*task.case.warnings, *task.convention.warnings],
+        metadata_version("torch"),
+        metadata_version("monai"),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
+
+
+def metadata_version(package: str) -> str:
+    """Installed version of a package, empty when it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def finished_row(task: CaseTask, key: str) -> Row | None:
+    """The row of an earlier run that made this very result, when its mask is still there, unchanged."""
+    state = read_state(state_path(task))
+    mask = result_path(task.output, task.folder, "seg", task.options.flat)
+    if state.get("key") != key or not mask.is_file() or sha256_of(mask) != state.get("mask_sha256"):
+        return None
+    return dict(state["row"])
