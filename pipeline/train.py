@@ -7,7 +7,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,26 +19,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from data.case import discover_cases
 from data.errors import UsageError
 from networks import build_network
+from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases, slice_cases
 from transforms.augment import training_chain
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingCase:
-    """One patient on the working grid, compact in memory.
-
-    image : (modalities, d1, d2, d3) float16, normalised; regions : (regions, d1, d2, d3) uint8, the share of each voxel
-    times 255; kind : "patient", "slice" or "phantom".
-    """
-
-    name: str
-    image: np.ndarray
-    regions: np.ndarray
-    kind: str
 
 
 def dice_bce_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -177,7 +163,6 @@ def run_training(
     """
     from pipeline.checkpoint import open_checkpoint, save_checkpoint
     from pipeline.config import load_recipe
-    from pipeline.training_cases import patient_cases, phantom_cases, slice_cases
 
     config = load_recipe(recipe)
     if minutes is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,25 @@ from data.labels import count_labels, load_convention
 from data.phantom import write_phantom
 from data.recognise import choose_conventions
 from pipeline.config import RunConfig
-from pipeline.train import TrainingCase
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import grid_at_spacing, resample_to
 
 SLICE_CHANNELS = ("flair", "t1", "t1c", "t2")
 """Order of the images in the BraTS 2020 slices (.h5); read off the pictures, for their publisher names another."""
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One patient on the working grid, compact in memory.
+
+    image : (modalities, d1, d2, d3) float16, normalised; regions : (regions, d1, d2, d3) uint8, the share of each voxel
+    times 255; kind : "patient", "slice" or "phantom".
+    """
+
+    name: str
+    image: np.ndarray
+    regions: np.ndarray
+    kind: str
 
 
 def patient_cases(cases: Sequence[Case], config: RunConfig) -> Iterator[TrainingCase]:
