@@ -18,6 +18,7 @@ RECIPES = Path(__file__).parent / "recipes"
 Voxels = Annotated[int, Field(ge=1)]
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Millilitres = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
@@ -70,6 +71,8 @@ class PostprocessConfig(Strict):
     """Cut every region to the one that contains it (ET to TC to WT)."""
     min_component_ml: dict[str, Millilitres] = {}
     """Connected components of a region smaller than this volume are removed; a region that is not named keeps all."""
+    min_component_share: dict[str, Share] = {}
+    """So are those smaller than this share of the region's largest component; the largest always stays."""
     fill_holes: bool = False
     """Fill cavities that are enclosed by a region on all sides."""
 
@@ -146,10 +149,9 @@ class RunConfig(Strict):
         for first, later in combinations(self.regions, 2):
             if known[first] < known[later]:
                 raise ValueError(f"regions lists {first} before {later}, which contains it; put {later} first")
-        if unnamed := set(self.postprocess.min_component_ml) - set(self.regions):
-            raise ValueError(
-                f"postprocess.min_component_ml names {', '.join(sorted(unnamed))}, which is not in regions"
-            )
+        for option in ("min_component_ml", "min_component_share"):
+            if unnamed := set(getattr(self.postprocess, option)) - set(self.regions):
+                raise ValueError(f"postprocess.{option} names {', '.join(sorted(unnamed))}, which is not in regions")
         return self
 
 

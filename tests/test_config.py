@@ -140,6 +140,8 @@ def test_a_recipe_of_the_users_own_is_read_from_its_file(tmp_path: Path) -> None
         ({"preprocess__crop": "brain"}, "preprocess.crop", ["'nonzero' or 'none'", "'brain'"]),
         ({"postprocess__threshold": 0}, "postprocess.threshold", ["greater than 0"]),
         ({"postprocess__min_component_ml": {"wt": 1}}, "recipe", ["min_component_ml names wt"]),
+        ({"postprocess__min_component_share": {"wt": 0.1}}, "recipe", ["min_component_share names wt"]),
+        ({"postprocess__min_component_share": {"WT": 2}}, "postprocess.min_component_share.WT", ["2"]),
         ({"postprocess__min_component_ml": {"WT": -1}}, "postprocess.min_component_ml.WT", ["-1"]),
         ({"training__patch": [8, 8]}, "recipe", ["training.patch needs 3 numbers, got (8, 8)"]),
         ({"training__phantom_share": 1.5}, "training.phantom_share", ["less than or equal to 1", "1.5"]),

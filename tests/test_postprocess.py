@@ -166,3 +166,16 @@ def test_components_are_numbered_across_corners_but_not_across_gaps():
     mask = np.array([[[True, False, True, False]], [[False, True, False, False]]])
     assert label_components(mask).max() == 1
     assert label_components(np.array([[[True, False, True]]])).tolist() == [[[1, 0, 2]]]
+
+
+def test_components_below_a_share_of_the_largest_go_and_the_largest_always_stays():
+    mask = np.zeros((30, 3, 3), dtype=bool)
+    mask[0:10, 1, 1] = mask[15:20, 1, 1] = mask[25:29, 1, 1] = True  # 10, 5 and 4 voxels
+    kept = remove_small_components(mask, 0, 0.5)
+    assert kept[0:10, 1, 1].all() and kept[15:20, 1, 1].all() and kept.sum() == 15
+    assert remove_small_components(mask, 0, 1.0).sum() == 10
+    probabilities = {"WT": mask.astype(np.float32)}
+    masks = to_masks(
+        probabilities, PARENTS, float("nan"), min_component_ml={"WT": 1.0}, min_component_share={"WT": 0.5}
+    )
+    assert masks["WT"].sum() == 15  # the share needs no voxel size, the volume does

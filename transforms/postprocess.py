@@ -19,6 +19,7 @@ def to_masks(
     threshold: float = 0.5,
     nest: bool = True,
     min_component_ml: Mapping[str, float] | None = None,
+    min_component_share: Mapping[str, float] | None = None,
     fill_holes: bool = False,
 ) -> dict[str, Mask]:
     """Threshold and clean the probabilities of one case.
@@ -31,7 +32,7 @@ def to_masks(
         The smallest region that contains it.
     voxel_volume_ml : float
         NaN where the spacing is unknown: components are then left alone, since their volume is unknown too.
-    threshold, nest, min_component_ml, fill_holes
+    threshold, nest, min_component_ml, min_component_share, fill_holes
         As in :class:`pipeline.config.PostprocessConfig`.
 
     Returns
@@ -46,9 +47,10 @@ def to_masks(
             mask &= masks[parent]
         if fill_holes:
             mask = fill_cavities(mask)
-        smallest = (min_component_ml or {}).get(region, 0.0)
-        if smallest > 0 and np.isfinite(voxel_volume_ml):
-            mask = remove_small_components(mask, smallest / voxel_volume_ml)
+        smallest = (min_component_ml or {}).get(region, 0.0) / voxel_volume_ml
+        share = (min_component_share or {}).get(region, 0.0)
+        if smallest > 0 or share > 0:  # an unknown voxel size makes the volume NaN, which is not above 0
+            mask = remove_small_components(mask, smallest if smallest > 0 else 0.0, share)
         masks[region] = mask
     return masks
 
@@ -71,13 +73,18 @@ def label_components(mask: Mask) -> NDArray[np.unsignedinteger]:
     return framed[(slice(1, -1),) * mask.ndim]
 
 
-def remove_small_components(mask: Mask, min_voxels: float) -> Mask:
-    """Drop components of fewer than ``min_voxels`` voxels; one of exactly that size stays. See :func:`label_components`."""
+def remove_small_components(mask: Mask, min_voxels: float, min_share: float = 0.0) -> Mask:
+    """Drop components of fewer than ``min_voxels`` voxels or of less than ``min_share`` of the largest one's.
+
+    One of exactly that size stays. See :func:`label_components`.
+    """
     result = np.zeros_like(mask)
     box = bounding_box(mask)
     components = label_components(mask[box])
+    sizes = np.bincount(components.ravel(), minlength=2)
+    sizes[0] = 0
     # A volume divided by a voxel's volume may come out a hair above the whole number that it is.
-    keep = np.bincount(components.ravel(), minlength=1) >= min_voxels * (1 - 1e-9)
+    keep = sizes >= max(min_voxels, min_share * sizes.max()) * (1 - 1e-9)
     keep[0] = False
     result[box] = keep[components]
     return result
