@@ -159,8 +159,9 @@ def test_masks_that_cannot_be_compared_are_refused_with_what_they_are():
 @pytest.mark.parametrize("spacing", [ISOTROPIC, ANISOTROPIC])
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_monai(seed, spacing):
-    torch = pytest.importorskip("torch")
-    monai_metrics = pytest.importorskip("monai.metrics")
+    import monai.metrics as monai_metrics
+    import torch
+
     prediction, reference = blobs(seed), blobs(seed + 100, threshold=0.3)
     pair = [torch.from_numpy(m)[None, None].float() for m in (prediction, reference)]
     scores = metrics.region_scores(prediction, reference, spacing)

@@ -95,7 +95,8 @@ def test_an_unknown_patient_to_leave_out_or_nobody_left_cannot_start(phantoms, t
 
 
 def test_a_slice_file_is_read_in_the_order_of_its_pictures_and_put_upright(tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     from pipeline.training_cases import slice_cases
 
     settings = recipe()
