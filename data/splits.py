@@ -1,0 +1,182 @@
+"""Who is learnt from and who is held back: by patient, so that two scans of one head never stand on both sides."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from data.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+_REMARKS = ("data", "rule")
+"""Keys of a split file that explain it to a person."""
+
+# What follows the patient in a case id, per data set; the first group is the patient.
+_TIME_POINTS = tuple(
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
+    for pattern in (
+        r"(.+)[/\\](?:ses|session|tp|time[-_ ]?point|visit)[-_ ]?[0-9A-Za-z]+",  # folders of sessions, BIDS among them
+        r"(BraTS-(?:[A-Za-z]+-)+[0-9]+)-[0-9]+",  # BraTS 2023 and later: ...-00000-000
+        r"(brats_(?:2012|2013|tcia|cbica)_.+)_[0-9]+",
+        r"(Brats1[789]_.+)_[0-9]+",
+        r"(UCSF-PDGM-[0-9]+)(?:_FU[0-9]+d)?(?:_nifti)?",
+        r"(UPENN-GBM-[0-9]+)_[0-9]+",
+        r"(TCGA_[A-Z0-9]+_[A-Z0-9]+)_[0-9]{8}",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids by what they are for; no patient is in two of them.
+
+    Parameters
+    ----------
+    train : tuple of str
+        Learnt from.
+    validation : tuple of str
+        Seen while training, for stopping and choosing; may be empty in a split read from a file.
+    test : tuple of str
+        Held back for the last figure.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...] = ()
+
+
+def patient_id(case_id: str) -> str:
+    """The patient that a case shows: its id without the session or time point, where the naming is known to have one.
+
+    ``BraTS-GLI-00009-001`` gives ``BraTS-GLI-00009``, ``sub-01/ses-2`` gives ``sub-01``; an id of unknown naming is
+    its own patient.
+    """
+    for pattern in _TIME_POINTS:
+        if found := pattern.fullmatch(case_id):
+            return found[1]
+    return case_id
+
+
+def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
+    """One fold of a cross-validation: patients sorted by id and dealt round-robin.
+
+    Parameters
+    ----------
+    case_ids : sequence of str
+        In any order; the cases of one patient (see `patient_id`) stay together.
+    folds : int
+        How many parts, from 2 to the number of patients.
+    fold : int
+        Which part is held back, from 0 to ``folds`` - 1. Over all folds each patient is held back exactly once.
+
+    Returns
+    -------
+    Split
+        Sorted case ids; ``test`` is empty, neither of the others is.
+
+    Raises
+    ------
+    data.errors.UsageError
+        The numbers do not fit each other or the patients.
+    """
+    patients = sorted({patient_id(case_id) for case_id in case_ids})
+    if folds < 2:
+        raise UsageError(f"--folds {folds}: a cross-validation needs at least 2 folds")
+    if folds > len(patients):
+        raise UsageError(f"--folds {folds}: there are only {len(patients)} patients; choose at most as many folds")
+    if not 0 <= fold < folds:
+        raise UsageError(f"--fold {fold}: with --folds {folds} the folds are 0 to {folds - 1}")
+    held_back = set(patients[fold::folds])
+    ordered = sorted(set(case_ids))
+    return Split(
+        tuple(case_id for case_id in ordered if patient_id(case_id) not in held_back),
+        tuple(case_id for case_id in ordered if patient_id(case_id) in held_back),
+    )
+
+
+def read_split(path: Path) -> Split:
+    """Read a split from a JSON file with the lists of case ids ``train``, ``validation`` and perhaps ``test``.
+
+    The texts ``data`` and ``rule`` may explain it; any other key is an error.
+
+    Raises
+    ------
+    data.errors.UsageError
+        The file cannot be read, is no such JSON, has nobody to learn from, says an id twice, or has one patient in
+        two lists.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_double_keys)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except (ValueError, RecursionError) as error:  # also of the decoding
+        raise UsageError(f"{path}: is not a valid JSON file ({error}); correct it") from None
+    names = [field.name for field in fields(Split)]
+    if not isinstance(content, dict) or not {"train", "validation"} <= set(content):
+        raise UsageError(f"{path}: a split has the keys train and validation, and perhaps test; add them")
+    if unknown := set(content) - {*names, *_REMARKS}:
+        raise UsageError(f"{path}: unknown key {', '.join(sorted(unknown))}; a split has {', '.join(names)}")
+    split = Split(**{name: _read_ids(content[name], name, path) for name in names if name in content})
+    if not split.train:
+        raise UsageError(f"{path}: train is empty; name at least one case to learn from")
+    _refuse_overlap(split, path)
+    return split
+
+
+def match_split(split: Split, case_ids: Iterable[str], source: Path | str) -> Split:
+    """Hold a split against the cases that are there; those that it does not name are left out, with a warning logged.
+
+    Parameters
+    ----------
+    split : Split
+    case_ids : iterable of str
+        What was discovered.
+    source : Path or str
+        Where the split comes from, for the error.
+
+    Raises
+    ------
+    data.errors.UsageError
+        The split names a case that is not there.
+    """
+    found = set(case_ids)
+    named = {*split.train, *split.validation, *split.test}
+    if absent := sorted(named - found):
+        raise UsageError(f"{source}: no case {_listed(absent)} in the data; correct the split or add the data")
+    if unnamed := sorted(found - named):
+        log.warning("%s: does not name %s; left out", source, _listed(unnamed))
+    return split
+
+
+def _listed(ids: Sequence[str], most: int = 5) -> str:
+    rest = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + rest
+
+
+def _without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        raise ValueError(f"the key {', '.join(sorted(twice))} is said twice")
+    return dict(pairs)
+
+
+def _read_ids(ids: Any, name: str, path: Path) -> tuple[str, ...]:
+    if not isinstance(ids, list) or not all(isinstance(case_id, str) and case_id for case_id in ids):
+        raise UsageError(f"{path}: {name} must be a list of case ids")
+    if twice := sorted({case_id for case_id in ids if ids.count(case_id) > 1}):
+        raise UsageError(f"{path}: {name} names {_listed(twice)} twice; keep one")
+    return tuple(ids)
+
+
+def _refuse_overlap(split: Split, path: Path) -> None:
+    groups = {field.name: {patient_id(case_id) for case_id in getattr(split, field.name)} for field in fields(split)}
+    for one, other in combinations(groups, 2):
+        if both := sorted(groups[one] & groups[other]):
+            raise UsageError(f"{path}: {_listed(both)} is in {one} and in {other}; a patient belongs to one of them")
