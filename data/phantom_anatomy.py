@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from data.grid import Grid
-from data.phantom_fields import Array, Axes, sheets, sigmoid, smooth_noise, stream
+from data.phantom_fields import Array, Axes, Place, sheets, sigmoid, smooth_noise, stream
+from data.phantom_shapes import find_place, place_tumour
 from data.phantom_template import Pose, template
-from data.phantom_tumour import ET, NETC, SNFH, choose_foci, grow_tumour
+from data.phantom_tumour import ET, LESION_MM, NETC, SNFH, choose_foci, grow_lesions, grow_tumour, scatter_places
 
 HEAD_HALF_MM = (86.0, 106.0, 92.0)
 """Half of the box around the middle of the head that holds every brain that is drawn here, millimetres."""
 
 TISSUES = ("csf", "gm", "wm", "wmh", "oedema", "necrosis", "rim", "vessel")
+
+
+@dataclass(frozen=True)
+class TumourPlan:
+    """What tumour a head gets; by default one that is grown, of the shape and size of a glioma.
+
+    Parameters
+    ----------
+    lesions : (least, most), optional
+        Small lesions instead, a number drawn between these, both included; (0, 0) is a healthy head.
+    labels : (d1, d2, d3) uint8, optional
+        A real tumour instead, as `data.phantom_shapes.crop_tumour` gives it.
+    spacing_mm : three floats
+        Distance of the voxel centres of ``labels``.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or the numbers of lesions are not in order.
+    """
+
+    lesions: tuple[int, int] | None = None
+    labels: NDArray[np.uint8] | None = None
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.lesions is not None and self.labels is not None:
+            raise ValueError("a head gets either lesions or tumour_labels: leave one of them out")
+        if self.lesions is not None and not 0 <= self.lesions[0] <= self.lesions[1]:
+            raise ValueError(f"lesions is the least and the most, from 0 on, not {self.lesions}")
 
 
 @dataclass(frozen=True)
@@ -43,21 +74,23 @@ class Anatomy:
     box: tuple[slice, slice, slice]
 
 
-def make_anatomy(seed: int, grid: Grid, *, level_mm: float = 0.0) -> Anatomy:
-    """Deform the template for ``seed``, read tissue from it on ``grid`` and grow a tumour in it.
+def make_anatomy(
+    seed: int, grid: Grid, *, level_mm: float = 0.0, plan: TumourPlan = TumourPlan(), trim: bool = False
+) -> Anatomy:
+    """Deform the template for ``seed``, read tissue from it on ``grid`` and put the planned tumour in it.
 
     ``level_mm`` is the height of the grid's middle above the middle of the head; a grid of one slice (d3 = 1) gets
-    areas in place of volumes. Raises as `make_phantom`.
+    areas in place of volumes. ``trim`` takes away the islands that the skull-strip noise leaves in the air (0.1 to 17 ml
+    in nearly every head); without it they stay, so that a seed is what it has always been. Raises as `make_phantom`.
     """
     axes, box = _head_box(grid, level_mm)
     spacing = grid.spacing_mm
-    foci = choose_foci(seed, axes)
-    rng = stream(seed, "push")
-    pose = Pose(seed, foci[0], push=float(rng.uniform(0.05, 0.3)), push_mm=float(rng.uniform(28, 42)))
-    place = pose.template_voxels(axes)
+    places, diameters_mm = _choose_places(seed, axes, plan)
+    place = _pose(seed, places, plan).template_voxels(axes)
     t1, white, depth_map = template()
     depth = ndimage.map_coordinates(depth_map, place / np.float32(2), order=1, output=np.float32)
-    brain = depth > 1.6 + 0.9 * smooth_noise(axes, 18.0, stream(seed, "skull strip"))
+    border = 1.6 + 0.9 * smooth_noise(axes, 18.0, stream(seed, "skull strip"))
+    brain = depth > (np.maximum(border, 0) if trim else border)
     t1_here = ndimage.map_coordinates(t1, place, order=1, output=np.float32)
     white_here = ndimage.map_coordinates(white, place, order=1, output=np.float32)
     del place
@@ -67,9 +100,41 @@ def make_anatomy(seed: int, grid: Grid, *, level_mm: float = 0.0) -> Anatomy:
     level = float(stream(seed, "atrophy").uniform(106.0, 132.0))
     csf = sigmoid((level - t1_here + 11 * folds + 45 * sulci) / 8)
     wm = (1 - csf) * sigmoid((white_here - 104 + 24 * smooth_noise(axes, 7.0, stream(seed, "white folds"))) / 16)
-    label_map = grow_tumour(seed, axes, spacing, foci, brain, csf, wm, depth)
+    if plan.labels is not None:
+        label_map = place_tumour(seed, plan.labels, plan.spacing_mm, axes, places[0], brain=brain, csf=csf, depth=depth)
+    elif plan.lesions is not None:
+        label_map = grow_lesions(seed, axes, places, diameters_mm, brain, csf, wm)
+    else:
+        label_map = grow_tumour(seed, axes, spacing, places, brain, csf, wm, depth)
     tissues = _mix(seed, axes, spacing, label_map, csf, wm, depth)
     return Anatomy(tissues, brain, label_map, axes, box)
+
+
+def _choose_places(seed: int, axes: Axes, plan: TumourPlan) -> tuple[list[Place], Array]:
+    """Where the tumour's pieces lie, and the diameters of small lesions (none for other plans)."""
+    none = np.zeros(0, dtype=np.float32)
+    if plan.labels is not None:
+        return [find_place(seed, plan.labels, plan.spacing_mm, axes)], none
+    if plan.lesions is None:
+        return choose_foci(seed, axes), none
+    rng = stream(seed, "lesion sizes")
+    count = int(rng.integers(plan.lesions[0], plan.lesions[1] + 1))
+    # Largest first, while there is room.
+    low, high = (float(np.log(mm)) for mm in LESION_MM)
+    diameters_mm = np.sort(np.exp(rng.uniform(low, high, count)))[::-1].astype(np.float32)
+    return (scatter_places(seed, axes, diameters_mm) if count else []), diameters_mm
+
+
+def _pose(seed: int, places: list[Place], plan: TumourPlan) -> Pose:
+    """Small lesions push nothing aside, a real tumour as much as its volume is of 60 ml."""
+    if plan.lesions is not None:
+        return Pose(seed)
+    rng = stream(seed, "push")
+    pose = Pose(seed, places[0], push=float(rng.uniform(0.05, 0.3)), push_mm=float(rng.uniform(28, 42)))
+    if plan.labels is None:
+        return pose
+    volume_ml = np.count_nonzero(plan.labels) * float(np.prod(plan.spacing_mm)) / 1000
+    return replace(pose, push=pose.push * min(1.0, volume_ml / 60))
 
 
 def _head_box(grid: Grid, level_mm: float) -> tuple[Axes, tuple[slice, slice, slice]]:

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Axes = tuple[Array, Array, Array]
 """Millimetres of voxels from the middle of the head, along each array axis."""
+Place = tuple[float, float, float]
+"""A point in the head, millimetres from its middle."""
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
@@ -55,3 +57,9 @@ def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     about_y = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
     about_z = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
     return np.asarray(about_z @ about_y @ about_x)
+
+
+def window_around(axes: Axes, place_mm: Place, reach_mm: float) -> tuple[slice, slice, slice]:
+    """Voxels within ``reach_mm`` of a place along each axis; slices are empty where the axes do not go there."""
+    sides = [np.searchsorted(axes[k], (place_mm[k] - reach_mm, place_mm[k] + reach_mm)).tolist() for k in range(3)]
+    return slice(*sides[0]), slice(*sides[1]), slice(*sides[2])

@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data.phantom_fields import Array, Axes, rotation, smooth_noise, stream
+from data.phantom_fields import Array, Axes, Place, rotation, smooth_noise, stream, window_around
 from data.phantom_template import Pose, template
 
 NETC, SNFH, ET = 1, 2, 3
 """Labels of the brats2023 convention: necrotic core, oedema, enhancing rim."""
 
 
-def choose_foci(seed: int, axes: Axes) -> list[tuple[float, float, float]]:
-    """One or two places (mm) deep in the white matter of the hemispheres, inside the field of view.
+LESION_MM = (2.0, 15.0)
+"""Least and greatest diameter of a small lesion (of the sphere of its volume), millimetres."""
 
-    Chosen on a 4 mm lattice of space rather than on the voxels, so that they do not move with the spacing.
-    """
+
+@dataclass(frozen=True)
+class Survey:
+    """A coarse look at a head: T1 and white matter of the template (0-255), depth in mm, deep in a hemisphere or not."""
+
+    t1: Array
+    wm: Array
+    depth: Array
+    hemisphere: NDArray[np.bool_]
+
+
+def lattice_in(axes: Axes, margin_mm: float) -> Axes:
+    """Lattice of 4 mm in the field of view, less a margin: places chosen on it do not move with the spacing."""
     lattice = [np.arange(-80, 81, 4, dtype=np.float32) for _ in range(3)]
     for axis, values in enumerate(axes):
         low, high = float(values.min()), float(values.max())
-        margin = min(12.0, (high - low) / 4)
+        margin = min(margin_mm, (high - low) / 4)
         inside = lattice[axis][(lattice[axis] >= low + margin) & (lattice[axis] <= high - margin)]
         lattice[axis] = inside if inside.size else np.array([(low + high) / 2], dtype=np.float32)
-    coarse: Axes = (lattice[0], lattice[1], lattice[2])
-    place = Pose(seed).template_voxels(coarse)
-    _, white, depth_map = template()
+    return (lattice[0], lattice[1], lattice[2])
+
+
+def survey_head(seed: int, lattice: Axes) -> Survey:
+    """Look at the seed's head on a lattice, before any tumour pushes it."""
+    place = Pose(seed).template_voxels(lattice)
+    t1_map, white, depth_map = template()
+    t1 = ndimage.map_coordinates(t1_map, place, order=1, output=np.float32)
     wm = ndimage.map_coordinates(white, place, order=1, output=np.float32)
     depth = ndimage.map_coordinates(depth_map, place / np.float32(2), order=1, output=np.float32)
-    hemisphere = (np.abs(place[0] - 98) > 14) & (place[2] > 56) & (depth > 0)
+    return Survey(t1, wm, depth, (np.abs(place[0] - 98) > 14) & (place[2] > 56) & (depth > 0))
+
+
+def choose_foci(seed: int, axes: Axes) -> list[Place]:
+    """One or two places (mm) deep in the white matter of the hemispheres, inside the field of view."""
+    coarse = lattice_in(axes, margin_mm=12.0)
+    head = survey_head(seed, coarse)
     # Where the field of view has no place that is right in every way, the least bad one is taken.
-    score = 1000.0 * hemisphere + 500.0 * (wm > 170) + np.where(depth > 12, 200.0, depth)
+    score = 1000.0 * head.hemisphere + 500.0 * (head.wm > 170) + np.where(head.depth > 12, 200.0, head.depth)
     candidates = np.argwhere(score >= score.max() - 1e-3)
     places = np.stack([coarse[axis][candidates[:, axis]] for axis in range(3)], axis=1).astype(float)
     rng = stream(seed, "foci")
@@ -45,7 +69,7 @@ def choose_foci(seed: int, axes: Axes) -> list[tuple[float, float, float]]:
 
 
 def grow_tumour(
-    seed: int, axes: Axes, spacing: tuple[float, float, float], foci: list[tuple[float, float, float]],
+    seed: int, axes: Axes, spacing: tuple[float, float, float], foci: list[Place],
     brain: NDArray[np.bool_], csf: Array, wm: Array, depth: Array,
 ) -> NDArray[np.uint8]:  # fmt: skip
     """Label map: an irregular core, an enhancing rim in it, and oedema that follows the white matter around it."""
@@ -89,6 +113,66 @@ def grow_tumour(
     return label_map
 
 
+def scatter_places(seed: int, axes: Axes, diameters_mm: Array) -> list[Place]:
+    """Places (mm) for small lesions anywhere in the brain's tissue, at least 12 mm of it between any two.
+
+    As many as there is room for: where the field of view is small, fewer than there are diameters.
+    """
+    lattice = lattice_in(axes, margin_mm=0.0)
+    head = survey_head(seed, lattice)
+    rng = stream(seed, "scatter")
+    free = rng.permutation(np.argwhere((head.depth > 6) & (head.t1 > 125)))
+    places = np.stack([lattice[k][free[:, k]] for k in range(3)], axis=1) + rng.uniform(-1.5, 1.5, free.shape)
+    room = np.full(len(places), np.inf)
+    chosen = []
+    for diameter in diameters_mm:
+        fits = np.flatnonzero(room > diameter / 2 + 12)
+        if not fits.size:
+            break
+        place = places[fits[0]]
+        chosen.append((float(place[0]), float(place[1]), float(place[2])))
+        room = np.minimum(room, np.linalg.norm(places - place, axis=1) - diameter / 2)
+    return chosen
+
+
+def grow_lesions(
+    seed: int, axes: Axes, places: list[Place], diameters_mm: Array, brain: NDArray[np.bool_], csf: Array, wm: Array
+) -> NDArray[np.uint8]:
+    """Label map of small lesions: all of a lesion enhances but the middle of larger ones; half have oedema.
+
+    Each is one piece of at least one voxel, whatever the spacing: the voxel nearest to its place.
+    """
+    rng = stream(seed, "lesions")
+    label_map = np.zeros(brain.shape, dtype=np.uint8)
+    lobes = np.clip(smooth_noise(axes, 5.0, stream(seed, "lesion lobes")), -1.2, 1.2)
+    fingers = np.clip(smooth_noise(axes, 9.0, stream(seed, "lesion fingers")), -2, 2)
+    for place, diameter in zip(places, diameters_mm, strict=False):
+        radius = float(diameter) / 2
+        ratios = rng.uniform(0.8, 1.25, 3)
+        matrix = (rotation(rng.uniform(-np.pi, np.pi, 3)) / (ratios / np.cbrt(ratios.prod()))[:, None]).astype(
+            np.float32
+        )
+        rim_mm = float(rng.uniform(1.5, 3.0)) if rng.random() < 0.6 and radius > 4 else radius
+        swelling_mm = radius * float(rng.uniform(0.4, 2.5)) if rng.random() < 0.5 else 0.0
+        centre = tuple(int(np.abs(axes[k] - place[k]).argmin()) for k in range(3))
+        if not brain[centre]:
+            continue
+        around = window_around(axes, place, 2 * radius + 2 * swelling_mm)
+        near = tuple(slice(min(s.start, c), max(s.stop, c + 1)) for s, c in zip(around, centre, strict=True))
+        d = np.meshgrid(*(axes[k][near[k]] - np.float32(place[k]) for k in range(3)), indexing="ij", sparse=True)
+        far = np.sqrt(sum((row[0] * d[0] + row[1] * d[1] + row[2] * d[2]) ** 2 for row in matrix))
+        far += np.float32(0.15 * radius) * lobes[near]
+        seedling = np.zeros(far.shape, dtype=bool)
+        seedling[tuple(c - s.start for s, c in zip(near, centre, strict=True))] = True
+        core = _touching((brain[near] & (far <= radius)) | seedling, seedling)
+        spread = np.float32(swelling_mm) * (0.3 + 0.7 * wm[near]) * (1 + 0.3 * fingers[near])
+        whole = _touching(core | (brain[near] & (csf[near] < 0.6) & (far - radius <= spread) & (swelling_mm > 0)), core)
+        here = label_map[near]
+        here[whole & (here == 0)] = SNFH
+        here[core] = np.where(far[core] <= radius - rim_mm, NETC, ET)
+    return label_map
+
+
 def _voxels(volume_ml: float, spacing: tuple[float, float, float], flat: bool) -> float:
     """Voxels of a volume, or in one slice of the middle section of a sphere of that volume."""
     if flat:
@@ -96,7 +180,7 @@ def _voxels(volume_ml: float, spacing: tuple[float, float, float], flat: bool) -
     return volume_ml * 1000 / (spacing[0] * spacing[1] * spacing[2])
 
 
-def _distance_to_foci(rng: np.random.Generator, axes: Axes, foci: list[tuple[float, float, float]]) -> Array:
+def _distance_to_foci(rng: np.random.Generator, axes: Axes, foci: list[Place]) -> Array:
     """Millimetres to the nearest focus, in ellipsoids turned at random; the second focus counts for less."""
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     far = None
