@@ -20,11 +20,19 @@ from torch import nn
 from networks.attention_unet import AttentionUNet
 from networks.layers import check_widths
 from networks.unet_plus_plus import UNetPlusPlus
+from networks.vgg19_unet import VGG19_WIDTHS, VGG19UNet, load_vgg19_bn
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "attention_unet": AttentionUNet,
     "unet_plus_plus": UNetPlusPlus,
+    "vgg19_unet": VGG19UNet,
 }
+
+SPATIAL_DIMS: dict[str, tuple[int, ...]] = {"attention_unet": (2, 3), "unet_plus_plus": (2, 3), "vgg19_unet": (2,)}
+"""The ``spatial_dims`` that each architecture can have."""
+
+RESOLUTIONS: dict[str, int] = {"vgg19_unet": len(VGG19_WIDTHS)}
+"""The length of ``channels`` where the architecture fixes it."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,13 @@ class NetworkConfig:
     architecture: str
     """A key of :data:`ARCHITECTURES`."""
     spatial_dims: Literal[2, 3]
-    """2: slices, 3: volumes."""
+    """2: slices, 3: volumes. :data:`SPATIAL_DIMS` says which architecture has which."""
     in_channels: int
     """Number of input images (modalities)."""
     out_channels: int
     """Number of outputs (regions), one logit each."""
     channels: tuple[int, ...]
-    """Feature maps at each resolution, finest first; its length less one is the number of halvings."""
+    """Feature maps at each resolution, finest first (vgg19_unet: five); its length less one counts the halvings."""
     norm: Literal["batch", "instance", "group"] = "batch"
     """Batch statistics are fixed after training, so the output does not depend on the window's size."""
     activation: Literal["relu", "leaky_relu", "prelu"] = "relu"
@@ -63,12 +71,25 @@ class NetworkConfig:
             raise ValueError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
         if self.spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims is 2 or 3, not {self.spatial_dims!r}")
+        if self.spatial_dims not in SPATIAL_DIMS[self.architecture]:
+            able = " or ".join(name for name, dims in SPATIAL_DIMS.items() if self.spatial_dims in dims)
+            only = ", ".join(map(str, SPATIAL_DIMS[self.architecture]))
+            raise ValueError(
+                f"architecture {self.architecture} has no spatial_dims {self.spatial_dims}: "
+                f"set spatial_dims to {only}, or architecture to {able}"
+            )
         if self.in_channels < 1 or self.out_channels < 1:
             raise ValueError(
                 f"in_channels and out_channels are at least 1, not {self.in_channels} and {self.out_channels}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a probability below 1, not {self.dropout}")
+        needed = RESOLUTIONS.get(self.architecture, len(self.channels))
+        if len(self.channels) != needed:
+            raise ValueError(
+                f"architecture {self.architecture} needs {needed} channels, finest resolution first, "
+                f"not {tuple(self.channels)}"
+            )
         check_widths(self.channels, self.norm, self.activation)
 
 
@@ -86,4 +107,14 @@ def build_network(config: NetworkConfig) -> nn.Module:
     )
 
 
-__all__ = ["ARCHITECTURES", "AttentionUNet", "NetworkConfig", "UNetPlusPlus", "build_network"]
+__all__ = [
+    "ARCHITECTURES",
+    "RESOLUTIONS",
+    "SPATIAL_DIMS",
+    "AttentionUNet",
+    "NetworkConfig",
+    "UNetPlusPlus",
+    "VGG19UNet",
+    "build_network",
+    "load_vgg19_bn",
+]
