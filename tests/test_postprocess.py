@@ -36,6 +36,16 @@ def test_a_voxel_at_the_threshold_belongs_to_the_region() -> None:
     assert masks["WT"].ravel().tolist() == [False, False, True]
 
 
+def test_a_drawn_mask_stands_in_for_the_threshold_and_is_cleaned_like_it() -> None:
+    drawn = {"WT": row(1, 0, 0, 1, 1) > 0}
+    before = drawn["WT"].copy()
+    probabilities = {"WT": row(0, 1, 1, 1, 1), "TC": row(1, 1, 0, 1, 0)}
+    masks = to_masks(probabilities, PARENTS, 1.0, min_component_ml={"WT": 2.0}, drawn=drawn)
+    assert masks["WT"].ravel().tolist() == [False, False, False, True, True]
+    assert masks["TC"].ravel().tolist() == [False, False, False, True, False]  # its threshold, cut to the drawn WT
+    assert np.array_equal(drawn["WT"], before)
+
+
 def test_regions_are_cut_to_the_one_around_them_all_the_way_down() -> None:
     probabilities = {"WT": row(1, 1, 0, 1), "TC": row(1, 0, 1, 1), "ET": row(1, 1, 1, 0)}
     nested = to_masks(probabilities, PARENTS, 1.0)

@@ -21,6 +21,7 @@ def to_masks(
     min_component_ml: Mapping[str, float] | None = None,
     min_component_share: Mapping[str, float] | None = None,
     fill_holes: bool = False,
+    drawn: Mapping[str, Mask] | None = None,
 ) -> dict[str, Mask]:
     """Threshold and clean the probabilities of one case.
 
@@ -34,6 +35,8 @@ def to_masks(
         NaN where the spacing is unknown: components are then left alone, since their volume is unknown too.
     threshold, nest, min_component_ml, min_component_share, fill_holes
         As in :class:`pipeline.config.PostprocessConfig`.
+    drawn : region -> (d1, d2, d3) bool, optional
+        Masks that stand in for the thresholded probability of the regions named, and are cleaned in the same way.
 
     Returns
     -------
@@ -41,7 +44,7 @@ def to_masks(
     """
     masks: dict[str, Mask] = {}
     for region, probability in probabilities.items():
-        mask = probability >= threshold
+        mask = drawn[region].copy() if drawn and region in drawn else probability >= threshold
         parent = parents.get(region)
         if nest and parent in masks:
             mask &= masks[parent]
