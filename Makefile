@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test check bench coverage clean
+.PHONY: demo test check bench folds results coverage clean
 .DELETE_ON_ERROR:
 
 # The set-up alone. torch first and pinned: a range asked of pip brings gigabytes of CUDA packages.
@@ -37,6 +37,22 @@ check: $(VENV)/.ready
 PATIENTS ?= ../shared/data/brats
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench.time_case $(PATIENTS) && cat bench/RESULTS.md
+
+# Out-of-fold masks and scores of a recipe, for evaluation and speed work; they stay outside the repository.
+DATA ?= ../data
+FOLDS ?= ../folds
+RECIPE ?= brats_attention_unet_3d
+folds: $(VENV)/.ready
+	$(BIN)/python -m bench.folds $(DATA)/brats --recipe $(RECIPE) --output $(FOLDS)/$(RECIPE)
+
+# The tables of README, from the shipped weights (and, for the cross-validation, from what `make folds` has left).
+SPLIT ?= ../shared/data/lgg_split.json
+HELD_OUT := BraTS2021_01476 BraTS2021_01479 BraTS2021_01482 BraTS2021_01485
+results: $(VENV)/.ready
+	$(BIN)/python -m bench.lgg $(DATA)/lgg/kaggle_3m --split $(SPLIT) --together
+	$(BIN)/python -m bench.heldout $(DATA)/brats --cases $(HELD_OUT)
+	for folder in $(wildcard $(FOLDS)/*); do \
+	  $(BIN)/python -m bench.folds $(DATA)/brats --recipe $$(basename $$folder) --output $$folder --score-only; done
 
 clean:
 	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -160,45 +161,58 @@ class Models:
 
 @dataclass
 class Train:
-    """Train a recipe on a folder of patients with references, and write a model file."""
+    """Train a recipe on a folder of patients with references; leaves model, history and curves in a folder."""
 
     input: tyro.conf.Positional[Path]
     """A data set's folder."""
     recipe: str
-    """A shipped recipe's name, or a YAML file."""
+    """A shipped recipe's name, or a YAML file: what is computed."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The .safetensors file to write; it is replaced every ten minutes and at the end."""
+    """Folder for model.safetensors, history.csv, curves.png and what --resume needs."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; under torchrun each process takes its own card."""
+    folds: int = 5
+    """Parts of the cross-validation, by patient."""
+    fold: str = "0"
+    """The part that is validated on, from 0; "all" learns from every patient."""
+    split: Path | None = None
+    """JSON file with the lists train, validation and test of case ids, instead of folds."""
+    extra: list[Path] = field(default_factory=list)
+    """Further folders to learn from (patients, or BraTS 2020 slices as .h5); none of them is validated on."""
     leave_out: list[str] = field(default_factory=list)
-    """Patients that are kept for measuring."""
-    slices: Path | None = None
-    """Folder of single slices (.h5), for 2D recipes."""
-    phantoms: int = 12
-    """How many phantom patients to make."""
+    """Cases that are neither learnt from nor validated on."""
     init: str | None = None
-    """A model to go on from."""
+    """A model to go on from; for vgg19_unet also a file with torchvision's vgg19_bn weights (.pth)."""
+    resume: bool = False
+    """Go on with the run in OUTPUT, as if it had never stopped."""
+    cache: Path | None = None
+    """Folder for preprocessed cases, which runs may share; OUTPUT/cache by default."""
     minutes: float | None = None
-    """Wall-clock time, instead of the recipe's."""
+    """Wall-clock time, instead of the recipe's; the schedule then follows the clock."""
+    workers: int = 0
+    """Processes that load and augment; 0: the training process itself."""
     licence: str = "as its training data"
     """Stands in the model file."""
+    quiet: bool = False
+    """Print nothing but errors."""
     debug: bool = False
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from pipeline.train import run_training
+        from pipeline.training_run import TrainOptions, run_training
 
-        logging.getLogger("pipeline.train").setLevel(logging.INFO)
-        run_training(
-            self.input,
-            self.recipe,
-            self.output,
-            leave_out=self.leave_out,
-            slices=self.slices,
-            phantoms=self.phantoms,
-            init=self.init,
-            minutes=self.minutes,
-            licence=self.licence,
-        )
-        print(f"model: {self.output}")
+        names = (field.name for field in fields(TrainOptions) if field.name not in ("command", "on_step"))
+        options = {name: getattr(self, name) for name in names}
+        command = "python run_pipeline.py " + shlex.join(sys.argv[1:])
+        leads = os.environ.get("RANK", "0") == "0"  # torchrun's numbering of its processes
+        if leads and not self.quiet:
+            logging.getLogger("pipeline").setLevel(logging.INFO)
+        with _Steps(self.quiet or not leads) as bar:
+            model = run_training(
+                self.input, self.recipe, self.output, TrainOptions(**options, command=command, on_step=bar)
+            )
+        if leads and not self.quiet:
+            print(f"model: {model}")
         return OK
 
 
@@ -253,6 +267,30 @@ class _Progress:
             self.bar.update()
         elif not self.quiet:
             print(f"[{self.done}/{self.total}] {line} ({row.get('seconds', 0):.1f} s)", flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class _Steps:
+    """A bar of optimiser steps, on a terminal; elsewhere the log's line for each epoch is enough."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.bar = quiet or not sys.stderr.isatty(), None
+
+    def __enter__(self) -> _Steps:
+        return self
+
+    def __call__(self, done: int, total: int, loss: float) -> None:
+        if self.quiet:
+            return
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=done - 1, unit="step", smoothing=0.05)
+        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        self.bar.update()
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -4,6 +4,7 @@ SegmentationError            the root; its text is one sentence for a person: wh
 ├── InputError               something about one patient's files: costs that patient's row, never the run
 ├── ConventionError          a label convention is unknown, lossy, or cannot be decided
 ├── CheckpointError          a model file is missing, damaged or does not fit
+├── TrainingError            a training run cannot go on
 └── UsageError               the run cannot start: an option, a path, a recipe
 """
 
@@ -22,6 +23,10 @@ class ConventionError(SegmentationError):
 
 class CheckpointError(SegmentationError):
     """A model file is missing, damaged, or does not fit the case or the other models."""
+
+
+class TrainingError(SegmentationError):
+    """A training run cannot go on: its numbers are not finite."""
 
 
 class UsageError(SegmentationError):

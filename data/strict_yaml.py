@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,37 @@ def read_strict_yaml(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping (key: value), not {type(content).__name__}")
     return content
+
+
+def line_of(path: Path, location: Sequence[str | int]) -> int | None:
+    """The line, counted from 1, on which a value of the file stands.
+
+    Parameters
+    ----------
+    path : Path
+        A file that :func:`read_strict_yaml` has read.
+    location : sequence of str or int
+        Keys and positions in lists on the way to the value; where the file does not go as far, the last that is there.
+
+    Returns
+    -------
+    int or None
+        Of the key; of the item in a list. None where not even the first step is in the file.
+    """
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = None
+    for step in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(step)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = [(item, item) for item in node.value[step : step + 1]]
+        else:
+            found = []
+        if not found:
+            break
+        (marked, node), *_ = found
+        line = marked.start_mark.line + 1
+    return line
 
 
 def _refuse_double_keys(node: yaml.Node | None, path: Path) -> None:

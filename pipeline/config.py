@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,21 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.errors import ConventionError, UsageError
 from data.labels import load_convention
-from data.strict_yaml import read_strict_yaml
+from data.strict_yaml import line_of, read_strict_yaml
 from networks import NetworkConfig
+from pipeline.losses import build_loss
 
 RECIPES = Path(__file__).parent / "recipes"
 
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic calls a key that there is none of, in a model and in a dataclass."""
+
 Voxels = Annotated[int, Field(ge=1)]
-Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Millilitres = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Millimetres = Annotated[float, Field(gt=0)]
+Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Frozen; an unknown key is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PreprocessConfig(Strict):
@@ -42,6 +48,8 @@ class PreprocessConfig(Strict):
     """N4 bias field correction (SimpleITK) before anything else; minutes a case."""
     denoise: bool = False
     """Curvature-driven anisotropic diffusion (SimpleITK), which keeps edges."""
+    blank_air: bool = False
+    """Set the air around a head that was not skull-stripped to 0, so that ``nonzero`` means the head."""
 
     @field_validator("orientation")
     @classmethod
@@ -60,6 +68,8 @@ class WindowConfig(Strict):
     """Share of a window that its neighbour covers again, in each direction."""
     batch: int = Field(default=1, ge=1)
     """Windows (2D: slices) that go through the network together."""
+    context: int = Field(default=0, ge=0, le=8)
+    """2D: how many neighbouring slices on each side the network sees as further channels ("2.5D")."""
 
 
 class PostprocessConfig(Strict):
@@ -75,6 +85,113 @@ class PostprocessConfig(Strict):
     """So are those smaller than this share of the region's largest component; the largest always stays."""
     fill_holes: bool = False
     """Fill cavities that are enclosed by a region on all sides."""
+    watershed: bool = False
+    """Move the unsure border of the whole tumour onto the edges of FLAIR (see transforms.watershed), before the rest."""
+
+    @model_validator(mode="after")
+    def _threshold_within_the_band(self) -> PostprocessConfig:
+        if self.watershed and not 0.2 < self.threshold < 0.8:
+            raise ValueError(f"watershed needs a threshold between 0.2 and 0.8, not {self.threshold}")
+        return self
+
+
+class AugmentConfig(Strict):
+    """Random changes of the training samples (see transforms.augment); 0 turns one off."""
+
+    rotate_degrees: float = Field(default=15.0, ge=0, le=180)
+    """Largest rotation about each axis (2D: in the slice)."""
+    scale: float = Field(default=0.2, ge=0, lt=1)
+    """Largest relative change of size, of the whole and, at half of it, of each axis."""
+    elastic: float = Field(default=0.03, ge=0, lt=0.5)
+    """Standard deviation of the elastic displacement, as a share of the patch; in a third of the samples."""
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
+    """Axes of the working grid that are mirrored, each in half of the samples; ``--tta`` mirrors the same ones."""
+    contrast: float = Field(default=0.3, ge=0, lt=1)
+    """Largest relative change of a modality's contrast."""
+    brightness: float = Field(default=0.3, ge=0)
+    """Largest shift of a modality, in its standard deviations."""
+    gamma: float = Field(default=0.4, ge=0, lt=1)
+    """Exponent between 1 - gamma and 1 / (1 - gamma), in a third of the samples."""
+    bias_field: float = Field(default=0.2, ge=0)
+    """Standard deviation of a smooth field that multiplies a modality, in a third of the samples."""
+    noise: float = Field(default=0.1, ge=0)
+    """Largest standard deviation of the noise, in a third of the samples."""
+    blur: float = Field(default=0.8, ge=0)
+    """Largest standard deviation of the smoothing in voxels, in a tenth of the samples."""
+    low_resolution: Share = 0.2
+    """Chance that one modality is sampled down to a quarter to four fifths and up again."""
+    missing_modality: Share = 0.0
+    """Chance that a sample lacks one modality."""
+
+
+class LossConfig(Strict):
+    """What is minimised (see pipeline.losses)."""
+
+    name: str = "dice_ce"
+    """A key of :data:`pipeline.losses.LOSSES`."""
+    parameters: dict[str, float | bool] = {}
+    """Of that loss, where they are not its defaults."""
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> LossConfig:
+        build_loss(self.name, self.parameters)
+        return self
+
+
+class ScheduleConfig(Strict):
+    """The learning rate over the epochs (see pipeline.schedule)."""
+
+    name: Literal["cosine", "polynomial", "plateau", "constant"] = "cosine"
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps over which the rate rises to its first value."""
+    power: float = Field(default=0.9, gt=0)
+    """polynomial: the rate falls as (1 - progress) to this power."""
+    factor: float = Field(default=0.3, gt=0, lt=1)
+    """plateau: the rate is multiplied by this..."""
+    patience: int = Field(default=5, ge=1)
+    """plateau: ...when the validation score (without validation: the loss) has not improved in so many readings."""
+    last: float = Field(default=0.01, ge=0, lt=1)
+    """cosine, plateau: the rate does not fall below this share of the first."""
+
+
+class StoppingConfig(Strict):
+    """When a run ends before its last epoch."""
+
+    patience: int | None = Field(default=None, ge=1)
+    """Validations without a better score, after which it stops; null: never."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Wall-clock time; the schedule then follows the clock where that is ahead of the epochs. Two runs then differ."""
+
+
+class SamplingConfig(Strict):
+    """Which patches are seen."""
+
+    regions_share: Share = 0.67
+    """Share of the samples centred on a region, each region that a patient has with equal chance; the others: brain."""
+    extra_share: Share = 0.0
+    """Share of the samples that come from the further folders (``--extra``), where there are any."""
+    phantom_share: Share = 0.0
+    """Share of the samples that come from synthetic patients."""
+    phantoms: int = Field(default=12, ge=0)
+    """How many synthetic patients are made."""
+    phantom_contrast: Literal["mri", "random", "both"] = "both"
+    """As a clinical scanner shows them, every tissue at random as in SynthSeg, or both in turn (data.phantom)."""
+    phantom_lesions: tuple[int, int] | None = None
+    """Small lesions of a synthetic patient, the least and the most, as of metastases; null: one glioma."""
+
+    @model_validator(mode="after")
+    def _lesions_in_order(self) -> SamplingConfig:
+        if self.phantom_lesions is not None and not 0 <= self.phantom_lesions[0] <= self.phantom_lesions[1]:
+            raise ValueError(f"phantom_lesions is the least and the most, from 0 on, not {list(self.phantom_lesions)}")
+        return self
+
+    @model_validator(mode="after")
+    def _shares(self) -> SamplingConfig:
+        if self.phantom_share + self.extra_share > 1:
+            raise ValueError(
+                f"phantom_share {self.phantom_share} and extra_share {self.extra_share} add up to more than 1"
+            )
+        return self
 
 
 class TrainingConfig(Strict):
@@ -82,25 +199,24 @@ class TrainingConfig(Strict):
 
     patch: tuple[Voxels, ...]
     batch: int = Field(default=2, ge=1)
-    minutes: float = Field(default=60, gt=0)
-    """Wall-clock time; the learning rate follows a cosine over it."""
+    """Samples of one step, over all processes."""
+    epochs: int = Field(default=100, ge=1)
+    steps_per_epoch: int = Field(default=100, ge=1)
+    validate_every: int = Field(default=5, ge=1)
+    """Epochs between two validations; the last epoch is always validated."""
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
+    gradient_clip: float = Field(default=5.0, gt=0)
+    """Largest norm of the gradient."""
+    mixed_precision: bool = True
+    """float16 where it is safe, on CUDA."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
     """The weights that are kept are a moving average of the ones that are trained."""
-    phantom_share: float = Field(default=0.25, ge=0, le=1)
-    """Share of the samples that come from phantom patients."""
-    slices_share: float = Field(default=0.0, ge=0, le=1)
-    """2D: share of the samples that come from single slices."""
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _shares(self) -> TrainingConfig:
-        if self.phantom_share + self.slices_share > 1:
-            raise ValueError(
-                f"phantom_share {self.phantom_share} and slices_share {self.slices_share} add up to more than 1"
-            )
-        return self
+    loss: LossConfig = LossConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    stopping: StoppingConfig = StoppingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    seed: int = Field(default=0, ge=0)
 
 
 class RunConfig(Strict):
@@ -117,9 +233,13 @@ class RunConfig(Strict):
     preprocess: PreprocessConfig = PreprocessConfig()
     window: WindowConfig
     postprocess: PostprocessConfig = PostprocessConfig()
-    missing_modalities: bool = False
-    """Trained with modalities left out, so that a missing one may be replaced by zeros."""
+    augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig
+
+    @property
+    def missing_modalities(self) -> bool:
+        """Trained with modalities left out, so that a missing one may be replaced by zeros."""
+        return self.augment.missing_modality > 0
 
     @field_validator("modalities", "regions")
     @classmethod
@@ -130,9 +250,13 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.network.in_channels != len(self.modalities):
+        if self.window.context and self.network.spatial_dims == 3:
+            raise ValueError(f"window.context {self.window.context} is for 2D networks; a 3D one sees its neighbours")
+        slices = 2 * self.window.context + 1
+        if self.network.in_channels != slices * len(self.modalities):
             raise ValueError(
                 f"in_channels is {self.network.in_channels} but there are {len(self.modalities)} modalities"
+                + (f" of {slices} slices each" if slices > 1 else "")
             )
         if self.network.out_channels != len(self.regions):
             raise ValueError(f"out_channels is {self.network.out_channels} but there are {len(self.regions)} regions")
@@ -155,16 +279,38 @@ class RunConfig(Strict):
         return self
 
 
-def parse_config(settings: Any, source: str) -> RunConfig:
-    """Check nested dictionaries and freeze them. Raises :class:`data.errors.UsageError`: source, key and value."""
+def parse_config(
+    settings: Any, source: str, line_at: Callable[[Sequence[str | int]], int | None] = lambda location: None
+) -> RunConfig:
+    """Check nested dictionaries and freeze them.
+
+    Parameters
+    ----------
+    settings : nested dictionaries
+    source : str
+        Where they stand (a file), for the error's text.
+    line_at : callable
+        From the keys on the way to a value to its line there, where that is known.
+
+    Raises
+    ------
+    data.errors.UsageError
+        Names source, line, key and value.
+    """
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one: the spelling is what is to be mended.
+        first = min(error.errors(), key=lambda each: each["type"] not in UNKNOWN_KEY)
         key = ".".join(str(part) for part in first["loc"]) or "recipe"
         value = repr(first.get("input"))
         value = value if len(value) < 80 else value[:77] + "..."
-        raise UsageError(f"{source}: {key}: {first['msg']} (got {value})") from None
+        line = line_at(first["loc"])
+        place = source if line is None else f"{source}, line {line}"
+        sentence = first["msg"].removeprefix("Value error, ")
+        if first["type"] in UNKNOWN_KEY:
+            sentence = "unknown key; correct its spelling, or remove it"
+        raise UsageError(f"{place}: {key}: {sentence} (got {value})") from None
 
 
 def load_recipe(name_or_path: str) -> RunConfig:
@@ -185,4 +331,4 @@ def load_recipe(name_or_path: str) -> RunConfig:
         ) from None
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return parse_config(settings, str(path))
+    return parse_config(settings, str(path), partial(line_of, path))

@@ -87,6 +87,52 @@ def dice(prediction: Mask, reference: Mask) -> float:
     return _dice(prediction, reference)
 
 
+def overlap_scores(prediction: Mask, reference: Mask) -> dict[str, float]:
+    """Every score that counts voxels, from one pass over the two masks.
+
+    Parameters
+    ----------
+    prediction, reference : (d1, ..., dN) bool
+        The two masks, on the same grid.
+
+    Returns
+    -------
+    dict
+        With tp, fp, fn, tn the numbers of voxels, each score in 0..1: ``dice`` 2tp / (2tp + fp + fn), ``sensitivity``
+        tp / (tp + fn), ``specificity`` tn / (tn + fp), ``precision`` tp / (tp + fp), ``accuracy`` (tp + tn) / all,
+        ``tversky`` tp / (tp + 0.3 fp + 0.7 fn) [3]_. Empty rule: a score whose denominator is 0 is 1 where the masks
+        are equal, else 0.
+
+    Raises
+    ------
+    ValueError
+        When a mask is not boolean or the shapes differ.
+
+    References
+    ----------
+    .. [3] Salehi, Erdogmus, Gholipour: Tversky loss function for image segmentation. MLMI 2017, arXiv:1706.05721.
+    """
+    voxels = np.size(prediction)
+    prediction, reference, _ = _cropped_pair(prediction, reference, None)
+    tp = int(np.count_nonzero(prediction & reference))
+    fp = int(np.count_nonzero(prediction)) - tp
+    fn = int(np.count_nonzero(reference)) - tp
+    tn = voxels - tp - fp - fn
+    equal = float(fp == fn == 0)
+
+    def share(part: float, whole: float) -> float:
+        return part / whole if whole else equal
+
+    return {
+        "dice": share(2 * tp, 2 * tp + fp + fn),
+        "sensitivity": share(tp, tp + fn),
+        "specificity": share(tn, tn + fp),
+        "precision": share(tp, tp + fp),
+        "accuracy": share(tp + tn, voxels),
+        "tversky": share(tp, tp + 0.3 * fp + 0.7 * fn),
+    }
+
+
 def hd95_mm(
     prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, penalty_mm: float = PENALTY_MM
 ) -> float:

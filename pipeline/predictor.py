@@ -20,14 +20,17 @@ from torch import nn
 
 from data.case import Case
 from data.errors import InputError, SegmentationError, UsageError
+from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader
 from data.labels import LabelConvention, load_convention
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
 from pipeline.device import choose_device
+from transforms.augment import slices_as_channels
 from transforms.postprocess import to_masks
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import restore
+from transforms.watershed import refine_by_watershed
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,31 @@ def region_parents(convention: LabelConvention, regions: Sequence[str]) -> dict[
     return parents
 
 
+def region_masks(
+    config: RunConfig,
+    probabilities: Mapping[str, NDArray[np.float32]],
+    grid: Grid,
+    flair: NDArray[np.float32] | None,
+) -> dict[str, NDArray[np.bool_]]:
+    """Post-process the probabilities of one case, all arrays (d1, d2, d3) on its own grid.
+
+    With ``config.postprocess.watershed`` the border of WT is drawn on the edges of ``flair``, before nesting and
+    components. The regions within it only follow by nesting: their borders show in T1c, which does not come along.
+    Where the case has no FLAIR, WT is thresholded; where the voxel size is unknown, the edges' scale is in voxels.
+    """
+    drawn = {}
+    if config.postprocess.watershed and flair is not None and "WT" in probabilities:
+        spacing = grid.spacing_mm if grid.spacing_known else (1.0, 1.0, 1.0)
+        drawn["WT"] = refine_by_watershed(probabilities["WT"], flair, spacing, threshold=config.postprocess.threshold)
+    return to_masks(
+        probabilities,
+        region_parents(load_convention(config.convention), config.regions),
+        grid.voxel_volume_ml if grid.spacing_known else float("nan"),
+        **config.postprocess.model_dump(exclude={"watershed"}),
+        drawn=drawn,
+    )
+
+
 class Predictor:
     """Segments cases with one model, or with the average of several.
 
@@ -85,7 +113,7 @@ class Predictor:
     device : str
         See :func:`choose_device`.
     tta : bool
-        Average over all mirrorings of the input (8 passes in 3D, 4 in 2D).
+        Average over all mirrorings of the input that the model was trained with (3D: up to 8 passes, 2D: up to 4).
     zero_missing : bool
         Replace a missing modality by zeros; only for models that were trained for it.
     max_voxels : int
@@ -165,7 +193,11 @@ class Predictor:
                     mean[region] = mean[region] + share if region in mean else share
         assert native is not None and background is not None  # there is at least one model
         with _timed(seconds, "restore"):
-            label_map, masks, written = self._to_labels(mean, native, convention)
+            # The background is FLAIR where the first model reads one.
+            flair = background if "flair" in case.images and "flair" in self.configs[0].modalities else None
+            if self.configs[0].postprocess.watershed and flair is None:
+                warnings.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
+            label_map, masks, written = self._to_labels(mean, native, flair, convention)
         return Segmentation(
             label_map, masks, mean, native, background, written, tuple(dict.fromkeys(warnings)), seconds
         )
@@ -193,17 +225,15 @@ class Predictor:
             return run_chain(Compose(chain.transforms[1:]), loaded)
 
     def _to_labels(
-        self, probabilities: Mapping[str, NDArray[np.float32]], native: ImageHeader, convention: str | None
+        self,
+        probabilities: Mapping[str, NDArray[np.float32]],
+        native: ImageHeader,
+        flair: NDArray[np.float32] | None,
+        convention: str | None,
     ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]], str]:
         config = self.configs[0]
         own = load_convention(config.convention)
-        grid = native.grid
-        masks = to_masks(
-            probabilities,
-            region_parents(own, self.regions),
-            grid.voxel_volume_ml if grid.spacing_known else float("nan"),
-            **config.postprocess.model_dump(),
-        )
+        masks = region_masks(config, probabilities, native.grid, flair)
         written = load_convention(convention) if convention else own
         kept = [r for r in self.regions if r in written.regions]
         if not kept:
@@ -217,8 +247,8 @@ class Predictor:
 
     def _infer(self, config: RunConfig, network: nn.Module, image: torch.Tensor) -> torch.Tensor:
         """Probabilities (regions, d1, d2, d3) float32 on the CPU, of one normalised image on the working grid."""
-        image = image[None].to(self.device)
-        spatial = range(2, 2 + config.network.spatial_dims)
+        image = slices_as_channels(image[None].to(self.device), config.window.context)
+        spatial = [2 + axis for axis in sorted(set(config.augment.flip_axes)) if axis < config.network.spatial_dims]
         mirrorings = [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)] if self.tta else [()]
         total: torch.Tensor | None = None
         for axes in mirrorings:

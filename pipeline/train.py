@@ -1,192 +1,260 @@
-"""Find the weights of a recipe: a short loop over random patches that can be read from top to bottom."""
+"""Find the weights of a recipe: the loop, from top to bottom."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 
-from data.case import discover_cases
-from data.errors import UsageError
+from data.errors import TrainingError
 from networks import build_network
-from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases, slice_cases
-from transforms.augment import training_chain
+from pipeline.distributed import Process
+from pipeline.history import EpochRecord
+from pipeline.losses import build_loss, supervised_loss
+from pipeline.sampling import PatchDataset
+from pipeline.schedule import rate_factor, stalled
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
+    from pipeline.config import RunConfig, StoppingConfig
 
 log = logging.getLogger(__name__)
 
 
-def dice_bce_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Soft Dice over the batch, one term a region, plus binary cross-entropy; target in [0, 1] of the logits' shape."""
-    probability = torch.sigmoid(logits)
-    axes = (0, *range(2, logits.ndim))
-    overlap = (probability * target).sum(axes)
-    total = (probability**2).sum(axes) + (target**2).sum(axes)
-    return (1 - (2 * overlap + 1) / (total + 1)).mean() + F.binary_cross_entropy_with_logits(logits, target)
+@dataclass(frozen=True)
+class Trainee:
+    """All that changes while a network learns; :meth:`state` and :meth:`restore` are its whole memory.
+
+    There is no random state among it: every epoch draws from seeds of its own, so that it can be repeated.
+    """
+
+    network: nn.Module
+    average: AveragedModel
+    """Of the weights and buffers of ``network``; its ``module`` is what is validated and kept."""
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    records: list[EpochRecord]
+    """One for each epoch that is over."""
+
+    @classmethod
+    def new(cls, config: RunConfig, device: torch.device, init: nn.Module | None = None) -> Trainee:
+        """Random weights from the recipe's seed, or those of ``init``."""
+        training = config.training
+        torch.manual_seed(training.seed)
+        network = build_network(config.network)
+        if init is not None:
+            network.load_state_dict(init.state_dict())
+        # A fifth faster for Attention U-Net on a CPU.
+        layout = torch.channels_last_3d if config.network.spatial_dims == 3 else torch.channels_last
+        network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        average = AveragedModel(network, multi_avg_fn=_average_with_warm_up(training.ema_decay), use_buffers=True)
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        scaler = torch.amp.GradScaler(enabled=training.mixed_precision and device.type == "cuda")
+        return cls(network, average, optimiser, scaler, [])
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps up to the end of the last epoch."""
+        return self.records[-1].step if self.records else 0
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, numbers and text, for :func:`pipeline.training_state.save_state`."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {**parts, "records": [asdict(record) for record in self.records]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` was taken of."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.records[:] = [EpochRecord(**record) for record in state["records"]]
 
 
-def supervised_loss(outputs: torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-    """The loss of one output, or of several with halving weights, the first (final) output counting most."""
-    outputs = outputs if isinstance(outputs, list) else [outputs]
-    weights = [0.5**i for i in range(len(outputs))]
-    losses = [w * dice_bce_loss(y, target) for w, y in zip(weights, outputs, strict=True)]
-    return torch.stack(losses).sum() / sum(weights)
+_PARTS = ("network", "average", "optimiser", "scaler")
 
 
-def draw_samples(
-    cases: Sequence[TrainingCase], config: RunConfig, generator: np.random.Generator
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Endless augmented samples; kinds are drawn with the recipe's shares, patients of a kind with equal chance."""
-    training, dims = config.training, config.network.spatial_dims
-    chain = training_chain(dims, training.patch, seed=training.seed)
-    shares = {"phantom": training.phantom_share, "slice": training.slices_share}
-    shares["patient"] = 1.0 - sum(shares.values())
-    pools = {kind: [c for c in cases if c.kind == kind] for kind, share in shares.items() if share > 0}
-    pools = {kind: pool for kind, pool in pools.items() if pool}
-    chances = np.array([shares[kind] for kind in pools])
-    while True:
-        pool = pools[str(generator.choice(list(pools), p=chances / chances.sum()))]
-        case = pool[generator.integers(len(pool))]
-        image, regions = case.image, case.regions
-        if dims == 2:
-            index = _draw_slice(regions, generator)
-            image, regions = image[..., index], regions[..., index]
-        sample = {"image": torch.as_tensor(image).float(), "regions": torch.as_tensor(regions).float() / 255}
-        yield chain(sample)[0]
+def _average_with_warm_up(decay: float) -> Callable[..., None]:
+    """Exponential moving average that follows quickly at first, so that the random start is soon forgotten."""
 
+    @torch.no_grad()
+    def update(averages: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count: torch.Tensor) -> None:
+        n = float(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        for average, value in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, weight)
+            else:  # counters of the normalisation
+                average.copy_(value)
 
-def _draw_slice(regions: np.ndarray, generator: np.random.Generator) -> int:
-    """Two slices in three show tumour, and one in three shows its core, which fewer slices have."""
-    wanted = int(generator.integers(3))
-    present = np.flatnonzero(regions[min(wanted, len(regions) - 1)].any(axis=(0, 1))) if wanted < 2 else np.array([])
-    return int(generator.choice(present)) if len(present) else int(generator.integers(regions.shape[-1]))
+    return update
 
 
 def train(
+    trainee: Trainee,
+    dataset: PatchDataset,
     config: RunConfig,
-    cases: Sequence[TrainingCase],
-    keep: Callable[[nn.Module, dict[str, float]], None],
-    device: str = "cpu",
-    keep_every_seconds: float = 600,
-    init: Mapping[str, torch.Tensor] | None = None,
-) -> None:
-    """Train, and hand the averaged network to ``keep`` now and then, and at the end.
-
-    Parameters
-    ----------
-    cases : sequence of TrainingCase
-        Patients that may be learnt from; the caller has left out those that are held back.
-    keep : callable
-        Called with the averaged network in ``eval`` mode and ``{"step", "minutes", "loss"}``.
-    init : state dict, optional
-        Weights to go on from, instead of random ones.
-    """
-    if not cases:
-        raise UsageError("there is no case to learn from; every patient needs the recipe's modalities and a reference")
-    training = config.training
-    torch.manual_seed(training.seed)
-    generator = np.random.default_rng(training.seed)
-    network = build_network(config.network).to(device)
-    if init is not None:
-        network.load_state_dict(init)
-    if config.network.spatial_dims == 3:  # a fifth faster for Attention U-Net on a CPU
-        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay), use_buffers=True)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    samples = draw_samples(cases, config, generator)
-    start = kept = time.monotonic()
-    step, running = 0, math.nan
-    network.train()
-    while (progress := (time.monotonic() - start) / (60 * training.minutes)) < 1:
-        warm_up = min(1.0, (step + 1) / 50)
-        for group in optimiser.param_groups:
-            group["lr"] = training.learning_rate * warm_up * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-        batch = [next(samples) for _ in range(training.batch)]
-        image = torch.stack([torch.as_tensor(s["image"]).as_subclass(torch.Tensor) for s in batch]).to(device)
-        target = torch.stack([torch.as_tensor(s["regions"]).as_subclass(torch.Tensor) for s in batch]).to(device)
-        loss = supervised_loss(network(image), target.clamp(0, 1))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        average.update_parameters(network)
-        step += 1
-        running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
-        if step % 20 == 0:
-            log.info("step %d, %.0f %% of the time, loss %.4f", step, 100 * progress, running)
-        if time.monotonic() - kept > keep_every_seconds:
-            kept = time.monotonic()
-            keep(average.module.eval(), {"step": step, "minutes": (kept - start) / 60, "loss": running})
-    keep(average.module.eval(), {"step": step, "minutes": (time.monotonic() - start) / 60, "loss": running})
-
-
-def run_training(
-    patients: Path,
-    recipe: str,
-    output: Path,
+    process: Process,
     *,
-    leave_out: Sequence[str] = (),
-    slices: Path | None = None,
-    phantoms: int = 12,
-    init: str | None = None,
-    minutes: float | None = None,
-    licence: str = "",
+    validate: Callable[[nn.Module], dict[str, Any]] | None = None,
+    keep: Callable[[Trainee], None] = lambda _: None,
+    on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
+    workers: int = 0,
 ) -> None:
-    """Gather the cases, train, and write the model file ``output`` now and then.
+    """Train to the last epoch, or until the recipe's stopping rule.
 
     Parameters
     ----------
-    patients : Path
-        A data set's folder; every patient in it has a reference and the recipe's modalities, or is in ``leave_out``.
-    recipe, init : str
-        See :func:`pipeline.config.load_recipe` and :func:`pipeline.checkpoint.open_checkpoint`.
-    slices : Path, optional
-        Folder of .h5 slices.
-    minutes : float, optional
-        Instead of the recipe's.
+    trainee : Trainee
+        New, or restored: it goes on after the last of its records.
+    validate : callable, optional
+        Called every few epochs and after the last one, with the averaged network in ``eval`` mode; gives further fields
+        of the epoch's record.
+    keep : callable
+        Called after every epoch.
+    on_step : callable
+        Called after every step with the steps done, the steps of a whole run, and the loss.
+    workers : int
+        Processes that load and augment; the samples are the same for any number.
 
     Raises
     ------
-    data.errors.UsageError, data.errors.InputError, data.errors.CheckpointError
+    data.errors.TrainingError
+        The loss is not finite; ``keep`` was not called for that epoch.
     """
-    from pipeline.checkpoint import open_checkpoint, save_checkpoint
-    from pipeline.config import load_recipe
+    training, limit = config.training, config.training.stopping.minutes
+    loss_function = build_loss(training.loss.name, training.loss.parameters)
+    network = _distributed(trainee.network, process)
+    total = training.epochs * training.steps_per_epoch
+    start = time.monotonic() - 60 * (trainee.records[-1].minutes if trainee.records else 0)
 
-    config = load_recipe(recipe)
-    if minutes is not None:
-        config = config.model_copy(update={"training": config.training.model_copy(update={"minutes": minutes})})
-    found = discover_cases(patients)
-    unknown = set(leave_out) - {case.case_id for case in found}
-    if unknown:
-        raise UsageError(f"--leave-out: no patient {', '.join(sorted(unknown))} in {patients}")
-    if output.suffix != ".safetensors":
-        raise UsageError(f"{output}: a model file ends in .safetensors")
-    learnt = list(patient_cases([case for case in found if case.case_id not in leave_out], config))
-    learnt += phantom_cases(range(1000, 1000 + phantoms), config)
-    if slices is not None:
-        learnt += slice_cases(slices, config)
-    counts = Counter(case.kind for case in learnt)
-    log.info("training on %s", ", ".join(f"{n} {kind} cases" for kind, n in counts.items()))
-    card = {
-        "trained_on": ", ".join(f"{n} {kind} cases" for kind, n in counts.items()),
-        "held_out": list(leave_out),
-        "scores": {},
-        "licence": licence,
-    }
+    def minutes() -> float:
+        return (time.monotonic() - start) / 60
 
-    def keep(network: nn.Module, progress: dict[str, float]) -> None:
-        save_checkpoint(output, network, config, card | {"progress": progress})
+    for epoch in range(len(trainee.records), training.epochs):
+        if _over(trainee.records, training.stopping):
+            break
+        torch.manual_seed(_epoch_seed(training.seed, epoch, process.rank))
+        network.train()
+        losses: list[float] = []
+        rate = 0.0
+        readings = _readings(trainee.records, validated=validate is not None)
+        for batch in _batches(dataset, epoch, process, workers):
+            step = trainee.step + len(losses)
+            progress = step / total
+            if limit is not None:
+                progress = process.from_leader(max(progress, minutes() / limit))
+            rate = training.learning_rate * rate_factor(training.schedule, progress, step, readings)
+            for group in trainee.optimiser.param_groups:
+                group["lr"] = rate
+            losses.append(_learn(trainee, network, batch, loss_function, process, training.gradient_clip))
+            on_step(step + 1, total, losses[-1])
+            if progress >= 1:  # out of time
+                break
+        loss = process.mean(sum(losses) / len(losses))
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"epoch {epoch + 1}: the loss is {loss}; lower training.learning_rate ({training.learning_rate})"
+            )
+        now = process.from_leader(minutes())
+        scores: dict[str, Any] = {}
+        last = epoch + 1 == training.epochs or (limit is not None and now >= limit)
+        if validate is not None and (last or (epoch + 1) % training.validate_every == 0):
+            scores = validate(trainee.average.module.eval())
+            now = process.from_leader(minutes())
+        trainee.records.append(EpochRecord(epoch + 1, trainee.step + len(losses), now, rate, loss, **scores))
+        log.info("%s", _sentence(trainee.records[-1]))
+        keep(trainee)
 
-    train(config, learnt, keep, init=open_checkpoint(init).build().state_dict() if init else None)
+
+def _over(records: Sequence[EpochRecord], stopping: StoppingConfig) -> bool:
+    """Whether the run ends before its last epoch; told by the records alone, so that all processes agree."""
+    if stalled(_readings(records, validated=True), stopping.patience):
+        log.info("no better score in %s validations: stopping early", stopping.patience)
+        return True
+    return bool(records) and stopping.minutes is not None and records[-1].minutes >= stopping.minutes
+
+
+def _readings(records: Sequence[EpochRecord], *, validated: bool) -> list[float]:
+    """The score that decides, higher is better: mean Dice of each validation; without validation the negative loss."""
+    if validated:
+        return [record.mean_dice for record in records if record.mean_dice is not None]
+    return [-record.loss for record in records]
+
+
+def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """Of what the network itself draws (dropout): other numbers in every epoch and process."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
+
+
+def _distributed(network: nn.Module, process: Process) -> nn.Module:
+    if process.world == 1:
+        return network
+    return DistributedDataParallel(network, device_ids=[process.device] if process.device.type == "cuda" else None)
+
+
+def _batches(dataset: PatchDataset, epoch: int, process: Process, workers: int) -> Iterator[dict[str, torch.Tensor]]:
+    """One epoch's batches of this process: every sample is numbered, and a step's samples are dealt to the processes."""
+    dataset.epoch = epoch  # before the loader's processes start, which take a copy
+    own = range(process.rank, len(dataset), process.world)
+    loader = DataLoader(
+        dataset,
+        batch_size=dataset.batch // process.world,
+        sampler=own,
+        num_workers=workers,
+        pin_memory=process.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+    batches = iter(loader)
+    while (batch := _next_on_one_thread(batches)) is not None:
+        yield batch
+
+
+def _next_on_one_thread(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor] | None:
+    """Augmented here as in a loader's process, which has one thread: on several, a smoothing rounds differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return next(batches, None)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _learn(
+    trainee: Trainee,
+    network: nn.Module,
+    batch: dict[str, torch.Tensor],
+    loss_function: Any,
+    process: Process,
+    gradient_clip: float,
+) -> float:
+    """One step of the optimiser; returns the loss before it."""
+    device = process.device
+    image, target, known = (batch[key].to(device, non_blocking=True) for key in ("image", "regions", "known"))
+    with torch.autocast(device.type, dtype=torch.float16, enabled=trainee.scaler.is_enabled()):
+        outputs = network(image)
+    loss = supervised_loss(outputs, target, loss_function, known)
+    trainee.optimiser.zero_grad(set_to_none=True)
+    trainee.scaler.scale(loss).backward()
+    trainee.scaler.unscale_(trainee.optimiser)
+    nn.utils.clip_grad_norm_(trainee.network.parameters(), gradient_clip)
+    trainee.scaler.step(trainee.optimiser)
+    trainee.scaler.update()
+    trainee.average.update_parameters(trainee.network)
+    return loss.item()
+
+
+def _sentence(record: EpochRecord) -> str:
+    text = f"epoch {record.epoch}, step {record.step}, {record.minutes:.1f} min, loss {record.loss:.4f}"
+    if record.mean_dice is None:
+        return text
+    return text + ", Dice " + ", ".join(f"{region} {dice:.3f}" for region, dice in record.dice.items())

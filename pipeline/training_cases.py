@@ -1,118 +1,361 @@
-"""What is learnt from: patients, phantoms and single slices, preprocessed as the predictor does and kept compact."""
+"""What is learnt from: patients, phantoms and single slices, preprocessed as the predictor does and kept on disk.
+
+A case is decompressed and preprocessed once and then mapped from the cache (`pipeline.case_cache`): an epoch reads only
+the pages of the patches it draws, and memory does not grow with the number of patients.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from numpy.typing import NDArray
 
-from data.case import Case, discover_cases
+import data.phantom
+from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
 from data.grid import Grid
-from data.io import read_label_map
+from data.io import MAX_VOXELS, ImageHeader, read_label_map
 from data.labels import count_labels, load_convention
-from data.phantom import write_phantom
+from data.metaimage import read_metaimage
+from data.phantom import Contrast, draw_patient
 from data.recognise import choose_conventions
+from pipeline.case_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig
+from pipeline.executors import make_executor
+from pipeline.slice_files import SLICE_REGIONS, read_slice_file, slice_files
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
-from transforms.restore import grid_at_spacing, resample_to
+from transforms.restore import resample_to
 
-SLICE_CHANNELS = ("flair", "t1", "t1c", "t2")
-"""Order of the images in the BraTS 2020 slices (.h5); read off the pictures, for their publisher names another."""
+log = logging.getLogger(__name__)
+
+MAX_CENTRES = 4096
+"""Most voxel positions that are kept of each region; more would not make the patches more various."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingCase:
-    """One patient on the working grid, compact in memory.
+    """One patient, phantom or slice on the working grid.
 
-    image : (modalities, d1, d2, d3) float16, normalised; regions : (regions, d1, d2, d3) uint8, the share of each voxel
-    times 255; kind : "patient", "slice" or "phantom".
+    Parameters
+    ----------
+    name : str
+        The case id.
+    kind : str
+        "patient", "slice" or "phantom".
+    voxels : (modalities + regions, d1, d2, d3) float16
+        Read-only, mapped from the cache. First the images as the network sees them, then the share of each voxel that a
+        region fills, in [0, 1]. On disk the slices of the third axis follow each other, so that a slice or a patch is
+        read from few pages.
+    n_images : int
+        How many of the first channels are images.
+    known : tuple of bool
+        For each region, whether this reference can tell it; the shares of one that it cannot are 0 and mean nothing.
+    centres : mapping of str to (n, 3) int16
+        "brain" (any image is not 0) and each region (share above 0) to voxel positions, all or `MAX_CENTRES` drawn at
+        random, the same for the same content. What fills no voxel is absent.
     """
 
     name: str
-    image: np.ndarray
-    regions: np.ndarray
     kind: str
+    voxels: np.ndarray
+    n_images: int
+    known: tuple[bool, ...]
+    centres: Mapping[str, np.ndarray]
 
 
-def patient_cases(cases: Sequence[Case], config: RunConfig) -> Iterator[TrainingCase]:
-    """Every case that has all modalities of the recipe and a reference; the others are refused.
+@dataclass(frozen=True)
+class _Entry:
+    """A case and how its voxels are made where the cache does not have them; what is in here can go to a worker."""
+
+    name: str
+    kind: str
+    path: Path
+    known: tuple[bool, ...]
+    make: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+
+def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
+    """Patients to learn from, in the order of ``cases``; an empty sequence gives an empty list.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Every one with a reference. A missing modality is zeros where the recipe trains for it, else refused.
+    config : RunConfig
+    cache : Path
+        Folder for the preprocessed voxels; may be shared by folds and recipes.
+    workers : int
+        Processes that preprocess; 0: here, one case after another. The bytes do not depend on it.
 
     Raises
     ------
     data.errors.InputError
-        A case has no reference, lacks a modality, or its label convention is undecided.
+        A case has no reference, lacks a modality, cannot be read, or its labels tell none of the regions; names it.
+    data.errors.UsageError
+        The cache cannot be written.
     """
-    choices = choose_conventions(cases, read_labels=lambda source: count_labels(read_label_map(source).array))
+    _refuse_unusable(cases, config)
+    names: dict[ImageSource, str] = {case.reference: case.case_id for case in cases if case.reference}
+    choices = choose_conventions(cases, read_labels=lambda source: _label_values(source, names[source], Path(cache)))
+    entries = []
+    for case in cases:
+        choice = choices[case.case_id]
+        for sentence in choice.warnings:
+            log.warning("%s: %s", case.case_id, sentence)
+        if choice.name is None:
+            raise _naming(case.case_id, choice.error or choice.reason)
+        known = _known(choice.name, config)
+        if not any(known):
+            raise InputError(
+                f"{case.case_id}: its labels ({choice.name}) tell none of the recipe's regions "
+                f"({', '.join(config.regions)}); leave it out"
+            )
+        try:
+            made_from = ["patient", _recipe(config), choice.name, _digests(case, config)]
+        except InputError as error:
+            raise _naming(case.case_id, str(error)) from None
+        path = array_path(cache, case.case_id, made_from)
+        entries.append(
+            _Entry(case.case_id, "patient", path, known, partial(_on_working_grid, case, config, choice.name))
+        )
+    return _through_cache(entries, config, workers)
+
+
+def phantom_cases(seeds: Sequence[int], config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
+    """Phantom patients at 1 mm, called ``phantom-SEED``, preprocessed as any patient is; else as `patient_cases`.
+
+    Contrast and lesions are those of ``config.training.sampling``; of "both" contrasts an even seed has the clinical one.
+    """
+    known = _known("brats2023", config)
+    # What a seed gives is decided by these files: they stand for the input.
+    sources = sorted(Path(data.phantom.__file__).parent.glob("phantom*.py"))
+    generator = [file_digest(source) for source in sources] if seeds else []
+    sampling, entries = config.training.sampling, []
+    for seed in seeds:
+        name, contrast = f"phantom-{seed}", sampling.phantom_contrast
+        if contrast == "both":
+            contrast = "random" if seed % 2 else "mri"
+        made_from = ["phantom", _recipe(config), int(seed), generator, contrast, sampling.phantom_lesions]
+        make = partial(_phantom, int(seed), config, contrast)
+        entries.append(_Entry(name, "phantom", array_path(cache, name, made_from), known, make))
+    return _through_cache(entries, config, workers)
+
+
+def slice_cases(folder: Path, config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
+    """Single axial slices of BraTS 2020 (see `pipeline.slice_files`), d3 = 1; else as `patient_cases`.
+
+    Raises
+    ------
+    data.errors.UsageError
+        The folder holds no slice, the recipe wants another modality, or h5py is not installed.
+    data.errors.InputError
+        A file is no such slice.
+    """
+    known = tuple(region in SLICE_REGIONS for region in config.regions)
+    entries = []
+    for file in slice_files(folder, config.modalities):
+        path = array_path(cache, file.stem, ["slice", _recipe(config), file_digest(file)])
+        make = partial(read_slice_file, file, config.modalities, config.regions, config.preprocess)
+        entries.append(_Entry(file.stem, "slice", path, known, make))
+    return _through_cache(entries, config, workers)
+
+
+# What a case was made from
+
+
+def _refuse_unusable(cases: Sequence[Case], config: RunConfig) -> None:
+    """All that can be told without reading, before hours are spent on the others."""
     for case in cases:
         if case.problems or case.reference is None:
             raise InputError(
                 f"{case.case_id}: {'; '.join(case.problems) or 'no reference mask to learn from'}; leave it out"
             )
-        choice = choices[case.case_id]
-        if choice.name is None:
-            raise InputError(f"{case.case_id}: {choice.error or choice.reason}")
-        yield _on_working_grid(case, config, choice.name, "patient")
+        missing = [modality for modality in config.modalities if modality not in case.images]
+        if missing and (len(missing) == len(config.modalities) or not config.missing_modalities):
+            raise InputError(
+                f"{case.case_id}: no {', '.join(missing)} image; add it, leave the case out, or train for missing "
+                "modalities (augment.missing_modality)"
+            )
 
 
-def phantom_cases(seeds: Sequence[int], config: RunConfig) -> Iterator[TrainingCase]:
-    """Phantom patients at 1 mm, written and read as any patient is."""
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            (case,) = discover_cases(write_phantom(Path(folder), seed))
-            yield _on_working_grid(case, config, "brats2023", "phantom")
+def _naming(name: str, sentence: str) -> InputError:
+    return InputError(sentence if name in sentence else f"{name}: {sentence}")
 
 
-def _on_working_grid(case: Case, config: RunConfig, convention: str, kind: str) -> TrainingCase:
-    chain = preprocess_chain(config.modalities, **config.preprocess.model_dump())
-    image = run_chain(chain, {m: case.images[m] for m in config.modalities if m in case.images})["image"]
+def _known(convention: str, config: RunConfig) -> tuple[bool, ...]:
+    return tuple(region in load_convention(convention).regions for region in config.regions)
+
+
+def _recipe(config: RunConfig) -> list[Any]:
+    return [config.modalities, config.regions, config.preprocess.model_dump(mode="json")]
+
+
+def _files(source: ImageSource) -> Iterator[Path]:
+    for path in source.paths:
+        yield path
+        if path.name.lower().endswith(".mhd"):  # its voxels lie in another file
+            yield read_metaimage(path, MAX_VOXELS)[1].path
+
+
+def _digests(case: Case, config: RunConfig) -> list[Any]:
+    """For each role its channel and the digests of its files; colour slices, which serve several, are read once."""
+    sources: dict[str, ImageSource] = {m: case.images[m] for m in config.modalities if m in case.images}
+    if case.reference is not None:
+        sources["reference"] = case.reference
+    files = {role: list(_files(source)) for role, source in sources.items()}
+    digests = {path: file_digest(path) for path in dict.fromkeys(path for paths in files.values() for path in paths)}
+    return [[role, source.channel, [digests[p] for p in files[role]]] for role, source in sources.items()]
+
+
+def _label_values(source: ImageSource, name: str, cache: Path) -> list[float]:
+    """The distinct labels of a reference, kept like the voxels: to choose a convention is no reason to unpack twice."""
+    made_from = ["labels", source.channel, [file_digest(path) for path in _files(source)]]
+    path = array_path(cache, f"{name}.labels", made_from)
+    values = open_array(path, np.float64, (None,))
+    if values is None:
+        # 0 stands first, so that the array of an empty reference is not empty.
+        values = np.array([0.0, *sorted(count_labels(read_label_map(source).array))])
+        write_array(path, values)
+    return [float(value) for value in values[1:]]
+
+
+# Making
+
+
+def _on_working_grid(case: Case, config: RunConfig, convention: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and region shares of a patient, (channels, d1, d2, d3) float32 each."""
+    chain = preprocess_chain(
+        config.modalities, **config.preprocess.model_dump(), zero_missing=config.missing_modalities
+    )
+    prepared = run_chain(chain, {m: case.images[m] for m in config.modalities if m in case.images})
+    for sentence in prepared["warnings"]:
+        log.warning("%s: %s", case.case_id, sentence)
     assert case.reference is not None  # the callers have looked
     reference = read_label_map(case.reference)
-    masks = load_convention(convention).region_masks(reference.array, config.regions)
-    shares = torch.as_tensor(np.stack([masks[region] for region in config.regions])).float()
-    return _compact(case.case_id, image.as_tensor(), resample_to(shares, reference.grid, grid_of(image)), kind)
+    shares = _shares(case.case_id, reference.array, reference.grid, convention, grid_of(prepared["image"]), config)
+    return prepared["image"].as_tensor(), shares
 
 
-def _compact(name: str, image: torch.Tensor, shares: torch.Tensor, kind: str) -> TrainingCase:
-    regions = (shares.clamp(0, 1) * 255).round().byte().numpy()
-    return TrainingCase(name, image.half().numpy(), regions, kind)
+def _shares(
+    name: str, label_map: NDArray[Any], grid: Grid, convention: str, working: Grid, config: RunConfig
+) -> torch.Tensor:
+    """Share of each voxel of the working grid that a region fills, (regions, d1, d2, d3) float32."""
+    told = [region for region in config.regions if region in load_convention(convention).regions]
+    masks = load_convention(convention).region_masks(label_map, told)
+    shares = torch.zeros((len(config.regions), *working.shape))
+    for region, mask in masks.items():  # one at a time, for a float copy of all of them would be the largest array here
+        moved = resample_to(torch.as_tensor(mask[None]).float(), grid, working)[0]
+        if mask.any() and not moved.any():
+            raise InputError(
+                f"{name}: the {region} of its reference lies outside the images; give it the images' geometry"
+            )
+        shares[config.regions.index(region)] = moved
+    return shares
 
 
-def slice_cases(folder: Path, config: RunConfig) -> Iterator[TrainingCase]:
-    """Single axial slices of BraTS 2020 (.h5 with image (240, 240, 4) and mask (240, 240, 3) NCR, ED, ET at 1 mm, LPS).
+def _phantom(seed: int, config: RunConfig, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
+    phantom = draw_patient(seed, 1.0, contrast=contrast, lesions=config.training.sampling.phantom_lesions)
+    name = f"phantom-{seed}"
+    header = ImageHeader(Path(name), phantom.grid, "int16", 1, sform_code=1, qform_code=1, qform=None, xyzt_units=2)
+    meta = {"header": np.array(header, dtype=object)}  # as `transforms.preprocess.CheckedReader` passes it on
+    affine = torch.as_tensor(phantom.grid.affine.copy())
+    images = {
+        modality: MetaTensor(torch.as_tensor(phantom.images[modality])[None], affine=affine, meta=dict(meta))
+        for modality in config.modalities
+        if modality in phantom.images
+    }
+    chain = preprocess_chain(
+        config.modalities, **config.preprocess.model_dump(), zero_missing=config.missing_modalities
+    )
+    # There is no file to load.
+    steps = [step for step in chain.transforms if not isinstance(step, LoadImaged | EnsureChannelFirstd)]
+    image = run_chain(Compose(steps), images)["image"]
+    shares = _shares(name, phantom.label_map, phantom.grid, "brats2023", grid_of(image), config)
+    return image.as_tensor(), shares
 
-    Raises
-    ------
-    data.errors.UsageError
-        h5py is not installed: it reads nothing else here, so it is no dependency.
-    """
+
+def _make(entry: _Entry) -> None:
+    """Make the voxels of a case and write them into the cache; where it runs changes nothing."""
+    threads, start = torch.get_num_threads(), time.monotonic()
+    torch.set_num_threads(1)  # a sum that is split among threads rounds differently
     try:
-        import h5py
-    except ImportError:
-        raise UsageError(f"{folder}: reading .h5 slices needs h5py; install it with pip") from None
-    for path in sorted(folder.glob("*.h5")):
-        with h5py.File(path) as file:
-            pixels, tissue = np.array(file["image"], dtype=np.float32), np.array(file["mask"]) > 0
-        pixels -= pixels[0, 0]  # z-scored by their publisher: the background is not 0, as it is everywhere else
-        brain = (pixels != 0).any(axis=-1)
-        channels = np.moveaxis(pixels, -1, 0)[[SLICE_CHANNELS.index(m) for m in config.modalities]]
-        core = tissue[..., 0] | tissue[..., 2]
-        masks = {"WT": tissue.any(axis=-1), "TC": core, "ET": tissue[..., 2]}
-        own = Grid((*brain.shape, 1), np.diag([-1.0, -1.0, 1.0, 1.0]))  # type: ignore[arg-type]
-        along = own.reoriented(config.preprocess.orientation)
-        rows, columns = np.flatnonzero(brain.any(axis=1)), np.flatnonzero(brain.any(axis=0))
-        stack = np.stack([*(channels * brain), *(masks[r].astype(np.float32) for r in config.regions)])
-        moved = resample_to(torch.as_tensor(stack[..., None]), own, along)
-        box = moved[:, 240 - 1 - rows[-1] : 240 - rows[0], 240 - 1 - columns[-1] : 240 - columns[0]]
-        inside = Grid(tuple(box.shape[1:]), along.affine)  # type: ignore[arg-type]
-        x, y, _ = config.preprocess.spacing_mm
-        working = resample_to(box.contiguous(), inside, grid_at_spacing(inside, (x, y, None)))
-        image, shares = working[: len(channels)], working[len(channels) :]
-        for channel in image:
-            voxels = channel[channel != 0]
-            channel[channel != 0] = (voxels - voxels.mean()) / voxels.std(correction=0)
-        yield _compact(path.stem, image, shares, "slice")
+        image, shares = entry.make()
+    except InputError as error:
+        raise _naming(entry.name, str(error)) from None
+    finally:
+        torch.set_num_threads(threads)
+    voxels = torch.cat((image, shares.clamp(0, 1))).half().add_(0)  # + 0: no -0, which is no background to a bit test
+    if not voxels.isfinite().all():
+        raise InputError(f"{entry.name}: image values beyond 65504 do not fit float16; normalise them (preprocess)")
+    write_array(entry.path, voxels.permute(3, 0, 1, 2).numpy())
+    log.info("%s: preprocessed in %.1f s", entry.name, time.monotonic() - start)
+
+
+def _make_all(entries: Sequence[_Entry], workers: int) -> None:
+    if workers <= 0 or len(entries) <= 1:
+        for entry in entries:
+            _make(entry)
+        return
+    executor, _ = make_executor(f"processes:{min(workers, len(entries))}", _start_worker)
+    try:
+        for future in [executor.submit(_make, entry) for entry in entries]:
+            future.result()
+    except BrokenProcessPool:
+        raise UsageError(
+            "a worker process died while it preprocessed, probably for want of memory; use fewer workers"
+        ) from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+# Opening
+
+
+def _through_cache(entries: Sequence[_Entry], config: RunConfig, workers: int) -> list[TrainingCase]:
+    channels = len(config.modalities) + len(config.regions)
+    # One after another is looked at and closed again: a limit of open files does not limit the cases.
+    waiting = {entry.path: entry for entry in entries if _open(entry.path, channels) is None}
+    _make_all(list(waiting.values()), workers)
+    return [_training_case(entry, config, channels) for entry in entries]
+
+
+def _open(path: Path, channels: int) -> NDArray[Any] | None:
+    return open_array(path, np.float16, (None, channels, None, None))
+
+
+def _training_case(entry: _Entry, config: RunConfig, channels: int) -> TrainingCase:
+    stored = _open(entry.path, channels)
+    if stored is None:
+        raise UsageError(f"{entry.path}: vanished or was damaged while it was used; give the run a cache of its own")
+    n_images = len(config.modalities)
+    centres = _centres(stored, n_images, config.regions, key_of(entry.path))
+    return TrainingCase(entry.name, entry.kind, stored.transpose(1, 2, 3, 0), n_images, entry.known, centres)
+
+
+def _centres(stored: NDArray[Any], n_images: int, regions: Sequence[str], seed: int) -> dict[str, NDArray[np.int16]]:
+    bits = stored.view(np.uint16)  # numpy compares float16 by way of float32, twenty times slower
+    centres = {}
+    for index, name in enumerate(("brain", *regions)):
+        present = (bits[:, :n_images] != 0).any(axis=1) if name == "brain" else bits[:, n_images + index - 1] != 0
+        places = np.flatnonzero(present)
+        if len(places) > MAX_CENTRES:
+            places = np.random.default_rng([seed, index]).choice(places, MAX_CENTRES, replace=False)
+        if len(places):
+            k, i, j = np.unravel_index(places, present.shape)
+            centres[name] = np.stack((i, j, k), axis=1).astype(np.int16)
+    return centres

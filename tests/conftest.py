@@ -71,7 +71,7 @@ def make_model(
             },
             "preprocess": {"spacing_mm": (spacing_mm,) * 3},
             "window": {"size": (32,) * spatial_dims},
-            "missing_modalities": missing_modalities,
+            "augment": {"missing_modality": 0.2 if missing_modalities else 0.0},
             "training": {"patch": (16,) * spatial_dims},
         },
         "test",

@@ -29,7 +29,7 @@ def test_help_answers_at_once_and_loads_no_torch():
         [sys.executable, "-X", "importtime", "run_pipeline.py", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0
-    for command in ("inspect", "segment", "evaluate", "models", "demo"):
+    for command in ("inspect", "segment", "evaluate", "train", "models", "demo"):
         assert command in done.stdout
     assert "torch" not in done.stderr and "monai" not in done.stderr
     assert time.perf_counter() - start < 10  # 0.5 s on an idle machine
@@ -214,3 +214,37 @@ def test_a_reader_that_has_seen_enough_gets_no_complaint(phantoms):
     command = f"{sys.executable} run_pipeline.py inspect {phantoms} | true"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_train_hands_every_option_on_and_says_where_the_model_is(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def run_training(*arguments):
+        asked.append(arguments)
+        return tmp_path / "model.safetensors"
+
+    monkeypatch.setattr("pipeline.training_run.run_training", run_training)
+    monkeypatch.setattr("sys.argv", ["run_pipeline.py", "train", "a b"])
+    given = "--device cpu --folds 3 --fold all --extra x y --leave-out p q --init m --resume --minutes 2 --workers 4"
+    assert call("train", "a b", "--recipe", "demo", "--output", tmp_path, *given.split()) == 0
+    ((patients, recipe, output, options),) = asked
+    assert (patients, recipe, output) == (Path("a b"), "demo", tmp_path)
+    assert (options.device, options.folds, options.fold, options.split) == ("cpu", 3, "all", None)
+    assert (options.extra, options.leave_out) == ([Path("x"), Path("y")], ["p", "q"])
+    assert (options.init, options.resume, options.minutes, options.workers) == ("m", True, 2.0, 4)
+    assert options.command == "python run_pipeline.py train 'a b'"
+    assert capsys.readouterr().out == f"model: {tmp_path / 'model.safetensors'}\n"
+    monkeypatch.setenv("RANK", "1")  # torchrun's second process
+    assert call("train", "a b", "--recipe", "demo", "--output", tmp_path) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_train_that_cannot_start_says_why_in_one_line(phantoms, tmp_path, capsys):
+    for arguments, sentence in (
+        (("nowhere", "--recipe", "demo"), "nowhere does not exist"),
+        ((phantoms, "--recipe", "no-such-recipe"), "no recipe 'no-such-recipe'"),
+        ((phantoms, "--recipe", "demo", "--folds", 5), "--folds 5: there are only 2 patients"),
+    ):
+        assert call("train", *arguments, "--output", tmp_path / "out") == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1 and "Traceback" not in said

@@ -237,3 +237,53 @@ def test_the_masks_are_left_as_they_were():
     before = prediction.copy(), reference.copy()
     metrics.region_scores(prediction, reference, ISOTROPIC)
     assert np.array_equal(prediction, before[0]) and np.array_equal(reference, before[1])
+
+
+# ---- every score that counts voxels ----
+
+
+def test_the_counting_scores_of_ten_voxels_by_hand():
+    # 3 hits, 1 invented, 2 missed, 4 rightly left out.
+    prediction = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], bool)
+    reference = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0], bool)
+    expected = {
+        "dice": 6 / 9,
+        "sensitivity": 3 / 5,
+        "specificity": 4 / 5,
+        "precision": 3 / 4,
+        "accuracy": 7 / 10,
+        "tversky": 3 / (3 + 0.3 * 1 + 0.7 * 2),
+    }
+    assert metrics.overlap_scores(prediction, reference) == pytest.approx(expected)
+
+
+def test_a_counting_score_without_a_denominator_is_one_for_equal_masks_and_else_zero():
+    empty, full, one = np.zeros(4, bool), np.ones(4, bool), np.array([1, 0, 0, 0], bool)
+    assert set(metrics.overlap_scores(empty, empty).values()) == {1.0}
+    assert set(metrics.overlap_scores(full, full).values()) == {1.0}  # nothing to leave out: specificity 1
+    missed = metrics.overlap_scores(empty, one)
+    assert missed["precision"] == missed["sensitivity"] == missed["dice"] == missed["tversky"] == 0.0
+    assert (missed["specificity"], missed["accuracy"]) == (1.0, 0.75)
+    invented = metrics.overlap_scores(one, empty)
+    assert invented["precision"] == invented["sensitivity"] == invented["dice"] == invented["tversky"] == 0.0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_counting_scores_are_those_of_monais_confusion_matrix(seed):
+    import torch
+    from monai.metrics.confusion_matrix import compute_confusion_matrix_metric, get_confusion_matrix
+
+    prediction, reference = blobs(seed), blobs(seed + 10)
+    tensors = [torch.as_tensor(mask)[None, None].float() for mask in (prediction, reference)]
+    matrix = get_confusion_matrix(*tensors).double()
+    names = {"dice": "f1 score", "sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision"}
+    ours = metrics.overlap_scores(prediction, reference)
+    for name, theirs in (names | {"accuracy": "accuracy"}).items():
+        assert ours[name] == pytest.approx(compute_confusion_matrix_metric(theirs, matrix).item(), abs=1e-6)
+
+
+def test_masks_of_other_shapes_or_kinds_have_no_counting_scores():
+    with pytest.raises(ValueError):
+        metrics.overlap_scores(np.zeros(3, bool), np.zeros(4, bool))
+    with pytest.raises(ValueError):
+        metrics.overlap_scores(np.zeros(3), np.zeros(3))

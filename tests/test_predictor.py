@@ -186,6 +186,26 @@ def test_a_flat_network_takes_a_single_slice(flat_model: Path) -> None:
     np.testing.assert_allclose(infer(predictor, image)[..., 0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("context", "depth"), [(1, 5), (2, 3), (1, 1)])
+def test_a_flat_network_with_context_sees_each_slice_between_its_neighbours(
+    tmp_path: Path, context: int, depth: int
+) -> None:
+    config = make_config(2).model_dump(mode="json")
+    config["window"]["context"] = context
+    config["network"]["in_channels"] = 2 * (2 * context + 1)
+    torch.manual_seed(0)
+    network = build_network(parse_config(config, "test").network)
+    save_checkpoint(tmp_path / "context.safetensors", network, parse_config(config, "test"), {})
+    predictor, image = Predictor(tmp_path / "context.safetensors", "cpu"), textured(16, 16, depth)
+    for z in range(depth):
+        # The slices of one modality together, in ascending order, the end ones repeated.
+        near = [min(max(z + k, 0), depth - 1) for k in range(-context, context + 1)]
+        shown = torch.stack([image[modality, ..., k] for modality in range(2) for k in near])
+        with torch.no_grad():
+            expected = torch.sigmoid(predictor.networks[0](shown[None]))[0]
+        np.testing.assert_allclose(infer(predictor, image)[..., z], expected, atol=1e-5)
+
+
 class Counting(nn.Module):
     """A network that says 3 everywhere and counts the windows that it is shown."""
 
@@ -233,6 +253,17 @@ def test_mirroring_is_the_mean_of_the_passes_flipped_by_hand(model: Path, flat_m
     expected = sum(infer(plain, image.flip(f)).flip(f) for f in flips) / len(flips)
     np.testing.assert_allclose(infer(mirrored, image), expected, atol=1e-6)
     assert not np.allclose(infer(plain, image), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dims", "axes"), [(2, (0,)), (2, (1, 2)), (3, (0, 2)), (3, ())])
+def test_only_the_mirrorings_that_were_trained_are_averaged(tmp_path: Path, dims: int, axes: tuple[int, ...]) -> None:
+    path, image = save_tiny(tmp_path, dims=dims, augment={"flip_axes": axes}), textured(16, 18, 8)
+    plain, mirrored = Predictor(path, "cpu"), Predictor(path, "cpu", tta=True)
+    trained = [1 + axis for axis in axes if axis < dims]  # a slice has no third axis
+    flips = [c for n in range(len(trained) + 1) for c in combinations(trained, n)]
+    expected = sum(infer(plain, image.flip(f)).flip(f) for f in flips) / len(flips)
+    np.testing.assert_allclose(infer(mirrored, image), expected, atol=1e-6)
+    assert np.allclose(infer(plain, image), expected, atol=1e-4) is (not trained)
 
 
 def test_two_models_give_the_mean_of_their_probabilities_whatever_their_order_of_regions(
@@ -289,7 +320,7 @@ def test_a_missing_modality_is_refused_unless_the_model_was_trained_for_that(
         Predictor(model, "cpu")(without(case, "flair"))
     with pytest.raises(SegmentationError, match="tiny was not trained for missing modalities"):
         Predictor(model, "cpu", zero_missing=True)(without(case, "flair"))
-    trained = save_tiny(tmp_path, "trained", missing_modalities=True)
+    trained = save_tiny(tmp_path, "trained", augment={"missing_modality": 0.2})
     result = Predictor(trained, "cpu", zero_missing=True)(without(case, "flair"))
     assert result.warnings == ("flair is missing and was replaced by zeros",)
     with pytest.raises(InputError, match="no flair image"):

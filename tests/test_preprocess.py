@@ -20,7 +20,7 @@ from data.case import ImageSource, discover_cases
 from data.errors import InputError
 from data.grid import Grid
 from data.phantom import write_phantom
-from transforms.preprocess import BiasCorrectd, CheckedReader, Denoised, grid_of, preprocess_chain, run_chain
+from transforms.preprocess import BiasCorrectd, BlankAird, CheckedReader, Denoised, grid_of, preprocess_chain, run_chain
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 SMALL: dict[str, Any] = {"shape": (40, 40, 26), "spacing_mm": (6.0, 6.0, 6.0)}
@@ -367,3 +367,79 @@ def test_a_channel_first_metatensor_knows_its_grid() -> None:
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     grid = grid_of(MetaTensor(torch.zeros(4, 5, 6, 7), affine=torch.as_tensor(affine)))
     assert grid.matches(Grid((5, 6, 7), affine))
+
+
+# ---------------------------------------------------------------------------------------------------- blank air
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], radius: float) -> np.ndarray:
+    index = np.indices(shape).reshape(3, -1).T
+    return (np.linalg.norm(index - centre, axis=1) <= radius).reshape(shape)
+
+
+def head_in_air() -> tuple[np.ndarray, np.ndarray]:
+    """A head of 100 with a dark cavity, in air of 1 to 5; a bright speck of air lies apart. Returns image and head."""
+    shape = (30, 30, 20)
+    head, cavity = ball(shape, (14, 14, 10), 10), ball(shape, (14, 14, 10), 3)
+    image = np.random.default_rng(0).uniform(1, 5, shape)
+    image[head], image[cavity] = 100, 2
+    image[1:3, 1:3, 1:3] = 90
+    return image.astype(np.float32), head
+
+
+def blanked(*channels: np.ndarray) -> np.ndarray:
+    image = MetaTensor(torch.as_tensor(np.stack(channels)), affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])))
+    result = BlankAird("image")({"image": image})["image"]
+    assert torch.equal(result.affine, image.affine) and result.dtype == image.dtype
+    return result.as_tensor().numpy()
+
+
+def test_air_is_blanked_and_a_dark_ventricle_in_the_head_stays() -> None:
+    image, head = head_in_air()
+    (result,) = blanked(image)
+    assert np.array_equal(result, np.where(head, image, 0))
+
+
+def test_the_head_is_what_any_channel_shows_and_is_the_same_for_all() -> None:
+    image, head = head_in_air()
+    lower = image.copy()
+    lower[..., :10] = 3  # this modality sees the upper half only
+    first, second, third = blanked(lower, image, np.zeros_like(image))
+    assert np.array_equal(first, np.where(head, lower, 0))
+    assert np.array_equal(second, np.where(head, image, 0))
+    assert not third.any()
+
+
+def test_brightness_is_judged_in_each_channel_for_itself() -> None:
+    image, head = head_in_air()
+    faint, _ = blanked(image / 1000, image * 0 + 0.5 * head.astype(np.float32))
+    assert np.array_equal(faint, np.where(head, image / 1000, 0))
+
+
+def test_an_image_without_anything_stays_as_it_is() -> None:
+    assert not blanked(np.zeros((5, 6, 7), np.float32)).any()
+
+
+def test_a_single_slice_has_its_air_blanked_too() -> None:
+    image, head = head_in_air()
+    (result,) = blanked(image[..., 10:11])
+    assert np.array_equal(result, np.where(head, image, 0)[..., 10:11])
+
+
+@pytest.mark.parametrize("codes", ["LPS", "AIL"])
+def test_the_chain_blanks_the_air_before_it_crops_and_normalises_whatever_the_files_orientation(
+    tmp_path: Path, codes: str
+) -> None:
+    image, head = head_in_air()
+    ras = nib.Nifti1Image(image, np.diag([1.0, 1.0, 1.0, 1.0]))
+    start = nib.orientations.io_orientation(ras.affine)
+    turned = ras.as_reoriented(nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes)))
+    nib.save(turned, tmp_path / "t1.nii.gz")
+    source = {"t1": ImageSource((tmp_path / "t1.nii.gz",))}
+    result = run_chain(preprocess_chain(("t1",), blank_air=True), source)["image"][0].numpy()
+    box = tuple(slice(at.min(), at.max() + 1) for at in np.nonzero(head))
+    inside = image[head]
+    expected = np.where(head, (image - inside.mean()) / inside.std(), 0)[box]
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+    without = run_chain(preprocess_chain(("t1",)), source)["image"]
+    assert without.shape[1:] == image.shape  # air is not 0, so nothing is cropped

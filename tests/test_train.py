@@ -1,27 +1,30 @@
-"""Training: losses by hand, samples with the recipe's shares, and a loop that learns."""
+"""The loop on cases made of numbers: it learns, stops, averages, clips, and repeats itself to the bit."""
 
 from __future__ import annotations
 
-import math
+import copy
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from data.labels import load_convention
-from data.phantom import make_phantom
+from data.errors import TrainingError
+from networks import ARCHITECTURES, SPATIAL_DIMS
 from pipeline.config import RunConfig, parse_config
-from pipeline.train import TrainingCase, _draw_slice, dice_bce_loss, draw_samples, supervised_loss, train
+from pipeline.distributed import Process
+from pipeline.losses import LOSSES, build_loss
+from pipeline.sampling import PatchDataset
+from pipeline.train import Trainee, _average_with_warm_up, _batches, _learn, train
+from pipeline.training_cases import TrainingCase
+
+ALONE = Process(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def make_config(dims: int, **training: Any) -> RunConfig:
+def recipe(dims: int = 2, architecture: str = "attention_unet", network: dict[str, Any] = {}, **training) -> RunConfig:  # noqa: B006
     return parse_config(
         {
             "name": "tiny",
@@ -29,154 +32,270 @@ def make_config(dims: int, **training: Any) -> RunConfig:
             "regions": ["WT", "TC"],
             "convention": "brats2023",
             "network": {
-                "architecture": "attention_unet" if dims == 3 else "unet_plus_plus",
+                "architecture": architecture,
                 "spatial_dims": dims,
                 "in_channels": 2,
                 "out_channels": 2,
-                "channels": [4, 8],
-                "deep_supervision": dims == 2,
+                "channels": [4, 4, 4, 4, 4] if architecture == "vgg19_unet" else [4, 8],
+                **network,
             },
             "window": {"size": [16] * dims},
-            "training": {"patch": [16] * dims, "batch": 2, "learning_rate": 0.02, "ema_decay": 0.5, **training},
+            "training": {
+                "patch": [16] * dims,
+                "batch": 2,
+                "epochs": 2,
+                "steps_per_epoch": 2,
+                "learning_rate": 0.01,
+                "schedule": {"name": "constant", "warmup_steps": 0},
+                **training,
+            },
         },
         "test",
     )
 
 
-def make_case(seed: int, kind: str = "phantom") -> TrainingCase:
-    phantom = make_phantom(seed, shape=(30, 30, 20), spacing_mm=(8.0, 8.0, 8.0))
-    channels = []
-    for modality in ("t1c", "flair"):
-        array = phantom.images[modality]
-        inside = array != 0
-        channels.append(np.where(inside, (array - array[inside].mean()) / array[inside].std(), 0))
-    masks = load_convention("brats2023").region_masks(phantom.label_map, ["WT", "TC"])
-    regions = np.stack(list(masks.values())).astype(np.uint8) * 255
-    return TrainingCase(f"{kind} {seed}", np.stack(channels).astype(np.float16), regions, kind)
+def ball_case(seed: int) -> TrainingCase:
+    """A bright ball with a core in a noisy brain, 24 x 24 x 20 voxels."""
+    generator = np.random.default_rng(seed)
+    place = np.stack(np.meshgrid(*(np.arange(n) for n in (24, 24, 20)), indexing="ij"), axis=-1)
+    distance = np.linalg.norm(place - generator.integers(8, 13, 3), axis=-1)
+    masks = np.stack([distance < 6, distance < 3])
+    images = generator.normal(0.1, 0.3, (2, 24, 24, 20)) + 2 * masks
+    centres = {name: np.argwhere(m).astype(np.int16) for name, m in zip(("WT", "TC"), masks, strict=True)}
+    centres["brain"] = place.reshape(-1, 3).astype(np.int16)
+    voxels = np.concatenate((images, masks)).astype(np.float16)
+    return TrainingCase(f"ball {seed}", "phantom", voxels, 2, (True, True), centres)
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[TrainingCase]:
-    return [make_case(1), make_case(2)]
+    return [ball_case(1), ball_case(2)]
 
 
-# ----------------------------------------------------------------------------------------------------------- loss
+def run(cases: list[TrainingCase], config: RunConfig, trainee: Trainee | None = None, **options: Any) -> Trainee:
+    trainee = trainee or Trainee.new(config, ALONE.device)
+    train(trainee, PatchDataset(cases, config), config, ALONE, **options)
+    return trainee
 
 
-def test_the_loss_of_four_voxels_by_hand() -> None:
-    # Logits ln 3 and -ln 3 are probabilities 3/4 and 1/4; the target is 1, 1, 0, 0.
-    # Dice: overlap 3/4 + 1/4 = 1; squares 2 * (9/16 + 1/16) = 5/4, and 2 of the target: 1 - 3 / (13/4 + 1) = 5/17.
-    # Cross-entropy: -ln 3/4 where right, -ln 1/4 where wrong, two each: their mean.
-    logits = torch.tensor([math.log(3), -math.log(3)] * 2).reshape(1, 1, 4)
-    target = torch.tensor([1.0, 1.0, 0.0, 0.0]).reshape(1, 1, 4)
-    expected = 5 / 17 - (math.log(3 / 4) + math.log(1 / 4)) / 2
-    assert dice_bce_loss(logits, target).item() == pytest.approx(expected, abs=1e-6)
+def scored(*scores: float):
+    """A validation that gives these means, one after another."""
+    given = iter(scores)
+    return lambda network: {"mean_dice": next(given), "dice": {}}
 
 
-def test_the_dice_term_is_over_the_batch_and_a_mean_over_regions() -> None:
-    # The first region is right in both samples together, the second one is missed: 1 - 1/(n + 1) with n = 3 voxels.
-    logits = torch.full((2, 2, 3), -40.0)
-    target = torch.zeros(2, 2, 3)
-    logits[0, 0] = 40.0
-    target[0, 0] = 1.0
-    target[1, 1] = 1.0
-    entropy = 3 * 40.0 / 12
-    assert dice_bce_loss(logits, target).item() == pytest.approx((0 + 3 / 4) / 2 + entropy, abs=1e-5)
-
-
-def test_right_answers_cost_nothing_also_where_there_is_nothing() -> None:
-    for target in (torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)):
-        assert dice_bce_loss((target * 2 - 1) * 40, target).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_coarser_outputs_count_half_as_much_each() -> None:
-    target = torch.zeros(1, 1, 4)
-    outputs = [torch.full((1, 1, 4), v) for v in (0.5, 1.0, 2.0)]
-    a, b, c = (dice_bce_loss(y, target).item() for y in outputs)
-    expected = (a + b / 2 + c / 4) / 1.75
-    assert supervised_loss(outputs, target).item() == pytest.approx(expected, rel=1e-6)
-    assert supervised_loss(outputs[0], target).item() == pytest.approx(a, rel=1e-6)
-    assert supervised_loss(outputs[:1], target).item() == pytest.approx(a, rel=1e-6)
-
-
-# -------------------------------------------------------------------------------------------------------- samples
-
-
-def test_two_slices_in_three_show_tumour_and_one_in_three_its_core() -> None:
-    regions = np.zeros((2, 4, 4, 100), np.uint8)
-    regions[0, 1, 1, 40:50] = 255  # oedema
-    regions[1, 1, 1, 45] = 255  # core, in one slice of a hundred
-    generator = np.random.default_rng(0)
-    drawn = np.array([_draw_slice(regions, generator) for _ in range(3000)])
-    # Tumour: 1/3 + 1/3 + 1/3 * 10/100 = 0.7; core: 1/3 + 1/3 * 1/10 + 1/3 * 1/100 = 0.37.
-    assert ((drawn >= 40) & (drawn < 50)).mean() == pytest.approx(0.7, abs=0.03)
-    assert (drawn == 45).mean() == pytest.approx(0.37, abs=0.03)
-    assert drawn.min() < 5 and drawn.max() > 94
-
-
-def test_a_patient_without_tumour_gives_any_slice() -> None:
-    generator = np.random.default_rng(0)
-    drawn = {_draw_slice(np.zeros((1, 4, 4, 6), np.uint8), generator) for _ in range(100)}
-    assert drawn == set(range(6))
+# ------------------------------------------------------------------------------------------------------- it learns
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_samples_have_the_networks_shape_and_the_recipes_seed(dims: int, cases: list[TrainingCase]) -> None:
-    config = make_config(dims)
-    streams = [draw_samples(cases, config, np.random.default_rng(0)) for _ in range(2)]
-    for _ in range(3):
-        first, second = (next(stream) for stream in streams)
-        assert first["image"].shape == (2, *[16] * dims) == first["regions"].shape
-        assert first["regions"].min() >= 0 and first["regions"].max() <= 1 + 1e-6
-        assert torch.equal(first["image"], second["image"])
+def test_some_epochs_lower_the_loss_and_the_average_answers_in_the_images_shape(dims, cases):
+    kept = []
 
+    def keep(trainee: Trainee) -> None:
+        kept.append(len(trainee.records))
 
-def test_kinds_are_drawn_with_the_recipes_shares() -> None:
-    def marked(kind: str, value: float) -> TrainingCase:
-        image = np.full((2, 24, 24, 3), value, np.float16)
-        return TrainingCase(kind, image, np.full((2, 24, 24, 3), 255, np.uint8), kind)
-
-    pool = [marked("patient", 100), marked("patient", 100), marked("phantom", 1000), marked("slice", 10000)]
-    config = make_config(2, phantom_share=0.25, slices_share=0.5, patch=(4, 4))
-    stream = draw_samples(pool, config, np.random.default_rng(0))
-    levels = np.array([float(next(stream)["image"].max()) for _ in range(200)])
-    shares = [((levels > low) & (levels < 10 * low)).mean() for low in (30, 300, 3000)]
-    np.testing.assert_allclose(shares, [0.25, 0.25, 0.5], atol=0.12)
-
-
-# ------------------------------------------------------------------------------------------------------- the loop
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_some_steps_on_phantoms_lower_the_loss_and_an_eval_network_is_kept(dims, cases, monkeypatch) -> None:
-    clock = iter(range(10**6))
-    monkeypatch.setattr("pipeline.train.time.monotonic", lambda: float(next(clock)))  # a second each time it is asked
-    kept: list[tuple[nn.Module, dict[str, float]]] = []
-
-    def keep(network: nn.Module, info: dict[str, float]) -> None:
-        assert not network.training and not any(module.training for module in network.modules())
-        kept.append((network, info))
-
-    state = torch.get_rng_state()
-    train(make_config(dims, minutes=1.5), cases, keep, keep_every_seconds=20)
-    torch.set_rng_state(state)
-    first, last = kept[0][1], kept[-1][1]
-    assert len(kept) >= 3 and first["step"] < last["step"] and last["minutes"] >= 1.5
-    assert last["loss"] < first["loss"]
+    trainee = run(cases, recipe(dims, epochs=4, steps_per_epoch=8, ema_decay=0.5), keep=keep)
+    losses = [record.loss for record in trainee.records]
+    assert losses[-1] < 0.8 * losses[0]
+    assert kept == [1, 2, 3, 4]
     with torch.no_grad():
-        answer = kept[-1][0](torch.randn(1, 2, *[13] * dims))
+        answer = trainee.average.module.eval()(torch.randn(1, 2, *[13] * dims))
     assert answer.shape == (1, 2, *[13] * dims) and torch.isfinite(answer).all()
 
 
-def test_the_kept_network_is_the_moving_average_and_the_same_from_the_same_seed(cases, monkeypatch) -> None:
-    states = []
-    for decay in (0.0, 0.0, 0.9):
-        clock = iter(range(10**6))
-        monkeypatch.setattr("pipeline.train.time.monotonic", lambda clock=clock: float(next(clock)))
-        kept: list[nn.Module] = []
-        train(
-            make_config(2, minutes=0.2, ema_decay=decay), cases, lambda network, info, kept=kept: kept.append(network)
-        )
-        states.append(kept[-1].state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+def combinations() -> list[tuple[str, int, str]]:
+    networks = [(name, dims) for name in ARCHITECTURES for dims in SPATIAL_DIMS[name]]
+    return [(*network, loss) for network, loss in itertools.product(networks, LOSSES)]
+
+
+@pytest.mark.parametrize(("architecture", "dims", "loss"), combinations())
+def test_every_loss_moves_every_weight_of_every_architecture_with_deep_supervision(architecture, dims, loss, cases):
+    """DistributedDataParallel, too, needs a gradient of every weight."""
+    config = recipe(
+        dims, architecture, {"deep_supervision": True}, loss={"name": loss}, epochs=1, steps_per_epoch=1, weight_decay=0
+    )
+    trainee = run(cases, config)
+    assert np.isfinite(trainee.records[0].loss)
+    assert not [name for name, weight in trainee.network.named_parameters() if weight.grad is None]
+    before = Trainee.new(config, ALONE.device).network.state_dict()
+    after = trainee.network.state_dict()
+    heads = [name for name in before if name.endswith("weight") and not torch.equal(before[name], after[name])]
+    assert len(heads) > len(list(trainee.network.parameters())) / 4
+
+
+def test_the_gradient_is_cut_to_the_recipes_length_and_keeps_its_direction(cases):
+    config = recipe()
+    (batch, *_) = _batches(PatchDataset(cases, config), 0, ALONE, 0)
+    gradients = []
+    for clip in (1e9, 1e-3):
+        trainee = Trainee.new(config, ALONE.device)
+        _learn(trainee, trainee.network, batch, build_loss("dice_ce"), ALONE, clip)
+        gradients.append(torch.cat([w.grad.flatten() for w in trainee.network.parameters()]))
+    whole, cut = gradients
+    assert whole.norm() > 1e-2
+    assert cut.norm().item() == pytest.approx(1e-3, rel=1e-3)
+    assert torch.dot(whole, cut).item() == pytest.approx((whole.norm() * cut.norm()).item(), rel=1e-4)
+
+
+def test_the_average_follows_quickly_at_first_and_by_the_recipes_decay_later():
+    # Weights 0, 1, 1, 1, ... from the first update on. The first is taken as it is; then the old value keeps
+    # (1 + n) / (10 + n), n = 1, 2, ..., at most 0.25: 2/11, then 1/4 for ever.
+    network = nn.Linear(1, 1, bias=False)
+    average = AveragedModel(network, multi_avg_fn=_average_with_warm_up(0.25), use_buffers=True)
+    seen = []
+    for value in (0.0, 1.0, 1.0, 1.0):
+        nn.init.constant_(network.weight, value)
+        average.update_parameters(network)
+        seen.append(average.module.weight.item())
+    expected = [0, 9 / 11, 1 - 2 / 11 / 4, 1 - 2 / 11 / 16]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
+def test_without_decay_the_average_is_the_network_itself(cases):
+    trainee = run(cases, recipe(ema_decay=0.0))
+    ours, theirs = trainee.average.module.state_dict(), trainee.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+# ------------------------------------------------------------------------------------- it validates, slows and stops
+
+
+def test_it_validates_every_few_epochs_and_after_the_last_one_the_average_in_eval_mode(cases):
+    seen = []
+
+    def validate(network: nn.Module) -> dict[str, Any]:
+        assert not any(module.training for module in network.modules())
+        seen.append(network)
+        return {"mean_dice": 0.5, "dice": {"WT": 0.5}}
+
+    trainee = run(cases, recipe(epochs=5, steps_per_epoch=1, validate_every=2), validate=validate)
+    assert [record.epoch for record in trainee.records if record.mean_dice is not None] == [2, 4, 5]
+    assert all(network is trainee.average.module for network in seen)
+    assert trainee.records[1].dice == {"WT": 0.5} and trainee.records[0].dice == {}
+
+
+def test_it_stops_after_as_many_validations_without_a_better_one_as_the_recipe_allows(cases):
+    config = recipe(epochs=20, steps_per_epoch=1, validate_every=1, stopping={"patience": 2})
+    trainee = run(cases, config, validate=scored(0.1, 0.5, 0.5, 0.4, 0.9))
+    assert [record.mean_dice for record in trainee.records] == [0.1, 0.5, 0.5, 0.4]
+    run(cases, config, trainee, validate=scored())  # resumed, it still has stopped
+    assert len(trainee.records) == 4
+
+
+def test_on_a_plateau_the_rate_falls_in_the_next_epoch(cases):
+    plateau = {"name": "plateau", "patience": 1, "factor": 0.5, "warmup_steps": 0}
+    config = recipe(epochs=5, steps_per_epoch=1, validate_every=1, schedule=plateau)
+    trainee = run(cases, config, validate=scored(0.5, 0.4, 0.3, 0.3, 0.3))
+    assert [record.learning_rate for record in trainee.records] == [0.01, 0.01, 0.01, 0.005, 0.005]
+
+
+def test_between_validations_no_loss_is_taken_for_a_score(cases, monkeypatch):
+    plateau = {"name": "plateau", "patience": 1, "factor": 0.5, "warmup_steps": 0}
+    config = recipe(epochs=6, steps_per_epoch=1, validate_every=6, schedule=plateau)
+    losses = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    monkeypatch.setattr("pipeline.train._learn", lambda *_: next(losses))
+    trainee = run(cases, config, validate=scored(0.5))
+    assert {record.learning_rate for record in trainee.records} == {0.01}
+    losses = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    trainee = run(cases, config)  # nobody to validate on: then it is the loss that counts
+    assert [record.learning_rate for record in trainee.records] == [0.01, 0.01, 0.01, 0.005, 0.005, 0.0025]
+
+
+def test_when_its_time_is_up_it_ends_the_epoch_and_validates(cases, monkeypatch):
+    clock = itertools.count(0, 6)  # six seconds pass whenever it is asked
+    monkeypatch.setattr("pipeline.train.time.monotonic", lambda: float(next(clock)))
+    config = recipe(epochs=50, steps_per_epoch=1000, validate_every=50, stopping={"minutes": 1.0})
+    trainee = run(cases, config, validate=scored(0.5))
+    (record,) = trainee.records
+    assert record.step == 10 and record.minutes >= 1.0 and record.mean_dice == 0.5
+    run(cases, config, trainee, validate=scored())
+    assert len(trainee.records) == 1
+
+
+def test_the_schedule_follows_the_clock_where_that_is_ahead(cases, monkeypatch):
+    clock = itertools.count(0, 6)
+    monkeypatch.setattr("pipeline.train.time.monotonic", lambda: float(next(clock)))
+    schedule = {"name": "polynomial", "power": 1.0, "warmup_steps": 0}
+    config = recipe(epochs=1, steps_per_epoch=4, stopping={"minutes": 1.0}, schedule=schedule)
+    # Steps alone: 0, 1/4, 1/2, 3/4; the clock is at 0.1, 0.2, 0.3 and 0.4 minutes: the steps are ahead at the last one.
+    assert run(cases, config).records[0].learning_rate == pytest.approx(0.01 * (1 - 3 / 4))
+    config = recipe(epochs=1, steps_per_epoch=4, stopping={"minutes": 0.5}, schedule=schedule)
+    assert run(cases, config).records[0].learning_rate == pytest.approx(0.01 * (1 - 4 / 5))
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_kept(lost, cases, monkeypatch):
+    losses, kept = iter([1.0, 1.0, 1.0, lost]), []
+    monkeypatch.setattr("pipeline.train._learn", lambda *_: next(losses))
+    with pytest.raises(TrainingError, match=r"epoch 2: the loss is (nan|inf); lower training.learning_rate \(0.01\)"):
+        run(cases, recipe(), keep=lambda trainee: kept.append(trainee.records[-1].epoch))
+    assert kept == [1]
+
+
+def test_every_step_is_reported_with_the_number_of_all(cases):
+    steps = []
+    trainee = run(cases, recipe(), on_step=lambda done, total, loss: steps.append((done, total, loss)))
+    assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert trainee.records[1].loss == pytest.approx((steps[2][2] + steps[3][2]) / 2)
+
+
+# ----------------------------------------------------------------------------------------------- it repeats itself
+
+
+def test_any_number_of_workers_gives_the_same_batches(cases):
+    config = recipe(3, epochs=1, steps_per_epoch=6)
+    dataset = PatchDataset(cases, config)
+    expected = list(_batches(dataset, 3, ALONE, 0))
+    given = list(_batches(dataset, 3, ALONE, 2))
+    assert len(given) == len(expected) == 6
+    for one, other in zip(expected, given, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("image", "regions", "known"))
+
+
+class Threads(PatchDataset):
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"threads": torch.tensor(torch.get_num_threads())}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_are_made_on_one_thread_for_two_round_differently_and_the_network_has_all(workers, cases):
+    torch.set_num_threads(2)
+    try:
+        for batch in _batches(Threads(cases, recipe()), 0, ALONE, workers):
+            assert batch["threads"].tolist() == [1, 1]
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_processes_share_the_samples_of_each_step(cases):
+    config = recipe(batch=4, epochs=1, steps_per_epoch=3)
+    dataset = PatchDataset(cases, config)
+    shares = [list(_batches(dataset, 1, Process(rank, 2, ALONE.device), 0)) for rank in (0, 1)]
+    for step, whole in enumerate(_batches(dataset, 1, ALONE, 0)):
+        dealt = torch.stack([shares[0][step]["image"], shares[1][step]["image"]], dim=1).flatten(0, 1)
+        assert torch.equal(dealt, whole["image"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_taken_up_from_its_state_goes_on_to_the_bit(workers, cases):
+    config = recipe(network={"dropout": 0.3}, epochs=3, schedule={"name": "plateau", "patience": 1})
+    states: list[dict[str, Any]] = []
+
+    def keep(trainee: Trainee) -> None:
+        states.append(copy.deepcopy(trainee.state()))
+
+    straight = run(cases, config, keep=keep)
+    torch.rand(7)  # somebody draws in between
+    resumed = Trainee.new(config, ALONE.device)
+    resumed.restore(states[0])
+    run(cases, config, resumed, workers=workers)
+    assert [r.loss for r in resumed.records] == [r.loss for r in straight.records]
+    for part in ("network", "average"):
+        ours, theirs = getattr(resumed, part).state_dict(), getattr(straight, part).state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_another_seed_gives_other_weights_and_other_samples(cases):
+    first, second = (run(cases, recipe(seed=seed, epochs=1)).records[0].loss for seed in (0, 1))
+    assert first != second

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import scipy.ndimage as ndi
 import SimpleITK as sitk
 import torch
 from monai.config import KeysCollection
@@ -201,6 +202,29 @@ class Denoised(_ImageFilterd):
         return sitk.CurvatureAnisotropicDiffusion(image, timeStep=step, conductanceParameter=1.0, numberOfIterations=5)
 
 
+class BlankAird(MapTransform):
+    """Set everything outside the head to 0: (channels, d1, d2, slices) images of heads that were not skull-stripped.
+
+    The head is the largest connected piece of the voxels where any channel exceeds a tenth of its 99th percentile, its
+    cavities filled slice by slice, so that dark ventricles stay.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = d[key].as_tensor().numpy()
+            levels = [0.1 * np.percentile(channel[channel != 0], 99) if channel.any() else 0.0 for channel in image]
+            bright = np.any([channel > level for channel, level in zip(image, levels, strict=True)], axis=0)
+            pieces, count = ndi.label(bright)
+            if count == 0:
+                continue
+            head = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+            for k in range(head.shape[-1]):
+                head[..., k] = ndi.binary_fill_holes(head[..., k])
+            d[key] = MetaTensor(torch.as_tensor(np.where(head, image, 0)), meta=dict(d[key].meta))
+        return d
+
+
 def _any_nonzero(image: torch.Tensor) -> torch.Tensor:
     return image != 0
 
@@ -213,6 +237,7 @@ def preprocess_chain(
     normalise: Literal["nonzero", "all", "none"] = "nonzero",
     bias_correction: bool = False,
     denoise: bool = False,
+    blank_air: bool = False,
     zero_missing: bool = False,
     max_voxels: int = MAX_VOXELS,
 ) -> Compose:
@@ -222,7 +247,7 @@ def preprocess_chain(
     ----------
     modalities : sequence of str
         Channels in the model's order.
-    orientation, spacing_mm, crop, normalise, bias_correction, denoise
+    orientation, spacing_mm, crop, normalise, bias_correction, denoise, blank_air
         As in :class:`pipeline.config.PreprocessConfig`.
     zero_missing : bool
         Replace a modality that the case lacks by zeros instead of refusing the case.
@@ -250,6 +275,8 @@ def preprocess_chain(
     if denoise:
         steps.append(Denoised(keys, allow_missing_keys=True))
     steps += [AlignToReferenced(keys, zero_missing), ConcatItemsd(keys, name="image"), _Drop(keys)]
+    if blank_air:  # after the orientation, for it fills slice by slice
+        steps += [Orientationd("image", axcodes=orientation, labels=None), BlankAird("image")]
     if crop == "nonzero":
         steps.append(CropForegroundd("image", source_key="image", select_fn=_any_nonzero, allow_smaller=True))
     steps.append(Orientationd("image", axcodes=orientation, labels=None))

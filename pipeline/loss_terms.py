@@ -1,0 +1,121 @@
+"""What the losses are made of: Dice, Tversky, cross-entropy and focal terms of the pairs that a reference tells.
+
+:mod:`pipeline.losses` states the contract and gives the sources of the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+POWER_FLOOR = 1e-6
+"""The least base of a power below 1, whose gradient is infinite at 0."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Logits and target, ``(batch, regions, dim_1, ..., dim_N)``, float32 or better, 0 where not known."""
+
+    logits: Tensor
+    target: Tensor
+    weight: Tensor
+    """``(batch, regions)``: 1 where known, else 0."""
+
+    @property
+    def probability(self) -> Tensor:
+        """Sigmoid where known, 0 elsewhere."""
+        return torch.sigmoid(self.logits) * self.weight.reshape(*self.weight.shape, *[1] * (self.logits.ndim - 2))
+
+
+def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
+    """What the terms below take. Raises ``ValueError`` where the shapes do not fit."""
+    if logits.shape != target.shape or logits.ndim < 3:
+        raise ValueError(f"logits {(*logits.shape,)}, target {(*target.shape,)}: both are (batch, regions, dim_1, ...)")
+    dtype = torch.promote_types(logits.dtype, torch.float32)  # squares and sums of float16 overflow
+    logits, target = logits.to(dtype), target.to(dtype)
+    if known is None:
+        return Pair(logits, target, logits.new_ones(logits.shape[:2]))
+    if known.shape != logits.shape[:2] or known.dtype != torch.bool:
+        raise ValueError(f"known {(*known.shape,)} {known.dtype}: not bool (batch, regions) {(*logits.shape[:2],)}")
+    unknown = ~known.reshape(*known.shape, *[1] * (logits.ndim - 2))
+    # Filled before any function is applied: a product with 0 would let NaN through, in the gradient too.
+    return Pair(logits.masked_fill(unknown, 0), target.masked_fill(unknown, 0), known.to(dtype))
+
+
+def dice_term(pair: Pair, smooth: float, per_sample: bool) -> Tensor:
+    """See :func:`pipeline.losses.dice`."""
+    axes, p, t = _axes(pair, smooth, per_sample), pair.probability, pair.target
+    total = p.square().sum(axes) + t.square().sum(axes)
+    return region_mean((p - t).square().sum(axes) / (total + smooth), pair.weight)
+
+
+def tversky_scores(pair: Pair, alpha: float, beta: float, smooth: float, per_sample: bool) -> Tensor:
+    """``1 - TI``, ``(regions,)`` or ``(batch, regions)``, as the ratio of what was lost: never below 0 by rounding."""
+    axes, p, t = _axes(pair, smooth, per_sample), pair.probability, pair.target
+    lost = alpha * (p * (1 - t)).sum(axes) + beta * ((1 - p) * t).sum(axes)
+    return lost / ((p * t).sum(axes) + lost + smooth)
+
+
+def bce_term(pair: Pair) -> Tensor:
+    """See :func:`pipeline.losses.bce`."""
+    return _voxel_mean(_cross_entropy(pair), pair.weight)
+
+
+def focal_term(pair: Pair, gamma: float, alpha: float | None) -> Tensor:
+    """See :func:`pipeline.losses.dice_focal`."""
+    error = (pair.target - torch.sigmoid(pair.logits)).abs()
+    if 0 < gamma < 1:
+        error = error.clamp(min=POWER_FLOOR)
+    values = error**gamma * _cross_entropy(pair)
+    if alpha is not None:
+        values = values * (alpha * pair.target + (1 - alpha) * (1 - pair.target))
+    return _voxel_mean(values, pair.weight)
+
+
+def region_mean(scores: Tensor, weight: Tensor) -> Tensor:
+    """Mean of scores ``(batch, regions)`` over known pairs, or of ``(regions,)`` over regions known at least once.
+
+    0 if there are none.
+    """
+    if scores.ndim == 1:
+        weight = (weight.sum(0) > 0).to(weight.dtype)
+    return (scores * weight).sum() / weight.sum().clamp(min=1)
+
+
+def check_number(name: str, value: float, least: float = 0, most: float = math.inf) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number from ``least`` to ``most``."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and least <= value <= most):
+        raise ValueError(f"{name}: {value!r} is not a number from {least:g} to {most:g}")
+
+
+def check_weights(**weights: float) -> None:
+    """Raise ``ValueError`` unless the weights are 0 or more and not all 0."""
+    for name, value in weights.items():
+        check_number(name, value)
+    if not any(weights.values()):
+        raise ValueError(f"{' and '.join(weights)}: both are 0, so there is nothing to learn from")
+
+
+def _axes(pair: Pair, smooth: float, per_sample: bool) -> tuple[int, ...]:
+    """The axes that an overlap counts over; checks the two parameters that all overlaps share."""
+    check_number("smooth", smooth, least=1e-8)
+    if not isinstance(per_sample, bool):
+        raise ValueError(f"per_sample: {per_sample!r} is neither true nor false")
+    spatial = range(2, pair.logits.ndim)
+    return tuple(spatial) if per_sample else (0, *spatial)
+
+
+def _cross_entropy(pair: Pair) -> Tensor:
+    """Of each voxel, in nats."""
+    return F.binary_cross_entropy_with_logits(pair.logits, pair.target, reduction="none")
+
+
+def _voxel_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the voxels of all known pairs; 0 if there are none."""
+    voxels = max(1, math.prod(values.shape[2:]))
+    return (values.flatten(2).sum(2) * weight).sum() / (weight.sum().clamp(min=1) * voxels)

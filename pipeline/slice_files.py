@@ -1,0 +1,109 @@
+"""Single axial slices of BraTS 2020 (.h5): pictures and tissue of one slice, at 1 mm, rows and columns LPS.
+
+A file holds ``image`` (240, 240, 4), z-scored by its publisher, and ``mask`` (240, 240, 3) NCR, ED, ET.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.errors import InputError, UsageError
+from data.grid import Grid
+from pipeline.config import PreprocessConfig
+from transforms.restore import grid_at_spacing, resample_to
+
+SLICE_CHANNELS = ("flair", "t1", "t1c", "t2")
+"""Order of the images; read off the pictures, for their publisher names another."""
+SLICE_REGIONS = ("WT", "TC", "ET")
+_SIZE = 240
+
+
+def slice_files(folder: Path, modalities: Sequence[str]) -> list[Path]:
+    """The slices of a folder by name.
+
+    Raises
+    ------
+    data.errors.UsageError
+        There is none, or they lack one of the modalities.
+    """
+    files = sorted(Path(folder).glob("*.h5"))
+    if not files:
+        raise UsageError(f"{folder}: holds no .h5 slice; give the folder of the slices")
+    if missing := set(modalities) - set(SLICE_CHANNELS):
+        raise UsageError(f"{folder}: the slices have no {', '.join(sorted(missing))}; train without them")
+    return files
+
+
+def read_slice_file(
+    path: Path, modalities: Sequence[str], regions: Sequence[str], preprocess: PreprocessConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and region shares of a slice on the working grid, cropped to the brain.
+
+    Parameters
+    ----------
+    path : Path
+    modalities, regions : sequence of str
+        Channels in order; a region that is not in `SLICE_REGIONS` is all 0.
+    preprocess : PreprocessConfig
+        Its orientation and the first two of its spacings; the slice has no third.
+
+    Returns
+    -------
+    images : (modalities, d1, d2, 1) float32
+        z-scored over the non-zero pixels of each, background 0.
+    shares : (regions, d1, d2, 1) float32 in [0, 1]
+
+    Raises
+    ------
+    data.errors.UsageError
+        h5py is not installed: it reads nothing else here, so it is no dependency.
+    data.errors.InputError
+        The file is no such slice, or it shows no brain.
+    """
+    pixels, tissue = _read(path)
+    pixels -= pixels[0, 0]  # z-scored with its background by the publisher: that is not 0, as it is everywhere else
+    brain = (pixels != 0).any(axis=-1)
+    if not brain.any():
+        raise InputError(f"{path}: shows no brain; leave it out")
+    channels = np.moveaxis(pixels, -1, 0)[[SLICE_CHANNELS.index(m) for m in modalities]] * brain
+    whole, core, enhancing = tissue.any(axis=-1), tissue[..., 0] | tissue[..., 2], tissue[..., 2]
+    masks = dict(zip(SLICE_REGIONS, (whole, core, enhancing), strict=True))
+    empty = np.zeros_like(brain)
+    stack = np.stack([*channels, *(masks.get(region, empty).astype(np.float32) for region in regions)])
+    rows, columns = np.flatnonzero(brain.any(axis=1)), np.flatnonzero(brain.any(axis=0))
+    # Resampling starts from the brain's own box, as the chain of a patient does.
+    box = stack[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, None]
+    own = Grid(box.shape[1:], np.diag([-1.0, -1.0, 1.0, 1.0]))
+    along = own.reoriented(preprocess.orientation)
+    x, y, _ = preprocess.spacing_mm
+    moved = resample_to(torch.as_tensor(np.ascontiguousarray(box)), own, along)
+    working = resample_to(moved.contiguous(), along, grid_at_spacing(along, (x, y, None)))
+    images, shares = working[: len(channels)], working[len(channels) :]
+    for image in images:
+        inside = image != 0
+        if inside.any():
+            deviation = image[inside].std(correction=0)
+            image[inside] = (image[inside] - image[inside].mean()) / (deviation if deviation > 0 else 1.0)
+    return images, shares
+
+
+def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    try:
+        import h5py
+    except ImportError:
+        raise UsageError(f"{path}: reading .h5 slices needs h5py; install it with pip") from None
+    try:
+        with h5py.File(path) as file:
+            pixels, mask = np.array(file["image"], dtype=np.float32), np.array(file["mask"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: is no slice with image and mask ({error}); copy it again") from None
+    if pixels.shape != (_SIZE, _SIZE, 4) or mask.shape != (_SIZE, _SIZE, 3):
+        raise InputError(
+            f"{path}: its image is {pixels.shape} and its mask {mask.shape}, not (240, 240, 4) and (240, 240, 3); leave it out"
+        )
+    return pixels, mask > 0

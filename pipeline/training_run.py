@@ -1,0 +1,304 @@
+"""The command `train`: from folders of patients to a model file, its history and its curves, resumable at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from data.case import Case, discover_cases
+from data.errors import UsageError
+from data.splits import Split, fold_split, match_split, patient_id, read_split
+from data.write import is_temporary_name, write_text_atomically
+from pipeline.checkpoint import save_checkpoint
+from pipeline.config import RunConfig, load_recipe, parse_config
+from pipeline.distributed import Process, joined
+from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
+from pipeline.initial import initial_network
+from pipeline.losses import build_loss
+from pipeline.sampling import PatchDataset
+from pipeline.tables import write_table
+from pipeline.train import Trainee, train
+from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases, slice_cases
+from pipeline.training_state import load_state, save_state
+from pipeline.validation import Reference, mean_scores, references, validate
+
+log = logging.getLogger(__name__)
+
+FIRST_PHANTOM = 1000
+"""Seed of the first synthetic patient that is learnt from; those of the demo and the benchmarks lie below."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Where and how to train; what is computed stands in the recipe.
+
+    split : file with the lists train, validation, test; instead of folds. folds, fold : one part of a cross-validation
+    by patient is validated on; fold "all" learns from every patient and validates on none. extra : further folders to
+    learn from, patients or BraTS 2020 slices (.h5); a patient that is held back is left out of them. leave_out : cases
+    that are neither learnt from nor validated on. cache : folder of preprocessed cases, to be shared between runs;
+    OUTPUT/cache by default. minutes : instead of the recipe's. workers : processes that load and augment. on_step :
+    see :func:`pipeline.train.train`.
+    """
+
+    device: str = "auto"
+    split: Path | None = None
+    folds: int = 5
+    fold: int | str = 0
+    extra: Sequence[Path] = ()
+    leave_out: Sequence[str] = ()
+    cache: Path | None = None
+    init: str | None = None
+    resume: bool = False
+    minutes: float | None = None
+    workers: int = 0
+    licence: str = "as its training data"
+    command: str = ""
+    on_step: Callable[[int, int, float], None] = field(default=lambda done, total, loss: None)
+
+
+def run_training(patients: Path, recipe: str, output: Path, options: TrainOptions) -> Path:
+    """Train a recipe and leave its model in ``output``; returns the model file.
+
+    The folder then holds ``model.safetensors`` (the best on the validation patients; without them the last),
+    ``validation.csv`` (its scores, per patient), ``last.safetensors``, ``history.csv``, ``curves.png``, ``split.json``,
+    ``state.pt`` (for --resume) and ``tensorboard/`` where that is installed. The processes of a distributed run share it.
+
+    Raises
+    ------
+    data.errors.UsageError, data.errors.InputError, data.errors.CheckpointError, data.errors.TrainingError
+    """
+    config = _checked(load_recipe(recipe), recipe, options)
+    if output.resolve() == patients.resolve():
+        raise UsageError(f"--output {output} is the input folder; choose another, so that models and images stay apart")
+    with joined(options.device) as process:
+        _check_batch(config, process)
+        cases = {case.case_id: case for case in discover_cases(patients, exclude=output)}
+        split = _split(list(cases), options)
+        further = _further(options.extra, {*split.validation, *split.test})
+        _check_leave_out(options.leave_out, [*cases, *(name for found in further.values() for name in found)])
+        held_back = references([cases[name] for name in split.validation], config)
+        identity = _identity(config, split, further, options)
+        state = _earlier_state(output, identity, options)
+        with process.leader_first():
+            _prepare(output, split, process)
+            dataset = _dataset([cases[name] for name in split.train], further, config, output, options)
+        torch.manual_seed(config.training.seed)  # for the weights that --init does not give
+        init = None if options.init is None or state else initial_network(options.init, config)
+        trainee = Trainee.new(config, process.device, init)
+        if state:
+            trainee.restore(state["trainee"])
+        tensorboard = open_tensorboard(output / "tensorboard")
+        run = _Run(output, config, identity, held_back, process, _card(dataset, split, options), tensorboard)
+        train(
+            trainee,
+            dataset,
+            config,
+            process,
+            validate=run.validate if held_back else None,
+            keep=run.keep,
+            on_step=options.on_step,
+            workers=options.workers,
+        )
+    return run.model
+
+
+def _checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig:
+    """The recipe with the option's minutes; what the loop would stumble over is found before anything is loaded."""
+    if options.minutes is not None:
+        settings = config.model_dump()
+        settings["training"]["stopping"]["minutes"] = options.minutes
+        config = parse_config(settings, f"--minutes {options.minutes}")
+    try:
+        build_loss(config.training.loss.name, config.training.loss.parameters)
+    except ValueError as error:
+        raise UsageError(f"recipe {recipe}: training.loss: {error}") from None
+    return config
+
+
+def _check_batch(config: RunConfig, process: Process) -> None:
+    if config.training.batch % process.world:
+        raise UsageError(
+            f"training.batch {config.training.batch} cannot be dealt to {process.world} processes; choose a multiple"
+        )
+
+
+# Who is learnt from
+
+
+def _split(names: Sequence[str], options: TrainOptions) -> Split:
+    kept = [name for name in names if name not in options.leave_out]
+    if options.split is not None:
+        split = match_split(read_split(options.split), names, options.split)
+        parts = {part: tuple(name for name in ids if name in kept) for part, ids in vars(split).items()}
+        return replace(split, **parts)
+    if options.fold == "all":
+        return Split(tuple(sorted(kept)), ())
+    try:
+        fold = int(options.fold)
+    except ValueError:
+        raise UsageError(f"--fold {options.fold}: a number from 0, or all") from None
+    return fold_split(kept, options.folds, fold)
+
+
+def _further(folders: Sequence[Path], held_back: Iterable[str]) -> dict[Path, dict[str, Case | None]]:
+    """The cases of each further folder by name, None for a slice; no patient that is held back is among them."""
+    patients = {patient_id(name) for name in held_back}
+    further: dict[Path, dict[str, Case | None]] = {}
+    for folder in folders:
+        slices = sorted(folder.glob("*.h5")) if folder.is_dir() else []
+        found: dict[str, Case | None] = dict.fromkeys(path.stem for path in slices)
+        if not slices:
+            found = {case.case_id: case for case in discover_cases(folder)}
+        for name in [name for name in found if patient_id(name) in patients]:
+            log.warning("%s: %s is held back; not learnt from", folder, name)
+            del found[name]
+        further[folder] = found
+    return further
+
+
+def _check_leave_out(leave_out: Sequence[str], names: Sequence[str]) -> None:
+    if unknown := sorted(set(leave_out) - set(names)):
+        raise UsageError(f"--leave-out: no case {', '.join(unknown)}; `inspect` lists those that there are")
+
+
+def _dataset(
+    cases: Sequence[Case],
+    further: Mapping[Path, Mapping[str, Case | None]],
+    config: RunConfig,
+    output: Path,
+    options: TrainOptions,
+) -> PatchDataset:
+    cache, workers, sampling = options.cache or output / "cache", options.workers, config.training.sampling
+    extra: list[TrainingCase] = []
+    for folder, found in further.items():
+        wanted = {name: case for name, case in found.items() if name not in options.leave_out}
+        extra += patient_cases([c for c in wanted.values() if c is not None], config, cache, workers=workers)
+        if None in wanted.values():
+            extra += [c for c in slice_cases(folder, config, cache, workers=workers) if c.name in wanted]
+    count = sampling.phantoms if sampling.phantom_share > 0 else 0
+    phantoms = phantom_cases(range(FIRST_PHANTOM, FIRST_PHANTOM + count), config, cache, workers=workers)
+    own = patient_cases(cases, config, cache, workers=workers)
+    log.info("learning from %d cases, %d further ones, %d synthetic ones", len(own), len(extra), len(phantoms))
+    return PatchDataset(own, config, extra, phantoms)
+
+
+# What a run is, and where it was
+
+
+def _identity(
+    config: RunConfig, split: Split, further: Mapping[Path, Mapping[str, Any]], options: TrainOptions
+) -> dict[str, str]:
+    """What must be the same for a run to go on."""
+    names = sorted(name for found in further.values() for name in found if name not in options.leave_out)
+    digest = hashlib.sha256(json.dumps(names).encode("utf-8", "surrogateescape")).hexdigest()
+    return {"recipe": config.model_dump_json(), "split": json.dumps(vars(split)), "list of further cases": digest}
+
+
+def _earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptions) -> dict[str, Any] | None:
+    """The state to go on from, if there is one; refused where it is of another run."""
+    path = output / "state.pt"
+    if not path.is_file():
+        if options.resume:
+            log.info("%s: no state to go on from; starting at the beginning", output)
+        return None
+    if not options.resume:
+        raise UsageError(f"{output} holds a training run; go on with --resume, or choose another folder")
+    state = load_state(path)
+    for part, value in identity.items():
+        if state.get(part) != value:
+            raise UsageError(
+                f"{output}: its run has another {part}; resume with the same one, or choose another folder"
+            )
+    return state
+
+
+def _prepare(output: Path, split: Split, process: Process) -> None:
+    if not process.leads:
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for path in filter(lambda path: is_temporary_name(path.name), list(output.iterdir())):
+            path.unlink(missing_ok=True)  # left by a run that was killed
+        write_text_atomically(output / "split.json", json.dumps(vars(split), indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written to ({error.strerror}); choose another --output") from None
+
+
+def _card(dataset: PatchDataset, split: Split, options: TrainOptions) -> dict[str, Any]:
+    kinds = Counter(case.kind for pool, _ in dataset.pools for case in pool)
+    return {
+        "trained_on": ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in kinds.items()),
+        "held_out": [*split.validation, *split.test],
+        "scores": {},
+        "licence": options.licence,
+        "date": date.today().isoformat(),
+        "command": options.command,
+    }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is written while the loop runs."""
+
+    output: Path
+    config: RunConfig
+    identity: Mapping[str, str]
+    held_back: Sequence[Reference]
+    process: Process
+    card: Mapping[str, Any]
+    tensorboard: Callable[[EpochRecord], None]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of the last validation."""
+
+    @property
+    def model(self) -> Path:
+        return self.output / "model.safetensors"
+
+    @property
+    def last(self) -> Path:
+        return self.output / "last.safetensors"
+
+    def validate(self, network: nn.Module) -> dict[str, Any]:
+        """Score the file that a user would get, float16 weights and all."""
+        with self.process.leader_first():  # nobody reads before it is there
+            if self.process.leads:
+                save_checkpoint(self.last, network, self.config, self.card)
+        self.rows[:] = validate(self.last, self.held_back, self.process)
+        dice, tversky, accuracy = (
+            mean_scores(self.rows, name, self.config.regions) for name in ("dice", "tversky", "accuracy")
+        )
+        return {
+            "dice": dice,
+            "mean_dice": float(np.mean(list(dice.values()))),
+            "tversky_index": float(np.mean(list(tversky.values()))),
+            "pixel_accuracy": float(np.mean(list(accuracy.values()))),
+        }
+
+    def keep(self, trainee: Trainee) -> None:
+        """Leave everything so that a kill at any moment loses this epoch at most; the state goes last."""
+        if not self.process.leads:
+            return
+        record, network = trainee.records[-1], trainee.average.module.eval()
+        card = {**self.card, "scores": {f"dice_{region}": value for region, value in record.dice.items()}}
+        save_checkpoint(self.last, network, self.config, card)
+        if not self.held_back or record.epoch == best_epoch(trainee.records):
+            save_checkpoint(self.model, network, self.config, card)
+            if self.rows:
+                write_table(self.output / "validation.csv", pd.DataFrame(self.rows))
+        write_history(trainee.records, self.output / "history.csv")
+        if not self.held_back or record.mean_dice is not None:
+            plot_curves(trainee.records, self.output / "curves.png", self.config.name)
+        self.tensorboard(record)
+        save_state(self.output / "state.pt", {**self.identity, "trainee": trainee.state()})

@@ -1,0 +1,106 @@
+"""Scores of a model on patients that it does not learn from, through the same Predictor as the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from data.case import Case
+from data.errors import InputError
+from data.io import read_label_map
+from data.labels import count_labels, load_convention
+from data.recognise import ConventionChoice, choose_conventions
+from pipeline.checkpoint import open_checkpoint
+from pipeline.config import RunConfig
+from pipeline.distributed import Process
+from pipeline.metrics import overlap_scores
+from pipeline.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A patient to validate on, and the label convention of its reference."""
+
+    case: Case
+    convention: str
+
+
+def references(cases: Sequence[Case], config: RunConfig) -> list[Reference]:
+    """Settle the label convention of every case, before hours are spent on learning.
+
+    Raises
+    ------
+    data.errors.InputError
+        A case has no reference, none that tells a region of the recipe, or lacks a modality; names it.
+    """
+    choices = choose_conventions(cases, read_labels=lambda source: count_labels(read_label_map(source).array))
+    settled = []
+    for case in cases:
+        choice = choices[case.case_id]
+        if reason := _obstacle(case, choice, config):
+            raise InputError(f"{case.case_id}: {reason}; leave it out")
+        assert choice.name is not None  # or it would be the obstacle
+        settled.append(Reference(case, choice.name))
+    return settled
+
+
+def _obstacle(case: Case, choice: ConventionChoice, config: RunConfig) -> str:
+    """Why a case cannot be validated on; empty if it can."""
+    if case.problems or case.reference is None:
+        return "; ".join(case.problems) or "no reference mask to score against"
+    if choice.name is None:
+        return choice.error or choice.reason
+    missing = [modality for modality in config.modalities if modality not in case.images]
+    if missing and (len(missing) == len(config.modalities) or not config.missing_modalities):
+        return f"no {', '.join(missing)} image to validate with"
+    if not set(config.regions) & set(load_convention(choice.name).regions):
+        return f"its labels ({choice.name}) tell none of the recipe's regions ({', '.join(config.regions)})"
+    return ""
+
+
+def validate(model: Path, patients: Sequence[Reference], process: Process) -> list[dict[str, float | str]]:
+    """One row for each patient: ``case`` and, per region that its reference tells, dice, tversky and accuracy.
+
+    A patient's columns are those of :func:`pipeline.metrics.overlap_scores` with the region behind, ``dice_WT``. The
+    processes of a distributed run share the patients; each gets all rows.
+
+    Raises
+    ------
+    data.errors.InputError
+        A file cannot be used, or a reference does not lie on its images' grid.
+    """
+    checkpoint = open_checkpoint(model)
+    predictor = Predictor(checkpoint, str(process.device), zero_missing=checkpoint.config.missing_modalities)
+    return process.gathered([_scores(predictor, patient) for patient in process.share(list(patients))])
+
+
+def _scores(predictor: Predictor, patient: Reference) -> dict[str, float | str]:
+    segmentation = predictor(patient.case)
+    assert patient.case.reference is not None  # references() has looked
+    convention = load_convention(patient.convention)
+    told = [region for region in predictor.regions if region in convention.regions]
+    reference, native = read_label_map(patient.case.reference), segmentation.native.grid
+    if not reference.grid.reoriented(native.orientation).matches(native):
+        raise InputError(
+            f"{patient.case.case_id}: {reference.header.path.name} lies on another grid ({reference.grid.described()}) "
+            f"than the images ({native.described()}); resample it onto theirs, or leave the case out"
+        )
+    turned = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
+    masks = convention.region_masks(turned, told)
+    row: dict[str, float | str] = {"case": patient.case.case_id}
+    for region in told:
+        for name, score in overlap_scores(segmentation.masks[region], masks[region]).items():
+            row[f"{name}_{region}"] = score
+    return row
+
+
+def mean_scores(rows: Sequence[dict[str, float | str]], name: str, regions: Sequence[str]) -> dict[str, float]:
+    """Mean over the patients of one score, for each region that any patient's reference tells."""
+    columns = {
+        region: [float(row[f"{name}_{region}"]) for row in rows if f"{name}_{region}" in row] for region in regions
+    }
+    return {region: float(np.mean(values)) for region, values in columns.items() if values}

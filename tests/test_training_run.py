@@ -1,0 +1,407 @@
+"""A whole run on tiny phantoms: what it leaves, who is learnt from, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from data.errors import InputError, TrainingError, UsageError
+from data.phantom import write_phantom
+from pipeline import training_run
+from pipeline.checkpoint import open_checkpoint
+from pipeline.history import read_history
+from pipeline.training_run import TrainOptions, run_training
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = [f"BraTS-GLI-9000{seed}-000" for seed in (1, 2, 3, 4)]
+FOLD_0 = ([NAMES[1], NAMES[3]], [NAMES[0], NAMES[2]])
+"""Patients dealt round-robin to two folds: those of fold 0 are validated on."""
+
+
+def write_recipe(path: Path, **training: Any) -> str:
+    settings = {
+        "name": "tiny",
+        "modalities": ["t1", "t1c", "t2", "flair"],
+        "regions": ["WT", "TC", "ET"],
+        "convention": "brats2023",
+        "network": {
+            "architecture": "unet_plus_plus",
+            "spatial_dims": 2,
+            "in_channels": 4,
+            "out_channels": 3,
+            "channels": [4, 8],
+            "dropout": 0.2,
+            "deep_supervision": True,
+        },
+        "preprocess": {"spacing_mm": [8.0, 8.0, 8.0]},
+        "window": {"size": [16, 16], "batch": 16},
+        "training": {
+            "patch": [16, 16],
+            "batch": 2,
+            "epochs": 4,
+            "steps_per_epoch": 3,
+            "validate_every": 2,
+            "learning_rate": 0.01,
+            "ema_decay": 0.5,
+            **training,
+        },
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def patients(folder) -> Path:
+    """Four patients of 30 x 30 x 20 voxels of 8 mm."""
+    for seed in (1, 2, 3, 4):
+        write_phantom(folder / "patients", seed, shape=(30, 30, 20), spacing_mm=(8.0, 8.0, 8.0))
+    return folder / "patients"
+
+
+@pytest.fixture(scope="module")
+def recipe(folder) -> str:
+    return write_recipe(folder / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def options(folder) -> dict[str, Any]:
+    return {"device": "cpu", "folds": 2, "cache": folder / "cache"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, patients, recipe, options) -> Path:
+    run_training(patients, recipe, folder / "undisturbed", TrainOptions(**options, licence="CC0", command="train it"))
+    return folder / "undisturbed"
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch) -> None:
+    """The undisturbed run draws them; they take longer than a tiny epoch."""
+    monkeypatch.setattr(training_run, "plot_curves", lambda *_: None)
+
+
+def assert_same_run(output: Path, undisturbed: Path) -> None:
+    ours, theirs = (pd.read_csv(f / "history.csv", dtype=str).drop(columns="minutes") for f in (output, undisturbed))
+    pd.testing.assert_frame_equal(ours, theirs)
+    for name in ("model.safetensors", "last.safetensors"):
+        one, other = (load_file(f / name) for f in (output, undisturbed))
+        assert one.keys() == other.keys()
+        assert all(one[key].numpy().tobytes() == other[key].numpy().tobytes() for key in one)
+    assert (output / "validation.csv").read_bytes() == (undisturbed / "validation.csv").read_bytes()
+    assert not [path for path in output.iterdir() if path.name.endswith(".tmp")]
+
+
+# --------------------------------------------------------------------------------------------------- what it leaves
+
+
+def test_a_run_leaves_model_history_curves_and_scores(undisturbed, patients):
+    listed = {path.name for path in undisturbed.iterdir()} - {"tensorboard"}
+    tables = {"history.csv", "validation.csv", "curves.png", "split.json", "state.pt"}
+    assert listed == tables | {"model.safetensors", "last.safetensors"}
+    records = read_history(undisturbed / "history.csv")
+    assert [(record.epoch, record.step) for record in records] == [(1, 3), (2, 6), (3, 9), (4, 12)]
+    assert [record.mean_dice is not None for record in records] == [False, True, False, True]
+    for record in records[1::2]:
+        assert set(record.dice) == {"WT", "TC", "ET"}
+        assert record.mean_dice == pytest.approx(np.mean(list(record.dice.values())))
+    split = json.loads((undisturbed / "split.json").read_text())
+    assert split == {"train": FOLD_0[0], "validation": FOLD_0[1], "test": []}
+
+
+def test_the_card_says_what_the_model_is(undisturbed):
+    card = open_checkpoint(undisturbed / "model.safetensors").card
+    assert (card["trained_on"], card["held_out"]) == ("2 patients", FOLD_0[1])
+    assert (card["licence"], card["command"]) == ("CC0", "train it")
+    assert set(card["scores"]) == {"dice_WT", "dice_TC", "dice_ET"}
+
+
+def test_the_per_patient_table_is_the_models_and_its_means_are_the_historys(undisturbed):
+    rows = pd.read_csv(undisturbed / "validation.csv")
+    assert list(rows["case"]) == FOLD_0[1]
+    scores = open_checkpoint(undisturbed / "model.safetensors").card["scores"]
+    for region in ("WT", "TC", "ET"):
+        assert rows[f"dice_{region}"].mean() == pytest.approx(scores[f"dice_{region}"])
+
+
+@pytest.mark.parametrize(("means", "best"), [((0.2, 0.9, 0.5, 0.9), 2), ((0.0, 0.0, 0.0, 0.1), 4)])
+def test_the_model_is_that_of_the_best_epoch_and_the_first_of_equals(
+    means, best, folder, patients, options, tmp_path, monkeypatch
+):
+    given = iter(means)
+    kept = {}
+    monkeypatch.setattr(training_run, "validate", lambda *_: [{"case": "x", "dice_WT": (d := next(given))}
+                        | {f"{score}_WT": d for score in ("tversky", "accuracy")}])  # fmt: skip
+    save_state = training_run.save_state
+
+    def keep_last(path: Path, state: dict[str, Any]) -> None:
+        kept[len(state["trainee"]["records"])] = (tmp_path / "out" / "last.safetensors").read_bytes()
+        save_state(path, state)
+
+    monkeypatch.setattr(training_run, "save_state", keep_last)
+    settings = write_recipe(tmp_path / "r.yaml", validate_every=1, steps_per_epoch=1)
+    model = run_training(patients, settings, tmp_path / "out", TrainOptions(**options))
+    assert model.read_bytes() == kept[best]
+    assert len(set(kept.values())) == 4
+
+
+def test_with_fold_all_everybody_is_learnt_from_and_the_model_is_the_last_one(patients, options, tmp_path):
+    settings = write_recipe(tmp_path / "r.yaml", epochs=2, steps_per_epoch=1)
+    out = tmp_path / "out"
+    run_training(patients, settings, out, TrainOptions(**options | {"fold": "all"}))
+    assert json.loads((out / "split.json").read_text()) == {"train": NAMES, "validation": [], "test": []}
+    assert (out / "model.safetensors").read_bytes() == (out / "last.safetensors").read_bytes()
+    assert not (out / "validation.csv").exists()
+    assert open_checkpoint(out / "model.safetensors").card["held_out"] == []
+
+
+# ------------------------------------------------------------------------------------------------------ it survives
+
+
+def test_a_run_killed_by_the_system_goes_on_to_the_bit(undisturbed, patients, recipe, options, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "run_pipeline.py", "train", patients, "--recipe", recipe, "--output", out, "--device"]
+    command += ["cpu", "--folds", "2", "--cache", options["cache"], "--quiet"]
+    process = subprocess.Popen([str(a) for a in command], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        until = time.monotonic() + 120
+        while not (out / "state.pt").is_file() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.001)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert len(read_history(out / "history.csv")) < 4
+    (out / ".state.pt.1-0123abcd.tmp").write_bytes(b"half")  # as a kill within the writing leaves it
+    run_training(patients, recipe, out, TrainOptions(**options, resume=True))
+    assert_same_run(out, undisturbed)
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+@pytest.mark.parametrize("moment", ["step of epoch 3", "before the model", "before the state"])
+def test_it_goes_on_to_the_bit_wherever_it_was_killed(
+    moment, undisturbed, patients, recipe, options, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    target = "save_checkpoint" if moment == "before the model" else "save_state"
+    real, calls = getattr(training_run, target), []
+
+    def killing(*arguments: Any) -> None:
+        calls.append(arguments)
+        # Epoch 2 is validated: its model is saved by the fourth call (1: last of epoch 1; 2, 3: last; 4: model).
+        if len(calls) == (4 if target == "save_checkpoint" else 2):
+            raise Killed
+        real(*arguments)
+
+    def on_step(done: int, total: int, loss: float) -> None:
+        if moment == "step of epoch 3" and done == 8:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if moment.startswith("before"):
+            patch.setattr(training_run, target, killing)
+        run_training(patients, recipe, out, TrainOptions(**options, on_step=on_step))
+    workers = 2 if moment == "step of epoch 3" else 0
+    run_training(patients, recipe, out, TrainOptions(**options, resume=True, workers=workers))
+    assert_same_run(out, undisturbed)
+
+
+def test_resuming_a_finished_run_changes_nothing(undisturbed, patients, recipe, options, tmp_path):
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    run_training(patients, recipe, out, TrainOptions(**options, resume=True))
+    for path in undisturbed.glob("*.*"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_loss_that_is_no_number_leaves_the_earlier_files_as_they_were(
+    patients, recipe, options, tmp_path, monkeypatch
+):
+    out, before = tmp_path / "out", {}
+    learn = training_run.train.__globals__["_learn"]
+    steps = []
+
+    def failing(*arguments: Any) -> float:
+        steps.append(1)
+        if len(steps) == 7:
+            before.update({path.name: path.read_bytes() for path in out.glob("*.*")})
+        return float("nan") if len(steps) >= 8 else learn(*arguments)
+
+    monkeypatch.setattr("pipeline.train._learn", failing)
+    with pytest.raises(TrainingError, match="epoch 3: the loss is nan"):
+        run_training(patients, recipe, out, TrainOptions(**options))
+    assert {"model.safetensors", "last.safetensors", "history.csv", "state.pt"} <= set(before)
+    assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
+
+
+# ------------------------------------------------------------------------------------------------- what it refuses
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(undisturbed, patients, recipe, options):
+    before = (undisturbed / "state.pt").read_bytes()
+    with pytest.raises(UsageError, match="holds a training run; go on with --resume"):
+        run_training(patients, recipe, undisturbed, TrainOptions(**options))
+    assert (undisturbed / "state.pt").read_bytes() == before
+
+
+def test_resume_refuses_another_recipe_or_split_or_further_cases_and_says_which(
+    undisturbed, patients, recipe, options, tmp_path
+):
+    other = write_recipe(tmp_path / "other.yaml", learning_rate=0.02)
+    for settings, changed, part in (
+        (other, {}, "another recipe"),
+        (recipe, {"minutes": 5.0}, "another recipe"),
+        (recipe, {"fold": 1}, "another split"),
+        (recipe, {"leave_out": [NAMES[3]]}, "another split"),
+        (recipe, {"extra": [patients]}, "another list of further cases"),
+    ):
+        with pytest.raises(UsageError, match=part):
+            run_training(patients, settings, undisturbed, TrainOptions(**options | changed, resume=True))
+
+
+def test_a_damaged_state_is_an_error_that_names_it(undisturbed, patients, recipe, options, tmp_path):
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    (out / "state.pt").write_bytes((out / "state.pt").read_bytes()[:-200])
+    with pytest.raises(Exception, match=r"state\.pt: cannot go on from it"):
+        run_training(patients, recipe, out, TrainOptions(**options, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"fold": "two"}, "--fold two: a number from 0, or all"),
+        ({"fold": 2}, "--fold 2"),
+        ({"folds": 9}, "--folds 9: there are only 4 patients"),
+        ({"leave_out": ["nobody"]}, "--leave-out: no case nobody"),
+        ({"minutes": -1.0}, "--minutes -1.0"),
+        ({"device": "tpu"}, "--device tpu"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_before_anything_is_written(
+    changed, sentence, patients, recipe, options, tmp_path
+):
+    with pytest.raises(UsageError, match=sentence):
+        run_training(patients, recipe, tmp_path / "out", TrainOptions(**options | changed))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_there_is_not_is_refused_before_anything_is_loaded(patients, options, tmp_path):
+    settings = write_recipe(tmp_path / "r.yaml", loss={"name": "dize"})
+    with pytest.raises(UsageError, match=r"training\.loss: unknown loss 'dize'"):
+        run_training(patients, settings, tmp_path / "out", TrainOptions(**options))
+
+
+def test_the_input_folder_is_no_output_but_a_folder_within_it_is(patients, options, tmp_path):
+    root = shutil.copytree(patients, tmp_path / "in")
+    settings = write_recipe(tmp_path / "r.yaml", epochs=1, steps_per_epoch=1)
+    with pytest.raises(UsageError, match="is the input folder"):
+        run_training(root, settings, root, TrainOptions(**options))
+    (root / "out").mkdir()
+    run_training(root, settings, root / "out", TrainOptions(**options | {"fold": "all"}))
+    assert json.loads((root / "out" / "split.json").read_text())["train"] == NAMES
+
+
+# --------------------------------------------------------------------------------------------- who is learnt from
+
+
+@pytest.fixture
+def learnt_from(monkeypatch) -> list[str]:
+    """Names of the cases of the last run; nothing is computed."""
+    seen: list[str] = []
+
+    def no_training(trainee, dataset, *_: Any, **__: Any) -> None:
+        seen[:] = sorted(case.name for pool, _ in dataset.pools for case in pool)
+
+    monkeypatch.setattr(training_run, "train", no_training)
+    return seen
+
+
+def test_a_split_file_decides_who_is_learnt_from(patients, recipe, options, tmp_path, learnt_from):
+    split = {"train": NAMES[2:], "validation": NAMES[:1], "test": NAMES[1:2]}
+    (tmp_path / "s.json").write_text(json.dumps(split))
+    run_training(patients, recipe, tmp_path / "a", TrainOptions(**options, split=tmp_path / "s.json"))
+    assert learnt_from == NAMES[2:]
+    run_training(
+        patients, recipe, tmp_path / "b", TrainOptions(**options, split=tmp_path / "s.json", leave_out=[NAMES[3]])
+    )
+    assert learnt_from == NAMES[2:3]
+    assert json.loads((tmp_path / "b" / "split.json").read_text()) == split | {"train": NAMES[2:3]}
+
+
+def test_who_is_left_out_is_in_no_part_of_a_fold(patients, recipe, options, tmp_path, learnt_from):
+    run_training(patients, recipe, tmp_path / "out", TrainOptions(**options, leave_out=NAMES[:1]))
+    split = json.loads((tmp_path / "out" / "split.json").read_text())
+    assert split == {"train": [NAMES[2]], "validation": [NAMES[1], NAMES[3]], "test": []}
+    assert learnt_from == [NAMES[2]]
+
+
+def test_further_folders_add_cases_but_never_one_of_a_patient_that_is_held_back(
+    patients, options, tmp_path, learnt_from
+):
+    extra = tmp_path / "extra"
+    for name in (NAMES[0], NAMES[1]):
+        shutil.copytree(patients / name, extra / name)
+    again = NAMES[2].removesuffix("-000") + "-001"  # another time point of a patient that is validated on
+    write_phantom(extra, 5, shape=(30, 30, 20), spacing_mm=(8.0, 8.0, 8.0))
+    write_phantom(extra, 6, shape=(30, 30, 20), spacing_mm=(8.0, 8.0, 8.0), patient_name=again)
+    settings = write_recipe(tmp_path / "r.yaml", sampling={"extra_share": 0.5})
+    run_training(patients, settings, tmp_path / "out", TrainOptions(**options, extra=[extra]))
+    assert learnt_from == sorted([*FOLD_0[0], NAMES[1], "BraTS-GLI-90005-000"])
+    left_out = TrainOptions(**options, extra=[extra], leave_out=["BraTS-GLI-90005-000"])
+    run_training(patients, settings, tmp_path / "other", left_out)
+    assert learnt_from == sorted([*FOLD_0[0], NAMES[1]])
+
+
+def test_a_validation_patient_without_a_modality_is_refused_at_once_unless_the_recipe_trains_for_it(
+    patients, recipe, options, tmp_path, learnt_from
+):
+    root = shutil.copytree(patients, tmp_path / "in")
+    next((root / NAMES[0]).glob("*t1c*")).unlink()
+    with pytest.raises(InputError, match=f"{NAMES[0]}: no t1c image to validate with; leave it out"):
+        run_training(root, recipe, tmp_path / "out", TrainOptions(**options))
+    settings = yaml.safe_load(Path(recipe).read_text()) | {"augment": {"missing_modality": 0.2}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(settings))
+    run_training(root, str(tmp_path / "r.yaml"), tmp_path / "out", TrainOptions(**options))
+    assert learnt_from == FOLD_0[0]
+
+
+# ---------------------------------------------------------------------------------------------------- where it begins
+
+
+def test_init_takes_what_fits_of_a_model_of_other_regions_and_the_rest_from_the_seed(
+    undisturbed, patients, recipe, options, tmp_path, monkeypatch
+):
+    trainees = []
+    monkeypatch.setattr(training_run, "train", lambda trainee, *_, **__: trainees.append(trainee))
+    settings = yaml.safe_load(Path(recipe).read_text())
+    settings["regions"], settings["network"]["out_channels"] = ["WT", "TC"], 2
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(settings))
+    init = str(undisturbed / "model.safetensors")
+    for name in ("a", "b"):
+        torch.rand(3)
+        run_training(patients, str(tmp_path / "two.yaml"), tmp_path / name, TrainOptions(**options, init=init))
+    given = load_file(init)
+    first, second = (trainee.network.state_dict() for trainee in trainees)
+    fitting = [name for name in first if first[name].shape == given[name].shape]
+    assert 0 < len(fitting) < len(first)
+    assert all(torch.equal(first[name], given[name].to(first[name].dtype)) for name in fitting)
+    assert all(torch.equal(first[name], second[name]) for name in first)
