@@ -112,12 +112,12 @@ def draw_patient(
     """Draw a phantom patient on the smallest grid that holds every head: (87, 107, 93) voxels of 2 mm.
 
     For training, which needs thousands and no files. Parameters, result and errors as for `make_phantom`; one number
-    as spacing stands for all three axes. Unlike there no islands of brain lie in the air around the head.
+    as spacing stands for all three axes.
     """
     steps = _check_spacing([spacing_mm] * 3 if isinstance(spacing_mm, int | float) else spacing_mm).tolist()
     d1, d2, d3 = (int(2 * half // step) + 1 for half, step in zip(HEAD_HALF_MM, steps, strict=True))
     plan = _plan(lesions, tumour_labels, tumour_spacing_mm)
-    return _make(seed, (d1, d2, d3), steps, 0.0, plan, contrast, trim=True)
+    return _make(seed, (d1, d2, d3), steps, 0.0, plan, contrast)
 
 
 def make_phantom_slice(
@@ -206,8 +206,6 @@ def _make(
     level_mm: float,
     plan: TumourPlan,
     contrast: Contrast,
-    *,
-    trim: bool = False,
 ) -> Phantom:
     spacing = _check_spacing(spacing_mm)
     if contrast not in ("mri", "random"):
@@ -215,7 +213,7 @@ def _make(
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
     affine[1, 3] = (shape[1] - 1) * spacing[1]
     grid = Grid(shape, affine)
-    anatomy = make_anatomy(seed, grid, level_mm=level_mm, plan=plan, trim=trim)
+    anatomy = make_anatomy(seed, grid, level_mm=level_mm, plan=plan)
     if contrast == "mri":
         in_box = render(anatomy, draw_contrast(seed), seed)
     else:

@@ -74,14 +74,11 @@ class Anatomy:
     box: tuple[slice, slice, slice]
 
 
-def make_anatomy(
-    seed: int, grid: Grid, *, level_mm: float = 0.0, plan: TumourPlan = TumourPlan(), trim: bool = False
-) -> Anatomy:
+def make_anatomy(seed: int, grid: Grid, *, level_mm: float = 0.0, plan: TumourPlan = TumourPlan()) -> Anatomy:
     """Deform the template for ``seed``, read tissue from it on ``grid`` and put the planned tumour in it.
 
     ``level_mm`` is the height of the grid's middle above the middle of the head; a grid of one slice (d3 = 1) gets
-    areas in place of volumes. ``trim`` takes away the islands that the skull-strip noise leaves in the air (0.1 to 17 ml
-    in nearly every head); without it they stay, so that a seed is what it has always been. Raises as `make_phantom`.
+    areas in place of volumes. Raises as `make_phantom`.
     """
     axes, box = _head_box(grid, level_mm)
     spacing = grid.spacing_mm
@@ -90,7 +87,7 @@ def make_anatomy(
     t1, white, depth_map = template()
     depth = ndimage.map_coordinates(depth_map, place / np.float32(2), order=1, output=np.float32)
     border = 1.6 + 0.9 * smooth_noise(axes, 18.0, stream(seed, "skull strip"))
-    brain = depth > (np.maximum(border, 0) if trim else border)
+    brain = depth > np.maximum(border, 0)  # outside the head the depth is 0, and no noise makes a brain there
     t1_here = ndimage.map_coordinates(t1, place, order=1, output=np.float32)
     white_here = ndimage.map_coordinates(white, place, order=1, output=np.float32)
     del place
