@@ -23,7 +23,7 @@ from data.case import Case, discover_cases
 from data.io import read_label_map
 from data.labels import load_convention
 from data.splits import match_split, read_split
-from pipeline.checkpoint import shipped_models
+from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.metrics import dice, overlap_scores
 from pipeline.predictor import Predictor
 from pipeline.tables import write_table
@@ -105,7 +105,7 @@ def main() -> None:
     split = match_split(read_split(arguments.split), [case.case_id for case in found], arguments.split)
     cases = [case for case in found if case.case_id in getattr(split, arguments.part)]
     names = arguments.model or [model.name for model in shipped_models() if model.settings["convention"] == "lgg"]
-    systems: dict[str, Sequence[str]] = {Path(name).stem if "/" not in name else name: [name] for name in names}
+    systems: dict[str, Sequence[str]] = {open_checkpoint(name).name: [name] for name in names}
     if arguments.together and len(names) > 1:
         systems["all of them, averaged"] = names
     systems["nothing"] = []

@@ -115,12 +115,19 @@ class PatchDataset(Dataset):
         }
 
     def _centre(self, case: TrainingCase, generator: np.random.Generator) -> np.ndarray:
-        """A voxel of a region that the case has, off the patch's middle by up to a quarter of it, or of the brain."""
+        """A voxel of a region that the case has, off the patch's middle by up to a quarter of it, or of the brain.
+
+        In 2D the brain's voxel is one of a slice that is drawn first: by their voxels alone the slices at the ends of the
+        head, where little is brain and much looks odd, would hardly ever be seen.
+        """
         present = [region for region in self.regions if region in case.centres]
         about_region = bool(present) and generator.random() < self.regions_share
         places = case.centres.get(present[generator.integers(len(present))] if about_region else "brain")
         if places is None:
             return np.array(case.voxels.shape[1:]) // 2
+        if self.dims == 2 and not about_region:
+            slices = np.unique(places[:, 2])
+            places = places[places[:, 2] == slices[generator.integers(len(slices))]]
         centre = places[generator.integers(len(places))].astype(int)
         if about_region:
             reach = [n // 4 for n in self.patch]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -276,6 +277,20 @@ def test_regions_are_seen_in_their_share_and_each_region_of_a_patient_equally_of
     found = np.array([[bool(region.any()) for region in dataset[index]["regions"]] for index in range(n)]).sum(axis=0)
     for count in found:
         assert abs(count - 0.3 * n) < 4 * (n * 0.3 * 0.7) ** 0.5
+
+
+def test_in_2d_a_small_slice_is_seen_as_often_as_a_large_one() -> None:
+    case = make_case()
+    voxels = np.zeros_like(case.voxels)
+    voxels[0, :, :, 0] = 1  # the whole first slice, and a single voxel of the last one
+    voxels[0, 3, 3, -1] = 1
+    places = np.argwhere(voxels[0] != 0).astype(np.int16)
+    dataset = PatchDataset([replace(case, voxels=voxels, centres={"brain": places})], make_config(dims=2))
+    generator = np.random.default_rng(0)
+    drawn = [dataset._centre(dataset.pools[0][0][0], generator)[2] for _ in range(400)]
+    # Binomial with n = 400 and p = 1/2: five standard deviations are 50.
+    assert set(drawn) == {0, voxels.shape[-1] - 1}
+    assert abs(drawn.count(0) - 200) < 50
 
 
 def test_a_patient_with_one_region_shows_it_in_the_whole_share() -> None:
