@@ -213,8 +213,8 @@ def _ordered(content: bytes) -> bytes:
 def choose_model(case: Case) -> Checkpoint:
     """The shipped model that fits a case best.
 
-    In this order: the case has the modalities that it needs, it is of the case's data set, it is 2D exactly for a
-    single slice, its held-out Dice of the whole tumour is highest. Raises :class:`data.errors.CheckpointError` where no
+    In this order: it is of the case's data set (LGG slices or not: those heads are not skull-stripped), the case has the
+    modalities that it needs, it is 2D for a single slice, its held-out Dice of the whole tumour is highest. Raises :class:`data.errors.CheckpointError` where no
     model is shipped.
     """
     models = shipped_models()
@@ -225,9 +225,9 @@ def choose_model(case: Case) -> Checkpoint:
         single_slice = read_header(next(iter(case.images.values()))).grid.shape[2] == 1
         models = [m for m in models if (m.settings["network"]["spatial_dims"] == 2) or not single_slice] or models
 
-    def rank(model: Checkpoint) -> tuple[int, bool, float]:
+    def rank(model: Checkpoint) -> tuple[bool, int, float]:
         lacking = len(set(model.settings["modalities"]) - set(case.images))
         of_this_set = model.name.startswith("lgg-") == case.layout.startswith("lgg")
-        return (-lacking, of_this_set, float(model.card.get("scores", {}).get("dice_WT", 0)))
+        return (of_this_set, -lacking, float(model.card.get("scores", {}).get("dice_WT", 0)))
 
     return max(models, key=rank)

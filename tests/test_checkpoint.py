@@ -274,7 +274,7 @@ def test_every_shipped_model_loads_answers_and_matches_its_listing(path: Path) -
     network = checkpoint.build()
     torch.set_num_threads(1)
     with torch.no_grad():
-        answer = network(torch.randn(1, len(config.modalities), *(17,) * config.network.spatial_dims))
+        answer = network(torch.randn(1, config.network.in_channels, *(17,) * config.network.spatial_dims))
     assert answer.shape[1] == len(config.regions) and torch.isfinite(answer).all()
     assert path.stat().st_size <= (12 if config.network.spatial_dims == 3 else 6) * 2**20
 
@@ -290,11 +290,14 @@ def listed(name: str, dims: int, dice: float, modalities: str = "t1 t1c t2 flair
     return Checkpoint(Path(f"{name}.safetensors"), name, settings, {"scores": {"dice_WT": dice}})
 
 
-def test_the_model_that_is_chosen_fits_modalities_then_data_set_then_score(tmp_path: Path, monkeypatch) -> None:
+def test_the_model_that_is_chosen_fits_data_set_then_modalities_then_score(tmp_path: Path, monkeypatch) -> None:
     case = discover_cases(write_phantom(tmp_path, 1, shape=(20, 20, 14), spacing_mm=(12.0, 12.0, 12.0)))[0]
     models = [listed("brats-a", 3, 0.8), listed("brats-b", 2, 0.85), listed("lgg-c", 2, 0.99)]
     monkeypatch.setattr("pipeline.checkpoint.shipped_models", lambda: models)
     assert choose_model(case).name == "brats-b"
+    models.append(listed("lgg-d", 2, 0.9, "t1 flair t1c"))  # lacks nothing, but was trained on heads with their skulls
+    without_t2 = replace(case, images={m: source for m, source in case.images.items() if m != "t2"})
+    assert choose_model(without_t2).name == "brats-b"
     flair = replace(case, images={"flair": case.images["flair"]})
     models.append(listed("brats-flair", 3, 0.1, "flair"))
     assert choose_model(flair).name == "brats-flair"
