@@ -515,7 +515,7 @@ def test_the_predictor_refines_on_flair_and_says_so_where_there_is_none(
     tmp_path: Path, phantoms: Path, modalities: tuple[str, ...], warned: int
 ) -> None:
     config = recipe(modalities, watershed=True)
-    torch.manual_seed(0)
+    torch.manual_seed(4)  # with which the band between sure and unsure is not empty
     network = build_network(config.network)
     for value in network.state_dict().values():
         if value.is_floating_point() and value.ndim > 1:
