@@ -44,6 +44,7 @@ from monai.transforms import (
     Spacingd,
     SpatialPadd,
 )
+from torch.utils.data import RandomSampler
 
 from data.case import Case, discover_cases
 from data.io import read_label_map
@@ -99,10 +100,12 @@ def monai_batches(cases: list[Case], config: RunConfig) -> Iterator[dict[str, An
         assert case.reference is not None
         images = {modality: case.images[modality].paths[0] for modality in keys}
         items.append({**images, "label": case.reference.paths[0]})
-    dataset = CacheDataset(items * 50, Compose([*fixed, *random]), cache_num=len(items), progress=False)
+    dataset = CacheDataset(items, Compose([*fixed, *random]), progress=False)
+    assert len(dataset._cache) == len(items)  # an item that is not in the cache would be unpacked again in every step
+    endless = RandomSampler(dataset, replacement=True, num_samples=10_000)
     yield {}  # everything is cached: the clock of the steps starts here
     while True:
-        yield from DataLoader(dataset, batch_size=config.training.batch, shuffle=True)
+        yield from DataLoader(dataset, batch_size=config.training.batch, sampler=endless)
 
 
 def time_steps(step: Callable[[], object], count: int) -> float:

@@ -184,7 +184,7 @@ def test_a_recipe_of_the_users_own_is_read_from_its_file(tmp_path: Path) -> None
         ),
         ({"augment": {"flip_axes": [0, 3]}}, "augment.flip_axes.1", ["less than or equal to 2", "3"]),
         ({"augment": {"gamma": 1.0}}, "augment.gamma", ["less than 1", "1.0"]),
-        ({"augment": {"mirror": True}}, "augment.mirror", ["unknown key", "True"]),
+        ({"augment": {"flips": True}}, "augment.flips", ["unknown key", "True"]),
         ({"window__context": 1}, "recipe", ["window.context 1 is for 2D networks"]),
         ({"window__context": 9}, "window.context", ["less than or equal to 8", "9"]),
         ({"missing_modalities": True}, "missing_modalities", ["unknown key", "True"]),
