@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from data.errors import UsageError
@@ -23,8 +26,9 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
     ----------
     source : str
         A shipped model's name or a .safetensors file of ours: weights of the same name and shape are taken, and the
-        others stay random and are logged, so that a model of other regions or modalities can be gone on from. Or a
-        .pth file with torchvision's ``vgg19_bn`` state dict, for the encoder of ``vgg19_unet``.
+        others stay random and are logged. Filters of the first convolution go by modality and neighbouring slice, and
+        those of the heads by region, so that a model of other modalities or regions can be gone on from. Or a .pth
+        file with torchvision's ``vgg19_bn`` state dict, for the encoder of ``vgg19_unet``.
 
     Raises
     ------
@@ -46,7 +50,8 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
             raise UsageError(f"--init {error}") from None
         return network
     model = open_checkpoint(source)
-    given, own = model.build().state_dict(), network.state_dict()
+    own = network.state_dict()
+    given = _by_name(model.build().state_dict(), model.config, own, config)
     fitting = {name: w for name, w in given.items() if name in own and own[name].shape == w.shape}
     if not any(w.ndim > 1 for w in fitting.values()):  # step counts and a head's biases fit whatever the widths are
         theirs, wanted = (
@@ -61,5 +66,40 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
         log.warning(
             "--init %s: %d of %d tensors do not fit and stay random, first %s", source, len(unfit), len(own), unfit[0]
         )
+    new = set(_inputs(config)) - set(_inputs(model.config)), set(config.regions) - set(model.config.regions)
+    if names := sorted({modality for modality, _ in new[0]} | new[1]):
+        log.warning("--init %s: it has not all filters of %s, and those start at random", source, ", ".join(names))
     network.load_state_dict(own | fitting)
     return network
+
+
+def _by_name(
+    given: dict[str, torch.Tensor], theirs: RunConfig, own: dict[str, torch.Tensor], config: RunConfig
+) -> dict[str, torch.Tensor]:
+    """``given`` with its input channels and its heads' rows put where ``config`` has them; the new ones are ``own``."""
+    rows = _pairs(theirs.regions, config.regions)
+    moved = dict(given)
+    for name in given.keys() & own.keys():
+        if name.startswith("heads.") and given[name].shape[1:] == own[name].shape[1:]:
+            moved[name] = own[name].clone()
+            for old, new in rows:
+                moved[name][new] = given[name][old]
+    first = next(iter(own))  # every network of ours begins with the convolution that sees the images
+    if (
+        first in given
+        and given[first].shape[:1] + given[first].shape[2:] == own[first].shape[:1] + own[first].shape[2:]
+    ):
+        moved[first] = own[first].clone()
+        for old, new in _pairs(_inputs(theirs), _inputs(config)):
+            moved[first][:, new] = given[first][:, old]
+    return moved
+
+
+def _inputs(config: RunConfig) -> list[tuple[str, int]]:
+    """Modality and offset of the slice of every input channel (see transforms.augment.slices_as_channels)."""
+    context = config.window.context
+    return [(modality, offset) for modality in config.modalities for offset in range(-context, context + 1)]
+
+
+def _pairs(theirs: Sequence[Any], own: Sequence[Any]) -> list[tuple[int, int]]:
+    return [(theirs.index(name), own.index(name)) for name in own if name in theirs]

@@ -17,8 +17,8 @@ from pipeline.initial import initial_network
 from tests.test_vgg19_unet import POOLINGS, SMALL, torchvision_vgg19_bn
 
 
-def recipe(modalities: str = "t1 flair", regions: str = "WT", **network: Any) -> RunConfig:
-    sizes = {"in_channels": len(modalities.split()), "out_channels": len(regions.split())}
+def recipe(modalities: str = "t1 flair", regions: str = "WT", context: int = 0, **network: Any) -> RunConfig:
+    sizes = {"in_channels": (2 * context + 1) * len(modalities.split()), "out_channels": len(regions.split())}
     shape = {"architecture": "unet_plus_plus", "spatial_dims": 2, "channels": (4, 8, 12), **sizes, **network}
     patch = (16,) * shape["spatial_dims"]
     return parse_config(
@@ -28,7 +28,7 @@ def recipe(modalities: str = "t1 flair", regions: str = "WT", **network: Any) ->
             "regions": regions.split(),
             "convention": "brats2017",
             "network": shape,
-            "window": {"size": patch},
+            "window": {"size": patch, "context": context},
             "training": {"patch": patch},
         },
         "test",
@@ -67,12 +67,8 @@ def test_the_same_network_starts_from_every_weight_and_nothing_is_said(model, ca
 
 @pytest.mark.parametrize(
     ("config", "unfit"),
-    [
-        (recipe(modalities="t1 t2 flair"), {"nodes.0_0.conv_0.conv.weight"}),
-        (recipe(regions="WT TC"), {"heads.2.weight", "heads.2.bias"}),
-        (recipe(deep_supervision=True), {"heads.1.weight", "heads.1.bias"}),
-    ],
-    ids=["another modality", "another region", "a further head"],
+    [(recipe(deep_supervision=True), {"heads.1.weight", "heads.1.bias"})],
+    ids=["a further head"],
 )
 def test_what_has_another_shape_or_is_not_there_stays_random_and_is_logged(model, caplog, config, unfit) -> None:
     path, weights = model
@@ -84,6 +80,38 @@ def test_what_has_another_shape_or_is_not_there_stays_random_and_is_logged(model
     assert record.getMessage() == (
         f"--init {path}: {len(unfit)} of {len(started)} tensors do not fit and stay random, first {min(unfit)}"
     )
+
+
+def test_input_filters_go_by_modality_whatever_their_order(model, caplog) -> None:
+    path, weights = model  # of t1 and flair
+    started, without = started_from(path, recipe(modalities="flair t2 t1"))
+    first = "nodes.0_0.conv_0.conv.weight"
+    for channel, theirs in ((0, 1), (2, 0)):
+        assert torch.equal(started[first][:, channel], weights[first][:, theirs])
+    assert torch.equal(started[first][:, 1], without[first][:, 1])
+    assert all(torch.equal(started[name], weights[name]) for name in weights if name != first)
+    (record,) = caplog.records
+    assert record.getMessage() == f"--init {path}: it has not all filters of t2, and those start at random"
+
+
+def test_the_middle_slice_of_a_model_without_context_is_the_middle_slice_of_one_with(model) -> None:
+    path, weights = model
+    started, without = started_from(path, recipe(context=1))
+    first = "nodes.0_0.conv_0.conv.weight"
+    for channel in range(6):  # t1 before, at and after the slice, then flair
+        middle = {1: 0, 4: 1}.get(channel)
+        expected = without[first][:, channel] if middle is None else weights[first][:, middle]
+        assert torch.equal(started[first][:, channel], expected), channel
+
+
+def test_rows_of_the_heads_go_by_region(model, caplog) -> None:
+    path, weights = model
+    started, without = started_from(path, recipe(regions="WT TC"))
+    for name in ("heads.2.weight", "heads.2.bias"):
+        assert torch.equal(started[name][0], weights[name][0]) and torch.equal(started[name][1], without[name][1])
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "it has not all filters of TC, and those start at random"
+    ]
 
 
 @pytest.mark.parametrize(
