@@ -37,7 +37,7 @@ class Head:
 
     image: np.ndarray
     tumour: np.ndarray
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, ...]
     centre: np.ndarray
     extent: np.ndarray
 
@@ -51,7 +51,7 @@ def read_heads(folder: Path, modality: str) -> dict[str, Head]:
         volume, labels = read_volume(case.images[modality]), read_label_map(case.reference)
         turn = volume.grid.orientation_to("RAS")
         image = nib.orientations.apply_orientation(np.asarray(volume.array, np.float32), turn)
-        tumour = nib.orientations.apply_orientation(labels.array > 0, turn)
+        tumour = nib.orientations.apply_orientation(np.asarray(labels.array) > 0, turn)
         if not tumour.any():
             continue
         spacing = volume.grid.reoriented("RAS").spacing_mm
@@ -61,11 +61,11 @@ def read_heads(folder: Path, modality: str) -> dict[str, Head]:
         box = [np.flatnonzero(head.mean(axis=tuple({0, 1, 2} - {axis})) > 0.01)[[0, -1]] for axis in range(3)]
         first, last = np.array(box, float).T
         place = (np.argwhere(tumour) - first) / (last - first)
-        heads[case.case_id] = Head(image, tumour, tuple(map(float, spacing)), place.mean(axis=0), place.std(axis=0))
+        heads[case.case_id] = Head(image, tumour, tuple(spacing), place.mean(axis=0), place.std(axis=0))
     return heads
 
 
-def alike(one: Head, other: Head, mirrored: tuple[bool, bool]) -> bool:
+def alike(one: Head, other: Head, mirrored: tuple[bool, ...]) -> bool:
     """Whether the two tumours lie in the same part of the head, ``mirrored`` left to right and top to bottom."""
     centre = other.centre.copy()
     for axis, mirror in zip((0, 2), mirrored, strict=True):
@@ -73,7 +73,7 @@ def alike(one: Head, other: Head, mirrored: tuple[bool, bool]) -> bool:
     return bool(np.abs(centre - one.centre).max() < 0.15 and np.abs(np.log(other.extent / one.extent)).max() < 0.55)
 
 
-def registered_pair(one: Head, other: Head, mirrored: tuple[bool, bool]) -> tuple[float, float]:
+def registered_pair(one: Head, other: Head, mirrored: tuple[bool, ...]) -> tuple[float, float]:
     """Correlation of the images inside the brain of ``one`` and Dice of the tumours, after affine registration."""
     flip = (slice(None, None, -1 if mirrored[0] else 1), slice(None), slice(None, None, -1 if mirrored[1] else 1))
     fixed, tumour = _image(one.image, one.spacing_mm), _image(one.tumour.astype(np.float32), one.spacing_mm)
@@ -107,7 +107,7 @@ def registered_pair(one: Head, other: Head, mirrored: tuple[bool, bool]) -> tupl
     return correlation, float(2 * (own & moved).sum() / max(own.sum() + moved.sum(), 1))
 
 
-def _image(array: np.ndarray, spacing_mm: tuple[float, float, float]) -> sitk.Image:
+def _image(array: np.ndarray, spacing_mm: tuple[float, ...]) -> sitk.Image:
     steps = [max(round(STEP_MM / spacing), 1) for spacing in spacing_mm]
     image = sitk.GetImageFromArray(np.ascontiguousarray(array[tuple(slice(None, None, s) for s in steps)].T))
     image.SetSpacing([spacing * step for spacing, step in zip(spacing_mm, steps, strict=True)])
