@@ -108,25 +108,57 @@ class Segment:
 
 @dataclass
 class Evaluate:
-    """Score masks against references, matched by case."""
+    """Score masks against references, matched by case: tables and a page."""
 
     predictions: tyro.conf.Positional[Path]
     """Folder of masks, nested or flat."""
     references: tyro.conf.Positional[Path]
     """Folder of reference masks, nested or flat."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder for report.csv and summary.csv."""
+    """Folder for report.csv, metrics.csv, lesions.csv, detection.csv, summary.csv and report.html."""
+    metrics: list[str] = field(default_factory=lambda: ["standard"])
+    """standard (always there) and lesion-wise sets: brats2023-gli, -ssa, -ped, -men, -met, brats2024-gli."""
+    tolerance_mm: float = 1.0
+    """Of the normalised surface Dice (nsd)."""
+    compare: list[Path] = field(default_factory=list)
+    """Folders of other systems' masks of the same patients: side by side, with paired differences."""
     convention: str | None = None
-    """Label convention of both sides. Default: recognised."""
+    """Label convention of the masks, and of the references unless theirs is given. Default: recognised."""
+    reference_convention: str | None = None
+    """Label convention of the references."""
+    resample: bool = False
+    """Resample masks that lie on another grid than their reference; otherwise they are error rows."""
+    split_lesions: bool = False
+    """Tell touching lesions apart by watershed before they are listed and counted."""
+    workers: int | None = None
+    """Processes; 1: this one. Default: one for each CPU."""
+    pictures: int = 50
+    """So many patients, those with the lowest mean Dice, get a picture."""
+    interactive: list[str] = field(default_factory=list)
+    """Cases that the page shows in a 3D viewer; each adds megabytes."""
     quiet: bool = False
     """Print nothing but errors."""
     debug: bool = False
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from pipeline.evaluate import evaluate
+        from pipeline.evaluate import ScoreOptions, evaluate
 
-        report = evaluate(self.predictions, self.references, self.output, convention=self.convention)
+        with _Progress(0, self.quiet) as progress:
+            report = evaluate(
+                self.predictions,
+                self.references,
+                self.output,
+                convention=self.convention,
+                reference_convention=self.reference_convention,
+                options=ScoreOptions(tuple(self.metrics), self.tolerance_mm, self.split_lesions),
+                compare=self.compare,
+                resample=self.resample,
+                workers=self.workers,
+                progress=progress,
+                pictures=self.pictures,
+                interactive=self.interactive,
+            )
         return _conclude(report, self.output, self.quiet)
 
 
@@ -258,7 +290,11 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: dict[str, Any], total: int | None = None) -> None:
+        if total is not None and total != self.total:  # known only now
+            self.total = total
+            if self.bar is not None:
+                self.bar.total = total
         self.done += 1
         line = _row_line(row)
         if self.bar is not None:
@@ -322,8 +358,11 @@ def _conclude(report: Any, output: Path, quiet: bool) -> int:
     else:
         listed = ", ".join(f"{int(counts.get(status, 0))} {status}" for status in ("ok", "warn", "error"))
         print(f"{len(report)} patients: {listed}")
-        for column in (c for c in report.columns if c.startswith(("dice_", "hd95_mm_")) and report[c].notna().any()):
-            print(f"  {column}: mean {report[column].mean():.3f}, median {report[column].median():.3f}")
+        for name, rows in report.groupby("system", sort=False) if "system" in report else [("", report)]:
+            if name:
+                print(_printable(f"  {name}"))
+            for column in (c for c in rows.columns if c.startswith(("dice_", "hd95_mm_")) and rows[c].notna().any()):
+                print(f"  {column}: mean {rows[column].mean():.3f}, median {rows[column].median():.3f}")
         print(f"report: {output / 'report.csv'}")
         if (output / "report.html").is_file():
             print(f"page: {output / 'report.html'}")
@@ -375,7 +414,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"run_pipeline.py: {_printable(' '.join(_sentence(error).split()))}", file=sys.stderr)
         return CANNOT_START
     except KeyboardInterrupt:
-        print("run_pipeline.py: interrupted; the next run goes on from here", file=sys.stderr)
+        print("run_pipeline.py: interrupted; run it again to go on", file=sys.stderr)
         return 130
 
 

@@ -24,8 +24,8 @@ from data.io import read_label_map, read_volume
 from data.labels import count_labels, load_convention
 from data.recognise import choose_conventions
 from pipeline.checkpoint import open_checkpoint, shipped_models
-from pipeline.evaluate import score_case
 from pipeline.predictor import Predictor
+from pipeline.scoring import score_case
 from transforms.postprocess import largest_component
 
 METRICS = ("dice_WT", "dice_TC", "dice_ET", "hd95_mm_WT", "hd95_mm_TC", "hd95_mm_ET")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from bench.heldout import _reference, as_markdown
 from data.case import Case, discover_cases
 from pipeline.config import RunConfig
-from pipeline.evaluate import score_case
 from pipeline.predictor import Predictor, region_masks
+from pipeline.scoring import score_case
 from transforms.postprocess import label_components
 from transforms.watershed import split_touching
 

@@ -1,3 +1,3 @@
 """Verbs: configure, train, predict, segment, evaluate, report."""
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.case import Case
-from data.io import MAX_VOXELS
+from data.io import MAX_VOXELS, write_text_atomically
 from data.labels import REGIONS
 from data.naming import MODALITIES
 from data.recognise import ConventionChoice
@@ -20,6 +21,8 @@ from pipeline.checkpoint import Checkpoint
 Row = dict[str, Any]
 STATE_FOLDER = ".state"
 """Below the output folder: one JSON file a finished case, which says what it was made from."""
+STATE_TABLES = ("regions", "lesions")
+"""In it: the case's rows of metrics.csv and of lesions.csv, without the column ``case``."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,17 @@ class CaseTask:
 def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
     """Where a result of the case whose output folder is ``folder`` goes.
 
-    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"`` or, for cases that came as slices, a modality. With ``flat``, masks lie
-    side by side as ``<folder>.nii.gz`` and everything else in folders of its own kind.
+    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"`` or, for cases that came as
+    slices, a modality. With ``flat``, masks lie side by side as ``<folder>.nii.gz`` and everything else in folders of
+    its own kind.
     """
     suffix = ".png" if what == "preview" else ".nii.gz"
     if not flat:
         return output / folder / f"{folder}_{what}{suffix}"
     if what == "seg":
         return output / f"{folder}{suffix}"
-    kind = "previews" if what == "preview" else "probabilities" if what.startswith("prob_") else "images"
-    return output / kind / f"{folder}_{what}{suffix}"
+    kinds = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties"}
+    return output / kinds.get(what.partition("_")[0], "images") / f"{folder}_{what}{suffix}"
 
 
 def task_path(task: CaseTask, what: str) -> Path:
@@ -78,8 +82,8 @@ def state_path(task: CaseTask) -> Path:
 
 def remove_results(task: CaseTask, keep: Collection[str] = ()) -> None:
     """Forget an earlier result, but for what this run wrote: an older file beside its row would be taken for its own."""
-    regions = [f"prob_{region}" for region in REGIONS]
-    for what in ("seg", "preview", *regions, *MODALITIES):
+    maps = [f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS]
+    for what in ("seg", "preview", *maps, *MODALITIES):
         for flat in (False, True):
             if flat is not task.options.flat or what not in keep:
                 result_path(task.output, task.folder, what, flat).unlink(missing_ok=True)
@@ -130,9 +134,33 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def finished_row(task: CaseTask, key: str) -> Row | None:
-    """The row of an earlier run that made this very result, when its mask is still there, unchanged."""
+    """The row of an earlier run that made this very result, when its mask is still there, unchanged.
+
+    A state file of an older version, which lacks the rows of the other tables, is of no finished case.
+    """
     state = read_state(state_path(task))
     mask = result_path(task.output, task.folder, "seg", task.options.flat)
     if state.get("key") != key or not mask.is_file() or sha256_of(mask) != state.get("mask_sha256"):
         return None
-    return dict(state["row"])
+    if not (isinstance(state.get("row"), dict) and all(isinstance(state.get(t), list) for t in STATE_TABLES)):
+        return None
+    return numbers_of(state["row"])
+
+
+def write_state(task: CaseTask, state: dict[str, Any]) -> None:
+    """Keep what :func:`finished_row` and the run's tables need, as JSON, which has no NaN: that is ``null``."""
+    write_text_atomically(state_path(task), json.dumps(_plain(state), allow_nan=False))
+
+
+def numbers_of(row: Row) -> Row:
+    """A row of the state file with NaN for ``null`` again, but where that is the answer: a lesion without a reference."""
+    return {name: math.nan if value is None and name != "detected" else value for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value  # numpy's numbers
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import UsageError
 from data.labels import REGIONS
 from data.write import write_bytes_atomically, write_text_atomically
-from pipeline.report import REGION_COLOURS
+from pipeline.colours import REGION_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

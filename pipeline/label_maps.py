@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data.case import Case, ImageSource, discover_cases, folder_name, unique_folder_names
 from data.errors import UsageError
@@ -30,9 +32,27 @@ class LabelMap:
     missing: str = ""  # why there is no label map, when case.reference is None
     reported: str = ""  # convention that a report.csv beside it names
     model: str = ""  # likewise
+    seconds: float | None = None  # likewise: what making it took
+    images: Mapping[str, ImageSource] = field(default_factory=dict)  # what it was drawn on, where that is known
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds of each step of the run that made it
+    missing_images: tuple[str, ...] = ()  # modalities that its model wanted and did not have
 
 
-def find_label_maps(root: Path) -> list[LabelMap]:
+def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap]:
+    """The label maps below a folder, and the patients that should have one and have none.
+
+    Parameters
+    ----------
+    root : Path
+        Nested (``<case>/<case>_seg.nii.gz``), flat (``<case>.nii.gz``), the output of a segmentation run, or a data set.
+    exclude : Path, optional
+        A folder whose content is no input: an output folder that lies inside ``root``.
+
+    Raises
+    ------
+    data.errors.UsageError
+        ``root`` is no folder, or holds no label map.
+    """
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder; give the folder that holds the label maps")
     reported = _from_report(root)
@@ -40,13 +60,15 @@ def find_label_maps(root: Path) -> list[LabelMap]:
         found = reported
     else:
         try:
-            cases = discover_cases(root)
+            cases = discover_cases(root, exclude=exclude)
         except UsageError as error:  # e.g. a flat folder of label maps: nothing in it is an image by its name
             logger.debug("no layout for %s: %s", root, error)
             cases = []
         if not any(case.reference for case in cases):
             cases = _bare_label_maps(root, cases) or cases
-        found = [LabelMap(case, folder_name(case.case_id), "; ".join(case.problems)) for case in cases]
+        found = [
+            LabelMap(case, folder_name(case.case_id), "; ".join(case.problems), images=case.images) for case in cases
+        ]
     if not any(item.case.reference for item in found):
         raise UsageError(
             f"{root} holds no label maps; expected <case>/<case>_seg.nii.gz, <case>.nii.gz or a data set with masks"
@@ -64,6 +86,7 @@ def _from_report(root: Path) -> list[LabelMap]:
     if not rows or not {"case", "folder", "convention"} <= rows[0].keys():
         return []
     found = []
+    run = _run_record(root)
     for row in rows:
         case_id, folder, convention, model, reason, status = (
             row.get(name) or "" for name in ("case", "folder", "convention", "model", "reason", "status")
@@ -72,11 +95,53 @@ def _from_report(root: Path) -> list[LabelMap]:
         path = None if status == "error" else _reported_path(root, folder)
         source = None if path is None else ImageSource((path,))
         missing = f"its report.csv says: {reason}" if reason else "the file that its report.csv names is not there"
-        found.append(LabelMap(_bare_case(case_id, root / folder, source), folder, missing, convention, model))
+        case, seconds = _bare_case(case_id, root / folder, source), _number(row.get("seconds"))
+        found.append(LabelMap(case, folder, missing, convention, model, seconds, **_recorded(run.get(case_id))))
     # Masks that were put there since are patients too.
     named = {name for item in found for name in (item.case.case_id, item.folder, item.folder.removeprefix("'"))}
     beside = [case for case in _bare_label_maps(root, []) if text_cell(case.case_id) not in named]
     return found + [LabelMap(case, folder_name(case.case_id)) for case in beside]
+
+
+def _run_record(root: Path) -> Mapping[str, Any]:
+    """What a segmentation run's run.json says of each case; nothing where it is not there or not readable."""
+    try:
+        cases = json.loads((root / "run.json").read_text(encoding="utf-8")).get("cases", {})
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    return cases if isinstance(cases, dict) else {}
+
+
+def _recorded(record: Any) -> dict[str, Any]:
+    """Images that are still there, stages and missing images from one case of run.json, whatever that holds."""
+    record = record if isinstance(record, dict) else {}
+    files, stages = (record[key] if isinstance(record.get(key), dict) else {} for key in ("files", "stages"))
+    images = {}
+    for modality, names in files.items():
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            paths = tuple(Path(name) for name in names)
+            if all(_is_file(path) for path in paths):
+                images[str(modality)] = ImageSource(paths)
+    missing = record["missing"] if isinstance(record.get("missing"), list) else []
+    return {
+        "images": images,
+        "stages": {str(name): float(spent) for name, spent in stages.items() if isinstance(spent, int | float)},
+        "missing_images": tuple(map(str, missing)),
+    }
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        return False
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
 
 
 def _reported_path(root: Path, folder: str) -> Path | None:

@@ -9,17 +9,23 @@ boundary voxel
     is the mask without its erosion by the cross-shaped neighbourhood, which is also what MONAI does [1]_.
 surface distance
     From the centre of a boundary voxel of one mask to the nearest centre of a boundary voxel of the other, in mm.
-    Other definitions (DeepMind's, weighted by area; MedPy's, both directions pooled) give other numbers.
+    Other definitions (DeepMind's, weighted by area, is in :mod:`pipeline.surface_elements`; MedPy's 95th percentile is
+    that of both directions pooled) give other numbers.
 empty rule
-    Per region: both masks empty is a perfect score (Dice 1, distances 0); one of them empty is the worst (Dice 0,
-    distances ``penalty_mm``). No function returns NaN because a mask is empty.
+    Per region: both masks empty is a perfect score (overlap and NSD 1, distances and volume errors 0); one of them
+    empty is the worst (overlap and NSD 0, distances ``penalty_mm``). No score is NaN because a mask is empty. The one
+    exception is ``volume_error_percent`` of a prediction where the reference has nothing: it has no value.
 unknown spacing
     ``spacing_mm=None`` says that nobody knows the size of a voxel: whatever is in mm or ml is NaN then, empty or not.
+    So is the NSD, whose tolerance is in mm.
 
 References
 ----------
 .. [1] MONAI, ``monai.metrics.utils.get_mask_edges`` and ``monai.metrics.compute_hausdorff_distance``, version 1.6.1.
 .. [2] Huttenlocher, Klanderman, Rucklidge: Comparing images using the Hausdorff distance. IEEE PAMI 15(9), 1993.
+.. [3] Salehi, Erdogmus, Gholipour: Tversky loss function for image segmentation. MLMI 2017, arXiv:1706.05721.
+.. [4] Nikolov et al.: Clinically applicable segmentation of head and neck anatomy. JMIR 23(7), 2021, arXiv:1809.04430.
+.. [5] Heimann et al.: Comparison and evaluation of methods for liver segmentation. IEEE TMI 28(8), 2009.
 """
 
 from __future__ import annotations
@@ -28,18 +34,47 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+
+from pipeline.surfaces import Distances, MaskPair, boundary, directed_distances_mm, mask_pair, surface_distances_mm
+from pipeline.surfaces import Mask as Mask
+
+__all__ = [
+    "PENALTY_MM",
+    "STANDARD",
+    "Mask",
+    "assd_mm",
+    "boundary",
+    "dice",
+    "hd95_mm",
+    "hd_mm",
+    "nsd",
+    "overlap_scores",
+    "region_scores",
+    "surface_distances_mm",
+    "volume_ml",
+]
+
+STANDARD = (
+    *("dice", "iou", "sensitivity", "specificity", "precision", "accuracy", "tversky"),
+    *("hd_mm", "hd95_mm", "assd_mm", "nsd"),
+    *("volume_ml_prediction", "volume_ml_reference", "volume_error_ml", "volume_error_percent"),
+)
+"""The keys of :func:`region_scores`, in its order."""
 
 PENALTY_MM = 374.0
 """Distance of a missed or invented region: the diagonal of BraTS's 240x240x155 mm, 373.13 mm, rounded up."""
 
-Mask = NDArray[np.bool_]
-Distances = NDArray[np.float64]
+TOLERANCE_MM = 1.0
+"""Distance up to which a boundary voxel counts as found, where the caller names no other."""
 
 
 def region_scores(
-    prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, penalty_mm: float = PENALTY_MM
+    prediction: Mask,
+    reference: Mask,
+    spacing_mm: Sequence[float] | None,
+    penalty_mm: float = PENALTY_MM,
+    *,
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> dict[str, float]:
     """Every score of one region, for the price of one pair of surfaces.
 
@@ -51,23 +86,41 @@ def region_scores(
         Distance between neighbouring voxel centres along each array axis, in mm.
     penalty_mm : float
         The distance that stands for a region which only one of the masks has.
+    tolerance_mm : float
+        The distance up to which a boundary voxel counts as found, for ``nsd``.
 
     Returns
     -------
     dict
-        ``dice`` in 0..1, ``hd95_mm`` and ``hd_mm`` in mm (NaN where the spacing is unknown). Empty rule: see above.
+        The keys of ``STANDARD`` in that order: those of :func:`overlap_scores`; those of the functions ``hd_mm``,
+        ``hd95_mm``, ``assd_mm`` and ``nsd``; then, with V the volumes in ml, ``volume_ml_prediction`` and
+        ``volume_ml_reference``, ``volume_error_ml`` V_prediction - V_reference, and ``volume_error_percent`` 100 times
+        that over V_reference, both with their sign. A voxel's volume is the product of the three spacings, so images of
+        fewer than three axes have no ml (NaN); the error in percent needs no voxel size.
+
+        Both masks empty: overlap scores and ``nsd`` 1, distances, volumes and volume errors 0. One empty: as
+        :func:`overlap_scores` says, ``nsd`` 0, distances ``penalty_mm``; ``volume_error_percent`` is -100 where only
+        the prediction is empty and NaN where only the reference is, as nothing cannot be exceeded by a percentage.
+        Unknown spacing: NaN for whatever is in mm or ml, and for ``nsd``, empty or not.
 
     Raises
     ------
     ValueError
-        When a mask is not boolean, the shapes differ, or the spacing is not one positive number per axis.
+        When a mask is not boolean, the shapes differ, the spacing is not one positive number per axis, or the
+        tolerance is not a number of at least 0.
     """
-    prediction, reference, spacing = _cropped_pair(prediction, reference, spacing_mm)
-    scores = {"dice": _dice(prediction, reference)}
-    if spacing is None:
-        return scores | {"hd95_mm": math.nan, "hd_mm": math.nan}
-    directed = _empty_rule_mm(prediction, reference, penalty_mm) or _surface_distances(prediction, reference, spacing)
-    return scores | {"hd95_mm": _larger_percentile(directed, 95.0), "hd_mm": _larger_percentile(directed, 100.0)}
+    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ValueError(f"tolerance_mm is a number of at least 0, not {tolerance_mm}")
+    pair = mask_pair(prediction, reference, spacing_mm)
+    tp, fp, fn, tn = _counts(pair, np.size(prediction))
+    scores = _overlap_scores(tp, fp, fn, tn) | _surface_scores(pair, tp + fp, tp + fn, penalty_mm, tolerance_mm)
+    known = spacing_mm is not None and len(spacing_mm) == 3
+    voxel_ml = math.prod(float(length) for length in spacing_mm) / 1000.0 if spacing_mm is not None and known else None
+    scores["volume_ml_prediction"] = _volume_ml(tp + fp, voxel_ml)
+    scores["volume_ml_reference"] = _volume_ml(tp + fn, voxel_ml)
+    scores["volume_error_ml"] = _volume_ml(fp - fn, voxel_ml)
+    scores["volume_error_percent"] = 100.0 * (fp - fn) / (tp + fn) if tp + fn else (math.nan if fp else 0.0)
+    return scores
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
@@ -83,8 +136,7 @@ def dice(prediction: Mask, reference: Mask) -> float:
     ValueError
         When a mask is not boolean or the shapes differ.
     """
-    prediction, reference, _ = _cropped_pair(prediction, reference, None)
-    return _dice(prediction, reference)
+    return overlap_scores(prediction, reference)["dice"]
 
 
 def overlap_scores(prediction: Mask, reference: Mask) -> dict[str, float]:
@@ -98,50 +150,18 @@ def overlap_scores(prediction: Mask, reference: Mask) -> dict[str, float]:
     Returns
     -------
     dict
-        With tp, fp, fn, tn the numbers of voxels, each score in 0..1: ``dice`` 2tp / (2tp + fp + fn), ``sensitivity``
-        tp / (tp + fn), ``specificity`` tn / (tn + fp), ``precision`` tp / (tp + fp), ``accuracy`` (tp + tn) / all,
-        ``tversky`` tp / (tp + 0.3 fp + 0.7 fn) [3]_. Empty rule: a score whose denominator is 0 is 1 where the masks
-        are equal, else 0.
+        With tp, fp, fn, tn the numbers of voxels, each score in 0..1: ``dice`` 2tp / (2tp + fp + fn), ``iou``
+        tp / (tp + fp + fn), ``sensitivity`` tp / (tp + fn), ``specificity`` tn / (tn + fp), ``precision``
+        tp / (tp + fp), ``accuracy`` (tp + tn) / all, ``tversky`` tp / (tp + 0.3 fp + 0.7 fn) [3]_. Empty rule: a score
+        whose denominator is 0 is 1 where the masks are equal, else 0. So both empty gives 1 everywhere; one empty
+        gives 0 but for ``specificity`` and ``accuracy``, which count what both left out.
 
     Raises
     ------
     ValueError
         When a mask is not boolean or the shapes differ.
-
-    References
-    ----------
-    .. [3] Salehi, Erdogmus, Gholipour: Tversky loss function for image segmentation. MLMI 2017, arXiv:1706.05721.
     """
-    voxels = np.size(prediction)
-    prediction, reference, _ = _cropped_pair(prediction, reference, None)
-    tp = int(np.count_nonzero(prediction & reference))
-    fp = int(np.count_nonzero(prediction)) - tp
-    fn = int(np.count_nonzero(reference)) - tp
-    tn = voxels - tp - fp - fn
-    equal = float(fp == fn == 0)
-
-    def share(part: float, whole: float) -> float:
-        return part / whole if whole else equal
-
-    return {
-        "dice": share(2 * tp, 2 * tp + fp + fn),
-        "sensitivity": share(tp, tp + fn),
-        "specificity": share(tn, tn + fp),
-        "precision": share(tp, tp + fp),
-        "accuracy": share(tp + tn, voxels),
-        "tversky": share(tp, tp + 0.3 * fp + 0.7 * fn),
-    }
-
-
-def hd95_mm(
-    prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, penalty_mm: float = PENALTY_MM
-) -> float:
-    """95th percentile Hausdorff distance in mm: the larger of the two directed 95th percentiles of surface distances.
-
-    Percentiles interpolate linearly (numpy's default, MONAI's too). Parameters, the empty rule and errors are those of
-    :func:`region_scores`: both masks empty 0, one empty ``penalty_mm``, spacing unknown NaN.
-    """
-    return region_scores(prediction, reference, spacing_mm, penalty_mm)["hd95_mm"]
+    return _overlap_scores(*_counts(mask_pair(prediction, reference, None), np.size(prediction)))
 
 
 def hd_mm(
@@ -155,54 +175,39 @@ def hd_mm(
     return region_scores(prediction, reference, spacing_mm, penalty_mm)["hd_mm"]
 
 
-def surface_distances_mm(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> tuple[Distances, Distances]:
-    """Distance from every boundary voxel of each mask to the other mask's boundary, in mm.
+def hd95_mm(
+    prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, penalty_mm: float = PENALTY_MM
+) -> float:
+    """95th percentile Hausdorff distance in mm: the larger of the two directed 95th percentiles of surface distances.
 
-    Parameters
-    ----------
-    prediction, reference : (d1, ..., dN) bool
-        The two masks, on the same grid.
-    spacing_mm : N floats
-        Distance between neighbouring voxel centres along each array axis, in mm.
-
-    Returns
-    -------
-    (prediction_to_reference, reference_to_prediction) : float64 arrays
-        One value per boundary voxel, in no promised order. A mask without voxels has no boundary: its
-        own array has length 0, and the other's is all ``inf``.
-
-    Raises
-    ------
-    ValueError
-        When a mask is not boolean, the shapes differ, or the spacing is not one positive number per axis.
+    Percentiles interpolate linearly (numpy's default, MONAI's too). Parameters, the empty rule and errors are those of
+    :func:`region_scores`: both masks empty 0, one empty ``penalty_mm``, spacing unknown NaN.
     """
-    prediction, reference, spacing = _cropped_pair(prediction, reference, spacing_mm)
-    if spacing is None:
-        raise ValueError("surface distances in mm need the voxel size; region_scores() takes None for unknown")
-    return _surface_distances(prediction, reference, spacing)
+    return region_scores(prediction, reference, spacing_mm, penalty_mm)["hd95_mm"]
 
 
-def boundary(mask: Mask) -> Mask:
-    """The voxels of a mask that have a face neighbour outside it; beyond the image counts as outside.
+def assd_mm(
+    prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, penalty_mm: float = PENALTY_MM
+) -> float:
+    """Average symmetric surface distance in mm [5]_: the mean of the surface distances of both boundaries together.
 
-    Parameters
-    ----------
-    mask : (d1, ..., dN) bool
-        An empty mask gives an empty boundary.
-
-    Returns
-    -------
-    (d1, ..., dN) bool
+    The longer boundary weighs more, as in MONAI's ``SurfaceDistanceMetric(symmetric=True)``; MedPy's ``assd`` is the
+    mean of the two directed means. Parameters, the empty rule and errors are those of :func:`region_scores`: both masks
+    empty 0, one empty ``penalty_mm``, spacing unknown NaN.
     """
-    inside = mask.copy()
-    for axis in range(mask.ndim):
-        along, within = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
-        within[1:] &= along[:-1]
-        within[:-1] &= along[1:]
-        within[:1] = False
-        within[-1:] = False
-    # What is left in `inside` is the eroded mask, a part of the mask, so exclusive or is the difference.
-    return mask ^ inside
+    return region_scores(prediction, reference, spacing_mm, penalty_mm)["assd_mm"]
+
+
+def nsd(
+    prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, tolerance_mm: float = TOLERANCE_MM
+) -> float:
+    """Normalised surface Dice [4]_, 0..1: the share of both boundaries within ``tolerance_mm`` of the other boundary.
+
+    It counts boundary voxels, as MONAI's ``SurfaceDiceMetric(use_subvoxels=False)``; DeepMind's counts areas. A distance
+    equal to the tolerance counts as within it. Both masks empty: 1. One empty: 0. Spacing unknown: NaN. The other
+    parameters and errors are those of :func:`region_scores`.
+    """
+    return region_scores(prediction, reference, spacing_mm, tolerance_mm=tolerance_mm)["nsd"]
 
 
 def volume_ml(mask: Mask, voxel_volume_ml: float | None) -> float:
@@ -210,95 +215,63 @@ def volume_ml(mask: Mask, voxel_volume_ml: float | None) -> float:
 
     An empty mask has 0 ml; where the voxel size is unknown (None) the volume is NaN.
     """
-    return math.nan if voxel_volume_ml is None else float(np.count_nonzero(mask) * voxel_volume_ml)
+    return _volume_ml(int(np.count_nonzero(mask)), voxel_volume_ml)
 
 
-def _dice(prediction: Mask, reference: Mask) -> float:
-    total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
-    return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else 1.0
+def _volume_ml(voxels: int, voxel_volume_ml: float | None) -> float:
+    return math.nan if voxel_volume_ml is None else float(voxels * voxel_volume_ml)
 
 
-def _empty_rule_mm(prediction: Mask, reference: Mask, penalty_mm: float) -> tuple[Distances, Distances] | None:
-    """The distances that the empty rule dictates; None where both masks have voxels."""
-    n_empty = int(not prediction.any()) + int(not reference.any())
-    if not n_empty:
-        return None
-    distance = np.array([0.0 if n_empty == 2 else float(penalty_mm)])
-    return distance, distance
+def _counts(pair: MaskPair, voxels: int) -> tuple[int, int, int, int]:
+    """Numbers of voxels (tp, fp, fn, tn) of a pair cut from an image of ``voxels``."""
+    tp = int(np.count_nonzero(pair.prediction & pair.reference))
+    fp = int(np.count_nonzero(pair.prediction)) - tp
+    fn = int(np.count_nonzero(pair.reference)) - tp
+    return tp, fp, fn, voxels - tp - fp - fn
 
 
-def _larger_percentile(directed: tuple[Distances, Distances], percentile: float) -> float:
-    return float(max(np.percentile(distances, percentile) for distances in directed))
+def _overlap_scores(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
+    equal = float(fp == fn == 0)
+
+    def share(part: float, whole: float) -> float:
+        return part / whole if whole else equal
+
+    return {
+        "dice": share(2 * tp, 2 * tp + fp + fn),
+        "iou": share(tp, tp + fp + fn),
+        "sensitivity": share(tp, tp + fn),
+        "specificity": share(tn, tn + fp),
+        "precision": share(tp, tp + fp),
+        "accuracy": share(tp + tn, tp + fp + fn + tn),
+        "tversky": share(tp, tp + 0.3 * fp + 0.7 * fn),
+    }
 
 
-def _surface_distances(prediction: Mask, reference: Mask, spacing: NDArray[np.float64]) -> tuple[Distances, Distances]:
-    surface_p, surface_r = boundary(prediction), boundary(reference)
-    return _directed(surface_p, surface_r, spacing), _directed(surface_r, surface_p, spacing)
+def _surface_scores(
+    pair: MaskPair, voxels_prediction: int, voxels_reference: int, penalty_mm: float, tolerance_mm: float
+) -> dict[str, float]:
+    """The scores that rest on surface distances; the empty rule and the unknown spacing decide before them."""
+    if pair.spacing_mm is None:
+        return dict.fromkeys(("hd_mm", "hd95_mm", "assd_mm", "nsd"), math.nan)
+    if not (voxels_prediction and voxels_reference):
+        equal = voxels_prediction == voxels_reference
+        distance = 0.0 if equal else float(penalty_mm)
+        return {"hd_mm": distance, "hd95_mm": distance, "assd_mm": distance, "nsd": float(equal)}
+    directed = directed_distances_mm(pair)
+    n = sum(distances.size for distances in directed)
+    # A spacing read from a header as float32 may miss 1 mm by 1e-7: a voxel next door is still 1 mm away.
+    within = [int(np.searchsorted(distances, tolerance_mm * (1 + 1e-6), side="right")) for distances in directed]
+    return {
+        "hd_mm": float(max(distances[-1] for distances in directed)),
+        "hd95_mm": max(_percentile(distances, 0.95) for distances in directed),
+        "assd_mm": float(sum(distances.sum() for distances in directed)) / n,
+        "nsd": sum(within) / n,
+    }
 
 
-def _directed(source: Mask, target: Mask, spacing: NDArray[np.float64]) -> Distances:
-    """Distances in mm from every voxel of ``source`` to the nearest of ``target``; ``inf`` where that has none."""
-    # Voxels on both surfaces are at distance 0. A good prediction shares most of its surface, so it pays not to ask.
-    apart = source & ~target
-    distances = np.zeros(int(np.count_nonzero(source)))
-    n_apart = int(np.count_nonzero(apart))
-    if not n_apart:
-        return distances
-    if not target.any():
-        return np.full_like(distances, np.inf)
-    # No balancing and large leaves: the tree is asked once, so building it is a good part of the price.
-    tree = cKDTree(np.argwhere(target) * spacing, leafsize=32, balanced_tree=False, compact_nodes=False)
-    distances[:n_apart] = tree.query(np.argwhere(apart) * spacing)[0]
-    return distances
-
-
-def _check_pair(prediction: Mask, reference: Mask, spacing: NDArray[np.float64] | None) -> None:
-    if prediction.dtype != bool or reference.dtype != bool:
-        raise ValueError(
-            f"masks are boolean, not {prediction.dtype} and {reference.dtype}; use LabelConvention.region_masks()"
-        )
-    if prediction.shape != reference.shape:
-        raise ValueError(
-            f"the masks have different shapes, {prediction.shape} and {reference.shape}; resample one first"
-        )
-    if spacing is not None and not (
-        spacing.shape == (prediction.ndim,) and np.isfinite(spacing).all() and (spacing > 0).all()
-    ):
-        raise ValueError(
-            f"spacing_mm is {prediction.ndim} positive numbers in mm, or None where unknown; not {spacing.tolist()}"
-        )
-
-
-def _cropped_pair(
-    prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None
-) -> tuple[Mask, Mask, NDArray[np.float64] | None]:
-    """Both masks cut to the box around their union, axes of one voxel removed, and the spacing of the axes left.
-
-    Cropping changes nothing: beyond the box there is no voxel of either mask, and beyond the image counts as that too.
-    """
-    prediction, reference = np.asarray(prediction), np.asarray(reference)
-    spacing = None if spacing_mm is None else np.asarray(spacing_mm, dtype=np.float64)
-    _check_pair(prediction, reference, spacing)
-    # A slice stored as a volume of depth 1 is a 2D image: in 3D each of its voxels would be boundary.
-    wide = [axis for axis in range(prediction.ndim) if prediction.shape[axis] != 1] or [0]
-    # Slowest axis first: whole planes drop out early, and numpy walks memory in order whatever the file's layout.
-    wide.sort(key=lambda axis: -abs(prediction.strides[axis]))
-    order = wide + [axis for axis in range(prediction.ndim) if axis not in wide]
-    prediction, reference = (
-        np.transpose(mask, order).reshape([mask.shape[axis] for axis in wide]) for mask in (prediction, reference)
-    )
-    box = _union_box(prediction, reference)
-    return prediction[box], reference[box], None if spacing is None else spacing[wide]
-
-
-def _union_box(prediction: Mask, reference: Mask) -> tuple[slice, ...]:
-    """The smallest box that holds all voxels of both masks; slices of length 0 when there are none."""
-    box: tuple[slice, ...] = ()
-    for axis in range(prediction.ndim):
-        others = tuple(other for other in range(prediction.ndim) if other != axis)
-        occupied = np.flatnonzero(prediction.any(axis=others) | reference.any(axis=others))
-        found = slice(int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else slice(0, 0)
-        box += (found,)
-        cut = (slice(None),) * axis + (found,)
-        prediction, reference = prediction[cut], reference[cut]
-    return box
+def _percentile(ascending: Distances, share: float) -> float:
+    """numpy's linear percentile of values that are sorted already, which spares the sorting."""
+    position = share * (ascending.size - 1)
+    below = math.floor(position)
+    low, high = ascending[below], ascending[min(below + 1, ascending.size - 1)]
+    return float(low + (high - low) * (position - below))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from data.labels import LabelConvention, load_convention
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
 from pipeline.device import choose_device
+from pipeline.uncertainty import MemberSpread
 from transforms.augment import slices_as_channels
 from transforms.postprocess import to_masks
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
@@ -57,6 +59,10 @@ class Segmentation:
         What was repaired, resampled or is doubtful about the input.
     seconds : stage -> float
         Wall-clock time of read, preprocess, network, restore.
+    uncertainty : region -> (d1, d2, d3) float32 in [0, 0.5], or None
+        Standard deviation of the probability over the members, every model in every mirrored pass; None for one member.
+    disagreement : region -> float in [0, 1], or None
+        1 - mean Dice of the members' masks with the mask of their mean, before post-processing; None for one member.
     """
 
     label_map: NDArray[np.uint8]
@@ -67,6 +73,8 @@ class Segmentation:
     convention: str
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
+    uncertainty: Mapping[str, NDArray[np.float32]] | None = None
+    disagreement: Mapping[str, float] | None = None
 
 
 def region_parents(convention: LabelConvention, regions: Sequence[str]) -> dict[str, str | None]:
@@ -174,6 +182,7 @@ class Predictor:
         """
         self._check_modalities(case)
         seconds: dict[str, float] = {}
+        spread = self._spread()
         mean: dict[str, NDArray[np.float32]] = {}
         warnings: list[str] = []
         native: ImageHeader | None = None
@@ -185,9 +194,11 @@ class Predictor:
             background = prepared["background"] if background is None else background
             warnings += prepared["warnings"]
             with _timed(seconds, "network"):
-                probabilities = self._infer(config, network, prepared["image"].as_tensor())
+                working = grid_of(prepared["image"])
+                watch = None if spread is None else partial(self._add_member, spread, config, working)
+                probabilities = self._infer(config, network, prepared["image"].as_tensor(), watch)
             with _timed(seconds, "restore"):
-                back = restore(probabilities, grid_of(prepared["image"]), native.grid).numpy()
+                back = restore(probabilities, working, native.grid).numpy()
                 for region in self.regions:
                     share = back[config.regions.index(region)] / np.float32(len(self.networks))
                     mean[region] = mean[region] + share if region in mean else share
@@ -198,8 +209,18 @@ class Predictor:
             if self.configs[0].postprocess.watershed and flair is None:
                 warnings.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
             label_map, masks, written = self._to_labels(mean, native, flair, convention)
+            uncertainty, disagreement = self._disagreeing(spread, native.grid)
         return Segmentation(
-            label_map, masks, mean, native, background, written, tuple(dict.fromkeys(warnings)), seconds
+            label_map,
+            masks,
+            mean,
+            native,
+            background,
+            written,
+            tuple(dict.fromkeys(warnings)),
+            seconds,
+            uncertainty,
+            disagreement,
         )
 
     def _check_modalities(self, case: Case) -> None:
@@ -245,11 +266,46 @@ class Predictor:
         back = written.region_masks(label_map, kept)
         return label_map, {r: back.get(r, masks[r]) for r in self.regions}, written.name
 
-    def _infer(self, config: RunConfig, network: nn.Module, image: torch.Tensor) -> torch.Tensor:
-        """Probabilities (regions, d1, d2, d3) float32 on the CPU, of one normalised image on the working grid."""
-        image = slices_as_channels(image[None].to(self.device), config.window.context)
+    def _mirrorings(self, config: RunConfig) -> list[tuple[int, ...]]:
+        """The axes of a (1, channels, d1, d2, d3) image that each pass mirrors; the first pass mirrors none."""
         spatial = [2 + axis for axis in sorted(set(config.augment.flip_axes)) if axis < config.network.spatial_dims]
-        mirrorings = [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)] if self.tta else [()]
+        return [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)] if self.tta else [()]
+
+    def _spread(self) -> MemberSpread | None:
+        """What gathers the members; None where there is only one."""
+        n_members = sum(len(self._mirrorings(config)) for config in self.configs)
+        return MemberSpread(self.configs[0].postprocess.threshold) if n_members > 1 else None
+
+    def _add_member(self, spread: MemberSpread, config: RunConfig, working: Grid, probability: torch.Tensor) -> None:
+        """One pass, (regions of ``config``, d1, d2, d3) on ``working``; as in the mean, each model has the same weight."""
+        if config.regions != self.regions:
+            probability = probability[[config.regions.index(region) for region in self.regions]]
+        spread.add(probability, working, 1 / len(self._mirrorings(config)))
+
+    def _disagreeing(
+        self, spread: MemberSpread | None, native: Grid
+    ) -> tuple[dict[str, NDArray[np.float32]] | None, dict[str, float] | None]:
+        if spread is None or spread.grid is None:
+            return None, None
+        maps = restore(spread.standard_deviation().cpu(), spread.grid, native).numpy()
+        return (
+            dict(zip(self.regions, maps, strict=True)),
+            dict(zip(self.regions, spread.disagreement(), strict=True)),
+        )
+
+    def _infer(
+        self,
+        config: RunConfig,
+        network: nn.Module,
+        image: torch.Tensor,
+        watch: Callable[[torch.Tensor], None] | None = None,
+    ) -> torch.Tensor:
+        """Probabilities (regions, d1, d2, d3) float32 on the CPU, of one normalised image on the working grid.
+
+        ``watch`` is shown each pass, (regions, d1, d2, d3), mirrored back; it must leave it as it is.
+        """
+        image = slices_as_channels(image[None].to(self.device), config.window.context)
+        mirrorings = self._mirrorings(config)
         total: torch.Tensor | None = None
         for axes in mirrorings:
             logits = self._windows(config, network, image.flip(axes) if axes else image)
@@ -259,6 +315,8 @@ class Predictor:
                 )
             probability = torch.sigmoid(logits.float())
             probability = probability.flip(axes) if axes else probability
+            if watch is not None:
+                watch(probability[0])
             # After the card was full the later passes come back on the CPU.
             total = probability if total is None else total.to(probability.device).add_(probability)
         assert total is not None

@@ -6,9 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,21 +24,29 @@ from data.labels import count_labels, load_convention
 from data.recognise import ConventionChoice, choose_conventions
 from pipeline.case_task import (
     STATE_FOLDER,
+    STATE_TABLES,
     CaseTask,
     Row,
     SegmentOptions,
     metadata_version,
+    numbers_of,
     read_state,
     result_path,
     state_path,
 )
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
-from pipeline.executors import make_executor
+from pipeline.executors import WORKER_DIED, run_tasks
+from pipeline.lesions import sensitivity_by_size
+from pipeline.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
+from pipeline.scoring import ScoreOptions, metric_columns
 from pipeline.segment_case import error_row, segment_one
-from pipeline.tables import report_frame, summarise, text_cell, write_table
+from pipeline.statistics import summarise_metrics
+from pipeline.tables import report_frame, text_cell, write_table
 
 __all__ = ["SegmentOptions", "segment_cases"]
 
+SHOWN_LESIONS = 100
+"""So many lesions of a region and side, the largest, stand on the page; lesions.csv has them all."""
 PACKAGES = (
     "brain-tumour-segmentation",
     "torch",
@@ -61,7 +67,7 @@ def segment_cases(
     executor: str = "serial",
     progress: Callable[[Row], None] | None = None,
 ) -> pd.DataFrame:
-    """Segment every case into ``output`` and write report.csv, summary.csv, report.html, run.json and the label descriptions.
+    """Segment every case into ``output``; write its tables, report.html, run.json and the label descriptions.
 
     Parameters
     ----------
@@ -78,6 +84,12 @@ def segment_cases(
     -------
     DataFrame
         The rows of report.csv, one for each case, in the order of ``cases``; columns as in README.
+
+    Notes
+    -----
+    Every case has its rows in metrics.csv and lesions.csv; without a reference these are its volumes and the lesions
+    found. summary.csv sums up metrics.csv, and detection.csv, which is there where a case has a reference, lesions.csv.
+    A case that is kept from an earlier run keeps its rows, so that the tables come out the same to the byte.
 
     Raises
     ------
@@ -103,7 +115,8 @@ def segment_cases(
     rows: dict[int, Row] = {}
     last_written = time.monotonic()
     try:
-        for index, row in _work(tasks, executor, options):
+        starting = (options.threads, executor)
+        for index, row in run_tasks(segment_one, tasks, executor, _died, initializer=_start_worker, initargs=starting):
             rows[index] = row
             if progress:
                 progress(row)
@@ -115,12 +128,11 @@ def segment_cases(
         if rows or not tasks:
             write_table(output / "report.csv", _frame(rows))
     report = _frame(rows)
-    summary = summarise(report)
-    write_table(output / "summary.csv", summary)
+    records, tables = _write_tables(output, tasks, report)
     used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
     _write_labels(output, used)
-    _write_run(output, asdict(options) | {"executor": executor, "device_used": device}, tasks, started)
-    _write_page(output, tasks, report, summary)
+    _write_run(output, asdict(options) | {"executor": executor, "device_used": device}, tasks, records, started)
+    _write_page(output, tasks, records, tables)
     return report
 
 
@@ -164,55 +176,8 @@ def _conventions(cases: Sequence[Case], options: SegmentOptions) -> dict[str, Co
 # Running
 
 
-def _work(tasks: Sequence[CaseTask], spec: str, options: SegmentOptions) -> Iterator[tuple[int, Row]]:
-    """Rows in order of completion; a worker that dies costs its case one more try on its own, then an error row."""
-    waiting = list(enumerate(tasks))
-    retried: set[int] = set()
-    executor, workers = make_executor(spec, _start_worker, (options.threads, spec))
-    running: dict[Future[Row], tuple[int, CaseTask]] = {}
-    try:
-        while waiting or running:
-            # After a death only one case runs at a time, so that the next death has one name.
-            while waiting and len(running) < (1 if waiting[0][0] in retried else workers):
-                index, task = waiting.pop(0)
-                running[_submit(executor, task)] = (index, task)
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            broken = False
-            for future in done:
-                index, task = running.pop(future)
-                try:
-                    yield index, future.result()
-                except BrokenProcessPool:
-                    broken = True
-                    if index in retried:
-                        yield (
-                            index,
-                            error_row(
-                                task,
-                                "the worker process died, probably for want of memory; free some, or use fewer processes",
-                            ),
-                        )
-                    else:
-                        retried.add(index)
-                        waiting.insert(0, (index, task))
-            if broken:
-                for index, task in running.values():
-                    retried.add(index)
-                    waiting.insert(0, (index, task))
-                running.clear()
-                executor.shutdown(wait=False, cancel_futures=True)
-                executor, workers = make_executor(spec, _start_worker, (options.threads, spec))
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _submit(executor: Executor, task: CaseTask) -> Future[Row]:
-    try:
-        return executor.submit(segment_one, task)
-    except BrokenProcessPool as error:  # it broke between two cases
-        future: Future[Row] = Future()
-        future.set_exception(error)
-        return future
+def _died(task: CaseTask) -> Row:
+    return error_row(task, WORKER_DIED)
 
 
 def _start_worker(threads: int | None, spec: str) -> None:
@@ -228,28 +193,76 @@ def _start_worker(threads: int | None, spec: str) -> None:
 # What is made of the whole run
 
 
+def _write_tables(
+    output: Path, tasks: Sequence[CaseTask], report: pd.DataFrame
+) -> tuple[list[Row], dict[str, pd.DataFrame]]:
+    """The tables beside report.csv, written, and what else the state file of each case holds.
+
+    Of lesions, which may be very many, only the largest of each region and side are returned, for the page.
+    """
+    records: list[Row] = []
+    regions: list[Row] = []
+    detection: list[Row] = []
+    shown: list[Row] = []
+    with lesion_file(output / "lesions.csv") as write_lesions:
+        for task, status in zip(tasks, report["status"], strict=True):
+            # What a failure leaves there is an earlier run's.
+            state = {} if status == "error" else read_state(state_path(task))
+            case: Row = {"case": task.case.case_id}
+            lesions = [case | numbers_of(row) for row in state.get("lesions", ())]
+            write_lesions(lesions)
+            shown += [row for row in lesions if row["lesion"] <= SHOWN_LESIONS]
+            regions += [case | numbers_of(row) for row in state.get("regions", ())]
+            detection += _detection(lesions)
+            records.append({key: value for key, value in state.items() if key not in STATE_TABLES})
+    metrics = metrics_frame(regions, metric_columns(ScoreOptions()))
+    tables = {"metrics": metrics, "summary": summarise_metrics(metrics, report)}
+    if metrics["voxels_reference"].notna().any():
+        tables["detection"] = pooled_detection(detection)
+    else:  # an older run's would be taken for this one's
+        (output / "detection.csv").unlink(missing_ok=True)
+    for name, table in tables.items():
+        write_table(output / f"{name}.csv", table)
+    return records, tables | {"report": report, "lesions": lesions_frame(shown)}
+
+
+def _detection(lesions: Sequence[Row]) -> list[Row]:
+    """How many lesions of each size were found in each region of one case that has a reference."""
+    wanted = [row for row in lesions if row["side"] == "reference"]
+    return [
+        {"region": region} | row
+        for region in dict.fromkeys(row["region"] for row in wanted)
+        for row in sensitivity_by_size([row for row in wanted if row["region"] == region])
+    ]
+
+
 def _write_labels(output: Path, conventions: Sequence[str]) -> None:
     """The run's label descriptions; where patients keep different conventions, one more pair for each further one."""
-    from pipeline.report import write_label_descriptions
+    from pipeline.colours import write_label_descriptions
 
     for number, name in enumerate(conventions):
         write_label_descriptions(output, load_convention(name), "" if number == 0 else f"-{name}")
 
 
-def _write_run(output: Path, options: Mapping[str, Any], tasks: Sequence[CaseTask], started: float) -> None:
+def _write_run(
+    output: Path,
+    options: Mapping[str, Any],
+    tasks: Sequence[CaseTask],
+    records: Sequence[Row],
+    started: float,
+) -> None:
     cases: dict[str, Any] = {}
     models: dict[str, str] = {}
-    for task in tasks:
-        state = read_state(state_path(task))
+    for task, record in zip(tasks, records, strict=True):
         kept = {
-            key: state[key]
-            for key in ("inputs", "models", "stages", "convention_reason", "mask_sha256")
-            if key in state
+            key: record[key]
+            for key in ("inputs", "models", "stages", "missing", "convention_reason", "mask_sha256")
+            if key in record
         }
         files = {m: [str(path) for path in source.paths] for m, source in task.case.images.items()}
         about = {"folder": task.folder, "layout": task.case.layout, "files": files}
         cases[text_cell(task.case.case_id)] = about | kept
-        models |= {Path(file).stem: sha256 for file, sha256 in state.get("models", {}).items()}
+        models |= {Path(file).stem: sha256 for file, sha256 in record.get("models", {}).items()}
     run = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 3),
@@ -269,8 +282,25 @@ def _named_models(options: SegmentOptions) -> list[Checkpoint]:
     return [open_checkpoint(m) for m in options.models] or shipped_models()
 
 
-def _write_page(output: Path, tasks: Sequence[CaseTask], report: pd.DataFrame, summary: pd.DataFrame) -> None:
+def _write_page(
+    output: Path, tasks: Sequence[CaseTask], records: Sequence[Row], tables: Mapping[str, pd.DataFrame]
+) -> None:
     from pipeline.report import write_page
 
-    previews = {task.case.case_id: result_path(output, task.folder, "preview", task.options.flat) for task in tasks}
-    write_page(output / "report.html", "Tumour segmentation", report, summary, previews)
+    report = tables["report"]
+    details = {}
+    for task, record, row in zip(tasks, records, report.to_dict("records"), strict=True):
+        known = {"missing": record.get("missing"), "stages": record.get("stages")}
+        known |= {key: None if pd.isna(row[key]) else row[key] for key in ("seconds", "model")}
+        details[task.case.case_id] = {key: value for key, value in known.items() if value}
+    write_page(
+        output / "report.html",
+        "Tumour segmentation",
+        report=report,
+        metrics=tables["metrics"],
+        summary=tables["summary"],
+        lesions=tables["lesions"],
+        detection=tables.get("detection"),
+        pictures={t.case.case_id: result_path(output, t.folder, "preview", t.options.flat) for t in tasks},
+        details=details,
+    )

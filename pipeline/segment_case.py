@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
 
 from data.case import Case
 from data.errors import InputError, SegmentationError
-from data.grid import Grid
 from data.io import (
     read_label_map,
     read_volume,
     write_image,
     write_label_map,
     write_probability,
-    write_text_atomically,
 )
 from data.labels import count_labels, load_convention
 from pipeline.case_task import (
@@ -31,10 +30,15 @@ from pipeline.case_task import (
     identity,
     remove_results,
     sha256_of,
-    state_path,
     task_path,
+    write_state,
 )
 from pipeline.checkpoint import choose_model, open_checkpoint
+from pipeline.quality import quality_flags
+from pipeline.scoring import score_masks
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from pipeline.predictor import Segmentation
 
 log = logging.getLogger(__name__)
 
@@ -105,44 +109,59 @@ def _segment(task: CaseTask, start: float) -> Row:
 
     stages = dict(result.seconds)
     with _stage(stages, "write"):
-        write_label_map(task_path(task, "seg"), result.label_map, result.native)
-        if options.save_probabilities:
-            for region, probability in result.probabilities.items():
-                write_probability(task_path(task, f"prob_{region}"), probability, result.native)
-        if not result.native.grid.spacing_known:
-            _write_slices_as_volumes(task)
-    # With other options or another model before: what this run did not write is not its result.
-    remove_results(
-        task,
-        keep={
-            "seg",
-            "preview",
-            *(f"prob_{r}" for r in result.probabilities if options.save_probabilities),
-            *(case.images if not result.native.grid.spacing_known else ()),
-        },
-    )
+        _write_images(task, result)
     grid = result.native.grid
     with _stage(stages, "metrics"):
-        row |= _volumes(result.masks, grid)
-        scores, flags = _scores(case, task.convention.name, result, options.max_voxels, warnings)
-        row |= scores
+        truth = _reference_masks(case, task.convention.name, result, options.max_voxels, warnings)
+        scores = score_masks(result.masks, truth, grid)
+        row |= scores.columns
+        row |= {f"disagreement_{region}": value for region, value in (result.disagreement or {}).items()}
     with _stage(stages, "preview"):
-        from pipeline.report import write_preview
+        from pipeline.preview import write_preview
 
-        write_preview(task_path(task, "preview"), case.case_id, result.background, result.masks, grid)
+        picture = task_path(task, "preview")
+        write_preview(picture, case.case_id, result.background, result.masks, grid, reference_masks=truth)
+    remarks = [*quality_flags(result.masks, grid, result.disagreement), *scores.flags]
     row |= {
         "status": "warn" if warnings else "ok",
         "reason": " ".join("; ".join(dict.fromkeys(warnings)).split()),
-        "flags": "; ".join([*_result_flags(result.masks, grid), *flags]),
+        "flags": "; ".join(dict.fromkeys(remarks)),
         "model": predictor.name,
         "convention": result.convention,
         "seconds": round(time.perf_counter() - start, 3),
     }
-    state = {"key": key, "row": row, "inputs": inputs, "stages": stages, "convention_reason": task.convention.reason}
-    state["models"] = {str(c.path): c.sha256 for c in models}
-    state["mask_sha256"] = sha256_of(task_path(task, "seg"))
-    write_text_atomically(state_path(task), json.dumps(state))
+    write_state(
+        task,
+        {
+            "key": key,
+            "row": row,
+            "regions": scores.regions,
+            "lesions": scores.lesions,
+            "missing": missing,
+            "inputs": inputs,
+            "stages": stages,
+            "convention_reason": task.convention.reason,
+            "models": {str(c.path): c.sha256 for c in models},
+            "mask_sha256": sha256_of(task_path(task, "seg")),
+        },
+    )
     return row
+
+
+def _write_images(task: CaseTask, result: Segmentation) -> None:
+    """The mask and the maps that go with it; of an earlier run's, with other options or another model, none stays."""
+    # In steps of 1/256, which is finer than it is sure: as they are the maps would take 12 MB each.
+    deviations = (result.uncertainty or {}).items()
+    maps = {f"uncertainty_{region}": (np.round(256 * v) / 256).astype(np.float32) for region, v in deviations}
+    if task.options.save_probabilities:
+        maps |= {f"prob_{region}": values for region, values in result.probabilities.items()}
+    write_label_map(task_path(task, "seg"), result.label_map, result.native)
+    for what, values in maps.items():
+        write_probability(task_path(task, what), values, result.native)
+    slices = () if result.native.grid.spacing_known else tuple(task.case.images)
+    if slices:
+        _write_slices_as_volumes(task)
+    remove_results(task, keep={"seg", "preview", *maps, *slices})
 
 
 @contextmanager
@@ -160,42 +179,17 @@ def _write_slices_as_volumes(task: CaseTask) -> None:
         write_image(task_path(task, modality), volume.array, volume.header)
 
 
-def _volumes(masks: Mapping[str, Any], grid: Grid) -> Row:
-    row: Row = {}
-    for region, mask in masks.items():
-        row[f"voxels_{region}"] = int(mask.sum())
-        row[f"volume_ml_{region}"] = (
-            row[f"voxels_{region}"] * grid.voxel_volume_ml if grid.spacing_known else float("nan")
-        )
-    return row
-
-
-def _result_flags(masks: Mapping[str, Any], grid: Grid) -> list[str]:
-    """Remarks on the result that a reader should see; they never change the status."""
-    outermost, whole = next(iter(masks.items()))
-    unknown = [] if grid.spacing_known else ["the voxel size is unknown: no mm, no ml; voxels_<region> counts voxels"]
-    if not whole.any():
-        return ["no tumour found", *unknown]
-    flags = [f"no {region} found" for region, mask in masks.items() if not mask.any()]
-    faces = [whole.take(end, axis) for axis in range(3) if grid.shape[axis] > 1 for end in (0, -1)]
-    if any(face.any() for face in faces):
-        flags.append(f"{outermost} touches the edge of the image")
-    return flags + unknown
-
-
-def _scores(
-    case: Case, convention: str | None, result: Any, max_voxels: int, warnings: list[str]
-) -> tuple[Row, list[str]]:
-    """Scores against the case's own reference; why there are none goes to ``warnings``."""
-    from pipeline.evaluate import score_case, score_flags
-
+def _reference_masks(
+    case: Case, convention: str | None, result: Segmentation, max_voxels: int, warnings: list[str]
+) -> dict[str, NDArray[np.bool_]] | None:
+    """The case's own reference on the result's grid; why there is none to score against goes to ``warnings``."""
     if case.reference is None:
-        return {}, []
+        return None
     try:
         reference = read_label_map(case.reference, max_voxels=max_voxels)
     except InputError as error:
         warnings.append(f"not scored: {error}")
-        return {}, []
+        return None
     labels, name = load_convention(convention or result.convention), reference.header.path.name
     unknown = labels.unknown_labels(count_labels(reference.array))
     native = result.native.grid
@@ -204,16 +198,14 @@ def _scores(
         warnings.append(
             f"not scored: {name} holds the label {listed}, which {labels.name} does not know; name its convention with --convention"
         )
-        return {}, []
+        return None
     aligned = reference.grid.reoriented(native.orientation)
     if not aligned.matches(native):
         warnings.append(
             f"not scored: {name} lies on another grid ({reference.grid.described()}) than the images "
             f"({native.described()}); resample it onto theirs"
         )
-        return {}, []
+        return None
     array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
     truth = labels.region_masks(array)
-    shared = [region for region in result.masks if region in truth]
-    scores = score_case({r: result.masks[r] for r in shared}, {r: truth[r] for r in shared}, native)
-    return dict(scores), list(score_flags(scores))
+    return {region: truth[region] for region in result.masks if region in truth}

@@ -80,6 +80,49 @@ def test_segment_then_evaluate_agree_on_the_scores(phantoms, tiny_model, tmp_pat
         np.testing.assert_allclose(segmented[column], evaluated[column], rtol=1e-12)
 
 
+def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def evaluate(*folders, progress, **options):
+        asked.append((folders, options))
+        progress({"case": "a", "status": "ok", "reason": "", "seconds": 0.25}, 7)
+        rows = {"case": ["a", "a"], "system": ["p", "q"], "status": ["ok", "ok"], "dice_WT": [0.25, 0.75]}
+        return pd.DataFrame(rows)
+
+    monkeypatch.setattr("pipeline.evaluate.evaluate", evaluate)
+    given = (
+        "p r -o out --metrics standard brats2023-met --tolerance-mm 2 --compare q s --convention msd "
+        "--reference-convention lgg --resample --split-lesions --workers 3 --pictures 4 --interactive x y"
+    )
+    assert call("evaluate", *given.split()) == 0
+    ((folders, options),) = asked
+    assert folders == (Path("p"), Path("r"), Path("out"))
+    scored = options.pop("options")
+    assert (scored.metrics, scored.tolerance_mm, scored.split_lesions) == (("standard", "brats2023-met"), 2.0, True)
+    assert options == {
+        "convention": "msd", "reference_convention": "lgg", "compare": [Path("q"), Path("s")], "resample": True,
+        "workers": 3, "pictures": 4, "interactive": ["x", "y"],
+    }  # fmt: skip
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["[1/7] a: ok (0.2 s)", "2 patients: 2 ok, 0 warn, 0 error"]
+    assert said[2:6] == [
+        *("  p", "  dice_WT: mean 0.250, median 0.250"),
+        *("  q", "  dice_WT: mean 0.750, median 0.750"),
+    ]
+
+
+def test_references_evaluated_against_themselves_are_perfect_and_need_no_torch(phantoms, tmp_path):
+    given = ["evaluate", *[str(phantoms)] * 2, "--output", str(tmp_path), "--workers", "1", "--pictures", "1"]
+    code = f"import sys, run_pipeline; run_pipeline.main({given!r}); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"[2/2] {SECOND}: ok" in done.stdout and "dice_WT: mean 1.000, median 1.000" in done.stdout
+    assert f"page: {tmp_path / 'report.html'}" in done.stdout
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert len(metrics) == 6 and (metrics["dice"] == 1).all() and (metrics["assd_mm"] == 0).all()
+    assert len(list((tmp_path / "pictures").iterdir())) == 1
+
+
 def test_flat_masks_are_evaluated_too(phantoms, tiny_model, tmp_path):
     assert call("segment", phantoms, "--output", tmp_path / "out", "--model", tiny_model, "--flat", "--quiet") == 0
     assert call("evaluate", tmp_path / "out", phantoms, "--output", tmp_path / "scores", "--quiet") == 0
@@ -116,6 +159,12 @@ def test_an_error_row_makes_the_exit_status_one(phantoms, tiny_model, tmp_path):
         ("segment", "{patients}", "--output", "{out}", "--convention", "no-such-convention"),
         ("segment", "{patients}", "--output", "{out}", "--executor", "threads:2"),
         ("evaluate", "nowhere", "{patients}", "--output", "{out}"),
+        ("evaluate", "{patients}", "{patients}", "--output", "{out}", "--metrics", "standard", "brats1999"),
+        ("evaluate", "{patients}", "{patients}", "--output", "{out}", "--tolerance-mm", "0"),
+        ("evaluate", "{patients}", "{patients}", "--output", "{out}", "--workers", "0"),
+        ("evaluate", "{patients}", "{patients}", "--output", "{out}", "--interactive", "nobody"),
+        ("evaluate", "{patients}", "{patients}", "--output", "{out}", "--reference-convention", "no-such-convention"),
+        ("evaluate", "{patients}", "{patients}", "--output", "{out}", "--compare", "nowhere"),
         ("inspect", "nowhere"),
     ],
 )

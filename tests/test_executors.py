@@ -8,7 +8,7 @@ from concurrent.futures import wait
 import pytest
 
 from data.errors import InputError, UsageError
-from pipeline.executors import EXECUTORS, make_executor
+from pipeline.executors import EXECUTORS, make_executor, run_tasks, spec_for
 
 SPECS = {"serial": ("serial", 1), "processes": ("processes:2", 2)}
 _started: list[str] = []
@@ -100,3 +100,29 @@ def test_a_spec_that_cannot_be_is_refused_with_what_can(spec: str) -> None:
 def test_a_mistake_of_the_initializer_is_not_taken_for_a_wrong_spec() -> None:
     with pytest.raises(ValueError, match="the initializer's own"):
         make_executor("serial", refuse)
+
+
+# ---- many tasks ----
+
+
+def mortal(number: int) -> int:
+    if number == 2:
+        os._exit(1)
+    return number * number
+
+
+def test_a_worker_that_dies_costs_its_own_task_and_no_other():
+    results = dict(run_tasks(mortal, range(6), "processes:2", lambda number: -number))
+    assert results == {0: 0, 1: 1, 2: -2, 3: 9, 4: 16, 5: 25}
+
+
+def test_results_in_order_hold_back_no_more_than_the_window():
+    begun: list[int] = []
+    for index, _ in run_tasks(begun.append, range(9), "serial", lambda task: None, window=2):
+        assert len(begun) <= index + 2
+    assert begun == list(range(9))
+
+
+def test_by_default_a_process_has_several_patients_to_do():
+    assert spec_for(3, None) == spec_for(0, None) == spec_for(5, 1) == spec_for(1, 8) == "serial"
+    assert spec_for(5, 3) == "processes:3" and spec_for(2, 3) == "processes:2"

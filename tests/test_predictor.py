@@ -15,6 +15,7 @@ from torch import nn
 
 from data.case import Case, discover_cases
 from data.errors import CheckpointError, InputError, SegmentationError, UsageError
+from data.grid import Grid
 from data.labels import load_convention
 from data.phantom import write_phantom
 from networks import build_network
@@ -87,6 +88,19 @@ def textured(*shape: int) -> torch.Tensor:
 
 def infer(predictor: Predictor, image: torch.Tensor) -> torch.Tensor:
     return predictor._infer(predictor.configs[0], predictor.networks[0], image)
+
+
+def prepared(predictor: Predictor, case: Case) -> tuple[torch.Tensor, Grid]:
+    """The case's normalised image and its working grid."""
+    config = predictor.configs[0]
+    chain = preprocess_chain(config.modalities, spacing_mm=(8.0, 8.0, 8.0))
+    done = run_chain(chain, {m: case.images[m] for m in config.modalities})
+    return done["image"].as_tensor(), grid_of(done["image"])
+
+
+def mirrorings(*flip_axes: int) -> list[tuple[int, ...]]:
+    """Axes of a (regions, d1, d2, d3) array that each pass mirrors."""
+    return [c for n in range(len(flip_axes) + 1) for c in combinations([1 + axis for axis in flip_axes], n)]
 
 
 # ------------------------------------------------------------------------------------------------------- the case
@@ -278,6 +292,91 @@ def test_two_models_give_the_mean_of_their_probabilities_whatever_their_order_of
     assert list(mean) == regions
     for region in regions:
         np.testing.assert_allclose(mean[region], (a[region] + b[region]) / 2, atol=1e-6)
+
+
+def test_gathering_the_members_changes_no_bit_of_the_mean_and_the_mask(model: Path, case: Case) -> None:
+    plain, result = Predictor(model, "cpu"), Predictor(model, "cpu", tta=True)(case)
+    image, working = prepared(plain, case)
+    total = sum(infer(plain, image.flip(f)).flip(f) for f in mirrorings(0, 1, 2))
+    mean = restore(total / 8, working, result.native.grid).numpy()
+    for region, wanted in zip(("WT", "TC"), mean, strict=True):
+        assert result.probabilities[region].tobytes() == wanted.tobytes()
+    masks = module.region_masks(plain.configs[0], result.probabilities, result.native.grid, None)
+    back = load_convention("brats2023").region_masks(result.label_map, ["WT", "TC"])
+    assert all(np.array_equal(masks[region], back[region]) for region in masks)
+
+
+def test_one_model_in_one_pass_has_no_uncertainty_and_gathers_nothing(
+    model: Path, tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MemberSpread", None)  # asking for one would be an error
+    unmirrored = save_tiny(tmp_path, augment={"flip_axes": []})
+    for predictor in (Predictor(model, "cpu"), Predictor(unmirrored, "cpu", tta=True)):
+        result = predictor(case)
+        assert result.uncertainty is None and result.disagreement is None
+
+
+def test_the_uncertainty_is_the_deviation_of_the_mirrored_passes_brought_back(model: Path, case: Case) -> None:
+    plain, result = Predictor(model, "cpu"), Predictor(model, "cpu", tta=True)(case)
+    image, working = prepared(plain, case)
+    members = np.stack([infer(plain, image.flip(f)).flip(f).numpy() for f in mirrorings(0, 1, 2)]).astype(np.float64)
+    deviation = torch.as_tensor(members.std(axis=0), dtype=torch.float32)
+    of_mean = members.mean(axis=0) >= 0.5
+    assert result.uncertainty is not None and result.disagreement is not None
+    assert list(result.uncertainty) == list(result.disagreement) == ["WT", "TC"]
+    for i, (region, wanted) in enumerate(
+        zip(("WT", "TC"), restore(deviation, working, result.native.grid).numpy(), strict=True)
+    ):
+        own = result.uncertainty[region]
+        assert own.dtype == np.float32 and own.shape == result.native.grid.shape and own.max() > 0.01
+        np.testing.assert_allclose(own, wanted, atol=1e-5)
+        dices = [2 * ((m[i] >= 0.5) & of_mean[i]).sum() / ((m[i] >= 0.5).sum() + of_mean[i].sum()) for m in members]
+        assert result.disagreement[region] == pytest.approx(1 - np.mean(dices), abs=1e-3)
+
+
+def test_a_model_beside_itself_agrees_wholly(model: Path, case: Case) -> None:
+    result = Predictor([model, model], "cpu")(case)
+    assert result.disagreement == {"WT": 0.0, "TC": 0.0}
+    assert result.uncertainty is not None and not any(values.any() for values in result.uncertainty.values())
+
+
+def test_each_model_has_the_same_weight_however_many_passes_it_takes(tmp_path: Path, case: Case) -> None:
+    axes = ((0, 1), (0,))
+    paths = [save_tiny(tmp_path, f"m{n}", n, augment={"flip_axes": a}) for n, a in enumerate(axes)]
+    both = Predictor(paths, "cpu", tta=True)
+    image, working = prepared(both, case)
+    members, weights = [], []
+    for path, flip_axes in zip(paths, axes, strict=True):
+        passes = [infer(Predictor(path, "cpu"), image.flip(f)).flip(f).numpy() for f in mirrorings(*flip_axes)]
+        members += passes
+        weights += [1 / len(passes)] * len(passes)
+    assert weights == [0.25] * 4 + [0.5] * 2
+    mean = np.average(members, axis=0, weights=weights)
+    deviation = np.sqrt(np.average((np.array(members, np.float64) - mean) ** 2, axis=0, weights=weights))
+    result = both(case)
+    assert result.uncertainty is not None
+    wanted = restore(torch.as_tensor(deviation, dtype=torch.float32), working, result.native.grid).numpy()
+    np.testing.assert_allclose(result.uncertainty["TC"], wanted[1], atol=1e-5)
+
+
+def test_members_are_compared_region_by_region_and_on_one_grid(tmp_path: Path, case: Case) -> None:
+    regions = ["WT", "ET", "RC"]
+    first = save_tiny(tmp_path, "first", 1, regions=regions, convention="brats2024-gli")
+    # The same network, but its heads are named in another order.
+    second = save_tiny(tmp_path, "second", 1, regions=["RC", "WT", "ET"], convention="brats2024-gli")
+    result = Predictor([first, second], "cpu")(case)
+    predictor = Predictor(first, "cpu")
+    image, working = prepared(predictor, case)
+    heads = infer(predictor, image)
+    apart = restore((heads - heads[[1, 2, 0]]).abs() / 2, working, result.native.grid).numpy()
+    assert result.uncertainty is not None and list(result.uncertainty) == regions
+    for region, wanted in zip(regions, apart, strict=True):
+        np.testing.assert_allclose(result.uncertainty[region], wanted, atol=1e-6)
+    coarse = save_tiny(tmp_path, "coarse", 1, regions=regions, convention="brats2024-gli",
+                       preprocess={"spacing_mm": [10.0, 10.0, 10.0]})  # fmt: skip
+    mixed = Predictor([first, coarse], "cpu")(case)
+    assert mixed.uncertainty is not None and mixed.uncertainty["RC"].shape == (40, 40, 26)
+    assert 0 < mixed.uncertainty["RC"].max() <= 0.5
 
 
 def test_models_of_different_regions_are_refused(model: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from data.errors import CheckpointError, UsageError
 from data.io import read_header
 from pipeline.checkpoint import choose_model
 from pipeline.executors import EXECUTORS
+from pipeline.label_maps import find_label_maps
 from pipeline.segment import SegmentOptions, segment_cases
 from tests.conftest import make_model, read_mask
 
@@ -28,6 +29,19 @@ def run(patients: Path, output: Path, model: Path, executor: str = "serial", **o
     return segment_cases(
         discover_cases(patients), output, SegmentOptions(models=(str(model),), **options), executor=executor
     )
+
+
+@pytest.fixture(autouse=True)
+def _quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tests that ask for the page draw its charts, which take longer than the patients."""
+    if "page" not in request.fixturenames:
+        monkeypatch.setattr("pipeline.segment._write_page", lambda *a: None)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """Where the page of a run into ``tmp_path / "out"`` lies."""
+    return tmp_path / "out" / "report.html"
 
 
 @pytest.fixture
@@ -70,7 +84,8 @@ def test_the_report_holds_volumes_and_scores_that_can_be_recomputed_from_the_fil
     assert row["convention"] == "brats2023"
 
 
-def test_a_run_writes_all_that_a_reader_needs(phantoms, tiny_model, tmp_path):
+def test_a_run_writes_all_that_a_reader_needs(phantoms, tiny_model, page):
+    tmp_path = page.parent
     run(phantoms, tmp_path, tiny_model, save_probabilities=True)
     for name in ("report.csv", "summary.csv", "report.html", "run.json", "labels.txt", "labels.ctbl"):
         assert (tmp_path / name).stat().st_size > 0
@@ -240,7 +255,7 @@ def test_a_reference_that_is_stored_flipped_is_brought_into_line_before_it_is_sc
     assert flipped["dice_WT"][0] == straight["dice_WT"][0]
 
 
-def test_hostile_names_stay_one_row_each_and_inside_the_output_folder(phantoms, tiny_model, tmp_path):
+def test_hostile_names_stay_one_row_each_and_inside_the_output_folder(phantoms, tiny_model, tmp_path, page):
     names = ["=1+2", 'a,b "c"', "new\nline", "back\\slash", "<img src=x>", "caf\u00e9", "x" * 200]
     for name in names:
         folder = tmp_path / "in" / name
@@ -256,8 +271,8 @@ def test_hostile_names_stay_one_row_each_and_inside_the_output_folder(phantoms, 
         mask = tmp_path / "out" / row["folder"] / f"{row['folder']}_seg.nii.gz"
         assert mask.is_file() and mask.resolve().is_relative_to((tmp_path / "out").resolve())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "<img src=x>" not in page and "&lt;img src=x&gt;" in page
+    shown = page.read_text()
+    assert "<img src=x>" not in shown and "&lt;img src=x&gt;" in shown
 
 
 def test_an_interrupted_run_goes_on_where_it_was(phantoms, tiny_model, tmp_path):
@@ -392,7 +407,7 @@ def test_a_reference_at_another_place_is_told_apart_by_its_place(patients, tiny_
 
 
 def test_a_mistake_of_the_program_is_one_row_and_no_traceback(phantoms, tiny_model, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("pipeline.report.write_preview", lambda *a: 1 / 0)
+    monkeypatch.setattr("pipeline.preview.write_preview", lambda *a, **k: 1 / 0)
     report = run(phantoms, tmp_path, tiny_model)
     assert list(report["status"]) == ["error", "error"]
     assert "ZeroDivisionError" in report.loc[0, "reason"]
@@ -403,7 +418,6 @@ def test_a_worker_that_dies_twice_on_one_patient_costs_that_row_alone(phantoms, 
     from concurrent.futures import Future
     from concurrent.futures.process import BrokenProcessPool
 
-    from pipeline import segment
     from pipeline.executors import SerialExecutor
 
     class Deadly(SerialExecutor):
@@ -416,8 +430,157 @@ def test_a_worker_that_dies_twice_on_one_patient_costs_that_row_alone(phantoms, 
             future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
             return future
 
-    monkeypatch.setattr(segment, "make_executor", lambda *_: (Deadly(), 2))
+    monkeypatch.setattr("pipeline.executors.make_executor", lambda *_: (Deadly(), 2))
     report = run(phantoms, tmp_path, tiny_model)
     assert list(report["status"]) == ["error", "ok"]
     assert "died" in report["reason"][0]
     assert (tmp_path / SECOND / f"{SECOND}_seg.nii.gz").is_file()
+
+
+TABLES = ("report.csv", "metrics.csv", "lesions.csv", "detection.csv", "summary.csv")
+
+
+def tables_of(output: Path) -> dict[str, bytes]:
+    return {name: (output / name).read_bytes() for name in TABLES if (output / name).exists()}
+
+
+def strict_json(path: Path) -> dict:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_every_table_says_the_same_of_a_patient_and_its_lesions(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model)
+    report, metrics, lesions, detection, summary = (pd.read_csv(tmp_path / name) for name in TABLES)
+    assert list(zip(metrics["case"], metrics["region"], strict=True)) == [
+        (case, region) for case in (FIRST, SECOND) for region in ("WT", "TC", "ET")
+    ]
+    for row in metrics.to_dict("records"):
+        said = report.set_index("case").loc[row["case"]]
+        for name, column in (("dice", "dice"), ("hd95_mm", "hd95_mm"), ("nsd", "nsd"),
+                             ("volume_ml", "volume_ml_prediction"), ("voxels", "voxels_prediction")):  # fmt: skip
+            assert said[f"{name}_{row['region']}"] == row[column]
+        own = lesions[(lesions["case"] == row["case"]) & (lesions["region"] == row["region"])]
+        for side in ("prediction", "reference"):
+            assert own.loc[own["side"] == side, "voxels"].sum() == row[f"voxels_{side}"]
+            assert (own["side"] == side).sum() == row[f"lesions_{side}"]
+    for region, rows in detection.groupby("region"):
+        assert rows["n"].sum() == metrics.loc[metrics["region"] == region, "lesions_reference"].sum()
+    dice = summary[(summary["region"] == "WT") & (summary["metric"] == "dice")].iloc[0]
+    assert dice["n"] == 2 and dice["mean"] == pytest.approx(report["dice_WT"].mean())
+
+
+def test_a_patient_without_a_reference_has_volumes_and_lesions_and_no_scores(patients, tiny_model, tmp_path):
+    run(patients, tmp_path / "out", tiny_model)
+    assert len(tables_of(tmp_path / "out")) == 5
+    for case in (FIRST, SECOND):
+        (patients / case / f"{case}-seg.nii.gz").unlink()
+    report = run(patients, tmp_path / "out", tiny_model)
+    assert list(report["status"]) == ["ok", "ok"] and "dice_WT" not in report
+    # No reference, nothing to detect, and no table of the earlier run either.
+    assert set(tables_of(tmp_path / "out")) == set(TABLES) - {"detection.csv"}
+    metrics = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    assert len(metrics) == 6 and metrics["dice"].isna().all() and metrics["volume_ml_reference"].isna().all()
+    assert list(metrics["volume_ml_prediction"][:3]) == [report.loc[0, f"volume_ml_{r}"] for r in ("WT", "TC", "ET")]
+    lesions = pd.read_csv(tmp_path / "out" / "lesions.csv")
+    assert set(lesions["side"]) == {"prediction"} and lesions["detected"].isna().all()
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_a_run_that_finds_everything_done_writes_the_same_tables_to_the_byte(patients, tiny_model, tmp_path, tta):
+    (patients / SECOND / f"{SECOND}-seg.nii.gz").unlink()  # one with and one without a reference
+    run(patients, tmp_path / "out", tiny_model, tta=tta)
+    first, mask = tables_of(tmp_path / "out"), tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz"
+    written = mask.stat().st_mtime_ns
+    run(patients, tmp_path / "out", tiny_model, tta=tta)
+    assert mask.stat().st_mtime_ns == written
+    assert tables_of(tmp_path / "out") == first and len(first) == 5
+
+
+def test_what_is_kept_of_a_case_is_json_that_any_reader_takes(real_slices, tmp_path):
+    model = make_model(tmp_path / "lgg.safetensors", regions=("WT",), modalities=("t1", "flair", "t1c"), spatial_dims=2)
+    run(real_slices, tmp_path / "out", model)
+    first = tables_of(tmp_path / "out")
+    (path,) = (tmp_path / "out" / ".state").glob("*.json")
+    state = strict_json(path)
+    assert state["row"]["volume_ml_WT"] is None and state["regions"][0]["volume_ml_prediction"] is None
+    again = run(real_slices, tmp_path / "out", model)
+    assert np.isnan(again.loc[0, "volume_ml_WT"]) and tables_of(tmp_path / "out") == first
+
+
+def test_a_state_file_of_an_older_version_is_of_an_unfinished_case(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model)
+    masks, before = [], []
+    for case, lost in ((FIRST, ["regions", "lesions"]), (SECOND, ["row"])):
+        path = tmp_path / ".state" / f"{case}.json"
+        path.write_text(json.dumps({key: value for key, value in strict_json(path).items() if key not in lost}))
+        masks.append(tmp_path / case / f"{case}_seg.nii.gz")
+        before.append(masks[-1].stat().st_mtime_ns)
+    assert list(run(phantoms, tmp_path, tiny_model)["status"]) == ["ok", "ok"]
+    assert all(mask.stat().st_mtime_ns > time for mask, time in zip(masks, before, strict=True))
+    assert {"row", "regions", "lesions"} <= strict_json(path).keys()
+
+
+def test_a_failed_patient_has_no_rows_of_an_earlier_run_in_any_table(patients, tiny_model, tmp_path, monkeypatch):
+    run(patients, tmp_path / "out", tiny_model)
+    monkeypatch.setattr("pipeline.segment_case.finished_row", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
+    report = run(patients, tmp_path / "out", tiny_model)
+    assert list(report["status"]) == ["error", "error"]
+    for name in ("metrics.csv", "lesions.csv"):
+        assert pd.read_csv(tmp_path / "out" / name).empty
+    assert not (tmp_path / "out" / "detection.csv").exists()
+
+
+def test_mirrored_passes_leave_maps_and_numbers_of_where_they_disagree(phantoms, tiny_model, tmp_path):
+    report = run(phantoms, tmp_path, tiny_model, tta=True)
+    for region in ("WT", "TC", "ET"):
+        image = nib.load(tmp_path / FIRST / f"{FIRST}_uncertainty_{region}.nii.gz")
+        mask = nib.load(tmp_path / FIRST / f"{FIRST}_seg.nii.gz")
+        values = image.get_fdata()
+        assert image.get_data_dtype() == np.float32 and np.array_equal(image.affine, mask.affine)
+        assert values.shape == mask.shape and 0 < values.max() <= 0.5 and values.min() >= 0
+        assert report[f"disagreement_{region}"].between(0, 1).all()
+        flagged = f"{region}: the averaged predictions disagree" in report.loc[0, "flags"]
+        assert flagged == (report.loc[0, f"disagreement_{region}"] > 0.1)
+    plain = run(phantoms, tmp_path, tiny_model, flat=True)
+    assert not any(column.startswith("disagreement") for column in plain)
+    assert not list(tmp_path.rglob("*uncertainty*"))
+
+
+def test_maps_lie_in_a_folder_of_their_own_beside_flat_masks(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model, tta=True, flat=True)
+    assert sorted(p.name for p in tmp_path.glob("*.nii.gz")) == [f"{FIRST}.nii.gz", f"{SECOND}.nii.gz"]
+    assert len(list((tmp_path / "uncertainties").glob("*_uncertainty_*.nii.gz"))) == 6
+    assert {item.folder for item in find_label_maps(tmp_path)} == {FIRST, SECOND}
+
+
+def test_the_page_and_run_json_name_a_modality_that_was_replaced_by_zeros(patients, tmp_path, page, monkeypatch):
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
+    model = make_model(tmp_path / "trained.safetensors", missing_modalities=True)
+    told = {}
+    monkeypatch.setattr("pipeline.report.write_page", lambda path, title, **what: told.update(what))
+    report = run(patients, tmp_path / "out", model, missing="zero")
+    assert json.loads((page.parent / "run.json").read_text())["cases"][FIRST]["missing"] == ["t2"]
+    first, second = told["details"][FIRST], told["details"][SECOND]
+    assert first["missing"] == ["t2"] and "missing" not in second
+    assert first["model"] == "trained" and first["seconds"] == report.loc[0, "seconds"]
+    assert {"network", "metrics"} <= first["stages"].keys()
+    assert set(told["lesions"]["case"]) == {FIRST, SECOND} and len(told["metrics"]) == 6
+
+
+def test_the_picture_shows_the_outline_of_the_reference_too(phantoms, tiny_model, tmp_path, monkeypatch):
+    from pipeline import preview
+
+    shown = []
+    draw = preview.write_preview
+
+    def watch(path, title, background, masks, grid, reference_masks=None):
+        shown.append(reference_masks)
+        draw(path, title, background, masks, grid, reference_masks)
+
+    monkeypatch.setattr(preview, "write_preview", watch)
+    run(phantoms, tmp_path, tiny_model)
+    truth = read_mask(phantoms / FIRST / f"{FIRST}-seg.nii.gz")
+    assert np.array_equal(shown[0]["WT"], truth > 0) and np.array_equal(shown[0]["ET"], truth == 3)

@@ -1,0 +1,284 @@
+"""One patient of an evaluation: two label maps to masks on one grid, to scores, to a picture; whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data.case import ImageSource, folder_name
+from data.errors import InputError, SegmentationError
+from data.grid import Grid
+from data.io import Volume, read_label_map, read_volume
+from data.labels import LabelConvention, count_labels
+from pipeline.label_maps import LabelMap
+from pipeline.lesions import sensitivity_by_size
+from pipeline.metrics import Mask
+from pipeline.pairs import Pair, settle_conventions
+from pipeline.scoring import CaseScores, ScoreOptions, score_masks
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """All that a worker needs to know about one patient."""
+
+    pair: Pair
+    options: ScoreOptions
+    resample: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation keeps of one patient: scalars and short texts."""
+
+    row: Row
+    """Of report.csv."""
+    regions: list[Row] = field(default_factory=list)
+    """Of metrics.csv, without case and system."""
+    lesions: list[Row] = field(default_factory=list)
+    """Of lesions.csv, likewise."""
+    detection: list[Row] = field(default_factory=list)
+    """Of :func:`pipeline.lesions.sensitivity_by_size`, for each region."""
+    seconds: float = 0.0
+    """What scoring took; not in the row, which is the same for the same files."""
+
+
+@dataclass(frozen=True)
+class PairMasks:
+    """One patient's two sides as masks on the reference's grid."""
+
+    prediction: dict[str, Mask]
+    reference: dict[str, Mask]
+    grid: Grid
+    convention: LabelConvention
+    """Of the prediction."""
+    warnings: list[str]
+    flags: list[str]
+
+
+def score_pair(task: PairTask) -> Outcome:
+    """The rows of one patient, whatever happens: nothing about one may stop another."""
+    start = time.perf_counter()
+    row = _bare_row(task.pair)
+    scores = CaseScores()
+    try:
+        read = read_pair(task)
+        scores = score_masks(read.prediction, read.reference, read.grid, task.options)
+        flags = [*scores.flags, *_quality_flags(read), *read.flags]
+        row |= {
+            "status": "warn" if read.warnings else "ok",
+            "reason": "; ".join(dict.fromkeys(read.warnings)),
+            "flags": "; ".join(dict.fromkeys(flags)),
+            "convention": read.convention.name,
+        }
+        row |= scores.columns
+    except SegmentationError as error:
+        row = error_row(task, str(error))
+    except MemoryError:
+        row = error_row(task, "not enough memory for this patient; free some, or use fewer --workers")
+    except Exception as error:
+        logger.debug("case %r", task.pair.case, exc_info=True)
+        text = " ".join(str(error).split())[:300]
+        row = error_row(task, f"unexpected {type(error).__name__}: {text}; please report it")
+    if row["status"] == "error":
+        scores = CaseScores()
+    seconds = round(time.perf_counter() - start, 3)
+    return Outcome(row, scores.regions, scores.lesions, _detection(scores), seconds)
+
+
+def error_row(task: PairTask, reason: str) -> Row:
+    """The row of a patient that has no scores."""
+    return _bare_row(task.pair) | {"status": "error", "reason": reason}
+
+
+def read_pair(task: PairTask) -> PairMasks:
+    """Read both label maps of a patient and bring them to one grid.
+
+    Raises
+    ------
+    data.errors.InputError
+        A side is missing or not readable, its convention cannot be told, the reference holds a label outside it, or
+        the grids differ and ``task.resample`` is not set.
+    """
+    pair = task.pair
+    own, other = (
+        _require_one("prediction", pair.predictions, pair.roots[0]),
+        _require_one("reference", pair.references, pair.roots[1]),
+    )
+    prediction, reference = _label_map(own), _label_map(other)
+    counts, expected = count_labels(prediction.array), count_labels(reference.array)
+    (convention, reason), (its_convention, its_reason) = settle_conventions(pair, (counts.keys(), expected.keys()))
+    if strangers := its_convention.unknown_labels(expected):
+        raise InputError(
+            f"not scored: the reference holds {_counted(strangers, expected)} outside {its_convention.name}; "
+            "correct it, or name its convention with --reference-convention"
+        )
+    # What the choice of the prediction's convention warns of are strange labels: said below, with their counts.
+    its_choice = pair.choices[1]
+    warnings = [*own.case.warnings, *other.case.warnings, *(its_choice.warnings if its_choice else ())]
+    warnings += [*prediction.header.warnings, *reference.header.warnings]
+    if strangers := convention.unknown_labels(counts):
+        warnings.append(
+            f"the prediction holds {_counted(strangers, counts)} outside {convention.name}, counted as background"
+        )
+    masks, moved = _on_grid_of(reference, prediction, convention.region_masks(prediction.array), task.resample)
+    flags = [f"{r} is not scored: {name} has no such region" for r, name in _unshared(convention, its_convention)]
+    known = prediction.grid.spacing_known and reference.grid.spacing_known
+    if not known:
+        flags.append("the voxel size is unknown: no mm, no ml; voxels_<region> counts voxels")
+    # A semicolon parts one flag from the next.
+    read_as = f"prediction read as {convention.name} ({reason}), reference as {its_convention.name} ({its_reason})"
+    flags.append(read_as.replace("; ", ", "))
+    grid = Grid(reference.grid.shape, reference.grid.affine, known)
+    truth = its_convention.region_masks(reference.array)
+    return PairMasks(masks, truth, grid, convention, warnings + moved, flags)
+
+
+def background_of(pair: Pair, grid: Grid) -> NDArray[np.float32] | None:
+    """What the patient's outlines are drawn on, (d1, d2, d3) float32 on ``grid``: the FLAIR, or the first image.
+
+    None where no image is known, readable and on the same voxels (axes may be stored in another order): a picture is
+    an aid, so nothing about it is an error.
+    """
+    for item in (*pair.references, *pair.predictions):
+        images: Mapping[str, ImageSource] = item.images
+        for modality in sorted(images, key=lambda m: m != "flair"):
+            try:
+                volume = read_volume(images[modality])
+            except InputError as error:
+                logger.debug("no background for %r: %s", pair.case, error)
+                continue
+            aligned = volume.grid.reoriented(grid.orientation)
+            if aligned.matches(grid) if grid.spacing_known else aligned.shape == grid.shape:
+                return _reordered(volume.array, volume.grid, grid).astype(np.float32, copy=False)
+    return None
+
+
+def draw_pair(task: tuple[PairTask, Path]) -> bool:
+    """Write a patient's picture, prediction and reference on three planes; False where that could not be done."""
+    from pipeline.preview import write_preview
+
+    work, path = task
+    try:
+        read = read_pair(work)
+        background = background_of(work.pair, read.grid)
+        write_preview(path, work.pair.case, background, read.prediction, read.grid, read.reference)
+    except (SegmentationError, MemoryError) as error:
+        logger.warning("no picture of %s: %s", work.pair.case, error)
+        return False
+    except Exception:  # the scores are worth more than a picture of them
+        logger.warning("no picture of %s", work.pair.case, exc_info=True)
+        return False
+    return True
+
+
+def _bare_row(pair: Pair) -> Row:
+    own = pair.predictions[0] if pair.predictions else None
+    folder = own.folder if own else folder_name(pair.references[0].case.case_id)
+    return {
+        "case": pair.case, "folder": folder, "status": "ok", "reason": "", "flags": "",
+        "model": own.model if own else "", "convention": "", "seconds": own.seconds if own else None,
+    }  # fmt: skip
+
+
+def _detection(scores: CaseScores) -> list[Row]:
+    regions = [row["region"] for row in scores.regions if row["voxels_reference"] is not None]
+    return [
+        {"region": region} | row
+        for region in regions
+        for row in sensitivity_by_size([lesion for lesion in scores.lesions if lesion["region"] == region])
+    ]
+
+
+def _quality_flags(read: PairMasks) -> list[str]:
+    from pipeline.quality import quality_flags
+
+    # That a region is empty is said with its side by the scores' own flags.
+    return [flag for flag in quality_flags(read.prediction, read.grid) if not flag.startswith("no ")]
+
+
+def _require_one(name: str, items: Collection[LabelMap], root: Path) -> LabelMap:
+    if not items:
+        raise InputError(f"no {name} in {root} for this patient; add one, or leave the patient out on both sides")
+    if len(items) > 1:
+        raise InputError(
+            f"{len(items)} {name}s in {root} bear this id: {', '.join(str(i.case.folder) for i in items)}; leave one"
+        )
+    (only,) = items
+    if only.case.reference is None:
+        raise InputError(
+            f"no {name} in {root} for this patient ({only.missing or 'its folder holds no label map'}); add one"
+        )
+    return only
+
+
+def _label_map(item: LabelMap) -> Volume:
+    assert item.case.reference is not None  # see _require_one
+    return read_label_map(item.case.reference)
+
+
+def _counted(labels: Collection[float], counts: Mapping[float, int], most: int = 8) -> str:
+    named = [f"label {label:g} ({counts[label]} voxels)" for label in list(labels)[:most]]
+    if len(labels) > most:
+        named.append(f"{len(labels) - most} more")
+    return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+
+
+def _unshared(one: LabelConvention, other: LabelConvention) -> list[tuple[str, str]]:
+    """Regions that only one of two conventions has, each with the name of the one that lacks it."""
+    return [(r, other.name) for r in one.regions if r not in other.regions] + [
+        (r, one.name) for r in other.regions if r not in one.regions
+    ]
+
+
+# ---- one grid ----
+
+
+def _on_grid_of(
+    reference: Volume, prediction: Volume, masks: dict[str, Mask], resample: bool
+) -> tuple[dict[str, Mask], list[str]]:
+    """The prediction's masks on the reference's grid, and what was done to them that a reader must know."""
+    one, other = prediction.grid, reference.grid
+    # Without a voxel size on one side there is no place in the patient to compare, only the number of voxels.
+    placed = one.spacing_known and other.spacing_known
+    if one.matches(other) if placed else one.shape == other.shape:
+        return masks, []
+    if placed and one.reoriented(other.orientation).matches(other):  # the same voxels, stored in another order
+        return {region: _reordered(mask, one, other) for region, mask in masks.items()}, []
+    differ = (
+        f"prediction and reference lie on different grids: {prediction.header.path} has {one.described()}, "
+        f"{reference.header.path} has {other.described()}"
+    )
+    if not resample:
+        raise InputError(f"{differ}; resample one onto the other, or ask for it with --resample")
+    if not placed:
+        raise InputError(f"{differ}; without a voxel size on both sides they cannot be resampled: convert one")
+    said = f"the prediction was resampled onto the reference's grid, from {one.described()} to {other.described()}"
+    return {region: _resampled(mask, one, other) for region, mask in masks.items()}, [said]
+
+
+def _reordered(array: NDArray[Any], own: Grid, like: Grid) -> NDArray[Any]:
+    if own.orientation == like.orientation:
+        return array
+    return nib.orientations.apply_orientation(array, own.orientation_to(like.orientation))
+
+
+def _resampled(mask: Mask, own: Grid, target: Grid) -> Mask:
+    """Linear interpolation of the region, then the threshold .5; nested regions stay nested."""
+    import torch  # takes seconds to import
+
+    from transforms.restore import resample_to
+
+    share = resample_to(torch.from_numpy(mask.astype(np.float32))[None], own, target)[0]
+    return np.asarray((share >= 0.5).numpy())

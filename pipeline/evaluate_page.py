@@ -1,0 +1,125 @@
+"""What a person looks at after an evaluation: pictures of the worst patients, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.case import unique_folder_names
+from data.errors import SegmentationError
+from pipeline.evaluate_case import PairTask, background_of, draw_pair, read_pair
+from pipeline.executors import run_tasks, spec_for
+from pipeline.pairs import Pair
+from pipeline.score_tables import read_lesions
+
+Picture = Path | dict[str, Path]
+
+
+def draw_worst(
+    tasks: Sequence[PairTask], report: pd.DataFrame, folder: Path, most: int, workers: int | None
+) -> dict[str, Picture]:
+    """Draw the patients with the lowest mean Dice over their regions, that of their worst system; first come first.
+
+    Parameters
+    ----------
+    tasks : sequence of PairTask
+    report : DataFrame
+        Rows of report.csv, one a task in their order.
+    folder : Path
+        For ``<case>.png``, or ``<system>/<case>.png`` where there are several; made where there is something to draw.
+    most : int
+        No more patients than this.
+    workers : int, optional
+        See :func:`pipeline.executors.spec_for`.
+
+    Returns
+    -------
+    dict of case to Path, or to a dict of system to Path where there are several
+        Without patients that have no Dice, and those whose drawing failed, which is logged.
+    """
+    dice = report[[name for name in report if str(name).startswith("dice_")]].mean(axis=1).dropna()
+    cases = pd.Series([tasks[i].pair.case for i in dice.index], index=dice.index, dtype=object)
+    worst = dice.groupby(cases, sort=False).min().sort_values(kind="stable").index[:most]
+    names = unique_folder_names(worst)
+    systems = unique_folder_names(task.pair.system for task in tasks)
+    several = len(systems) > 1
+    jobs = []
+    for task in (tasks[i] for i in dice.index if tasks[i].pair.case in names):
+        place = folder / systems[task.pair.system] if several else folder
+        place.mkdir(parents=True, exist_ok=True)
+        jobs.append((task, place / f"{names[task.pair.case]}.png"))
+    done = dict(run_tasks(draw_pair, jobs, spec_for(len(jobs), workers), lambda job: False))
+    drawn: dict[str, dict[str, Path]] = {}
+    for index, (task, path) in enumerate(jobs):
+        if done[index]:
+            drawn.setdefault(task.pair.case, {})[task.pair.system] = path
+    return {case: paths if several else next(iter(paths.values())) for case, paths in drawn.items()}
+
+
+def write_evaluation_page(
+    output: Path,
+    tasks: Sequence[PairTask],
+    frames: Mapping[str, pd.DataFrame],
+    drawn: Mapping[str, Picture],
+    interactive: Sequence[str],
+) -> None:
+    """Write ``output/report.html``.
+
+    Parameters
+    ----------
+    frames : mapping of name to DataFrame
+        The CSV files, but for lesions.csv, which is read from ``output``: only shown patients' lesions are wanted.
+    drawn : mapping of case to pictures
+        From :func:`draw_worst`.
+    interactive : sequence of str
+        Cases for the viewer; one that could not be scored has none, and its row says why.
+    """
+    from pipeline.report import write_page
+
+    first = {task.pair.case: task for task in tasks if task.pair.system == tasks[0].pair.system}
+    views = {}
+    for case in interactive:
+        view = _view(first[case]) if case in first else None
+        if view is not None:
+            views[case] = view
+    write_page(
+        output / "report.html",
+        "Evaluation",
+        report=frames["report"],
+        metrics=frames["metrics"],
+        summary=frames["summary"],
+        lesions=read_lesions(output / "lesions.csv", {*drawn, *views}),
+        pictures=drawn,
+        comparison=frames.get("comparison"),
+        detection=frames["detection"],
+        viewers=views,
+        details={case: _details(task.pair) for case, task in first.items()},
+    )
+
+
+def _view(task: PairTask) -> Any:
+    """The patient for the page's viewer; None where it could not be scored either, which its row says."""
+    from pipeline.viewer import View
+
+    try:
+        read = read_pair(task)
+    except SegmentationError:
+        return None
+    return View(background_of(task.pair, read.grid), read.prediction, read.grid, read.reference)
+
+
+def _details(pair: Pair) -> dict[str, Any]:
+    """What the run that made the prediction says of it."""
+    if not pair.predictions:
+        return {}
+    own = pair.predictions[0]
+    known = {
+        "model": own.model,
+        "seconds": own.seconds,
+        "stages": dict(own.stages),
+        "missing": list(own.missing_images),
+    }
+    return {key: value for key, value in known.items() if value}

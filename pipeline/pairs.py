@@ -1,0 +1,179 @@
+"""Predictions beside references: whose label map belongs to whose, and in which label convention each of them is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.case import ImageSource
+from data.errors import InputError
+from data.io import read_label_map
+from data.labels import CONVENTIONS, LabelConvention, count_labels, load_convention
+from data.recognise import ConventionChoice, choose_conventions
+from pipeline.label_maps import LabelMap, by_patient, find_label_maps, matched_by_folder_name
+from pipeline.tables import text_cell
+
+Labels = Collection[float]
+MapLabels = Callable[[Sequence[ImageSource]], Sequence[Labels]]
+"""The labels in each of some label maps; an unreadable one has none. May use several processes."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One patient of one system: what was found on either side, none, one or (an error) several label maps."""
+
+    case: str
+    """The id as a table holds it."""
+    system: str
+    """The name of the predictions' folder, for comparisons."""
+    predictions: tuple[LabelMap, ...]
+    references: tuple[LabelMap, ...]
+    roots: tuple[Path, Path]
+    """The folders of predictions and of references."""
+    choices: tuple[ConventionChoice | None, ConventionChoice | None]
+    """Each side's own evidence; None where there is not one label map."""
+    asked: str | None
+    """The convention that the user named for predictions."""
+
+
+def system_names(folders: Sequence[Path]) -> list[str]:
+    """Each folder's name, as a table holds it; where two are called the same the folder above is named too.
+
+    Folders that still have one name (the same folder twice) are numbered from the second on.
+    """
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    names = [path.name for path in paths]
+    names = [
+        f"{path.parent.name}/{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
+    ]
+    numbered = [f"{name}#{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]
+    return [text_cell(name) for name in numbered]
+
+
+def find_pairs(
+    systems: Mapping[str, Path],
+    references: Path,
+    conventions: tuple[str | None, str | None],
+    map_labels: MapLabels,
+    *,
+    exclude: Path | None = None,
+) -> list[Pair]:
+    """Every patient of every system or of the references: first the references' in their order, then the others.
+
+    Parameters
+    ----------
+    systems : mapping of name to Path
+        Folders of predictions.
+    references : Path
+    conventions : (str or None, str or None)
+        What the user named for predictions and for references.
+    map_labels : callable
+        Reads the labels of the files whose names leave their convention open.
+    exclude : Path, optional
+        An output folder, which is no input even where it lies inside one.
+
+    Raises
+    ------
+    data.errors.UsageError
+        A folder is missing or holds no label map.
+    """
+    expected = by_patient(find_label_maps(references, exclude=exclude))
+    expected_in = _choose(expected, conventions[1], map_labels)
+    pairs = []
+    for system, folder in systems.items():
+        predicted = matched_by_folder_name(by_patient(find_label_maps(folder, exclude=exclude)), expected)
+        predicted_in = _choose(predicted, conventions[0], map_labels)
+        pairs += [
+            Pair(
+                key,
+                system,
+                tuple(predicted.get(key, ())),
+                tuple(expected.get(key, ())),
+                (folder, references),
+                (predicted_in.get(key), expected_in.get(key)),
+                conventions[0],
+            )
+            for key in dict.fromkeys([*expected, *predicted])
+        ]
+    return pairs
+
+
+def labels_of(source: ImageSource) -> Labels:
+    """The distinct labels of a label map but for 0; none where it cannot be read, which costs that patient's row later."""
+    try:
+        return tuple(count_labels(read_label_map(source).array))
+    except InputError:
+        return ()
+
+
+def settle_conventions(
+    pair: Pair, labels: tuple[Labels, Labels]
+) -> tuple[tuple[LabelConvention, str], tuple[LabelConvention, str]]:
+    """The conventions of one patient's prediction and reference, each with the reason, from both sides' evidence.
+
+    ``labels`` are those that occur in the two.
+
+    Raises
+    ------
+    data.errors.InputError
+        One of them cannot be told.
+    """
+    prediction, reference = pair.choices
+    assert prediction is not None and reference is not None  # there is one label map on either side
+    of_prediction, of_reference = labels
+    if reference.name is None and not of_reference and prediction.name is not None:
+        # No label, no question which is which: only the list of regions is wanted.
+        reference = ConventionChoice(prediction.name, "the prediction's, as it holds no label")
+    if reference.name is None:
+        why = "; ".join([reference.error or reference.reason, *reference.warnings])
+        why = why.replace("--convention NAME", "--reference-convention NAME")
+        raise InputError(f"not scored: the convention of the reference is undecided: {why}")
+    its = load_convention(reference.name)
+    read_reference = (its, reference.reason)
+    admitted = _admitted(pair)
+    if not its.unknown_labels(of_prediction) and (its.name in admitted or not admitted):
+        reason = prediction.reason if pair.asked else "the reference's, which its labels fit"
+        return (its, reason), read_reference
+    if prediction.name is not None:
+        return (load_convention(prediction.name), prediction.reason), read_reference
+    fitting = [name for name in CONVENTIONS if not load_convention(name).unknown_labels(of_prediction)]
+    # With every label of its reference there, a further one is a stray; with one missing, it is another convention.
+    if not fitting or set(of_reference) <= set(of_prediction):
+        return (its, "the reference's, as no other is evident"), read_reference
+    raise InputError(
+        f"label convention of the prediction: its labels {_listed(of_prediction)} do not fit {its.name}, "
+        f"its reference's, and could be {', '.join(fitting)}; name it with --convention and the reference's with "
+        "--reference-convention, or convert it"
+    )
+
+
+def _admitted(pair: Pair) -> tuple[str, ...]:
+    """The conventions that the user, the prediction's report or its file naming leaves; empty when they say nothing."""
+    own = pair.predictions[0]
+    told = pair.asked or own.reported
+    return (told,) if told else own.case.conventions
+
+
+def _choose(
+    found: Mapping[str, Sequence[LabelMap]], asked: str | None, map_labels: MapLabels
+) -> dict[str, ConventionChoice]:
+    """Each patient's own evidence, as its side of the comparison gives it; patients without one label map have none."""
+    single = {key: items[0] for key, items in found.items() if len(items) == 1 and items[0].case.reference is not None}
+    if asked is not None:
+        return dict.fromkeys(single, ConventionChoice(asked, "asked for"))
+    unreported = [item.case for item in single.values() if not item.reported]
+    # Names that leave one convention need no reading (see choose_conventions).
+    open_ones = [c.reference for c in unreported if c.reference is not None and len(c.conventions) != 1]
+    read: dict[Any, Labels] = dict(zip(open_ones, map_labels(open_ones), strict=True)) if open_ones else {}
+    chosen = choose_conventions(unreported, read_labels=lambda s: read[s]) if unreported else {}
+    return {
+        key: ConventionChoice(item.reported, "its report.csv says so") if item.reported else chosen[item.case.case_id]
+        for key, item in single.items()
+    }
+
+
+def _listed(labels: Labels) -> str:
+    return "{" + ", ".join(f"{label:g}" for label in sorted(labels)) + "}"

@@ -1,0 +1,192 @@
+"""The picture of one patient: three planes through the largest lesion, prediction solid and reference dashed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.grid import Grid
+from data.io import write_bytes_atomically
+from pipeline.colours import region_colour, rgb
+from transforms.postprocess import bounding_box, largest_component
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Mask = NDArray[np.bool_]
+
+_PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+_EDGES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+"""What lies at the left, the right, the top and the bottom of each plane in radiological convention."""
+_DASHES = (0, (2.2, 1.8))
+_GREYS = 64
+
+
+def largest_lesion_centre(mask: Mask) -> tuple[int, ...]:
+    """Voxel of the largest 26-connected component that lies nearest to its centre of mass; the array's middle for an empty mask."""
+    if not mask.any():
+        return tuple(n // 2 for n in mask.shape)
+    voxels = np.argwhere(largest_component(mask))
+    nearest = np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()
+    return tuple(int(n) for n in voxels[nearest])
+
+
+def write_preview(
+    path: Path,
+    title: str,
+    background: NDArray[Any] | None,
+    masks: Mapping[str, Mask],
+    grid: Grid,
+    reference_masks: Mapping[str, Mask] | None = None,
+) -> None:
+    """Three planes through the largest lesion, regions as outlines, in radiological convention (the patient's left on the right).
+
+    Parameters
+    ----------
+    path : Path
+        A PNG of at most 256 colours, in a folder that exists.
+    title : str
+        Shown above the planes; what cannot be printed becomes U+FFFD, and 80 characters are kept.
+    background : (d1, d2, d3) or None
+        On ``grid``, like the masks; 0 is taken for outside. None gives the outlines on a grey field.
+    masks : region -> (d1, d2, d3) bool
+        The prediction, as solid lines. The outermost region first: its largest lesion decides where the planes lie;
+        where it is empty the reference's does, and the middle of the picture where that is empty too.
+    grid : Grid
+        The planes are the patient's, whatever the order and the direction of the array's axes.
+    reference_masks : region -> (d1, d2, d3) bool, optional
+        As dashed lines, in the same colours.
+
+    Raises
+    ------
+    OSError
+        Disk full, no permission: for the caller to report.
+    """
+    prediction = {region: _to_ras(mask, grid) for region, mask in masks.items()}
+    reference = {region: _to_ras(mask, grid) for region, mask in (reference_masks or {}).items()}
+    outlined = [*prediction.values(), *reference.values()]
+    full_shape = grid.reoriented("RAS").shape
+    image = None if background is None else _to_ras(background, grid)
+    box = _shown_box(image, outlined, full_shape)
+    image = np.zeros([s.stop - s.start for s in box], np.float32) if image is None else image[box]
+    prediction = {region: mask[box] for region, mask in prediction.items()}
+    reference = {region: mask[box] for region, mask in reference.items()}
+    whole = next((mask for masks in (prediction, reference) for mask in list(masks.values())[:1] if mask.any()), None)
+    centre = largest_lesion_centre(np.zeros(image.shape, bool) if whole is None else whole)
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    planes = [(name, axis) for name, axis in _PLANES if min(n for a, n in enumerate(image.shape) if a != axis) > 1]
+    planes = planes or [_PLANES[0]]
+    figure = Figure(figsize=(3.6 * len(planes), 4.3), facecolor="black")
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.09, top=0.87, wspace=0.02)
+    spacing = grid.reoriented("RAS").spacing_mm
+    limits = _window(image, background is None)
+    for column, (name, axis) in enumerate(planes, start=1):
+        axes = figure.add_subplot(1, len(planes), column)
+        across, up = (a for a in range(3) if a != axis)
+        cut = image.take(centre[axis], axis).T
+        axes.imshow(
+            cut, cmap="gray", vmin=limits[0], vmax=limits[1], origin="lower", aspect=spacing[up] / spacing[across]
+        )
+        for regions, style in ((prediction, "solid"), (reference, _DASHES)):
+            for region, mask in regions.items():
+                _outline(axes, mask.take(centre[axis], axis).T, region_colour(region), style)
+        _name_edges(axes, name)
+        shown = f"{name} {box[axis].start + centre[axis] + 1}/{full_shape[axis]}"
+        figure.text((column - 0.5) / len(planes), 0.89, shown, color="white", fontsize=9, ha="center")
+    figure.suptitle(printable(title), color="white", fontsize=10)
+    _legend(figure, dict.fromkeys((*prediction, *reference)), bool(reference))
+    write_bytes_atomically(path, _png(figure))
+
+
+def printable(text: str) -> str:
+    """A text for a picture: one line of at most 80 characters, nothing that matplotlib would take for a formula."""
+    shown = "".join(c if c.isprintable() and c != "$" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _to_ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    import nibabel as nib
+
+    return nib.orientations.apply_orientation(array, grid.orientation_to("RAS"))
+
+
+def _shown_box(image: NDArray[Any] | None, masks: list[Mask], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The brain and every outline with a margin, not the empty field around; all of it where there is neither."""
+    filled = np.zeros(shape, bool) if image is None else image != 0
+    for mask in masks:
+        filled = filled | mask
+    box = bounding_box(filled, margin=5 if image is not None else 20)
+    if not filled.any():
+        return tuple(slice(0, n) for n in shape)
+    return tuple(slice(s.start, min(s.stop, n)) for s, n in zip(box, shape, strict=True))
+
+
+def _window(image: NDArray[Any], empty: bool) -> tuple[float, float]:
+    """Grey values shown as black and white; an empty field is shown as dark grey."""
+    inside = image[image != 0]
+    if empty or not inside.size:
+        return -1.0, 4.0
+    low, high = np.percentile(inside, [1, 99.5])
+    return float(low), float(high)
+
+
+def _outline(axes: Axes, cut: Mask, colour: str, style: Any) -> None:
+    if cut.any():
+        # An outline lies on the border of the mask's voxels: half way between a voxel inside and one outside.
+        rows, columns = (np.arange(-1, n + 1) for n in cut.shape)
+        axes.contour(columns, rows, np.pad(cut, 1), levels=[0.5], colors=colour, linewidths=1.2, linestyles=[style])
+
+
+def _name_edges(axes: Axes, plane: str) -> None:
+    axes.set_axis_off()
+    axes.set(xticks=[], yticks=[])  # what is switched off is laid out all the same, unless there is none
+    axes.invert_xaxis()
+    for text, (x, y) in zip(_EDGES[plane], ((0.025, 0.5), (0.975, 0.5), (0.5, 0.97), (0.5, 0.03)), strict=True):
+        axes.text(x, y, text, color="white", transform=axes.transAxes, ha="center", va="center", fontsize=8)
+
+
+def _legend(figure: Figure, regions: Mapping[str, None], with_reference: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=region_colour(region), lw=2, label=region) for region in regions]
+    if with_reference:
+        handles.append(Line2D([], [], color="white", lw=1.2, label="prediction"))
+        handles.append(Line2D([], [], color="white", lw=1.2, linestyle=_DASHES, label="reference"))
+    if handles:
+        figure.legend(
+            handles=handles, loc="lower center", ncols=len(handles), frameon=False, labelcolor="white", fontsize=9
+        )
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure with one byte a pixel: greys, and each region's colour mixed with black, grey and white."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    palette = [(v, v, v) for v in np.linspace(0, 255, _GREYS).round().astype(int).tolist()]
+    for colour in map(rgb, dict.fromkeys(map(region_colour, ("WT", "TC", "ET", "RC", "")))):
+        for ground in (0, 96, 192):
+            for share in (0.3, 0.55, 0.8):
+                red, green, blue = (round(share * c + (1 - share) * ground) for c in colour)
+                palette.append((red, green, blue))
+        palette.append(colour)
+    chart = Image.new("P", (1, 1))
+    chart.putpalette([value for colour in palette for value in colour])
+    buffer = io.BytesIO()
+    shown = Image.fromarray(pixels).quantize(palette=chart, dither=Image.Dither.NONE)
+    shown.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,248 @@
+"""One patient's masks to scores: a row of report.csv, rows of metrics.csv and lesions.csv. Used wherever masks are scored.
+
+A region is scored where prediction and reference both have it. What a number means, and what it is for empty masks and
+unknown spacing, stands in :mod:`pipeline.metrics`, :mod:`pipeline.lesionwise` and :mod:`pipeline.lesions`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from data.errors import UsageError
+from data.grid import Grid
+from pipeline.lesions import detection_scores, lesion_table
+from pipeline.lesionwise import LESIONWISE, LesionwiseRules, lesionwise_scores
+from pipeline.metrics import PENALTY_MM, STANDARD, Mask, region_scores, volume_ml
+
+__all__ = ["CaseScores", "ScoreOptions", "metric_columns", "score_case", "score_flags", "score_masks"]
+
+LESIONWISE_KEYS = ("dice", "hd95_mm", "whole_dice", "whole_hd95_mm", "tp", "fp", "fn")
+"""What metrics.csv shows of a lesion-wise set, each after the set's name."""
+DETECTION_KEYS = (
+    "lesions_prediction", "lesions_reference", "lesions_tp", "lesions_fp", "lesions_fn", "lesions_f1",
+)  # fmt: skip
+REPORTED = ("dice", "hd95_mm", "hd_mm", "nsd")
+"""The standard scores that report.csv holds too, as ``<score>_<region>``."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is computed for every patient and region.
+
+    Raises
+    ------
+    data.errors.UsageError
+        A name is unknown, or the tolerance is not a positive number.
+    """
+
+    metrics: tuple[str, ...] = ("standard",)
+    """"standard" (always there, named or not) and names of :data:`pipeline.lesionwise.LESIONWISE`."""
+    tolerance_mm: float = 1.0
+    """Of the normalised surface Dice (``nsd``)."""
+    split_lesions: bool = False
+    """Touching lesions are told apart by watershed before they are listed and counted."""
+
+    def __post_init__(self) -> None:
+        known = ("standard", *LESIONWISE)
+        if unknown := [name for name in self.metrics if name not in known]:
+            raise UsageError(f"--metrics {' '.join(map(repr, unknown))}: choose among {', '.join(known)}")
+        if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm > 0):
+            raise UsageError(f"--tolerance-mm {self.tolerance_mm:g}: give a positive number of millimetres, such as 1")
+
+    @property
+    def lesionwise(self) -> tuple[str, ...]:
+        """The lesion-wise sets asked for, each once, in the order asked."""
+        return tuple(dict.fromkeys(name for name in self.metrics if name != "standard"))
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """What is known of one patient's masks; scalars only."""
+
+    columns: dict[str, float] = field(default_factory=dict)
+    """Columns of report.csv: volumes and voxels of every predicted region, scores of those that were scored."""
+    regions: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of metrics.csv without the case: a row a region."""
+    lesions: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of lesions.csv without the case: a row a lesion, of either side."""
+    flags: list[str] = field(default_factory=list)
+    """Sentences that a reader of the scores needs."""
+
+
+def metric_columns(options: ScoreOptions) -> tuple[str, ...]:
+    """The columns of metrics.csv, whatever the patients hold."""
+    return (
+        "case", "region", *STANDARD,
+        *(f"{_column_prefix(name)}_{key}" for name in options.lesionwise for key in LESIONWISE_KEYS),
+        *DETECTION_KEYS, "voxels_prediction", "voxels_reference",
+    )  # fmt: skip
+
+
+def score_masks(
+    prediction: Mapping[str, Mask],
+    reference: Mapping[str, Mask] | None,
+    grid: Grid,
+    options: ScoreOptions | None = None,
+) -> CaseScores:
+    """Everything that is measured of one patient.
+
+    Parameters
+    ----------
+    prediction, reference : region -> (d1, d2, d3) bool
+        Masks on ``grid``. Without a reference (None) there are volumes and the prediction's lesions, and every score
+        is NaN. With one, a region that only one side has gets no row of metrics.csv.
+    grid : Grid
+        Gives the spacing; mm and ml are NaN where it is not known, and what else rests on them (nsd, and the
+        lesion-wise sets whose rules are in mm3).
+    options : ScoreOptions, optional
+        The default is the standard set.
+
+    Returns
+    -------
+    CaseScores
+        No regions give empty ones. Empty masks are scored by the empty rule of :mod:`pipeline.metrics`, and flagged.
+
+    Raises
+    ------
+    ValueError
+        When masks are not boolean or not of one shape.
+    """
+    options = options or ScoreOptions()
+    if reference is None:
+        rows = [_volumes_alone(region, mask, grid) for region, mask in prediction.items()]
+    else:
+        rows = _standard_rows(prediction, reference, grid, options.tolerance_mm, PENALTY_MM)
+    truth = reference or {}
+    by_region = {row["region"]: row for row in rows}
+    lesions: list[dict[str, Any]] = []
+    for region, mask in prediction.items():
+        found = lesion_table(mask, truth.get(region), grid, split=options.split_lesions)
+        lesions += [{"region": region} | row for row in found]
+        if region in by_region:
+            by_region[region] |= _lesionwise_columns(mask, truth.get(region), grid, region, options)
+            by_region[region] |= _detection_columns(found, region in truth)
+    columns = {f"volume_ml_{region}": _volume_ml(mask, grid) for region, mask in prediction.items()}
+    columns |= _report_columns(rows if reference is not None else [])
+    columns |= {f"voxels_{region}": int(np.count_nonzero(mask)) for region, mask in prediction.items()}
+    order = metric_columns(options)[1:]
+    regions = [{name: row[name] for name in order} for row in rows]
+    return CaseScores(columns, regions, lesions, score_flags(columns))
+
+
+def score_case(
+    prediction: Mapping[str, Mask], reference: Mapping[str, Mask], grid: Grid, penalty_mm: float = PENALTY_MM
+) -> dict[str, float]:
+    """The scores of one patient as columns of report.csv, and nothing about lesions.
+
+    Parameters
+    ----------
+    prediction, reference : region -> (d1, d2, d3) bool
+        Masks on ``grid``. Regions that only one side has are not scored.
+    grid : Grid
+        Gives the spacing; distances are NaN where it is not known.
+    penalty_mm : float
+        The distance that stands for a region which only one side has voxels of (empty rule of :mod:`pipeline.metrics`).
+
+    Returns
+    -------
+    dict
+        ``dice_<region>``, ``hd95_mm_<region>``, ``hd_mm_<region>``, ``nsd_<region>`` (at 1 mm),
+        ``reference_volume_ml_<region>``, and the numbers of voxels, ``voxels_<region>`` of the prediction and
+        ``reference_voxels_<region>``, from which the summary counts the empties.
+
+    Raises
+    ------
+    ValueError
+        When masks are not boolean or not of one shape.
+    """
+    return _report_columns(_standard_rows(prediction, reference, grid, 1.0, penalty_mm))
+
+
+def score_flags(columns: Mapping[str, float]) -> list[str]:
+    """Remarks on columns of report.csv that a reader of the scores needs: which regions the empty rule decided."""
+    flags = []
+    for region in (name.removeprefix("reference_voxels_") for name in columns if name.startswith("reference_voxels_")):
+        empty = [
+            side
+            for side, count in (("prediction", "voxels"), ("reference", "reference_voxels"))
+            if not columns[f"{count}_{region}"]
+        ]
+        if empty:
+            flags.append(f"{region} is empty in the {' and the '.join(empty)}")
+    return flags
+
+
+def _standard_rows(
+    prediction: Mapping[str, Mask], reference: Mapping[str, Mask], grid: Grid, tolerance_mm: float, penalty_mm: float
+) -> list[dict[str, Any]]:
+    rows = []
+    for region in (region for region in reference if region in prediction):
+        own, other = prediction[region], reference[region]
+        scores = region_scores(own, other, _spacing_mm(grid), tolerance_mm=tolerance_mm, penalty_mm=penalty_mm)
+        # The grid's voxel volume is exact for sheared grids too, which the product of the spacings is not.
+        volumes = {"volume_ml_prediction": _volume_ml(own, grid), "volume_ml_reference": _volume_ml(other, grid)}
+        volumes["volume_error_ml"] = volumes["volume_ml_prediction"] - volumes["volume_ml_reference"]
+        rows.append({"region": region} | scores | volumes | _voxel_columns(own, other))
+    return rows
+
+
+def _volumes_alone(region: str, mask: Mask, grid: Grid) -> dict[str, Any]:
+    row: dict[str, Any] = {"region": region} | dict.fromkeys(STANDARD, math.nan)
+    return row | {"volume_ml_prediction": _volume_ml(mask, grid)} | _voxel_columns(mask, None)
+
+
+def _spacing_mm(grid: Grid) -> tuple[float, float, float] | None:
+    return grid.spacing_mm if grid.spacing_known else None
+
+
+def _volume_ml(mask: Mask, grid: Grid) -> float:
+    return volume_ml(mask, grid.voxel_volume_ml if grid.spacing_known else None)
+
+
+def _voxel_columns(prediction: Mask, reference: Mask | None) -> dict[str, int | None]:
+    return {
+        "voxels_prediction": int(np.count_nonzero(prediction)),
+        "voxels_reference": None if reference is None else int(np.count_nonzero(reference)),
+    }
+
+
+def _report_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Rows of metrics.csv as columns of report.csv."""
+    columns: dict[str, float] = {}
+    for row in rows:
+        region = row["region"]
+        columns |= {f"{name}_{region}": row[name] for name in REPORTED}
+        columns[f"reference_volume_ml_{region}"] = row["volume_ml_reference"]
+        columns[f"voxels_{region}"] = row["voxels_prediction"]
+        columns[f"reference_voxels_{region}"] = row["voxels_reference"]
+    return columns
+
+
+def _column_prefix(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _lesionwise_columns(
+    prediction: Mask, reference: Mask | None, grid: Grid, region: str, options: ScoreOptions
+) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    known: list[tuple[LesionwiseRules, Mapping[str, Any]]] = []  # some challenges share their rules
+    for name in options.lesionwise:
+        rules = LESIONWISE[name]
+        scores = next((scores for earlier, scores in known if earlier is rules), None)
+        if scores is None and reference is not None:
+            scores = lesionwise_scores(prediction, reference, _spacing_mm(grid), rules, region)
+            known.append((rules, scores))
+        columns |= {f"{_column_prefix(name)}_{key}": None if scores is None else scores[key] for key in LESIONWISE_KEYS}
+    return columns
+
+
+def _detection_columns(found: Sequence[Mapping[str, Any]], referenced: bool) -> dict[str, Any]:
+    if referenced:
+        return dict(detection_scores(found))
+    return dict.fromkeys(DETECTION_KEYS, None) | {"lesions_prediction": len(found)}

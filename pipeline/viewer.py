@@ -1,0 +1,253 @@
+"""The interactive view of a patient in the page: NiiVue, the images as NIfTI inside the page, nothing fetched from anywhere.
+
+NiiVue 0.68 comes with nilearn (``nilearn/_assets/js/niivue.umd.js``, BSD-2-Clause). It is 2.3 MB, and a BraTS patient
+about 2 MB more, so the page holds it only for the patients that are asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import UsageError
+from data.grid import Grid
+from pipeline.colours import region_colour, rgb
+from pipeline.markup import escape
+from pipeline.preview import largest_lesion_centre
+from transforms.postprocess import bounding_box
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is shown of one patient.
+
+    Parameters
+    ----------
+    background : (d1, d2, d3) or None
+        On ``grid``, like the masks; 0 is taken for outside. None shows the masks on black.
+    masks : region -> (d1, d2, d3) bool
+        The prediction, the outermost region first; at most 8.
+    grid : Grid
+    reference_masks : region -> (d1, d2, d3) bool, optional
+    """
+
+    background: NDArray[Any] | None
+    masks: Mapping[str, Mask]
+    grid: Grid
+    reference_masks: Mapping[str, Mask] | None = None
+
+
+@dataclass(frozen=True)
+class ViewData:
+    """A view as the page holds it: three NIfTI files (gzip) and what the script needs to know of them.
+
+    background is uint8 with slope and intercept, so that it reads back in the image's own units; in ``prediction`` and
+    ``reference`` bit i of a voxel says that it lies in ``regions[i]``. centre_mm : where the crosshair starts (RAS+).
+    """
+
+    background: bytes
+    prediction: bytes
+    reference: bytes | None
+    regions: tuple[str, ...]
+    centre_mm: tuple[float, float, float]
+    window: tuple[float, float]
+
+
+def view_data(view: View) -> ViewData:
+    """Crop a view to the brain and its masks (a margin of 2 voxels) and pack it.
+
+    Raises
+    ------
+    ValueError
+        More than 8 regions, or an array of another shape than the grid's.
+    """
+    regions = tuple(dict.fromkeys((*view.masks, *(view.reference_masks or {}))))
+    if len(regions) > 8:
+        raise ValueError(f"a view shows at most 8 regions, not {len(regions)}: {', '.join(regions)}")
+    arrays = [*view.masks.values(), *(view.reference_masks or {}).values()]
+    arrays += [] if view.background is None else [view.background]
+    for array in arrays:
+        if array.shape != view.grid.shape:
+            raise ValueError(f"an array of shape {array.shape} does not lie on a grid of shape {view.grid.shape}")
+    filled = np.zeros(view.grid.shape, dtype=bool)
+    for array in arrays:
+        filled |= array != 0
+    box = bounding_box(filled, margin=2) if filled.any() else tuple(slice(0, n) for n in view.grid.shape)
+    affine = view.grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    image = np.zeros(filled[box].shape, np.uint8) if view.background is None else view.background[box]
+    grey, low, high = _eight_bits(image)
+    masks = {region: mask[box] for region, mask in view.masks.items()}
+    truth = {region: mask[box] for region, mask in (view.reference_masks or {}).items()}
+    whole = next(
+        (m for named in (masks, truth) for m in list(named.values())[:1] if m.any()), np.zeros(grey.shape, bool)
+    )
+    centre = affine[:3, :3] @ largest_lesion_centre(whole) + affine[:3, 3]
+    return ViewData(
+        background=_nifti(grey, affine, slope=(high - low) / 255, intercept=low),
+        prediction=_nifti(_bits(masks, regions, grey.shape), affine),
+        reference=_nifti(_bits(truth, regions, grey.shape), affine) if view.reference_masks is not None else None,
+        regions=regions,
+        centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+        window=(low, high),
+    )
+
+
+def _eight_bits(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float, float]:
+    """An image in 256 steps between its 0.5 and 99.8 percentile (of what is not 0), and those two values."""
+    inside = image[image != 0]
+    low, high = map(float, np.percentile(inside, [0.5, 99.8])) if inside.size else (0.0, 1.0)
+    low = min(low, 0.0)  # what is outside stays the darkest
+    high = high if high > low else low + 1.0
+    steps = np.clip((image.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
+    return np.rint(steps).astype(np.uint8), low, high
+
+
+def _bits(masks: Mapping[str, Mask], regions: Sequence[str], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    packed = np.zeros(shape, np.uint8)
+    for bit, region in enumerate(regions):
+        if region in masks:
+            packed[masks[region]] |= np.uint8(1 << bit)
+    return packed
+
+
+def _nifti(array: NDArray[np.uint8], affine: NDArray[np.float64], slope: float = 1.0, intercept: float = 0.0) -> bytes:
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_slope_inter(slope, intercept)
+    # to_bytes() would scale the array anew; the header's scale is the array's already.
+    image.header.set_data_offset(352)
+    raw = image.header.binaryblock + b"\0" * 4 + array.tobytes(order="F")
+    return gzip.compress(raw, compresslevel=9, mtime=0)
+
+
+def viewer_panel(view: View, name: str) -> str:
+    """The part of a patient's section: a button, the controls, the canvas, and the data as JSON (which runs nothing)."""
+    data = view_data(view)
+    coded = {
+        "background": base64.b64encode(data.background).decode(),
+        "prediction": base64.b64encode(data.prediction).decode(),
+        "reference": base64.b64encode(data.reference).decode() if data.reference is not None else None,
+        "regions": data.regions,
+        "colours": [rgb(region_colour(region)) for region in data.regions],
+        "centre": data.centre_mm,
+        "window": data.window,
+    }
+    payload = json.dumps(coded).replace("<", "\\u003c")
+    boxes = "".join(
+        f'<label><input type="checkbox" class="region" value="{bit}" checked>'
+        f'<i class="swatch" style="background:{region_colour(region)}"></i>{escape(region)}</label>'
+        for bit, region in enumerate(data.regions)
+    )
+    sides = ["prediction"] + (["reference"] if data.reference is not None else [])
+    group = escape(f"side of {name}")
+    choices = "".join(
+        f'<label><input type="radio" name="{group}" class="side" value="{side}"{" checked" if side == "prediction" else ""}>'
+        f"{side}</label>"
+        for side in sides
+    )
+    return (
+        '<div class="viewer"><p class="start"><button type="button" class="load" hidden>Open the interactive view</button>'
+        '<noscript class="note">The interactive view needs JavaScript.</noscript></p><div class="stage" hidden>'
+        f'<div class="canvas"><canvas aria-label="Interactive view of {escape(name)}"></canvas></div>'
+        f'<div class="controls">{choices}{boxes}'
+        '<label>opacity <input type="range" class="opacity" min="0" max="100" value="45"></label></div></div>'
+        '<p class="note message" hidden>Radiological convention: the patient\N{RIGHT SINGLE QUOTATION MARK}s left is on '
+        "the right of the picture. Click to move the crosshair, scroll to go through the slices, drag with the right "
+        "button to set the window.</p>"
+        f'<script type="application/json">{payload}</script></div>'
+    )
+
+
+def viewer_scripts() -> list[str]:
+    """NiiVue, and the script that lays the page's images into it: once for all patients.
+
+    Raises
+    ------
+    UsageError
+        The installed nilearn carries no NiiVue.
+    """
+    from importlib.resources import files
+
+    source = files("nilearn") / "_assets" / "js" / "niivue.umd.js"
+    if not source.is_file():
+        raise UsageError("the interactive view needs NiiVue, which this nilearn does not carry; install nilearn 0.14.1")
+    # Inside a string or a template "<\/" is "</"; NiiVue 0.68.1 has neither mark.
+    library = source.read_text(encoding="utf-8").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return [library, _SCRIPT]
+
+
+def script_policy(scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy directives under which just these scripts run, and NiiVue's WebAssembly."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    listed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return f"script-src {listed} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:"
+
+
+_SCRIPT = """"use strict";
+// A voxel's value holds one bit a region; its colour is that of the innermost region that is switched on.
+function colourTable(data, shown) {
+  const table = {R: [], G: [], B: [], A: [], I: [], labels: []};
+  for (let value = 0; value < 1 << data.regions.length; value++) {
+    let inner = -1;
+    data.regions.forEach((_, bit) => { if (shown[bit] && value >> bit & 1) inner = bit; });
+    const [r, g, b] = inner < 0 ? [0, 0, 0] : data.colours[inner];
+    table.R.push(r); table.G.push(g); table.B.push(b); table.A.push(inner < 0 ? 0 : 255);
+    table.I.push(value); table.labels.push(inner < 0 ? "" : data.regions[inner]);
+  }
+  return table;
+}
+async function openView(box) {
+  const data = JSON.parse(box.querySelector("script").textContent);
+  const find = name => [...box.querySelectorAll(name)];
+  box.querySelector(".start").hidden = true;
+  box.querySelector(".stage").hidden = false;
+  const message = box.querySelector(".message");
+  message.hidden = false;
+  try {
+    const view = new niivue.Niivue({isRadiologicalConvention: true, sagittalNoseLeft: true, show3Dcrosshair: true,
+      multiplanarShowRender: 0, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.5], crosshairWidth: 0.5,
+      fontColor: [0.85, 0.85, 0.85, 1], isColorbar: false, dragAndDropEnabled: false, loadingText: "", logLevel: "error"});
+    await view.attachToCanvas(box.querySelector("canvas"));
+    if (!view.gl) throw new Error("no WebGL 2");
+    const load = (name, options) => niivue.NVImage.loadFromBase64({base64: data[name], name: name + ".nii.gz", ...options});
+    view.addVolume(await load("background", {colormap: "gray", cal_min: data.window[0], cal_max: data.window[1]}));
+    const sides = ["prediction", "reference"].filter(name => data[name]);
+    for (const name of sides) view.addVolume(await load(name, {opacity: 0}));
+    const redraw = () => {
+      const shown = find(".region").map(input => input.checked);
+      const side = find(".side").find(input => input.checked).value;
+      const opacity = box.querySelector(".opacity").value / 100;
+      sides.forEach((name, i) => {
+        view.volumes[i + 1].setColormapLabel(colourTable(data, shown));
+        view.setOpacity(i + 1, name === side ? opacity : 0);
+      });
+      view.updateGLVolume();
+    };
+    view.setSliceType(view.sliceTypeMultiplanar);
+    view.scene.crosshairPos = view.mm2frac(data.centre);
+    for (const input of find("input")) input.addEventListener("input", redraw);
+    redraw();
+    box.dataset.state = "ready";
+  } catch (error) {
+    message.textContent = "This browser cannot show the interactive view (it needs WebGL 2): " + error.message;
+    box.querySelector(".stage").hidden = true;
+    box.dataset.state = "failed";
+  }
+}
+for (const box of document.querySelectorAll(".viewer")) {
+  const button = box.querySelector(".load");
+  button.hidden = false;
+  button.addEventListener("click", () => openView(box));
+}
+"""
