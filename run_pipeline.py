@@ -76,6 +76,8 @@ class Segment:
     """Only these patients."""
     flat: bool = False
     """All masks in one folder as <case>.nii.gz, as the BraTS servers want them."""
+    interactive: list[str] = field(default_factory=list)
+    """Cases that the page shows in a 3D viewer; each adds megabytes."""
     quiet: bool = False
     """Print nothing but errors."""
     debug: bool = False
@@ -102,7 +104,14 @@ class Segment:
             overwrite=self.overwrite,
         )
         with _Progress(len(cases), self.quiet) as progress:
-            report = segment_cases(cases, self.output, options, executor=self.executor, progress=progress)
+            report = segment_cases(
+                cases,
+                self.output,
+                options,
+                executor=self.executor,
+                progress=progress,
+                interactive=self.interactive,
+            )
         return _conclude(report, self.output, self.quiet)
 
 

@@ -13,11 +13,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data.case import ImageSource, folder_name
+from data.case import folder_name
 from data.errors import InputError, SegmentationError
 from data.grid import Grid
-from data.io import Volume, read_label_map, read_volume
+from data.io import Volume, read_label_map
 from data.labels import LabelConvention, count_labels
+from pipeline.background import read_background
 from pipeline.label_maps import LabelMap
 from pipeline.lesions import sensitivity_by_size
 from pipeline.metrics import Mask
@@ -146,23 +147,9 @@ def read_pair(task: PairTask) -> PairMasks:
 
 
 def background_of(pair: Pair, grid: Grid) -> NDArray[np.float32] | None:
-    """What the patient's outlines are drawn on, (d1, d2, d3) float32 on ``grid``: the FLAIR, or the first image.
-
-    None where no image is known, readable and on the same voxels (axes may be stored in another order): a picture is
-    an aid, so nothing about it is an error.
-    """
-    for item in (*pair.references, *pair.predictions):
-        images: Mapping[str, ImageSource] = item.images
-        for modality in sorted(images, key=lambda m: m != "flair"):
-            try:
-                volume = read_volume(images[modality])
-            except InputError as error:
-                logger.debug("no background for %r: %s", pair.case, error)
-                continue
-            aligned = volume.grid.reoriented(grid.orientation)
-            if aligned.matches(grid) if grid.spacing_known else aligned.shape == grid.shape:
-                return _reordered(volume.array, volume.grid, grid).astype(np.float32, copy=False)
-    return None
+    """What the patient's outlines are drawn on, (d1, d2, d3) float32 on ``grid``; None where no image is known."""
+    found = (read_background(item.images, grid) for item in (*pair.references, *pair.predictions))
+    return next((image for image in found if image is not None), None)
 
 
 def draw_pair(task: tuple[PairTask, Path]) -> bool:

@@ -31,7 +31,6 @@ from pipeline.case_task import (
     metadata_version,
     numbers_of,
     read_state,
-    result_path,
     state_path,
 )
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
@@ -40,6 +39,7 @@ from pipeline.lesions import sensitivity_by_size
 from pipeline.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
 from pipeline.scoring import ScoreOptions, metric_columns
 from pipeline.segment_case import error_row, segment_one
+from pipeline.segment_page import write_segment_page
 from pipeline.statistics import summarise_metrics
 from pipeline.tables import report_frame, text_cell, write_table
 
@@ -66,6 +66,7 @@ def segment_cases(
     *,
     executor: str = "serial",
     progress: Callable[[Row], None] | None = None,
+    interactive: Collection[str] = (),
 ) -> pd.DataFrame:
     """Segment every case into ``output``; write its tables, report.html, run.json and the label descriptions.
 
@@ -79,6 +80,8 @@ def segment_cases(
         See :mod:`pipeline.executors`.
     progress : callable, optional
         Called with each row as soon as it is known, in order of completion.
+    interactive : collection of str
+        Cases that the page shows in a 3D viewer; one without a mask has none. Each adds megabytes.
 
     Returns
     -------
@@ -97,6 +100,10 @@ def segment_cases(
         The run cannot start. What is wrong with one case is that case's row, never an exception.
     """
     options, output = options or SegmentOptions(), Path(output)
+    if unknown := sorted(set(interactive) - {case.case_id for case in cases}):
+        raise UsageError(
+            f"--interactive: no patient {', '.join(map(repr, unknown))}; `inspect` lists those that there are"
+        )
     started = time.time()
     if options.models:
         require_same_regions([open_checkpoint(model) for model in options.models])
@@ -132,7 +139,7 @@ def segment_cases(
     used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
     _write_labels(output, used)
     _write_run(output, asdict(options) | {"executor": executor, "device_used": device}, tasks, records, started)
-    _write_page(output, tasks, records, tables)
+    write_segment_page(output, tasks, records, tables, interactive)
     return report
 
 
@@ -280,27 +287,3 @@ def _write_run(
 
 def _named_models(options: SegmentOptions) -> list[Checkpoint]:
     return [open_checkpoint(m) for m in options.models] or shipped_models()
-
-
-def _write_page(
-    output: Path, tasks: Sequence[CaseTask], records: Sequence[Row], tables: Mapping[str, pd.DataFrame]
-) -> None:
-    from pipeline.report import write_page
-
-    report = tables["report"]
-    details = {}
-    for task, record, row in zip(tasks, records, report.to_dict("records"), strict=True):
-        known = {"missing": record.get("missing"), "stages": record.get("stages")}
-        known |= {key: None if pd.isna(row[key]) else row[key] for key in ("seconds", "model")}
-        details[task.case.case_id] = {key: value for key, value in known.items() if value}
-    write_page(
-        output / "report.html",
-        "Tumour segmentation",
-        report=report,
-        metrics=tables["metrics"],
-        summary=tables["summary"],
-        lesions=tables["lesions"],
-        detection=tables.get("detection"),
-        pictures={t.case.case_id: result_path(output, t.folder, "preview", t.options.flat) for t in tasks},
-        details=details,
-    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -35,7 +38,7 @@ def run(patients: Path, output: Path, model: Path, executor: str = "serial", **o
 def _quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the tests that ask for the page draw its charts, which take longer than the patients."""
     if "page" not in request.fixturenames:
-        monkeypatch.setattr("pipeline.segment._write_page", lambda *a: None)
+        monkeypatch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture
@@ -102,6 +105,17 @@ def test_a_run_writes_all_that_a_reader_needs(phantoms, tiny_model, page):
     inputs = record["cases"][FIRST]["inputs"]
     assert len(inputs) == 5 and all(len(digest) == 64 for digest in inputs.values())
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_page_shows_the_asked_for_case_in_the_viewer_with_the_mask_that_was_written(phantoms, tiny_model, page):
+    cases, options = discover_cases(phantoms), SegmentOptions(models=(str(tiny_model),))
+    segment_cases(cases, page.parent, options, interactive=[SECOND])
+    (payload,) = re.findall(r'<script type="application/json">(.*?)</script>', page.read_text())
+    shown = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(json.loads(payload)["prediction"])))
+    written = nib.load(page.parent / SECOND / f"{SECOND}_seg.nii.gz")
+    assert np.count_nonzero(shown.dataobj) == np.count_nonzero(written.dataobj) > 0
+    with pytest.raises(UsageError, match="--interactive: no patient 'nobody'"):
+        segment_cases(cases, page.parent, options, interactive=["nobody"])
 
 
 def test_label_descriptions_name_the_labels_of_the_convention(phantoms, tiny_model, tmp_path):

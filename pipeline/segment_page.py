@@ -1,0 +1,79 @@
+"""The page of a segmentation run, from its tables and its cases' records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from data.case import ImageSource
+from data.errors import InputError
+from data.io import read_label_map
+from data.labels import load_convention
+from pipeline.background import read_background
+from pipeline.case_task import CaseTask, Row, result_path
+
+if TYPE_CHECKING:
+    from pipeline.viewer import View
+
+logger = logging.getLogger(__name__)
+
+
+def write_segment_page(
+    output: Path,
+    tasks: Sequence[CaseTask],
+    records: Sequence[Row],
+    tables: Mapping[str, pd.DataFrame],
+    interactive: Collection[str] = (),
+) -> None:
+    """Write ``output/report.html``.
+
+    Parameters
+    ----------
+    tasks, records : sequences
+        The run's cases, and what their state files hold, in the same order.
+    tables : mapping of name to DataFrame
+        report, metrics, summary, lesions and, where there are references, detection.
+    interactive : collection of str
+        Cases for the 3D viewer; one whose mask is not there has none, and its row says why.
+    """
+    from pipeline.report import write_page
+
+    report = tables["report"]
+    details, views = {}, {}
+    for task, record, row in zip(tasks, records, report.to_dict("records"), strict=True):
+        case = task.case.case_id
+        known = {"missing": record.get("missing"), "stages": record.get("stages")}
+        known |= {key: None if pd.isna(row[key]) else row[key] for key in ("seconds", "model")}
+        details[case] = {key: value for key, value in known.items() if value}
+        if case in interactive and record and (view := _view(task, str(row["convention"]))) is not None:
+            views[case] = view
+    write_page(
+        output / "report.html",
+        "Tumour segmentation",
+        report=report,
+        metrics=tables["metrics"],
+        summary=tables["summary"],
+        lesions=tables["lesions"],
+        detection=tables.get("detection"),
+        pictures={t.case.case_id: result_path(output, t.folder, "preview", t.options.flat) for t in tasks},
+        viewers=views,
+        details=details,
+    )
+
+
+def _view(task: CaseTask, convention: str) -> View | None:
+    """The written mask on the patient's image; its reference is not in it, for `evaluate` compares."""
+    from pipeline.viewer import View
+
+    path = result_path(task.output, task.folder, "seg", task.options.flat)
+    try:
+        mask = read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
+    except InputError as error:
+        logger.warning("no view of %s: %s", task.case.case_id, error)
+        return None
+    regions = load_convention(convention).region_masks(mask.array)
+    return View(read_background(task.case.images, mask.grid), regions, mask.grid)
