@@ -251,7 +251,8 @@ body{{font-size:15px}}main,header,footer{{padding-left:1rem;padding-right:1rem}}
 h1{{font-size:1.55rem}}h2{{margin-top:2.4rem}}.patient{{padding:1rem;border-radius:8px}}
 .patient figure{{overflow-x:auto}}.patient figure img{{max-width:none;width:38rem}}
 .counts{{display:grid;grid-template-columns:1fr 1fr}}.counts li{{min-width:0}}
-th,td{{padding:.4rem .6rem}}.canvas{{height:30rem}}}}
+table{{font-size:.8rem}}th,td{{padding:.35rem .4rem}}th{{min-width:0;font-size:.72rem}}.swatch{{margin-right:.3em}}
+td.t+td.t{{white-space:normal;max-width:6.2rem}}.canvas{{height:30rem}}}}
 @media print{{
 @page{{margin:14mm}}
 body{{background:#fff;font-size:10pt}}main,header,footer{{max-width:none;padding:0}}header{{padding-top:0}}
