@@ -2,6 +2,8 @@
 
     python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--missing] [--output FILE]
 
+Without --model: the shipped models whose card says that all these cases were held out.
+
 With --missing: each model again with each modality left out in turn, Dice of the whole tumour.
 
 The baseline for the whole tumour: FLAIR, z-scored over its non-zero voxels, above 1; the largest component.
@@ -110,7 +112,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    names = [open_checkpoint(name).name for name in arguments.model] or [model.name for model in shipped_models()]
+    unseen_by = [m.name for m in shipped_models() if set(arguments.cases) <= set(m.card.get("held_out", ()))]
+    names = [open_checkpoint(name).name for name in arguments.model] or unseen_by
+    if not names:
+        parser.error("every shipped model has been trained on some of these cases; name one with --model all the same")
     cases = [case for case in discover_cases(arguments.patients) if case.case_id in arguments.cases]
     if arguments.missing:
         table = score_missing(cases, names)

@@ -184,7 +184,7 @@ def test_the_two_real_patients_come_out_ok_with_masks_that_open_at_the_same_plac
         assert row["dice_WT"] > 0.75
 
 
-@pytest.mark.parametrize("model", ["brats-attention-unet-3d", "brats-unet-plus-plus-2d"])
+@pytest.mark.parametrize("model", ["brats-attention-unet-2d", "brats-attention-unet-3d", "brats-unet-plus-plus-2d"])
 def test_the_shipped_models_find_the_tumour_of_a_phantom(model, tmp_path):
     from data.phantom import write_phantom
 
