@@ -125,31 +125,46 @@ def lesionwise_scores(
     ValueError
         When a mask is not boolean, 2D or 3D, the shapes differ, or the spacing is not one positive number per axis.
     """
+    return lesionwise_sets(prediction, reference, spacing_mm, {"": rules}, region)[""]
+
+
+def lesionwise_sets(
+    prediction: Mask,
+    reference: Mask,
+    spacing_mm: Sequence[float] | None,
+    sets: Mapping[str, LesionwiseRules],
+    region: str,
+) -> dict[str, dict[str, float]]:
+    """:func:`lesionwise_scores` for several rules, by their names, which share what they can."""
     prediction, reference, spacing = checked_pair(prediction, reference, spacing_mm)
     voxels = prediction.size
-    # Dilation needs room around the masks, and ends at the image as the scripts' does.
-    box = tuple(
-        slice(max(cut.start - rules.dilation_iterations, 0), cut.stop + rules.dilation_iterations)
-        for cut in union_box(prediction, reference)
-    )
-    prediction, reference = np.ascontiguousarray(prediction[box]), np.ascontiguousarray(reference[box])
-
-    components = _merged_components(prediction, rules.dilation_iterations if rules.merge_predictions else 0)[0]
-    components = _without_small(
-        components, rules.dropped_prediction_voxels_in.get(region, rules.dropped_prediction_voxels)
-    )
-    prediction = components > 0
-    lesions, territories = _merged_components(reference, rules.dilation_iterations)
-
-    whole = _scores(prediction, reference, spacing, rules.penalty_mm)
     voxel_mm3 = math.nan if spacing_mm is None else math.prod(spacing_mm)
-    matches = _matches(components, territories)
-    return {
-        **_lesion_scores(components, lesions, matches, whole, spacing, voxel_mm3, rules),
-        "whole_dice": whole.dice,
-        "whole_hd95_mm": whole.hd95_mm,
-        **_voxel_shares(prediction, reference, voxels),
-    }
+    # Dilation needs room around the masks, and ends at the image as the scripts' does.
+    room = max((rules.dilation_iterations for rules in sets.values()), default=0)
+    box = tuple(slice(max(cut.start - room, 0), cut.stop + room) for cut in union_box(prediction, reference))
+    prediction, reference = np.ascontiguousarray(prediction[box]), np.ascontiguousarray(reference[box])
+    scored: dict[str, dict[str, float]] = {}
+    masks_before: Mask | None = None  # the last prediction whose whole volume was compared
+    for name, rules in sets.items():
+        if (twin := next((other for other in scored if sets[other] is rules), None)) is not None:
+            scored[name] = scored[twin]  # several challenges have the same rules
+            continue
+        merging = rules.dilation_iterations if rules.merge_predictions else 0
+        small = rules.dropped_prediction_voxels_in.get(region, rules.dropped_prediction_voxels)
+        components = _without_small(_merged_components(prediction, merging)[0], small)
+        kept = components > 0
+        if masks_before is None or not np.array_equal(kept, masks_before):
+            masks_before, comparison = kept, _compare(kept, reference, spacing)
+        whole = comparison.with_penalty(rules.penalty_mm)
+        lesions, territories = _merged_components(reference, rules.dilation_iterations)
+        matches = _matches(components, territories)
+        scored[name] = {
+            **_lesion_scores(components, lesions, matches, whole, spacing, voxel_mm3, rules),
+            "whole_dice": whole.dice,
+            "whole_hd95_mm": whole.hd95_mm,
+            **_voxel_shares(kept, reference, voxels),
+        }
+    return scored
 
 
 def dilate_18(mask: Mask, iterations: int) -> Mask:
@@ -181,6 +196,8 @@ def _merged_components(mask: Mask, iterations: int) -> tuple[Labels, Labels]:
 
 def _without_small(components: Labels, dropped_voxels: int) -> Labels:
     """Remove the components of at most so many voxels and number the others from 1 without a gap."""
+    if not dropped_voxels:
+        return components
     sizes = np.bincount(components.ravel())
     keep = sizes > dropped_voxels
     keep[0] = False
@@ -202,15 +219,18 @@ class _Scores(NamedTuple):
     dice: float
     hd95_mm: float
 
+    def with_penalty(self, penalty_mm: float) -> _Scores:
+        """The empty rule's distance where only one of the masks has voxels."""
+        return _Scores(self.dice, penalty_mm if math.isinf(self.hd95_mm) else self.hd95_mm)
 
-def _scores(prediction: Mask, reference: Mask, spacing: tuple[float, ...] | None, penalty_mm: float) -> _Scores:
-    """Dice and area-weighted HD95 with the empty rule. Axes of one voxel count: a flat lesion is no slice."""
+
+def _compare(prediction: Mask, reference: Mask, spacing: tuple[float, ...] | None) -> _Scores:
+    """Dice and area-weighted HD95, infinite where one mask is empty. Axes of one voxel count: a flat lesion is no slice."""
     voxels = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     dice = 2 * int(np.count_nonzero(prediction & reference)) / voxels if voxels else 1.0
     if spacing is None:
         return _Scores(dice, math.nan)
-    distance = robust_hausdorff_mm(weighted_surface_distances(prediction, reference, spacing), 95.0)
-    return _Scores(dice, distance if math.isfinite(distance) else penalty_mm)
+    return _Scores(dice, robust_hausdorff_mm(weighted_surface_distances(prediction, reference, spacing), 95.0))
 
 
 def _lesion_scores(
@@ -237,7 +257,7 @@ def _lesion_scores(
         scores = [whole]  # one lesion and everything predicted: that pair has been scored
     else:
         pairs = _lesion_pairs(lesions, components, {lesion: matches[lesion] for lesion in found})
-        scores = [_scores(*pair, spacing, rules.penalty_mm) for pair in pairs]
+        scores = [_compare(*pair, spacing).with_penalty(rules.penalty_mm) for pair in pairs]
 
     fn = len(counted) - len(found)
     n = len(counted) + fp

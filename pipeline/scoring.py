@@ -16,7 +16,7 @@ import numpy as np
 from data.errors import UsageError
 from data.grid import Grid
 from pipeline.lesions import detection_scores, lesion_table
-from pipeline.lesionwise import LESIONWISE, LesionwiseRules, lesionwise_scores
+from pipeline.lesionwise import LESIONWISE, lesionwise_sets
 from pipeline.metrics import PENALTY_MM, STANDARD, Mask, region_scores, volume_ml
 
 __all__ = ["CaseScores", "ScoreOptions", "metric_columns", "score_case", "score_flags", "score_masks"]
@@ -230,16 +230,11 @@ def _column_prefix(name: str) -> str:
 def _lesionwise_columns(
     prediction: Mask, reference: Mask | None, grid: Grid, region: str, options: ScoreOptions
 ) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    known: list[tuple[LesionwiseRules, Mapping[str, Any]]] = []  # some challenges share their rules
-    for name in options.lesionwise:
-        rules = LESIONWISE[name]
-        scores = next((scores for earlier, scores in known if earlier is rules), None)
-        if scores is None and reference is not None:
-            scores = lesionwise_scores(prediction, reference, _spacing_mm(grid), rules, region)
-            known.append((rules, scores))
-        columns |= {f"{_column_prefix(name)}_{key}": None if scores is None else scores[key] for key in LESIONWISE_KEYS}
-    return columns
+    sets = {name: LESIONWISE[name] for name in options.lesionwise}
+    scored: Mapping[str, Mapping[str, Any]] = dict.fromkeys(sets, dict.fromkeys(LESIONWISE_KEYS))
+    if reference is not None and sets:
+        scored = lesionwise_sets(prediction, reference, _spacing_mm(grid), sets, region)
+    return {f"{_column_prefix(name)}_{key}": scored[name][key] for name in sets for key in LESIONWISE_KEYS}
 
 
 def _detection_columns(found: Sequence[Mapping[str, Any]], referenced: bool) -> dict[str, Any]:
