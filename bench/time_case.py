@@ -38,6 +38,7 @@ from data.case import Case, discover_cases
 from pipeline.case_task import metadata_version
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.predictor import Predictor
+from transforms.augment import slices_as_channels
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("read", "preprocess", "network", "restore", "write", "metrics", "preview")
@@ -88,7 +89,7 @@ def plain_monai(case: Case, predictor: Predictor) -> dict[str, float]:
             infer = SliceInferer(
                 roi_size=window.size, spatial_dim=2, sw_batch_size=window.batch, overlap=window.overlap, mode="gaussian"
             )
-            infer(image, network)
+            infer(slices_as_channels(image, window.context), network)
         else:
             sliding_window_inference(image, window.size, window.batch, network, overlap=window.overlap, mode="gaussian")
     return {"monai_read_preprocess": read, "monai_network": time.perf_counter() - start}
@@ -131,7 +132,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--model", nargs="*", default=[])
     arguments = parser.parse_args()
-    models = [open_checkpoint(name) for name in arguments.model] or shipped_models()
+    four = [model for model in shipped_models() if set(model.settings["modalities"]) == {"t1", "t1c", "t2", "flair"}]
+    models = [open_checkpoint(name) for name in arguments.model] or four
     (ROOT / "bench" / "RESULTS.md").write_text(bench(arguments.patients, models, arguments.runs), encoding="utf-8")
 
 
