@@ -102,7 +102,7 @@ def comparison_section(comparison: pd.DataFrame | None) -> str:
 def detection_section(detection: pd.DataFrame | None) -> str:
     """How many reference lesions of each size were found; empty where there is no such table."""
     cells = [
-        [region_label(row.get("region")), escape(row.get("size class", row.get("size_class")))]
+        [region_label(row.get("region")), escape(row.get("size_class"))]
         + [escape(row.get("system")), count(row.get("n")), count(row.get("found")), number(row.get("sensitivity"))]
         for row in records(detection)
     ]

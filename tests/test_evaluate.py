@@ -24,6 +24,7 @@ from pipeline.score_tables import metrics_frame
 from pipeline.scoring import ScoreOptions, metric_columns, score_masks
 from pipeline.statistics import summarise_metrics
 from pipeline.tables import report_frame, text_cell, write_table
+from tests.test_scoring import masks
 
 SHAPE = (16, 16, 12)
 
@@ -728,16 +729,6 @@ def test_options_that_cannot_be_stop_it_before_any_work(folders, tmp_path):
 
 
 # ---- summarise ----
-
-
-def masks(**shifts: int | None) -> dict[str, np.ndarray]:
-    """Region -> a cube of 4^3 moved along the first axis, or nothing for None."""
-    found = {}
-    for region, shift in shifts.items():
-        found[region] = np.zeros((12, 8, 8), bool)
-        if shift is not None:
-            found[region][shift : shift + 4, 2:6, 2:6] = True
-    return found
 
 
 def summary_of(pairs: list[tuple[int | None, int | None]], grid: Grid, failed: int = 0) -> pd.DataFrame:

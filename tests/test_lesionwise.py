@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.lesionwise import LESIONWISE, LesionwiseRules, dilate_18, lesionwise_scores
+from pipeline.lesionwise import LESIONWISE, LesionwiseRules, dilate_18, lesionwise_scores, lesionwise_sets
 from pipeline.surface_elements import area_weighted_hd95_mm
 
 MM = (1.0, 1.0, 1.0)
@@ -327,6 +327,23 @@ def test_many_small_lesions_score_as_in_the_definition_written_again(seed, regio
     expected = slow_scores(prediction, reference, spacing, LESIONWISE[name], region)
     assert min(expected["tp"], expected["fp"] + expected["fn"]) > 0
     assert {key: got[key] for key in expected} == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("order", [sorted(LESIONWISE), sorted(LESIONWISE, reverse=True)], ids=["up", "down"])
+def test_sets_that_are_scored_together_score_as_each_alone(order):
+    reference = specks(3, (36, 34, 32), 2.3, 1.5)
+    prediction = np.roll(reference, 1, 0) & (np.arange(34) < 17)[:, None] | specks(12, (36, 34, 32), 2.6)
+    together = lesionwise_sets(prediction, reference, MM, {name: LESIONWISE[name] for name in order}, "WT")
+    assert list(together) == order
+    for name in order:
+        expected = slow_scores(prediction, reference, MM, LESIONWISE[name], "WT")
+        assert {key: together[name][key] for key in expected} == pytest.approx(expected, rel=1e-9), name
+    # The rules of 2024 remove specks first, so these two compare other masks, and one has another penalty.
+    assert together["brats2024-gli"]["whole_dice"] != together["brats2023-gli"]["whole_dice"]
+    alone = lesionwise_sets(EMPTY, box((5, 5, 5), 9), MM, {name: LESIONWISE[name] for name in order}, "WT")
+    assert {name: got["whole_hd95_mm"] for name, got in alone.items()} == {
+        name: 337.0 if name == "brats2024-gli" else 374.0 for name in order
+    }
 
 
 @pytest.mark.parametrize("name", ["brats2023-gli", "brats2023-met", "brats2024-gli"])

@@ -120,7 +120,7 @@ def test_hostile_texts_are_shown_as_texts_wherever_they_stand(tmp_path):
     summary = pd.DataFrame([{"region": HOSTILE, "metric": "dice", "system": HOSTILE, "mean": 0.5}])
     comparison = pd.DataFrame([{"region": HOSTILE, "metric": HOSTILE, "system": HOSTILE, "other": HOSTILE, "n": 1}])
     lesions = pd.DataFrame([{"case": HOSTILE, "region": HOSTILE, "side": HOSTILE, "lesion": 1, "matches": HOSTILE}])
-    detection = pd.DataFrame([{"region": HOSTILE, "size class": HOSTILE, "n": 1}])
+    detection = pd.DataFrame([{"region": HOSTILE, "size_class": HOSTILE, "n": 1}])
     details = {HOSTILE: {"missing": [HOSTILE], "stages": {HOSTILE: 1.0}}}
     page, reader = write(
         tmp_path,
