@@ -1,36 +1,42 @@
 """Model files: one .safetensors that holds the weights and, as JSON in its header, everything needed to use them.
 
-Such a file can run no code. Its settings are checked as strictly as a recipe before a weight is read.
+Such a file can run no code, and holds its own SHA-256 (pipeline.sealed_file), which is checked before anything else.
+Its settings are checked as strictly as a recipe before a weight is read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import CheckpointError, InputError, UsageError
 from data.io import read_header, write_bytes_atomically
+from pipeline.sealed_file import NO_DIGEST, SealedHeader, format_of, read_regular_file, read_seal, seal
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `models` needs none of it
+    import torch
     from torch import nn
 
     from data.case import Case
     from pipeline.config import RunConfig
 
 MODELS = Path(__file__).parent / "models"
-FORMAT = "brain-tumour-checkpoint 1"
+FORMAT = "brain-tumour-checkpoint 2"
+FORMAT_WITHOUT_DIGEST = "brain-tumour-checkpoint 1"
 CARD_KEYS = ("trained_on", "held_out", "scores", "licence", "date", "command")
+LARGEST_FILE = 2**31
+"""Bytes of a model file: a thousand million weights. A larger one is refused before it is read."""
+COPY_AGAIN = "copy it again from its source"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model file whose header was read and checked; weights are loaded by :meth:`build`.
+    """A model file whose digest and header were checked; weights are loaded by :meth:`build`.
 
     Parameters
     ----------
@@ -41,17 +47,15 @@ class Checkpoint:
         The RunConfig as plain data.
     card : dict
         ``trained_on``, ``held_out``, ``scores`` {metric_region: value}, ``licence``, ``date``, ``command``.
+    sha256 : str
+        Of the whole file, as ``sha256sum`` gives it.
     """
 
     path: Path
     name: str
     settings: Mapping[str, Any]
     card: Mapping[str, Any]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the whole file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+    sha256: str = ""
 
     @cached_property
     def config(self) -> RunConfig:
@@ -61,42 +65,53 @@ class Checkpoint:
         try:
             return parse_config(self.settings, str(self.path))
         except UsageError as error:
-            raise CheckpointError(f"{error}; the file was made by another version or is damaged") from None
+            raise CheckpointError(f"{str(error)[:500]}; the file was made by another version or is damaged") from None
 
     def build(self) -> nn.Module:
         """The network with its weights, float32, in ``eval`` mode. Raises :class:`data.errors.CheckpointError`."""
         import torch
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
-        from networks import build_network
-
-        with torch.device(
-            "meta"
-        ):  # shapes alone: how much memory we take is decided by the file's size, not by its header
-            network = build_network(self.config.network)
-        own = {name: w.dtype for name, w in network.state_dict().items()}
-        try:
-            weights = load_file(self.path)
-        except (OSError, SafetensorError) as error:
+        network = self._empty_network()
+        content, header = _read_sealed(self.path)
+        if header.sha256 != self.sha256:
+            raise CheckpointError(f"{self.path}: was changed since it was opened; start again")
+        own = network.state_dict()
+        if misfit := _misfit(header, own):
             raise CheckpointError(
-                f"{self.path}: not readable as safetensors ({error}); copy it again from its source"
-            ) from None
-        weights = {name: w.to(own.get(name, w.dtype)) for name, w in weights.items()}
+                f"{self.path}: its weights do not fit the {self.config.network.architecture} it says it is: {misfit}; "
+                "take another checkpoint"
+            )
+        try:
+            weights = {name: w.to(own[name].dtype) for name, w in load(content).items()}
+        except SafetensorError as error:  # what it checks was checked
+            raise CheckpointError(f"{self.path}: not readable as safetensors ({error}); {COPY_AGAIN}") from None
         broken = [name for name, w in weights.items() if not torch.isfinite(w).all()]
         if broken:
             raise CheckpointError(
                 f"{self.path}: {len(broken)} tensors hold NaN or infinity, the first is {broken[0]}; "
                 "take another checkpoint"
             )
-        try:
-            network.load_state_dict(weights, assign=True)
-        except RuntimeError as error:
-            detail = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{self.path}: its weights do not fit the {self.config.network.architecture} it says it is: {detail}"
-            ) from None
+        network.load_state_dict(weights, assign=True)
         return network.eval()
+
+    def _empty_network(self) -> nn.Module:
+        """Shapes alone: how much memory we take is decided by the file's size, not by its header."""
+        import torch
+
+        from networks import build_network
+
+        settings = self.config.network
+        try:
+            with torch.device("meta"):
+                return build_network(settings)
+        except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # sizes beyond any integer
+            detail = " ".join(str(error).split())[:100]
+            raise CheckpointError(
+                f"{self.path}: no {settings.architecture} can be built as its header says ({detail}); "
+                "take another checkpoint"
+            ) from None
 
     def as_listing(self) -> dict[str, Any]:
         """What ``models --json`` shows of one model."""
@@ -124,8 +139,6 @@ def open_checkpoint(name_or_path: str | Path) -> Checkpoint:
     data.errors.CheckpointError
         There is no such model (the text lists those that are shipped), or the file is not one of ours.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(name_or_path)
     if path.suffix != ".safetensors":
         path = MODELS / f"{name_or_path}.safetensors"
@@ -134,28 +147,82 @@ def open_checkpoint(name_or_path: str | Path) -> Checkpoint:
             raise CheckpointError(
                 f"no model {str(name_or_path)!r}; give a .safetensors file or one of the shipped models: {known}"
             )
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such model file")
     try:
-        with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not readable as safetensors ({error}); copy it again from its source") from None
-    if header.get("format") != FORMAT:
+        status = path.stat()
+    except OSError:
+        raise CheckpointError(f"{path}: no such model file; check the path") from None
+    return _opened(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=32)
+def _opened(path: Path, _state_of_the_file: tuple[int, ...]) -> Checkpoint:
+    """Once for each state of a file: every case asks for its model."""
+    _, header = _read_sealed(path)
+    try:
+        settings, card = json.loads(header.metadata["config"]), json.loads(header.metadata["card"])
+        _check_kinds(settings, card)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({str(error)[:100]!r}); {COPY_AGAIN}") from None
+    return Checkpoint(path, path.stem, settings, card, header.sha256)
+
+
+def _check_kinds(settings: Any, card: Any) -> None:
+    """What is used without torch, and so before the settings are checked as a recipe. ValueError, TypeError, KeyError."""
+    network, scores = settings["network"], card.get("scores", {})
+    lists = (settings["modalities"], settings["regions"], card.get("held_out", []))
+    names = (settings["convention"], network["architecture"], *lists[0], *lists[1], *lists[2])
+    if (
+        not all(isinstance(part, dict) for part in (settings, network, card, scores))
+        or not all(isinstance(part, list) for part in lists)
+        or not all(isinstance(name, str) for name in names)
+        or not all(isinstance(value, int | float) for value in (network["spatial_dims"], *scores.values()))
+    ):
+        raise ValueError("a part of it is of the wrong kind")
+
+
+def _read_sealed(path: Path) -> tuple[bytes, SealedHeader]:
+    """A model file's bytes and header, the digest checked. Raises :class:`data.errors.CheckpointError`."""
+    try:
+        content = read_regular_file(path, LARGEST_FILE)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; name a .safetensors file") from None
+    try:
+        header = read_seal(content)
+        found = header.metadata.get("format")
+    except ValueError as error:
+        found = format_of(content)
+        if str(error) != NO_DIGEST or found == FORMAT:
+            raise CheckpointError(f"{path}: {error}; {COPY_AGAIN}") from None
+    if found == FORMAT_WITHOUT_DIGEST:
         raise CheckpointError(
-            f"{path}: its header says format {header.get('format')!r}, not {FORMAT!r}; "
-            "it was not written by this pipeline"
+            f"{path}: its header says format {found!r}, which holds no SHA-256; "
+            "if you trust the file, bring it forward with `python -m bench.seal FILE`"
         )
-    try:
-        settings, card = json.loads(header["config"]), json.loads(header["card"])
-        parts: list[tuple[Any, type]] = [(settings, dict), (settings["network"], dict), (card, dict)]
-        parts += [(settings["modalities"], list), (settings["regions"], list), (settings["convention"], str)]
-        parts += [(settings["network"]["architecture"], str), (settings["network"]["spatial_dims"], int)]
-        if any(not isinstance(part, kind) for part, kind in parts):
-            raise ValueError("a part of it is of the wrong kind")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error!r}); copy it again from its source") from None
-    return Checkpoint(path, path.stem, settings, card)
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path}: its header says format {found!r}, not {FORMAT!r}; "
+            "it was not written by this pipeline: take another file"
+        )
+    return content, header
+
+
+def _misfit(header: SealedHeader, own: Mapping[str, torch.Tensor]) -> str:
+    """In which way a file's tensors are not those of a network with the weights ``own``; empty where they are."""
+    for names, what in (
+        (own.keys() - header.tensors.keys(), "lacks"),
+        (header.tensors.keys() - own.keys(), "also has"),
+    ):
+        if names:
+            return f"it {what} {min(names)[:80]!r} ({len(names)} such names)"
+    for name, tensor in own.items():
+        dtype, shape = header.tensors[name]
+        if shape != tuple(tensor.shape):
+            return f"{name} has shape {shape}, and it takes {tuple(tensor.shape)}"
+        if dtype not in (("F16", "BF16", "F32", "F64") if tensor.is_floating_point() else ("I64",)):
+            return f"{name} is {dtype}, and it takes {'a floating point type' if tensor.is_floating_point() else 'I64'}"
+    return ""
 
 
 def require_same_regions(checkpoints: Sequence[Checkpoint]) -> None:
@@ -198,16 +265,21 @@ def save_checkpoint(path: Path, network: nn.Module, config: RunConfig, card: Map
     broken = [name for name, w in weights.items() if w.is_floating_point() and not torch.isfinite(w).all()]
     if broken:
         raise CheckpointError(f"{path}: {broken[0]} is not finite in float16; not written")
-    header = {"format": FORMAT, "config": config.model_dump_json(), "card": json.dumps(dict(card), ensure_ascii=False)}
-    write_bytes_atomically(path, _ordered(save(weights, metadata=header)))
+    # ASCII: a patient's name among those held out may be bytes that are no text.
+    header = {"format": FORMAT, "config": config.model_dump_json(), "card": json.dumps(dict(card))}
+    write_bytes_atomically(path, seal(save(weights, metadata=header)))
 
 
-def _ordered(content: bytes) -> bytes:
-    """The same file with its header's keys in order: safetensors writes them in another order each time."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of eight bytes
-    return len(header).to_bytes(8, "little") + header + content[end:]
+def bring_forward(path: Path) -> str:
+    """Seal a model file of the format without a digest, for one whose source is trusted; the tensors stay as they are.
+
+    Returns the new file's SHA-256. Raises :class:`data.errors.CheckpointError` where it is no such file.
+    """
+    content = read_regular_file(path, LARGEST_FILE)
+    if format_of(content) != FORMAT_WITHOUT_DIGEST:
+        raise CheckpointError(f"{path}: is no model file of format {FORMAT_WITHOUT_DIGEST!r}; leave it as it is")
+    write_bytes_atomically(path, seal(content, {"format": FORMAT}))
+    return open_checkpoint(path).sha256
 
 
 def choose_model(case: Case) -> Checkpoint:

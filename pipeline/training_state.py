@@ -1,33 +1,75 @@
-"""What a killed run needs to go on as if nothing had happened: one file, written atomically, that can run no code."""
+"""What a killed run needs to go on as if nothing had happened: one sealed file, written atomically, that runs no code."""
 
 from __future__ import annotations
 
-import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 
 from data.errors import CheckpointError
 from data.write import write_bytes_atomically
+from pipeline.sealed_file import NO_DIGEST, read_regular_file, read_seal, seal
 
-FORMAT = "brain-tumour-training-state 1"
+FORMAT = "brain-tumour-training-state 2"
+STRUCTURE = "structure"
+"""The tensor that holds everything but the tensors, as JSON in UTF-8: a header is for short texts."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers, text, lists and dictionaries of them."""
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    write_bytes_atomically(path, buffer.getvalue())
+    """Write tensors, numbers, text, lists and dictionaries of them; a tuple comes back as a list."""
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(_packed(state, tensors))
+    tensors[STRUCTURE] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    write_bytes_atomically(path, seal(save(tensors, metadata={"format": FORMAT})))
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what :func:`save_state` wrote, on the CPU. Raises :class:`data.errors.CheckpointError`."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged file raises depends on where the damage is
-        reason = " ".join(str(error).split())[:200]
+        content = read_regular_file(path)
+        if read_seal(content).metadata.get("format") != FORMAT:
+            raise ValueError("it is not the state of a training run")
+        tensors = load(content)
+        state = _unpacked(json.loads(tensors.pop(STRUCTURE).numpy().tobytes()), tensors)
+        if not isinstance(state, dict):
+            raise ValueError("its structure is no table")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except Exception as error:  # sealed by hand, its structure may be anything
+        reason = "it is not the state of a training run of this version" if str(error) == NO_DIGEST else str(error)
+        reason = " ".join(reason.split())[:200]
         raise CheckpointError(f"{path}: cannot go on from it ({reason}); start again in another folder") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is not the state of a training run; start again in another folder")
     return state
+
+
+def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for ``value``; its tensors go to ``tensors`` as they lie in memory.
+
+    A dictionary becomes a list of pairs, for its keys may be numbers. The order of a tensor's axes in memory is kept:
+    arithmetic on channels_last and on plain tensors need not round alike.
+    """
+    if isinstance(value, torch.Tensor):
+        order = sorted(range(value.ndim), key=value.stride, reverse=True)
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().permute(order).clone(memory_format=torch.contiguous_format)
+        return {"tensor": name, "order": order}
+    if isinstance(value, Mapping):
+        return {"pairs": [[key, _packed(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_packed(item, tensors) for item in value]
+    return value
+
+
+def _unpacked(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(packed, list):
+        return [_unpacked(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "tensor" in packed:
+        order = packed["order"]
+        return tensors[packed["tensor"]].permute([order.index(axis) for axis in range(len(order))])
+    return {key: _unpacked(item, tensors) for key, item in packed["pairs"]}

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import ast
+import hashlib
 import json
-import struct
+import os
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import nn
 
 from data.case import discover_cases
-from data.errors import CheckpointError
+from data.errors import CheckpointError, InputError
 from data.phantom import write_phantom
 from networks import build_network
 from pipeline.checkpoint import (
     CARD_KEYS,
     FORMAT,
+    FORMAT_WITHOUT_DIGEST,
     MODELS,
     Checkpoint,
+    bring_forward,
     choose_model,
     open_checkpoint,
+    require_same_regions,
     save_checkpoint,
     shipped_files,
     shipped_models,
 )
 from pipeline.config import RunConfig, parse_config
+from pipeline.predictor import Predictor
+from pipeline.sealed_file import read_seal, seal
 
-ROOT = Path(__file__).parents[1]
-CARD = {"trained_on": "nobody", "scores": {"dice_WT": 0.5}, "licence": "CC-BY", "date": "2024-01-01", "held_out": "Æ"}
+CARD = {"trained_on": "nobody", "scores": {"dice_WT": 0.5}, "licence": "CC-BY", "date": "2024-01-01", "held_out": ["Æ"]}
 
 
 def make_config(architecture: str = "unet_plus_plus", channels: tuple[int, ...] = (4, 8)) -> RunConfig:
@@ -80,10 +87,15 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def with_header(path: Path, **changes: Any) -> Path:
-    """The same weights under another header; a value None takes the entry away."""
+    """The same weights under another header, sealed again; a value None takes the entry away."""
+    return resealed(path, load_file(path), **changes)
+
+
+def resealed(path: Path, weights: dict[str, torch.Tensor], **changes: Any) -> Path:
+    """What somebody makes who edits a file and knows the format."""
     header = {**header_of(path), **changes}
     new = path.with_name("changed.safetensors")
-    save_file(load_file(path), new, {key: value for key, value in header.items() if value is not None})
+    new.write_bytes(seal(save(weights, {key: value for key, value in header.items() if value is not None})))
     return new
 
 
@@ -165,17 +177,102 @@ def test_a_model_that_is_not_there_is_refused_with_those_that_are() -> None:
         assert "no model" in refused(outside)
 
 
-@pytest.mark.parametrize("keep", [0, 4, 8, 200, -1])
-def test_a_truncated_file_is_refused(saved: Path, keep: int) -> None:
+@pytest.mark.parametrize("keep", [0, 4, 8, 200])
+def test_a_file_without_its_whole_header_is_refused(saved: Path, keep: int) -> None:
     saved.write_bytes(saved.read_bytes()[:keep])
     assert "not readable as safetensors" in refused(saved)
 
 
-def test_a_flipped_bit_in_the_header_is_refused(saved: Path) -> None:
+@pytest.mark.parametrize(
+    "change", ["last byte lost", "half of the weights lost", "a byte more", "a block of zeros", "swapped"]
+)
+def test_a_damaged_file_is_refused_when_it_is_opened(saved: Path, change: str) -> None:
     content = saved.read_bytes()
-    for position in (0, 8, content.index(b'"config"') + 2):
-        saved.write_bytes(content[:position] + bytes([content[position] ^ 0x5A]) + content[position + 1 :])
-        refused(saved, build=True)
+    one, other = [w.numpy().tobytes() for w in load(content).values() if w.shape == (4, 4, 3, 3)][:2]
+    damaged = {
+        "last byte lost": content[:-1],
+        "half of the weights lost": content[:-2000],
+        "a byte more": content + b"\0",
+        "a block of zeros": content[:-4096] + bytes(4096),
+        "swapped": content.replace(one, b"?" * len(one)).replace(other, one).replace(b"?" * len(one), other),
+    }[change]
+    assert damaged != content
+    saved.write_bytes(damaged)
+    assert refused(saved).endswith("; copy it again from its source")
+    assert "is damaged: its bytes have the SHA-256 " in refused(saved)
+
+
+def test_every_flipped_bit_of_a_model_file_is_found(saved: Path) -> None:
+    """All bits of a small network's file; test_sealed_file.py does the same where every byte is in sight."""
+    content = bytearray(saved.read_bytes())
+    missed = []
+    for bit in range(8 * len(content)):
+        content[bit // 8] ^= 1 << bit % 8
+        try:
+            read_seal(bytes(content))
+            missed.append(bit)
+        except ValueError:
+            pass
+        content[bit // 8] ^= 1 << bit % 8
+    read_seal(bytes(content))
+    assert missed == []
+
+
+def test_a_flipped_bit_is_refused_in_one_line_wherever_it_is(saved: Path) -> None:
+    content = saved.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    digest = content.index(b'"sha256"')
+    draw = random.Random(1)
+    bits = [*range(64), *range(8 * digest, 8 * (digest + 80), 5), *(draw.randrange(8 * header) for _ in range(100))]
+    bits += [draw.randrange(8 * header, 8 * len(content)) for _ in range(100)]
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        saved.write_bytes(flipped)
+        refused(saved)
+
+
+def test_damage_after_the_file_was_opened_is_found_even_where_size_and_time_are_as_before(saved: Path) -> None:
+    checkpoint, status = open_checkpoint(saved), saved.stat()
+    content = bytearray(saved.read_bytes())
+    content[-100] ^= 1
+    saved.write_bytes(content)
+    os.utime(saved, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.build()
+
+
+def test_another_good_model_under_the_name_of_the_one_that_was_opened_is_refused(saved: Path) -> None:
+    checkpoint = open_checkpoint(saved)
+    save_checkpoint(saved, make_network(make_config()), make_config(), {**CARD, "trained_on": "somebody"})
+    with pytest.raises(CheckpointError, match="was changed since it was opened; start again"):
+        checkpoint.build()
+    assert open_checkpoint(saved).card["trained_on"] == "somebody"
+
+
+def test_a_file_is_digested_once_for_each_of_its_states(saved: Path, monkeypatch) -> None:
+    checked = []
+    monkeypatch.setattr("pipeline.checkpoint.read_seal", lambda content: checked.append(1) or read_seal(content))
+    for _ in range(3):
+        open_checkpoint(saved)
+    assert len(checked) == 1
+    saved.write_bytes(saved.read_bytes())
+    os.utime(saved, ns=(0, 0))
+    open_checkpoint(saved)
+    assert len(checked) == 2
+
+
+def test_a_file_of_the_format_without_a_digest_is_refused_and_can_be_brought_forward(saved: Path) -> None:
+    before, weights = header_of(saved), load(saved.read_bytes())  # load_file's would change with the file
+    header = {name: before[name] for name in ("config", "card")}
+    saved.write_bytes(save(weights, {**header, "format": FORMAT_WITHOUT_DIGEST}))
+    assert "if you trust the file, bring it forward with `python -m bench.seal FILE`" in refused(saved)
+    sha256 = bring_forward(saved)
+    assert header_of(saved) == before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(saved).items())
+    assert open_checkpoint(saved).sha256 == sha256
+    with pytest.raises(CheckpointError, match="leave it as it is"):
+        bring_forward(saved)
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a zip, as torch.save writes", b"\x80\x04\x95 a pickle", b"text" * 99])
@@ -191,6 +288,21 @@ def test_someone_elses_safetensors_are_refused(tmp_path: Path) -> None:
     assert "its header says format None" in refused(path)
     save_file({"w": torch.zeros(3)}, path, {"format": "pt"})
     assert f"format 'pt', not '{FORMAT}'; it was not written by this pipeline" in refused(path)
+    path.write_bytes(seal(save({"w": torch.zeros(3)}, {"format": "brain-tumour-training-state 2"})))
+    assert "format 'brain-tumour-training-state 2'" in refused(path)
+
+
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.safetensors")
+    assert "is no file of bytes" in refused(tmp_path / "fifo.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    assert "cannot be read" in refused(tmp_path / "folder.safetensors")
+
+
+def test_a_giant_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with open(tmp_path / "giant.safetensors", "wb") as file:
+        file.truncate(2**42)
+    assert f"has {2**42} bytes, more than the {2**31} that a model may have" in refused(tmp_path / "giant.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +318,10 @@ def test_someone_elses_safetensors_are_refused(tmp_path: Path) -> None:
         {"config": '{"network": 3, "modalities": [], "regions": [], "convention": "x"}'},
         {"config": "[" * 100_000},
         {"config": "9" * 5_000},
+        {"card": '{"scores": []}'},
+        {"card": '{"scores": {"dice_WT": "high"}}'},
+        {"card": '{"held_out": 3}'},
+        {"card": '{"held_out": [[]]}'},
     ],
 )
 def test_a_header_without_what_is_needed_is_refused(saved: Path, changes: dict[str, Any]) -> None:
@@ -227,6 +343,13 @@ def test_settings_are_checked_as_strictly_as_a_recipe(saved: Path, change: dict[
     assert text.endswith("the file was made by another version or is damaged")
 
 
+@pytest.mark.parametrize("part", ["modalities", "regions"])
+@pytest.mark.parametrize("value", [[["t1"]], [None], [1], {"t1": 1}, "t1", None])
+def test_names_that_are_no_text_are_refused_when_the_file_is_opened(saved: Path, part: str, value: Any) -> None:
+    plain = {**json.loads(header_of(saved)["config"]), part: value}
+    assert "its header is damaged" in refused(with_header(saved, config=json.dumps(plain)))
+
+
 def test_weights_of_another_architecture_or_width_are_refused(saved: Path) -> None:
     for other in (make_config("attention_unet"), make_config(channels=(4, 12))):
         text = refused(with_header(saved, config=other.model_dump_json()), build=True)
@@ -238,23 +361,102 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(saved: Path, value: floa
     weights = load_file(saved)
     name = next(name for name, w in weights.items() if w.is_floating_point())
     weights[name].flatten()[0] = value
-    save_file(weights, saved, header_of(saved))
-    assert f"1 tensors hold NaN or infinity, the first is {name}" in refused(saved, build=True)
+    text = refused(resealed(saved, weights), build=True)
+    assert text.endswith(f"1 tensors hold NaN or infinity, the first is {name}; take another checkpoint")
 
 
-def test_a_file_that_breaks_off_after_its_header_was_read_is_refused(saved: Path) -> None:
-    checkpoint = open_checkpoint(saved)
-    saved.write_bytes(saved.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="not readable as safetensors"):
-        checkpoint.build()
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda weights, name: {n: w for n, w in weights.items() if n != name}, "it lacks '{}' (1 such names)"),
+        (lambda weights, name: {**weights, "more": torch.ones(3)}, "it also has 'more' (1 such names)"),
+        (
+            lambda weights, name: {**weights, name: weights[name].permute(3, 2, 1, 0).contiguous()},
+            "{} has shape (3, 3, 2, 4), and it",
+        ),
+        (lambda weights, name: {**weights, name: weights[name].to(torch.int64)}, "{} is I64, and it takes a floating"),
+        (lambda weights, name: {**weights, name: weights[name].to(torch.bool)}, "{} is BOOL, and it takes a floating"),
+    ],
+    ids=["one less", "one more", "another shape", "whole numbers", "truth values"],
+)
+def test_weights_that_are_not_the_networks_are_refused_with_the_first_that_is_not(saved, change, sentence) -> None:
+    weights = load_file(saved)
+    name = next(name for name, w in weights.items() if w.shape == (4, 2, 3, 3))
+    text = refused(resealed(saved, change(weights, name)), build=True)
+    assert "its weights do not fit the unet_plus_plus it says it is: " + sentence.format(name) in text
 
 
-def test_a_header_cannot_make_us_take_memory_that_the_file_does_not_hold(saved: Path) -> None:
-    giant = make_config(channels=(4_000_000, 4_000_000))  # 144 TB of weights
-    assert "do not fit" in refused(with_header(saved, config=giant.model_dump_json()), build=True)
-    # safetensors itself: a header of a terabyte, as its first eight bytes say
-    saved.write_bytes(struct.pack("<Q", 2**40) + saved.read_bytes()[8:])
-    assert "not readable as safetensors" in refused(saved)
+def test_weights_of_any_floating_point_type_are_taken(saved: Path) -> None:
+    weights = load_file(saved)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        other = {name: w.to(dtype) if w.is_floating_point() else w for name, w in weights.items()}
+        built = open_checkpoint(resealed(saved, other)).build().state_dict()
+        assert all(torch.equal(w, other[name].to(w.dtype)) for name, w in built.items())
+
+
+def test_a_case_without_the_models_modality_is_refused_with_both_lists(saved: Path, tmp_path: Path) -> None:
+    case = discover_cases(write_phantom(tmp_path, 1, shape=(20, 20, 14), spacing_mm=(12.0, 12.0, 12.0)))[0]
+    lacking = replace(case, images={m: source for m, source in case.images.items() if m != "flair"})
+    with pytest.raises(InputError, match="no flair image, and mine needs t1, flair; add the file"):
+        Predictor(saved, "cpu")(lacking)
+    plain = json.loads(header_of(saved)["config"]) | {"modalities": ["t1", "petct"]}
+    with pytest.raises(InputError, match="no petct image, and changed needs t1, petct; add the file"):
+        Predictor(with_header(saved, config=json.dumps(plain)), "cpu")(case)
+
+
+def test_models_of_other_regions_are_not_averaged(saved: Path, tmp_path: Path) -> None:
+    plain = json.loads(header_of(saved)["config"]) | {"regions": ["TC"]}
+    other = open_checkpoint(with_header(saved, config=json.dumps(plain)))
+    with pytest.raises(CheckpointError) as caught:
+        require_same_regions([open_checkpoint(saved), other])
+    assert str(caught.value) == (
+        "mine gives the regions WT but changed gives TC; only models of the same regions can be averaged"
+    )
+
+
+def test_names_of_patients_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    card = {**CARD, "held_out": ["a\udcff", "line\nbreak", "Æ"]}
+    save_checkpoint(tmp_path / "a.safetensors", make_network(make_config()), make_config(), card)
+    assert open_checkpoint(tmp_path / "a.safetensors").card == card
+
+
+@pytest.mark.parametrize("channels", [(4_000_000, 4_000_000), (10**18, 10**18), (10**30, 4), (4,) * 100_000])
+def test_a_header_cannot_make_us_take_memory_that_the_file_does_not_hold(saved: Path, channels) -> None:
+    plain = json.loads(header_of(saved)["config"])
+    plain["network"]["channels"] = channels
+    text = refused(with_header(saved, config=json.dumps(plain)), build=True)
+    assert len(text) < 600
+
+
+settings_of_a_file = make_config().model_dump(mode="json")
+places = [
+    (part, key) for part, value in settings_of_a_file.items() for key in (value if isinstance(value, dict) else (None,))
+]
+values = st.one_of(
+    st.sampled_from([None, [], {}, "", "\n", [[]], True, -1, 0, 2**63, 10**400, 1e308, float("nan"), "1e9", ["a"] * 9]),
+    st.integers(),
+    st.text(max_size=5),
+    st.lists(st.integers(-(2**70), 2**70), max_size=4),
+)
+
+
+@hypothesis.settings(
+    max_examples=100,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(st.sampled_from(places), values)
+def test_whatever_a_sealed_header_says_it_is_a_model_or_an_error_of_one_line(saved: Path, place, value) -> None:
+    (part, key), plain = place, json.loads(header_of(saved)["config"])
+    if key is None:
+        plain[part] = value
+    else:
+        plain[part][key] = value
+    try:
+        open_checkpoint(with_header(saved, config=json.dumps(plain))).build()
+    except CheckpointError as error:
+        assert "\n" not in str(error) and "changed.safetensors" in str(error) and len(str(error)) < 800
 
 
 # --------------------------------------------------------------------------------------------------- shipped models
@@ -285,6 +487,13 @@ def test_shipped_models_are_those_in_the_folder_by_name() -> None:
     assert names
 
 
+def test_the_shipped_files_are_those_whose_digests_are_kept_beside_them() -> None:
+    """`sha256sum -c SHA256SUMS` in the folder says the same: a good file under another's name is found, too."""
+    kept = dict(reversed(line.split("  ")) for line in (MODELS / "SHA256SUMS").read_text().splitlines())
+    assert kept == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_files()}
+    assert {model.path.name: model.as_listing()["sha256"] for model in shipped_models()} == kept
+
+
 def listed(name: str, dims: int, dice: float, modalities: str = "t1 t1c t2 flair") -> Checkpoint:
     settings = {"modalities": modalities.split(), "network": {"spatial_dims": dims}}
     return Checkpoint(Path(f"{name}.safetensors"), name, settings, {"scores": {"dice_WT": dice}})
@@ -311,106 +520,3 @@ def test_a_single_slice_gets_a_model_of_slices(tmp_path: Path, monkeypatch) -> N
     models = [listed("brats-a", 3, 0.9), listed("brats-b", 2, 0.7)]
     monkeypatch.setattr("pipeline.checkpoint.shipped_models", lambda: models)
     assert choose_model(case).name == "brats-b"
-
-
-# ------------------------------------------------------------------------------------------------------------ code
-
-FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "os.system", "yaml.load", "yaml.full_load",
-                   "yaml.unsafe_load", "pandas.read_pickle", "numpy.load", "torch.load", "torch.serialization.load",
-                   "torch.jit.load", "torch.hub.load"}  # fmt: skip
-ALLOWED_WITH = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
-"""Calls that are safe with this keyword, written out as a literal."""
-
-
-def full_names(tree: ast.AST) -> dict[str, str]:
-    """What each imported name stands for: ``import numpy as np`` gives {"np": "numpy"}."""
-    names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {
-                a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names
-            }
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
-def is_allowed(call: ast.Call, name: str) -> bool:
-    keyword, wanted = ALLOWED_WITH.get(name, ("", None))
-    values = [k.value for k in call.keywords if k.arg == keyword]
-    return any(isinstance(value, ast.Constant) and value.value is wanted for value in values)
-
-
-def ways_to_run_code(source: str) -> set[str]:
-    """Forbidden imports, and forbidden functions wherever they are named but in a call that is allowed."""
-    tree = ast.parse(source)
-    known = full_names(tree)
-
-    def full_name(node: ast.AST) -> str:
-        first, *rest = ast.unparse(node).split(".")
-        return ".".join([known.get(first, first), *rest])
-
-    allowed = {n.func for n in ast.walk(tree) if isinstance(n, ast.Call) and is_allowed(n, full_name(n.func))}
-    named = {full_name(n) for n in ast.walk(tree) if isinstance(n, (ast.Name, ast.Attribute)) and n not in allowed}
-    return (named & FORBIDDEN_NAMES) | ({name.split(".")[0] for name in known.values()} & FORBIDDEN_IMPORTS)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [p for package in ("data", "networks", "transforms", "pipeline") for p in sorted((ROOT / package).rglob("*.py"))]
-    + [ROOT / "run_pipeline.py"],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_no_module_can_be_made_to_run_code_by_a_file(path: Path) -> None:
-    assert ways_to_run_code(path.read_text(encoding="utf-8")) == set()
-
-
-@pytest.mark.parametrize(
-    ("source", "caught"),
-    [
-        ("import torch; torch.load(path)", "torch.load"),
-        ("import torch; torch.load(path, weights_only=False)", "torch.load"),
-        ("import torch; torch.load(path, weights_only=1)", "torch.load"),
-        ("import torch; torch.load(path, weights_only=safe)", "torch.load"),
-        ("import torch; torch.load(path, allow_pickle=False)", "torch.load"),
-        ("import torch; torch.load(path, **{'weights_only': True})", "torch.load"),
-        ("import torch; torch.load(path, weights_only=True); torch.load(path)", "torch.load"),
-        ("import torch; read = torch.load; read(path)", "torch.load"),
-        ("import torch as t; t.load(path)", "torch.load"),
-        ("from torch import load; load(path)", "torch.load"),
-        ("from torch import load as read; read(path)", "torch.load"),
-        ("import torch.nn; torch.load(path)", "torch.load"),
-        ("from torch import serialization; serialization.load(path)", "torch.serialization.load"),
-        ("import numpy as np; np.load(path)", "numpy.load"),
-        ("import numpy as np; np.load(path, allow_pickle=True)", "numpy.load"),
-        ("import numpy as np; np.load(path, allow_pickle=0)", "numpy.load"),
-        ("import numpy as np; np.load(path, None, False)", "numpy.load"),
-        ("from numpy import load; load(path)", "numpy.load"),
-        ("import pandas as pd; pd.read_pickle(path)", "pandas.read_pickle"),
-        ("import yaml; yaml.load(text, Loader=yaml.SafeLoader)", "yaml.load"),
-        ("import os; os.system(text)", "os.system"),
-        ("def run(text):\n    return eval(text)", "eval"),
-        ("def read(path):\n    import pickle as safe\n    return safe.load(path)", "pickle"),
-        ("from pickle import loads", "pickle"),
-    ],
-)
-def test_a_way_to_run_code_is_caught_however_it_is_written(source: str, caught: str) -> None:
-    assert ways_to_run_code(source) == {caught}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import torch; torch.load(path, map_location='cpu', weights_only=True)",
-        "import torch as t; t.load(path, weights_only=True)",
-        "from torch import load; load(path, weights_only=True)",
-        "import torch; torch.save(state, path)",  # writing runs nothing
-        "import numpy as np; np.load(path, mmap_mode='r', allow_pickle=False)",
-        "import json; json.load(file)",
-        "import re; re.compile(text)",
-        "network.eval()",
-    ],
-)
-def test_safe_reading_and_writing_is_let_through(source: str) -> None:
-    assert ways_to_run_code(source) == set()
