@@ -88,20 +88,22 @@ def _longer_names(case: Case, root: Path) -> Iterator[str]:
 
 _LONGEST_NAME = 100
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+# A run keeps its own files beside the patients' folders: report.csv, run.json and more, now and in later versions.
+_LIKE_OUTPUT = re.compile(r".*\.(csv|html|json|txt|ctbl|yaml|png|gz|log|lock|tmp)", re.IGNORECASE)
 
 
 def folder_name(case_id: str) -> str:
     """A safe output name for a case: one path component, valid on Linux, macOS and Windows.
 
     Letters, digits, blanks within and ``-_.+=,@()[]`` stay; anything else becomes ``_``. None begins as a spreadsheet
-    formula does. A name that had to be altered gets eight hexadecimal digits of its SHA-256, so that different ids
+    formula does, or ends as the files do that a run writes. A name that had to be altered gets eight hexadecimal digits of its SHA-256, so that different ids
     stay different; at most 109 characters. An empty id gives ``_-e3b0c442``.
     """
     safe = "".join(letter if letter.isalnum() or letter in "-_.+=,@()[] " else "_" for letter in case_id)
     safe = re.sub(r"\.\.+", "_", safe).lstrip(". =+-@").rstrip(". ")
     # 100 letters may be 400 bytes, and a file system counts bytes (255).
     safe = safe[:_LONGEST_NAME].encode("utf-8")[:_LONGEST_NAME].decode("utf-8", "ignore").rstrip(". ")
-    if safe == case_id and safe and not _RESERVED.fullmatch(safe):
+    if safe == case_id and safe and not _RESERVED.fullmatch(safe) and not _LIKE_OUTPUT.fullmatch(safe):
         return safe
     return f"{safe or '_'}-{hashlib.sha256(case_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 

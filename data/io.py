@@ -58,6 +58,8 @@ METAIMAGE_SUFFIXES = (".mha", ".mhd")
 SLICE_SUFFIXES = (".tif", ".tiff", ".png")
 SUFFIXES = (*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES, *SLICE_SUFFIXES)
 """What the reader reads, by the end of the file's name, in any case."""
+INTENSITIES = (1e-15, 1e15)
+"""Where the largest value of an image may lie: the squares of all voxels must add up in float32 to neither 0 nor inf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +131,27 @@ def read_volume(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volume:
         if (slope, intercept) != (1.0, 0.0):
             array *= np.float32(slope)
             array += np.float32(intercept)
-        low, high = float(array.min()), float(array.max())
-    _check_finite(header.path, array, low, high)
+    check_voxels(header.path, array)
+    return Volume(array, header)
+
+
+def check_voxels(path: Path, array: NDArray[np.float32]) -> None:
+    """Refuse an image, (d1, d2, d3), that holds NaN or infinite voxels, one value only, or values beyond `INTENSITIES`."""
+    low, high = float(array.min()), float(array.max())
+    _check_finite(path, array, low, high)
     if low == high:
         refuse(
-            header.path,
+            path,
             "all its voxels are zero" if low == 0 else f"all its voxels have the one value {low:g}",
             "export the image again",
         )
-    return Volume(array, header)
+    largest = max(abs(low), abs(high))
+    if not INTENSITIES[0] <= largest <= INTENSITIES[1]:
+        refuse(
+            path,
+            f"its values reach {largest:.3g}, outside {INTENSITIES[0]:g} to {INTENSITIES[1]:g}",
+            "correct the scaling (slope) in its header, or scale the image",
+        )
 
 
 def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volume:

@@ -6,6 +6,7 @@ stream is wrong; the tests hold its geometry against SimpleITK's.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
         with open_regular(voxels_path) as (_, size):
             pass
     stored, ndim = _meta_voxels(path, voxels_path, fields, start)
-    notes = check_declared(stored, size, max_voxels)
+    notes = (*_linked_away(path, voxels_path), *check_declared(stored, size, max_voxels))
     affine, spacing_known = _meta_affine(path, fields, ndim)
     if not spacing_known:
         notes += (f"{printable(path)}: it gives no voxel size (ElementSpacing), so lengths and volumes are unknown",)
@@ -77,6 +78,16 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
         notes,
     )
     return header, stored
+
+
+def _linked_away(path: Path, voxels_path: Path) -> tuple[str, ...]:
+    """A warning where the voxels beside a header are a link into another folder: no list of the folder tells of it."""
+    real = os.path.realpath(voxels_path)
+    if voxels_path == path or os.path.dirname(real) == os.path.realpath(path.parent):
+        return ()
+    return (
+        f"{printable(path)}: its voxels, {voxels_path.name}, are a link to {printable(Path(real))}; it was followed",
+    )
 
 
 def _numbers(path: Path, fields: dict[str, str], names: tuple[str, ...], default: list[float]) -> NDArray[np.float64]:

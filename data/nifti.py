@@ -42,12 +42,14 @@ def read_nifti(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
     packed = path.name.lower().endswith(".gz")
     head = b""
     with open_regular(path) as (file, size):
-        magic = file.read(16)
+        magic = file.read(64)
         if packed != magic.startswith(b"\x1f\x8b"):
             refuse(
                 path,
                 f"holds {describe_bytes(magic)}",
-                "rename it to end in .nii if it is uncompressed NIfTI, else copy it again"
+                "fetch the file itself with git lfs pull"
+                if magic.startswith(b"version https://git-lfs")
+                else "rename it to end in .nii if it is uncompressed NIfTI, else copy it again"
                 if packed
                 else "rename it to end in .nii.gz if it is gzip, else copy it again",
             )

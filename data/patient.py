@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+REFERENCE_ORDER = ("t1c", "flair", "t1", "t2")
+"""The first of these that a patient has gives the grid; the contrast-enhanced scan usually has the smallest voxels."""
+
 
 @dataclass(frozen=True)
 class ImageSource:

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.case import Case, ImageSource, discover_cases
-from data.errors import InputError
-from data.io import ImageHeader, read_header, read_label_map, read_volume
+from data.errors import CheckpointError, InputError
+from data.io import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
 from data.labels import count_labels, load_convention
 from data.naming import MODALITIES
+from data.patient import REFERENCE_ORDER
+from data.plausibility import Impression, doubts, expects_brain_alone, impression
 from data.recognise import ConventionChoice, choose_conventions
+from pipeline.checkpoint import Checkpoint, choose_model
 
 
-def inspect_cases(root: Path, *, full: bool = False, convention: str | None = None) -> list[dict[str, Any]]:
+def inspect_cases(
+    root: Path,
+    *,
+    full: bool = False,
+    convention: str | None = None,
+    strict: bool = False,
+    max_voxels: int = MAX_VOXELS,
+) -> list[dict[str, Any]]:
     """Look at every patient below ``root``: names, headers, and as many masks as the label convention needs.
 
     Parameters
     ----------
     full : bool
-        Read and check every voxel too.
+        Read and check every voxel too, and hold the images of a patient against each other and against what the
+        shipped model that fits the patient expects.
     convention : str, optional
         Taken for all, whatever the evidence.
+    strict : bool
+        Count every warning as a problem.
+    max_voxels : int
+        Larger files are refused from their header.
 
     Returns
     -------
@@ -34,71 +50,133 @@ def inspect_cases(root: Path, *, full: bool = False, convention: str | None = No
     cases = discover_cases(root)
     if convention is not None:
         load_convention(convention)
-    choices = choose_conventions(cases, override=convention, read_labels=_labels)
-    return [_inspect(case, choices[case.case_id], full) for case in cases]
+    choices = choose_conventions(cases, override=convention, read_labels=partial(_labels, max_voxels))
+    return [_inspect(case, choices[case.case_id], full, strict, max_voxels) for case in cases]
 
 
-def _labels(source: ImageSource) -> Collection[float]:
-    return count_labels(read_label_map(source).array)
+def _labels(max_voxels: int, source: ImageSource) -> Collection[float]:
+    return count_labels(read_label_map(source, max_voxels=max_voxels).array)
 
 
-def _inspect(case: Case, choice: ConventionChoice, full: bool) -> dict[str, Any]:
+def _inspect(case: Case, choice: ConventionChoice, full: bool, strict: bool, max_voxels: int) -> dict[str, Any]:
     problems, warnings = [*case.problems], [*case.warnings, *choice.warnings]
     images: dict[str, Any] = {}
     headers: dict[str, ImageHeader] = {}
+    impressions: dict[str, Impression] = {}
     sources = {**case.images, **({"reference": case.reference} if case.reference else {})}
     for name, source in sources.items():
-        entry: dict[str, Any] = {
-            "file": str(source.paths[0]),
-            "shape": None,
-            "spacing_mm": None,
-            "orientation": None,
-            "dtype": None,
-        }
-        if len(source.paths) > 1:
-            entry["files"] = len(source.paths)
-        images[name] = entry
+        images[name] = _unread(source)
         try:
-            header = headers[name] = _read(name, source, full)
+            headers[name] = _read(name, source, full, max_voxels, impressions)
         except InputError as error:
             # A bad reference costs the scores, not the patient.
             (warnings if name == "reference" else problems).append(str(error))
             continue
-        entry["shape"], entry["dtype"], entry["orientation"] = (
-            list(header.grid.shape),
-            header.dtype,
-            header.grid.orientation,
-        )
-        entry["spacing_mm"] = [round(s, 6) for s in header.grid.spacing_mm] if header.grid.spacing_known else None
-        warnings += header.warnings
-    first = next(iter(headers), None)
-    for header in headers.values():
-        if first is not None and not header.grid.matches(headers[first].grid):
-            of_first = headers[first]
-            warnings.append(
-                f"{header.path.name}: its grid ({header.grid.described()}) is not that of {of_first.path.name} "
-                f"({of_first.grid.described()})"
-            )
+        images[name] |= _described(headers[name])
+        warnings += headers[name].warnings
+    warnings += _other_grids(headers)
+    model = _model_for(case)
+    if full:
+        warnings += doubts(impressions, skull_stripped=model is not None and _expects_brain_alone(model))
+    if model is not None and case.images:
+        warnings += _lacking(case, model)
+    if full and "reference" in headers and choice.name is not None and not choice.warnings:
+        warnings += _unknown_labels(headers["reference"], _labels(max_voxels, sources["reference"]), choice.name)
     if choice.error:
         (problems if case.reference else warnings).append(choice.error)
-    missing = [m for m in MODALITIES if m not in case.images]
-    status = "error" if problems else "warn" if warnings else "ok"
+    if strict:
+        problems, warnings = [*problems, *warnings], []
     return {
         "case": case.case_id,
-        "status": status,
+        "status": "error" if problems else "warn" if warnings else "ok",
         "layout": case.layout,
         "layout_reason": case.layout_reason,
         "convention": choice.name,
         "convention_reason": choice.reason,
         "images": images,
-        "missing": missing,
+        "missing": [m for m in MODALITIES if m not in case.images],
         "problems": list(dict.fromkeys(problems)),
         "warnings": list(dict.fromkeys(warnings)),
         "unrecognised": [path.name for path in case.unrecognised],
     }
 
 
-def _read(name: str, source: ImageSource, full: bool) -> ImageHeader:
+def _unread(source: ImageSource) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "file": str(source.paths[0]),
+        "shape": None,
+        "spacing_mm": None,
+        "orientation": None,
+        "dtype": None,
+    }
+    return entry | ({"files": len(source.paths)} if len(source.paths) > 1 else {})
+
+
+def _described(header: ImageHeader) -> dict[str, Any]:
+    grid = header.grid
+    return {
+        "shape": list(grid.shape),
+        "spacing_mm": [round(s, 6) for s in grid.spacing_mm] if grid.spacing_known else None,
+        "orientation": grid.orientation,
+        "dtype": header.dtype,
+    }
+
+
+def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
+    """One sentence for each image that does not lie where the one lies that gives the grid."""
+    native = next((headers[name] for name in (*REFERENCE_ORDER, *headers) if name in headers), None)
+    return [
+        f"{header.path.name}: its grid ({header.grid.described()}) is not that of {native.path.name} "
+        f"({native.grid.described()})"
+        for header in headers.values()
+        if native is not None and not header.grid.matches(native.grid)
+    ]
+
+
+def _model_for(case: Case) -> Checkpoint | None:
+    """The model that `segment` takes by itself."""
+    try:
+        return choose_model(case)
+    except CheckpointError:  # none is shipped: then nothing is expected
+        return None
+
+
+def _expects_brain_alone(model: Checkpoint) -> bool:
+    settings = model.settings["preprocess"]  # not its config, whose check imports torch
+    return expects_brain_alone(settings.get("crop", "nonzero"), settings.get("blank_air", False))
+
+
+def _lacking(case: Case, model: Checkpoint) -> list[str]:
+    """A sentence where the patient lacks an image that the model needs."""
+    needed = model.settings["modalities"]
+    lacking = [modality for modality in needed if modality not in case.images]
+    if not lacking:
+        return []
+    return [
+        f"{case.folder.name}: no {', '.join(lacking)} image, and {model.name}, the shipped model that fits best, needs "
+        f"{', '.join(needed)}; add the file, choose --missing skip, or name another model"
+    ]
+
+
+def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: str) -> list[str]:
+    """A sentence where the reference holds labels that its convention does not know."""
+    unknown = load_convention(convention).unknown_labels(labels)
+    if not unknown:
+        return []
+    return [
+        f"{header.path.name} holds the label {', '.join(map(str, unknown))}, which {convention} does not know, so that it "
+        "is not scored; name its convention with --convention"
+    ]
+
+
+def _read(
+    name: str, source: ImageSource, full: bool, max_voxels: int, impressions: dict[str, Impression]
+) -> ImageHeader:
+    """The header; with ``full`` all voxels are checked, and of an image the impression is kept."""
     if not full:
-        return read_header(source)
-    return (read_label_map(source) if name == "reference" else read_volume(source)).header
+        return read_header(source, max_voxels=max_voxels)
+    if name == "reference":
+        return read_label_map(source, max_voxels=max_voxels).header
+    volume = read_volume(source, max_voxels=max_voxels)
+    impressions[name] = impression(volume.array, volume.header)
+    return volume.header

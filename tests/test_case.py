@@ -371,6 +371,12 @@ def test_ordinary_ids_are_their_own_folder_names_and_clashing_ones_are_told_apar
     assert unique_folder_names(reversed(ids)) == names
 
 
+@pytest.mark.parametrize("name", ["report.csv", "Report.CSV", "lesions.csv", "run.json", "report.html", "labels.txt"])
+def test_a_patient_called_like_a_file_of_the_run_gets_a_folder_of_another_name(name: str) -> None:
+    assert folder_name(name).casefold() != name.casefold() and not Path(folder_name(name)).suffix.endswith("csv")
+    assert folder_name("P1.nii") == "P1.nii" and folder_name("v1.2") == "v1.2"
+
+
 @given(st.lists(st.text(max_size=12), unique=True))
 def test_folder_names_never_clash(ids: list[str]) -> None:
     assert len({name.casefold() for name in unique_folder_names(ids).values()}) == len(ids)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -236,6 +238,8 @@ VOXEL_FAULTS: dict[str, tuple[bytes, str]] = {
     "all zero": (nifti_bytes(np.zeros((5, 6, 7), "i2")), "zero"),
     "constant": (nifti_bytes(np.full((5, 6, 7), 3, "f4")), "one value 3"),
     "double too large": (nifti_bytes(np.array([[[1e300, 1.0]]])), "1 of its voxels"),
+    "scaled to nothing": (edit(FLOAT, 112, "<f", 1e-40), "outside 1e-15 to 1e"),
+    "squares too large": (edit(FLOAT, 112, "<f", 1e20), "outside 1e-15 to 1e"),
     "scaled too large": (edit(FLOAT, 112, "<f", 1e38), "of its voxels"),
 }
 
@@ -376,6 +380,10 @@ def test_a_newline_and_undecodable_bytes_in_a_name_stay_on_one_line(tmp_path) ->
         (lambda c: c + gzip.compress(b"x" * 30)[:-9], "early|more than"),
         (lambda _: GOOD, "uncompressed NIfTI.*rename"),
         (lambda _: b"<html>" * 100, "HTML"),
+        (
+            lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
+            "git-lfs pointer.*git lfs pull",
+        ),
         (lambda _: b"\x1f\x8b", "early"),
     ],
 )
@@ -406,6 +414,51 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused_at_once(tmp_path, dec
     with pytest.raises(InputError, match=r"over the limit|more than the"):
         io.read_volume(source(path))
     assert time.process_time() - begin < 0.5
+
+
+@pytest.mark.parametrize("declared", [(1024, 1024, 1024), (2, 2, 2)], ids=["in the header", "behind the voxels"])
+def test_refusing_a_bomb_takes_no_memory(tmp_path, declared) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_dtype("i2")
+    header.set_data_shape(declared)
+    header.set_sform(np.eye(4), 1)
+    header["vox_offset"] = 352
+    path = tmp_path / "bomb.nii.gz"  # 2 MB that unpack to 2 GiB
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)) + gzip.compress(bytes(2**23)) * 256)
+    program = """
+import resource, sys, time
+from pathlib import Path
+from data.case import ImageSource
+from data.errors import InputError
+from data.io import read_volume
+idle, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+try:
+    read_volume(ImageSource((Path(sys.argv[1]),)))
+except InputError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle, time.process_time() - begin)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    kilobytes, seconds = map(float, done.stdout.split())
+    assert kilobytes < 100 * 1024 and seconds < 1
+
+
+def test_a_chain_of_pictures_in_one_slice_is_refused_without_counting_them(tmp_path) -> None:
+    tags = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 8), (279, 64)]
+    entries = b"".join(struct.pack("<2H2I", tag, 4, 1, value) for tag, value in tags)
+    length = 6 + len(entries)
+    chain = [struct.pack("<H", len(tags)) + entries + struct.pack("<I", 72 + length * n) for n in range(1, 50_000)]
+    path = tmp_path / "x_1.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<I", 72) + bytes(range(64)) + b"".join(chain))
+    begin = time.process_time()
+    with pytest.raises(InputError, match="more than one picture"):
+        io.read_header(source(path))
+    assert time.process_time() - begin < 1
 
 
 def test_voxels_that_a_small_stream_cannot_hold_are_refused_before_unpacking(tmp_path) -> None:
@@ -545,6 +598,17 @@ def test_a_bad_metaimage_is_refused(tmp_path, old, new, words) -> None:
         io.read_volume(source(tmp_path / "x.mha"))
 
 
+def test_voxels_of_a_metaimage_that_are_a_link_into_another_folder_are_followed_with_a_warning(tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS.astype("i2")), tmp_path / "in/x.mhd")
+    before = io.read_volume(source(tmp_path / "in/x.mhd"))
+    (tmp_path / "in/x.raw").rename(tmp_path / "far.raw")
+    (tmp_path / "in/x.raw").symlink_to(tmp_path / "far.raw")
+    after = io.read_volume(source(tmp_path / "in/x.mhd"))
+    assert np.array_equal(after.array, before.array) and before.header.warnings == ()
+    assert str(tmp_path / "far.raw") in after.header.warnings[0] and "followed" in after.header.warnings[0]
+
+
 def test_a_truncated_or_flipped_compressed_metaimage_is_refused(tmp_path) -> None:
     sitk.WriteImage(itk_image(VOXELS.astype("i2")), tmp_path / "x.mha", useCompression=True)
     content = (tmp_path / "x.mha").read_bytes()
@@ -676,7 +740,7 @@ def test_bad_slices_are_refused(tmp_path) -> None:
     os.mkfifo(tmp_path / "fifo.png")
     cases = {"other.png": "slices of one volume", "page.png": "HTML", "cut.png": "damaged", "bit.png": "damaged"}
     cases |= {
-        "many.tif": "2 pictures",
+        "many.tif": "more than one picture",
         "tail.tif": "damaged",
         "wide.png": "16 bits",
         "huge.tif": "cannot hold|damaged",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_the_same_patient_stored_in_any_orientation_gives_the_same_tensor(
     assert len(result["warnings"]) == (2 if codes == "AIL" else 0)
 
 
+def test_each_of_the_48_orientations_gives_the_same_tensor_in_the_same_place(anisotropic: Path, tmp_path: Path) -> None:
+    expected = prepare(anisotropic, ("t1c",), spacing_mm=(None, None, None))["image"]
+    image = nib.load(file_of(anisotropic, "t1c"))
+    for axes, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
+        path = tmp_path / "x_t1c.nii"
+        nib.save(image.as_reoriented(np.array(list(zip(axes, flips, strict=True)))), path)
+        chain = preprocess_chain(("t1c",), spacing_mm=(None, None, None))
+        result = run_chain(chain, {"t1c": ImageSource((path,))})["image"]
+        assert torch.equal(result.as_tensor(), expected.as_tensor()), (axes, flips)
+        assert grid_of(result).matches(grid_of(expected)), (axes, flips)
+
+
 def test_the_working_grid_lies_where_simpleitk_says_the_voxels_are(anisotropic: Path) -> None:
     result = prepare(anisotropic, ("t1c",), spacing_mm=(4.0, 3.0, 5.0), normalise="none")
     image, grid = result["image"], grid_of(result["image"])
@@ -177,9 +190,9 @@ def test_a_modality_on_another_grid_is_resampled_onto_the_reference_with_a_sente
     result, expected = prepare(copy, **options), prepare(patient, **options)
     (sentence,) = result["warnings"]
     assert sentence == (
-        f"{file_of(patient, 't2').name}: its grid (60, 60, 39) LPS 4x4x4 mm is not that of "
-        f"{file_of(patient, 't1c').name} "
-        "(40, 40, 26) LPS 6x6x6 mm; resampled onto it"
+        f"{file_of(patient, 't2').name}: its grid (60x60x39 voxels of 4x4x4 mm, LPS, first voxel at "
+        f"(0, 234, 0) mm) is not that of {file_of(patient, 't1c').name} "
+        "(40x40x26 voxels of 6x6x6 mm, LPS, first voxel at (0, 234, 0) mm); resampled onto it"
     )
     assert result["native"].path.name == file_of(patient, "t1c").name
     moved, straight = result["image"].numpy(), expected["image"].numpy()
@@ -200,6 +213,26 @@ def test_images_that_hardly_overlap_are_refused(patient: Path, tmp_path: Path) -
         f"{file_of(copy, 'flair').name}: only 0 % of this flair image lies on the grid of the t1c image "
         f"{file_of(copy, 't1c').name}; register the images to each other"
     )
+
+
+def test_a_single_slice_among_volumes_is_refused_for_it_shows_too_little(patient: Path, tmp_path: Path) -> None:
+    def cut(modality: str, image: nib.Nifti1Image) -> nib.Nifti1Image:
+        return image.slicer[:, :, 12:13] if modality == "t2" else image
+
+    copy = rewritten(patient, tmp_path, cut)
+    with pytest.raises(InputError, match=r"t2w.*this t2 image covers only \d % of what the t1c image .* shows"):
+        prepare(copy)
+
+
+@pytest.mark.parametrize("odd", ["t2", "t1c"])  # t1c gives the grid
+def test_a_refusal_names_what_is_doubtful_about_either_header(patient: Path, tmp_path: Path, odd: str) -> None:
+    copy = rewritten(patient, tmp_path, lambda modality, image: image)
+    path = file_of(copy, odd)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = bytes(4)  # neither sform nor qform
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=f"{SUFFIX[odd]}.nii.gz: it has neither sform nor qform.*register"):
+        prepare(copy)
 
 
 def test_a_difference_below_a_thousandth_of_a_millimetre_is_none(patient: Path, tmp_path: Path) -> None:

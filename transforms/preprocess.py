@@ -27,10 +27,9 @@ from monai.transforms import (
 from data.errors import InputError
 from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, Volume, read_volume
+from data.patient import REFERENCE_ORDER
+from data.plausibility import expects_brain_alone, patient_doubts
 from transforms.restore import grid_at_spacing, resample_to
-
-REFERENCE_ORDER = ("t1c", "flair", "t1", "t2")
-"""The first of these that a case has gives its grid; the contrast-enhanced scan usually has the smallest voxels."""
 
 
 class CheckedReader(ImageReader):
@@ -71,12 +70,34 @@ def grid_of(image: MetaTensor) -> Grid:
     return Grid(tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64))  # type: ignore[arg-type]
 
 
+class DoubtPatientd(MapTransform):
+    """Put into ``"warnings"`` what the images of a patient, each on its own grid, make doubtful together.
+
+    See :func:`data.plausibility.patient_doubts`; the images pass unchanged.
+    """
+
+    def __init__(self, keys: KeysCollection, skull_stripped: bool) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.skull_stripped = skull_stripped
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        images = {
+            str(key): (d[key].as_tensor()[0].numpy(), d[key].meta["header"].item()) for key in self.keys if key in d
+        }
+        sentences = patient_doubts(images, skull_stripped=self.skull_stripped)
+        d["warnings"] = (*d.get("warnings", ()), *sentences)
+        return d
+
+
 class AlignToReferenced(MapTransform):
     """Bring every modality onto the grid of the reference modality; a missing one becomes zeros where that is allowed.
 
-    Adds ``"native"`` (the reference's :class:`data.io.ImageHeader`), ``"background"`` (FLAIR, else the reference, for
-    pictures) and ``"warnings"``. Grids that agree to 1e-3 mm are taken as the same, other ones are resampled and
-    reported, grids that hardly overlap are refused.
+    The reference is the first of :data:`data.patient.REFERENCE_ORDER` that is there. Adds ``"native"`` (the reference's
+    :class:`data.io.ImageHeader`), ``"background"`` (FLAIR, else the reference, for pictures) and its sentences to
+    ``"warnings"``. Grids that agree to 1e-3 mm are taken as the same, other ones are resampled and reported. Refused is
+    an image of which less than half lies on the reference's grid, or that covers less than half of what the reference
+    shows.
     """
 
     def __init__(self, keys: KeysCollection, zero_missing: bool = False) -> None:
@@ -95,7 +116,7 @@ class AlignToReferenced(MapTransform):
         for key in present:
             if key == reference or headers[key].grid.matches(native.grid):
                 continue
-            d[key], sentence = _onto(d[key], headers[key], native, str(key), str(reference))
+            d[key], sentence = _onto(d[key], headers[key], d[reference], native, f"{key} image", f"{reference} image")
             warnings.append(sentence)
         missing = [key for key in self.keys if key not in d]
         if missing and not self.zero_missing:
@@ -108,24 +129,33 @@ class AlignToReferenced(MapTransform):
             warnings.append(f"{key} is missing and was replaced by zeros")
         for key in self.keys:  # one affine to the last digit, so that stacking them is right by construction
             d[key].affine = _tensor(native.grid)
-        d["native"], d["warnings"] = native, tuple(dict.fromkeys(warnings))
+        d["native"], d["warnings"] = native, tuple(dict.fromkeys((*warnings, *d.get("warnings", ()))))
         d["background"] = d["flair" if "flair" in present else reference].as_tensor()[0].numpy()
         return d
 
 
-def _onto(image: MetaTensor, own: ImageHeader, native: ImageHeader, key: str, reference: str) -> tuple[MetaTensor, str]:
+def _onto(
+    image: MetaTensor, own: ImageHeader, reference: MetaTensor, native: ImageHeader, what: str, of_what: str
+) -> tuple[MetaTensor, str]:
     moved = resample_to(image.as_tensor(), own.grid, native.grid)
-    before, after = int((image.as_tensor() != 0).sum()), int((moved != 0).sum())
-    kept = after * native.grid.voxel_volume_ml / max(before * own.grid.voxel_volume_ml, 1e-9)
+    shown, wanted = moved != 0, reference.as_tensor() != 0
+    before = int((image.as_tensor() != 0).sum()) * own.grid.voxel_volume_ml
+    kept = int(shown.sum()) * native.grid.voxel_volume_ml / max(before, 1e-9)
+    covered = int((shown & wanted).sum()) / max(int(wanted.sum()), 1)
+    where = "".join(f" ({doubt})" for doubt in (*own.warnings, *native.warnings))  # often the reason why
     if kept < 0.5:
         raise InputError(
-            f"{own.path.name}: only {100 * kept:.0f} % of this {key} image lies on the grid of the {reference} image "
-            f"{native.path.name}; register the images to each other"
+            f"{own.path.name}: only {100 * kept:.0f} % of this {what} lies on the grid of the {of_what} "
+            f"{native.path.name}{where}; register the images to each other"
+        )
+    if covered < 0.5:
+        raise InputError(
+            f"{own.path.name}: this {what} covers only {100 * covered:.0f} % of what the {of_what} "
+            f"{native.path.name} shows{where}; take an image of the whole head, or register the images to each other"
         )
     sentence = (
-        f"{own.path.name}: its grid {own.grid.shape} {own.grid.orientation} {_mm(own.grid)} "
-        f"is not that of {native.path.name} "
-        f"{native.grid.shape} {native.grid.orientation} {_mm(native.grid)}; resampled onto it"
+        f"{own.path.name}: its grid ({own.grid.described()}) is not that of {native.path.name} "
+        f"({native.grid.described()}); resampled onto it"
     )
     return MetaTensor(moved, affine=_tensor(native.grid)), sentence
 
@@ -269,6 +299,7 @@ def preprocess_chain(
     steps: list[Any] = [
         LoadImaged(keys, reader=reader, image_only=True, expanduser=False, allow_missing_keys=True),
         EnsureChannelFirstd(keys, allow_missing_keys=True),
+        DoubtPatientd(keys, skull_stripped=expects_brain_alone(crop, blank_air)),
     ]
     if bias_correction:
         steps.append(BiasCorrectd(keys, allow_missing_keys=True))

@@ -1,0 +1,225 @@
+"""Doubts that no single voxel or header gives: one image under two names, and a head where a brain should be.
+
+Every image is reduced to an `Impression` of a megabyte at most, so that the images of a patient need not lie in memory
+together. The bounds are wide: what crosses them is no brain, and what does not may still be a bad one.
+
+References
+----------
+.. [1] On two equations about brain volume, cranial capacity and age. Surg Radiol Anat 33 (2011): CT of 58 adults.
+.. [2] Sgouros et al. Intracranial volume change in childhood. J Neurosurg 91 (1999) 610-616.
+.. [3] Pheasant, Bodyspace (1986): head length of British men aged 19 to 65.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data.header import ImageHeader
+
+BRAIN_ML = (300.0, 2300.0)
+"""Volume of a skull-stripped brain with its fluid. Intracranial volumes of adults are 1106 to 1656 ml [1]_, SD 135, in
+the first months of life 600 ml or more [2]_; the bounds leave room for the new-born, for tumours and for hydrocephalus.
+A whole head has 3500 ml or more."""
+BRAIN_SIDES_MM = (60.0, 230.0)
+"""Shortest and longest side of the box around a brain. The head of a new-born is more than 80 mm wide; 95 % of adults'
+heads are no longer than 205 mm [3]_, and a tilted box is longer."""
+FILLED = (0.20, 0.85)
+"""Part of its box that a brain fills: 0.42 to 0.47 of real BraTS brains, 0.79 at most of one elliptic slice (pi / 4);
+a head that is not skull-stripped fills 0.93 to 0.99 of it, for the air around it is noise and not 0."""
+SAME_IMAGE = 0.999
+"""Correlation where either is not 0 from which two images are one. Two sequences of one real patient have 0.6 at most
+inside the brain and 0.8 in a whole head; rounding one of them to 7 bits leaves 0.9994."""
+OVERLAP = 0.5
+"""Part of an image that lies within the one that shows most, at least, where both show one head."""
+COVERED = 0.75
+"""Part of the brain in one image that every other image shows; 1 in real BraTS patients, whose mask is one for all."""
+
+_MOST_SAMPLES = 2**18
+_FEWEST_SAMPLES = 64  # below, a correlation near 1 may be chance, and only equal voxels count
+
+
+@dataclass(frozen=True, eq=False)
+class Impression:
+    """What of one image is needed to doubt it.
+
+    Parameters
+    ----------
+    header : ImageHeader
+    shape : (d1, d2, d3)
+        Of the image turned to RAS.
+    sample : (s1, s2, s3) float32
+        Every n-th voxel along each axis of the image turned to RAS, at most 2^18 in all.
+    count : int
+        Voxels other than 0.
+    box : (d1, d2, d3)
+        Sides in voxels of the box around them; 0 where there are none.
+    """
+
+    header: ImageHeader
+    shape: tuple[int, ...]
+    sample: NDArray[np.float32]
+    count: int
+    box: tuple[int, int, int]
+
+    @property
+    def filled(self) -> float:
+        """Part of the box that is not 0; 0 for an image that is all zero."""
+        return self.count / max(math.prod(self.box), 1)
+
+
+def impression(array: NDArray[Any], header: ImageHeader) -> Impression:
+    """Reduce an image, (d1, d2, d3) on the grid of ``header``, to what `doubts` needs."""
+    shown = array != 0
+    sides = [np.flatnonzero(shown.any(axis=axes[0]).any(axis=axes[1])) for axes in ((2, 1), (2, 0), (0, 0))]
+    box = tuple(int(at[-1] - at[0]) + 1 if at.size else 0 for at in sides)
+    turned = nib.orientations.apply_orientation(array, header.grid.orientation_to("RAS"))
+    step = max(1, math.ceil((array.size / _MOST_SAMPLES) ** (1 / 3)))
+    sample = turned[tuple(slice(None, None, step if n >= 4 * step else 1) for n in turned.shape)].astype(np.float32)
+    return Impression(header, turned.shape, sample, int(np.count_nonzero(shown)), box)  # type: ignore[arg-type]
+
+
+def patient_doubts(images: Mapping[str, tuple[NDArray[np.float32], ImageHeader]], *, skull_stripped: bool) -> list[str]:
+    """Warnings that need the voxels of several modalities, or know what a head is.
+
+    Parameters
+    ----------
+    images : mapping of modality to (array, header)
+        Each (d1, d2, d3) on the grid of its own header; the grids may differ.
+    skull_stripped : bool
+        The model expects images in which everything outside the brain is 0.
+
+    Returns
+    -------
+    list of str
+        One sentence a doubt; empty for no images.
+    """
+    return doubts({name: impression(*image) for name, image in images.items()}, skull_stripped=skull_stripped)
+
+
+def doubts(impressions: Mapping[str, Impression], *, skull_stripped: bool) -> list[str]:
+    """As `patient_doubts`, of images that were reduced one after the other."""
+    found = _same_images(impressions)
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for seen in impressions.values() if skull_stripped else ():
+        if (doubt := _no_brain(seen)) is not None:
+            by_kind.setdefault(doubt[0], []).append((seen.header.path.name, doubt[1]))
+    for kind, cases in by_kind.items():  # the modalities of a patient mostly have the same fault: one sentence for all
+        more = f" (and {', '.join(name for name, _ in cases[1:])})" if len(cases) > 1 else ""
+        found.append(f"{cases[0][0]}{more}: {cases[0][1]}; {_EXPECTED[kind]}")
+    return [*found, *_apart(impressions, is_brain=skull_stripped and not by_kind)]
+
+
+def expects_brain_alone(crop: str, blank_air: bool) -> bool:
+    """Whether a model's preprocessing takes 0 for "outside the brain" (`pipeline.config.PreprocessConfig`)."""
+    return crop == "nonzero" and not blank_air
+
+
+_ZERO_OUTSIDE = "the model expects skull-stripped images, 0 everywhere outside the brain"
+_EXPECTED = {
+    "head": f"{_ZERO_OUTSIDE}: skull-strip them",
+    "large": f"{_ZERO_OUTSIDE}: skull-strip them, or correct the voxel size in the header",
+    "small": "the model expects the whole brain: check the file, and the voxel size in the header",
+    "stray": f"{_ZERO_OUTSIDE}: remove what is left there, or correct the voxel size in the header",
+}
+
+
+def _no_brain(seen: Impression) -> tuple[str, str] | None:
+    """Why the voxels that are not 0 cannot be a brain: the kind of doubt and what was found."""
+    grid = seen.header.grid
+    sides_mm = [n * mm for n, mm in zip(seen.box, grid.spacing_mm, strict=True)]
+    volume_ml = seen.count * grid.voxel_volume_ml
+    blank = 100 * (1 - seen.count / math.prod(grid.shape))
+    low, high = BRAIN_ML
+    sized = grid.spacing_known
+    is_slice = grid.shape.count(1) == 1  # one slice has no volume, and near the vertex it is small
+    measured = f"{volume_ml:.0f} ml in a box of {' x '.join(f'{side:.0f}' for side in sides_mm)} mm"
+    if sized and not is_slice and volume_ml < low:
+        return "small", f"its voxels other than 0 are {measured}, too small for a brain ({low:.0f} to {high:.0f} ml)"
+    if sized and not is_slice and min(sides_mm) < BRAIN_SIDES_MM[0]:
+        return (
+            "small",
+            f"its voxels other than 0 are {measured}, and no brain is flatter than {BRAIN_SIDES_MM[0]:.0f} mm",
+        )
+    if seen.filled > FILLED[1]:
+        shares = f"{blank:.0f} % of its voxels are 0, and the others fill {100 * seen.filled:.0f} % of their box"
+        return "head", f"{shares} (a brain fills less than {100 * FILLED[1]:.0f} %), as in a head with its skull"
+    if sized and not is_slice and volume_ml > high:
+        return "large", f"its voxels other than 0 are {measured}, too large for a brain ({low:.0f} to {high:.0f} ml)"
+    if seen.filled < FILLED[0]:
+        filled = f"its voxels other than 0 fill only {100 * seen.filled:.1f} % of their box {seen.box}"
+        return "stray", f"{filled}, and a brain at least {100 * FILLED[0]:.0f} %"
+    if sized and max(sides_mm) > BRAIN_SIDES_MM[1]:
+        return (
+            "stray",
+            f"its voxels other than 0 are {measured}, and no brain is longer than {BRAIN_SIDES_MM[1]:.0f} mm",
+        )
+    return None
+
+
+def _same_images(impressions: Mapping[str, Impression]) -> list[str]:
+    """One sentence for every set of modalities that hold one image."""
+    groups: list[list[str]] = []
+    for name in impressions:
+        same = next((group for group in groups if _is_same(impressions[group[0]], impressions[name])), None)
+        if same is None:
+            groups.append([name])
+        else:
+            same.append(name)
+    return [_same_sentence(group, impressions) for group in groups if len(group) > 1]
+
+
+def _same_sentence(group: Sequence[str], impressions: Mapping[str, Impression]) -> str:
+    named = " and ".join(f"{name} ({impressions[name].header.path.name})" for name in group)
+    return f"{named} show the same image; put each modality's own image in its place"
+
+
+def _apart(impressions: Mapping[str, Impression], is_brain: bool) -> list[str]:
+    """One sentence for every image that shows another place, or of a brain much less, than the image that shows most."""
+    found = []
+    most = max(impressions.values(), key=lambda seen: seen.count, default=None)
+    for seen in impressions.values():
+        if most is None or seen is most or not _same_grid(seen, most):
+            continue
+        shown, wanted = seen.sample != 0, most.sample != 0
+        if min(shown.sum(), wanted.sum()) < _FEWEST_SAMPLES:
+            continue
+        both = np.count_nonzero(shown & wanted)
+        overlap, covered = 100 * both / np.count_nonzero(shown), 100 * both / np.count_nonzero(wanted)
+        if overlap < 100 * OVERLAP:
+            found.append(
+                f"{seen.header.path.name} and {most.header.path.name} show something else than 0 in different places "
+                f"(only {overlap:.0f} % of the first overlaps); register the images to each other"
+            )
+        elif is_brain and covered < 100 * COVERED:
+            found.append(
+                f"{seen.header.path.name} is 0 where {most.header.path.name} is not: it covers only {covered:.0f} % of "
+                "it; the model expects the whole brain in every image, with one brain mask: check both"
+            )
+    return found
+
+
+def _same_grid(one: Impression, other: Impression) -> bool:
+    grids = one.header.grid.reoriented("RAS"), other.header.grid.reoriented("RAS")
+    return grids[0].matches(grids[1])
+
+
+def _is_same(one: Impression, other: Impression) -> bool:
+    """Equal voxels, or equal but for scaling and rounding; turned and mirrored storage does not matter."""
+    if one.shape != other.shape:
+        return False
+    if np.array_equal(one.sample, other.sample):
+        return True
+    inside = (one.sample != 0) | (other.sample != 0)
+    a, b = one.sample[inside].astype(np.float64), other.sample[inside].astype(np.float64)
+    if a.size < _FEWEST_SAMPLES:
+        return False
+    a, b = a - a.mean(), b - b.mean()
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return norm > 0 and float(a @ b) > SAME_IMAGE * norm
