@@ -1,10 +1,19 @@
-"""Which device the networks run on."""
+"""Which device the networks run on, how much memory it has left, and whether an error says that there was not enough."""
 
 from __future__ import annotations
 
 import torch
 
 from data.errors import UsageError
+
+_PHRASES = (
+    "out of memory",  # CUDA, also without a class of its own: "CUDA error: out of memory"
+    "ALLOC_FAILED",  # cuBLAS and cuDNN
+    "allocate memory",  # torch's CPU allocator: "DefaultCPUAllocator: can't allocate memory"
+    "not enough memory",  # the same on Windows
+    "could not create a memory",  # oneDNN
+    "bad_alloc",
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -22,3 +31,32 @@ def choose_device(name: str) -> torch.device:
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; choose auto or cpu"
         )
     return device
+
+
+def free_card_bytes(device: torch.device) -> int | None:
+    """What PyTorch could still take of a card: its free memory and what this process holds unused. None for the CPU."""
+    if device.type != "cuda":
+        return None
+    try:
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    except (RuntimeError, AssertionError):  # a card that cannot even be asked; torch without CUDA asserts
+        return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it was made from, says that memory ran out, on a card or in the machine.
+
+    By class where there is one, else by its text: cuBLAS, cuDNN, oneDNN and the allocator of the CPU raise a plain
+    ``RuntimeError``, and MONAI wraps an error into one.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, MemoryError | torch.cuda.OutOfMemoryError):
+            return True
+        if isinstance(cause, RuntimeError) and any(phrase in str(cause) for phrase in _PHRASES):
+            return True
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return False

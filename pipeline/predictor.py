@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.transforms import Compose
 from numpy.typing import NDArray
-from torch import nn
 
 from data.case import Case
-from data.errors import InputError, SegmentationError, UsageError
+from data.errors import InputError, UsageError
 from data.grid import Grid
-from data.io import MAX_VOXELS, ImageHeader
-from data.labels import LabelConvention, load_convention
+from data.io import MAX_VOXELS, ImageHeader, read_header
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
-from pipeline.device import choose_device
+from pipeline.device import choose_device, out_of_memory
+from pipeline.memory import (
+    ModelCost,
+    activation_bytes_per_voxel,
+    available_bytes,
+    predicted_bytes,
+    require_room,
+    too_large,
+)
+from pipeline.region_masks import region_masks, region_parents, to_labels
 from pipeline.uncertainty import MemberSpread
-from transforms.augment import slices_as_channels
-from transforms.postprocess import to_masks
+from pipeline.windows import infer, mirrorings
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import restore
-from transforms.watershed import refine_by_watershed
+
+__all__ = ["Predictor", "Segmentation", "region_masks", "region_parents"]
 
 log = logging.getLogger(__name__)
-
-EMPTY_WINDOW_LOGIT = -20.0
-"""The answer for a window that holds no voxel of the brain, without asking the network."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Segmentation:
         Standard deviation of the probability over the members, every model in every mirrored pass; None for one member.
     disagreement : region -> float in [0, 1], or None
         1 - mean Dice of the members' masks with the mask of their mean, before post-processing; None for one member.
+    remarks : tuple of str
+        What was done to get a result that is right all the same, such as about a card whose memory was full.
     """
 
     label_map: NDArray[np.uint8]
@@ -75,40 +79,7 @@ class Segmentation:
     seconds: Mapping[str, float]
     uncertainty: Mapping[str, NDArray[np.float32]] | None = None
     disagreement: Mapping[str, float] | None = None
-
-
-def region_parents(convention: LabelConvention, regions: Sequence[str]) -> dict[str, str | None]:
-    """For each region the smallest other one that contains it."""
-    parents: dict[str, str | None] = {}
-    for region in regions:
-        around = [r for r in regions if convention.regions[r] > convention.regions[region]]
-        parents[region] = min(around, key=lambda r: len(convention.regions[r])) if around else None
-    return parents
-
-
-def region_masks(
-    config: RunConfig,
-    probabilities: Mapping[str, NDArray[np.float32]],
-    grid: Grid,
-    flair: NDArray[np.float32] | None,
-) -> dict[str, NDArray[np.bool_]]:
-    """Post-process the probabilities of one case, all arrays (d1, d2, d3) on its own grid.
-
-    With ``config.postprocess.watershed`` the border of WT is drawn on the edges of ``flair``, before nesting and
-    components. The regions within it only follow by nesting: their borders show in T1c, which does not come along.
-    Where the case has no FLAIR, WT is thresholded; where the voxel size is unknown, the edges' scale is in voxels.
-    """
-    drawn = {}
-    if config.postprocess.watershed and flair is not None and "WT" in probabilities:
-        spacing = grid.spacing_mm if grid.spacing_known else (1.0, 1.0, 1.0)
-        drawn["WT"] = refine_by_watershed(probabilities["WT"], flair, spacing, threshold=config.postprocess.threshold)
-    return to_masks(
-        probabilities,
-        region_parents(load_convention(config.convention), config.regions),
-        grid.voxel_volume_ml if grid.spacing_known else float("nan"),
-        **config.postprocess.model_dump(exclude={"watershed"}),
-        drawn=drawn,
-    )
+    remarks: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -152,13 +123,28 @@ class Predictor:
         self.modalities = tuple(dict.fromkeys(m for config in self.configs for m in config.modalities))
         self.device = choose_device(device)
         self.tta, self.zero_missing = tta, zero_missing
-        self.networks = [checkpoint.build().to(self.device) for checkpoint in self.checkpoints]
+        self.max_voxels = max_voxels
+        self.networks = [checkpoint.build() for checkpoint in self.checkpoints]
+        self.costs = [
+            ModelCost(config, activation_bytes_per_voxel(network, config))
+            for config, network in zip(self.configs, self.networks, strict=True)
+        ]
+        self._to_device()
         self.chains = [
             preprocess_chain(
                 config.modalities, **config.preprocess.model_dump(), zero_missing=zero_missing, max_voxels=max_voxels
             )
             for config in self.configs
         ]
+
+    def _to_device(self) -> None:
+        try:
+            for network in self.networks:
+                network.to(self.device)
+        except RuntimeError as error:  # a full card: each case tries again, and says what it did instead
+            if not out_of_memory(error):
+                raise
+            log.info("the card has no room for the model now")
 
     @property
     def name(self) -> str:
@@ -176,51 +162,72 @@ class Predictor:
         Raises
         ------
         data.errors.InputError
-            A file cannot be used; the text names it, the value and the fix.
+            A file cannot be used, or the case takes more memory than there is; the text names it, the value and the fix.
         data.errors.SegmentationError
             The network's output is not finite.
         """
         self._check_modalities(case)
+        needed = self.predicted_bytes(case)
+        require_room(str(case.folder), needed)
+        try:
+            return self._segment(case, convention)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            log.debug("out of memory in case %r", case.case_id, exc_info=True)
+            raise too_large(str(case.folder), needed, available_bytes()) from error
+
+    def predicted_bytes(self, case: Case, *, on_card: bool | None = None) -> int:
+        """Peak memory of segmenting a case with all modalities, beyond this process as it is; no voxel is read.
+
+        See :func:`pipeline.memory.predicted_bytes`; ``on_card`` is by default whether the predictor's device is one.
+        """
+        headers = {
+            m: read_header(case.images[m], max_voxels=self.max_voxels) for m in self.modalities if m in case.images
+        }
+        on_card = self.device.type == "cuda" if on_card is None else on_card
+        return predicted_bytes(headers, self.costs, tta=self.tta, on_card=on_card)
+
+    def _segment(self, case: Case, convention: str | None) -> Segmentation:
         seconds: dict[str, float] = {}
         spread = self._spread()
         mean: dict[str, NDArray[np.float32]] = {}
         warnings: list[str] = []
+        remarks: list[str] = []
         native: ImageHeader | None = None
         background: NDArray[np.float32] | None = None
-        for config, network, chain in zip(self.configs, self.networks, self.chains, strict=True):
-            prepared = self._prepare(chain, {m: case.images[m] for m in config.modalities if m in case.images}, seconds)
+        for index, config in enumerate(self.configs):
+            prepared = self._prepare(self.chains[index], case, config, seconds)
             # Grids of the models' references may differ; the first model's decides.
             native = native or prepared["native"]
             background = prepared["background"] if background is None else background
             warnings += prepared["warnings"]
             with _timed(seconds, "network"):
                 working = grid_of(prepared["image"])
-                watch = None if spread is None else partial(self._add_member, spread, config, working)
-                probabilities = self._infer(config, network, prepared["image"].as_tensor(), watch)
+                probabilities, remark = infer(
+                    config,
+                    self.networks[index],
+                    prepared.pop("image").as_tensor(),
+                    self.device,
+                    tta=self.tta,
+                    watch=None if spread is None else partial(self._add_member, spread, config, working),
+                    before_cpu=lambda: require_room(str(case.folder), self.predicted_bytes(case, on_card=False)),
+                )
+                remarks += remark
             with _timed(seconds, "restore"):
-                back = restore(probabilities, working, native.grid).numpy()
-                for region in self.regions:
-                    share = back[config.regions.index(region)] / np.float32(len(self.networks))
-                    mean[region] = mean[region] + share if region in mean else share
+                self._add_to_mean(mean, config, restore(probabilities, working, native.grid))
         assert native is not None and background is not None  # there is at least one model
+        warnings += self._doubts(native)
         with _timed(seconds, "restore"):
             # The background is FLAIR where the first model reads one.
             flair = background if "flair" in case.images and "flair" in self.configs[0].modalities else None
             if self.configs[0].postprocess.watershed and flair is None:
                 warnings.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
-            label_map, masks, written = self._to_labels(mean, native, flair, convention)
+            label_map, masks, written = to_labels(self.configs[0], self.name, mean, native.grid, flair, convention)
             uncertainty, disagreement = self._disagreeing(spread, native.grid)
+        said, done = tuple(dict.fromkeys(warnings)), tuple(dict.fromkeys(remarks))
         return Segmentation(
-            label_map,
-            masks,
-            mean,
-            native,
-            background,
-            written,
-            tuple(dict.fromkeys(warnings)),
-            seconds,
-            uncertainty,
-            disagreement,
+            label_map, masks, mean, native, background, written, said, seconds, uncertainty, disagreement, done
         )
 
     def _check_modalities(self, case: Case) -> None:
@@ -239,48 +246,38 @@ class Predictor:
         raise InputError(f"{lack}; add the file, choose --missing skip, or name another model")
 
     @staticmethod
-    def _prepare(chain: Compose, images: Mapping[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
-        with _timed(seconds, "read"):
-            loaded = run_chain(Compose(chain.transforms[:1]), images)
-        with _timed(seconds, "preprocess"):
-            return run_chain(Compose(chain.transforms[1:]), loaded)
+    def _prepare(chain: Compose, case: Case, config: RunConfig, seconds: dict[str, float]) -> dict[str, Any]:
+        data: dict[str, Any] = {m: case.images[m] for m in config.modalities if m in case.images}
+        # Step by step: within one call of the chain the images that were read would stay to its end.
+        for number, step in enumerate(chain.transforms):
+            with _timed(seconds, "preprocess" if number else "read"):
+                data = run_chain(Compose([step]), data)
+        return data
 
-    def _to_labels(
-        self,
-        probabilities: Mapping[str, NDArray[np.float32]],
-        native: ImageHeader,
-        flair: NDArray[np.float32] | None,
-        convention: str | None,
-    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]], str]:
-        config = self.configs[0]
-        own = load_convention(config.convention)
-        masks = region_masks(config, probabilities, native.grid, flair)
-        written = load_convention(convention) if convention else own
-        kept = [r for r in self.regions if r in written.regions]
-        if not kept:
-            raise InputError(
-                f"the convention {written.name} has none of the regions {', '.join(self.regions)} of {self.name}; "
-                "choose another with --convention"
-            )
-        label_map = written.to_label_map({r: masks[r] for r in kept})
-        back = written.region_masks(label_map, kept)
-        return label_map, {r: back.get(r, masks[r]) for r in self.regions}, written.name
+    def _add_to_mean(self, mean: dict[str, NDArray[np.float32]], config: RunConfig, restored: torch.Tensor) -> None:
+        back = restored.numpy()
+        for region in self.regions:
+            share = back[config.regions.index(region)] / np.float32(len(self.networks))
+            mean[region] = np.add(mean[region], share, out=mean[region]) if region in mean else share
 
-    def _mirrorings(self, config: RunConfig) -> list[tuple[int, ...]]:
-        """The axes of a (1, channels, d1, d2, d3) image that each pass mirrors; the first pass mirrors none."""
-        spatial = [2 + axis for axis in sorted(set(config.augment.flip_axes)) if axis < config.network.spatial_dims]
-        return [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)] if self.tta else [()]
+    def _doubts(self, native: ImageHeader) -> list[str]:
+        """What only the models tell is doubtful about a case."""
+        deep = [c.name for c in self.checkpoints if c.config.network.spatial_dims == 3]
+        if not deep or min(native.grid.shape) > 1:
+            return []
+        size = "x".join(map(str, native.grid.shape))
+        return [f"{native.path}: a single slice ({size}), and {', '.join(deep)} expects volumes; choose a 2D model"]
 
     def _spread(self) -> MemberSpread | None:
         """What gathers the members; None where there is only one."""
-        n_members = sum(len(self._mirrorings(config)) for config in self.configs)
+        n_members = sum(len(mirrorings(config, self.tta)) for config in self.configs)
         return MemberSpread(self.configs[0].postprocess.threshold) if n_members > 1 else None
 
     def _add_member(self, spread: MemberSpread, config: RunConfig, working: Grid, probability: torch.Tensor) -> None:
         """One pass, (regions of ``config``, d1, d2, d3) on ``working``; as in the mean, each model has the same weight."""
         if config.regions != self.regions:
             probability = probability[[config.regions.index(region) for region in self.regions]]
-        spread.add(probability, working, 1 / len(self._mirrorings(config)))
+        spread.add(probability, working, 1 / len(mirrorings(config, self.tta)))
 
     def _disagreeing(
         self, spread: MemberSpread | None, native: Grid
@@ -292,82 +289,6 @@ class Predictor:
             dict(zip(self.regions, maps, strict=True)),
             dict(zip(self.regions, spread.disagreement(), strict=True)),
         )
-
-    def _infer(
-        self,
-        config: RunConfig,
-        network: nn.Module,
-        image: torch.Tensor,
-        watch: Callable[[torch.Tensor], None] | None = None,
-    ) -> torch.Tensor:
-        """Probabilities (regions, d1, d2, d3) float32 on the CPU, of one normalised image on the working grid.
-
-        ``watch`` is shown each pass, (regions, d1, d2, d3), mirrored back; it must leave it as it is.
-        """
-        image = slices_as_channels(image[None].to(self.device), config.window.context)
-        mirrorings = self._mirrorings(config)
-        total: torch.Tensor | None = None
-        for axes in mirrorings:
-            logits = self._windows(config, network, image.flip(axes) if axes else image)
-            if not torch.isfinite(logits).all():
-                raise SegmentationError(
-                    f"{self.name}: the network's output is not finite; the model or the image is damaged"
-                )
-            probability = torch.sigmoid(logits.float())
-            probability = probability.flip(axes) if axes else probability
-            if watch is not None:
-                watch(probability[0])
-            # After the card was full the later passes come back on the CPU.
-            total = probability if total is None else total.to(probability.device).add_(probability)
-        assert total is not None
-        return (total / len(mirrorings))[0].cpu()
-
-    def _windows(self, config: RunConfig, network: nn.Module, image: torch.Tensor) -> torch.Tensor:
-        """Gaussian-weighted windows over (1, modalities, d1, d2, d3); a full card: stitch on the CPU, then singly."""
-        ask = self._skipping_empty(network, len(config.regions))
-        attempts = [(self.device, config.window.batch)]
-        if self.device.type == "cuda":
-            attempts += [(torch.device("cpu"), config.window.batch), (torch.device("cpu"), 1)]
-        for number, (stitch_on, batch) in enumerate(attempts):
-            try:
-                with torch.inference_mode(), torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-                    logits = _inferer(config, image.shape[2:], batch, stitch_on)(image, ask)
-                assert isinstance(logits, torch.Tensor)  # of one output, as the networks have in eval mode
-                return logits
-            except torch.cuda.OutOfMemoryError:
-                if number + 1 == len(attempts):
-                    raise
-                log.warning("the card's memory is full; stitching on the CPU")
-                torch.cuda.empty_cache()
-        raise AssertionError("unreachable")
-
-    @staticmethod
-    def _skipping_empty(network: nn.Module, n_regions: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        def ask(windows: torch.Tensor) -> torch.Tensor:
-            full = windows.flatten(1).any(dim=1)
-            if bool(full.all()):
-                return network(windows)
-            logits = windows.new_full((len(windows), n_regions, *windows.shape[2:]), EMPTY_WINDOW_LOGIT)
-            if bool(full.any()):
-                logits[full] = network(windows[full]).to(logits.dtype)
-            return logits
-
-        return ask
-
-
-def _inferer(config: RunConfig, shape: Sequence[int], batch: int, stitch_on: torch.device) -> SlidingWindowInferer:
-    """MONAI's sliding windows; a window never exceeds the image, since the network pads by itself."""
-    window = config.window
-    options: dict[str, Any] = {
-        "overlap": window.overlap,
-        "mode": "gaussian",
-        "device": stitch_on,
-        "sw_batch_size": batch,
-    }
-    roi = tuple(min(w, n) for w, n in zip(window.size, shape, strict=False))
-    if len(roi) == 2:
-        return SliceInferer(roi_size=roi, spatial_dim=2, **options)
-    return SlidingWindowInferer(roi_size=roi, **options)
 
 
 @contextmanager

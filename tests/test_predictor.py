@@ -20,9 +20,12 @@ from data.labels import load_convention
 from data.phantom import write_phantom
 from networks import build_network
 from pipeline import predictor as module
+from pipeline import windows
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, parse_config
-from pipeline.predictor import EMPTY_WINDOW_LOGIT, Predictor, choose_device, region_parents
+from pipeline.device import choose_device, out_of_memory
+from pipeline.predictor import Predictor, region_parents
+from pipeline.windows import EMPTY_WINDOW_LOGIT, Way, skipping_empty, ways_to_run
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import restore
 
@@ -87,7 +90,7 @@ def textured(*shape: int) -> torch.Tensor:
 
 
 def infer(predictor: Predictor, image: torch.Tensor) -> torch.Tensor:
-    return predictor._infer(predictor.configs[0], predictor.networks[0], image)
+    return windows.infer(predictor.configs[0], predictor.networks[0], image, predictor.device, tta=predictor.tta)[0]
 
 
 def prepared(predictor: Predictor, case: Case) -> tuple[torch.Tensor, Grid]:
@@ -131,7 +134,7 @@ def test_the_probabilities_are_those_of_a_plain_run_brought_back(model: Path, ca
     images = {m: case.images[m] for m in config.modalities}
     prepared = run_chain(preprocess_chain(config.modalities, spacing_mm=(8.0, 8.0, 8.0)), images)
     image = prepared["image"].as_tensor()
-    asked = predictor._skipping_empty(predictor.networks[0], 2)
+    asked = skipping_empty(predictor.networks[0], 2)
     roi = [min(16, n) for n in image.shape[1:]]
     with torch.no_grad():
         logits = sliding_window_inference(image[None], roi, 2, asked, overlap=0.5, mode="gaussian")
@@ -242,7 +245,7 @@ def test_empty_windows_are_answered_without_asking_the_network(model: Path, flat
     image = torch.zeros(2, 64, 16, 16)
     image[0, 20, 5, 7] = 1.0  # in the second of four windows
     network = Counting()
-    answer = predictor._infer(config, network, image)
+    answer, _ = windows.infer(config, network, image, predictor.device)
     assert network.seen == 1  # a cube, or one slice of 16 x 16
     full = answer[:, 16:32] if dims == 3 else answer[:, 16:32, :, 7]
     np.testing.assert_allclose(full, 1 / (1 + np.exp(-3)), rtol=1e-6)
@@ -250,7 +253,7 @@ def test_empty_windows_are_answered_without_asking_the_network(model: Path, flat
     assert (answer > 0.5).float().mean().item() == pytest.approx(share)
     assert answer.min() == pytest.approx(1 / (1 + np.exp(-EMPTY_WINDOW_LOGIT)), abs=1e-12)
     network = Counting()
-    assert predictor._infer(config, network, torch.zeros(2, 64, 16, 16)).max() < 1e-8
+    assert windows.infer(config, network, torch.zeros(2, 64, 16, 16), predictor.device)[0].max() < 1e-8
     assert network.seen == 0
 
 
@@ -402,8 +405,14 @@ def test_an_output_that_is_not_finite_is_an_error_and_no_mask(
 ) -> None:
     predictor = Predictor(model, "cpu")
     monkeypatch.setattr(predictor.networks[0], "forward", lambda x: torch.full((len(x), 2, *x.shape[2:]), value))
-    with pytest.raises(SegmentationError, match="^tiny: the network's output is not finite; the model or the image"):
+    with pytest.raises(SegmentationError) as caught:
         predictor(case)
+    n_values = 2 * np.prod(prepared(predictor, case)[0].shape[1:])
+    text = str(caught.value)
+    assert text.startswith(
+        f"tiny: the network's output is not finite in {n_values} of {n_values} values, from normalised"
+    )
+    assert text.endswith("; look for extreme intensities in the images, or choose another model")
 
 
 def without(case: Case, *modalities: str) -> Case:
@@ -433,6 +442,20 @@ def test_other_modalities_than_the_models_do_not_matter(model: Path, case: Case)
     assert first.label_map.tobytes() == second.label_map.tobytes()
 
 
+def test_a_model_of_volumes_warns_of_a_single_slice_and_one_of_slices_does_not(
+    model: Path, flat_model: Path, case: Case, tmp_path: Path
+) -> None:
+    import nibabel as nib
+
+    for modality in ("t1c", "flair"):
+        image = nib.load(case.images[modality].paths[0])
+        nib.save(image.slicer[:, :, 13:14], tmp_path / case.images[modality].paths[0].name)
+    (slice_case,) = discover_cases(tmp_path)
+    (warning,) = [w for w in Predictor(model, "cpu")(slice_case).warnings if "single slice" in w]
+    assert warning.endswith("a single slice (40x40x1), and tiny expects volumes; choose a 2D model")
+    assert not [w for w in Predictor(flat_model, "cpu")(slice_case).warnings if "single slice" in w]
+
+
 # --------------------------------------------------------------------------------------------------------- devices
 
 
@@ -460,37 +483,173 @@ def test_a_card_that_this_machine_does_not_have_is_refused(monkeypatch: pytest.M
         choose_device("cuda:2")
 
 
-def on_a_full_card(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, fits: Sequence[tuple[str, int]]):
-    """Pretend to be on a card whose memory is enough only for some ways of stitching; returns what was tried."""
-    plain, tried = module._inferer, []
+FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
-    def pretend(config: RunConfig, shape: Sequence[int], batch: int, stitch_on: torch.device) -> Any:
-        tried.append((stitch_on.type, batch))
-        if tried[-1] not in fits:
-            raise torch.cuda.OutOfMemoryError("full")
-        return plain(config, shape, batch, torch.device("cpu"))
 
-    monkeypatch.setattr(module, "_inferer", pretend)
-    monkeypatch.setattr(predictor, "device", torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+def on_a_full_card(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, fits: Way) -> list[Way]:
+    """Pretend to be on a card with room for one way of running only; returns what was tried."""
+    plain, tried = windows._one_pass, []
+
+    def pretend(config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way, axes: Any) -> torch.Tensor:
+        tried.append(way)
+        if way != fits:
+            raise FULL
+        return plain(config, network, image, Way(CPU, way.batch, CPU), axes)
+
+    monkeypatch.setattr(windows, "_one_pass", pretend)
+    monkeypatch.setattr(predictor, "device", CUDA)
+    monkeypatch.setattr(windows, "free_card_bytes", lambda device: 3 * 2**28 if device == CUDA else None)
     return tried
 
 
-@pytest.mark.filterwarnings("ignore:.*Disabling autocast")
-def test_a_full_card_stitches_on_the_cpu_and_then_one_window_at_a_time(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_card_gets_smaller_batches_then_single_windows_and_last_nothing() -> None:
+    assert ways_to_run(CUDA, 8) == [
+        Way(CUDA, 8, CUDA), Way(CUDA, 4, CUDA), Way(CUDA, 2, CUDA), Way(CUDA, 1, CUDA), Way(CUDA, 1, CPU), Way(CPU, 8, CPU)
+    ]  # fmt: skip
+    assert ways_to_run(CPU, 8) == [Way(CPU, 8, CPU)]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, None),
+        (1, "ran in batches of 1"),
+        (2, "ran in batches of 1, stitched on the CPU"),
+        (3, "ran on the CPU"),
+    ],
+)
+def test_a_full_card_costs_no_mask_and_what_was_done_is_said(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch, number: int, said: str | None
 ) -> None:
-    image = textured(16, 20, 16)
-    expected = Predictor(model, "cpu")._windows(make_config(), Predictor(model, "cpu").networks[0], image[None])
-    for fits in (("cuda", 2), ("cpu", 2), ("cpu", 1)):
-        predictor = Predictor(model, "cpu")
-        with monkeypatch.context() as patched:
-            tried = on_a_full_card(predictor, patched, [fits])
-            logits = predictor._windows(predictor.configs[0], predictor.networks[0], image[None])
-        assert tried == [("cuda", 2), ("cpu", 2), ("cpu", 1)][: len(tried)] and tried[-1] == fits
-        np.testing.assert_allclose(logits, expected, atol=1e-4)
+    undisturbed, predictor = Predictor(model, "cpu")(case), Predictor(model, "cpu")
+    ways = ways_to_run(CUDA, 2)
+    tried = on_a_full_card(predictor, monkeypatch, ways[number])
+    result = predictor(case)
+    assert tried == ways[: number + 1]
+    assert result.label_map.tobytes() == undisturbed.label_map.tobytes()
+    assert result.remarks == (() if said is None else (f"the card's memory was too small (0.75 GiB free): {said}",))
+    assert result.warnings == undisturbed.warnings == () and undisturbed.remarks == ()
+
+
+def test_what_did_not_fit_one_pass_is_not_tried_for_the_next(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, predictor = Predictor(model, "cpu", tta=True)(case), Predictor(model, "cpu", tta=True)
+    last = ways_to_run(CUDA, 2)[-1]
+    tried = on_a_full_card(predictor, monkeypatch, last)
+    result = predictor(case)
+    assert tried == ways_to_run(CUDA, 2)[:-1] + [last] * 8
+    assert result.label_map.tobytes() == undisturbed.label_map.tobytes()
+    assert result.disagreement == undisturbed.disagreement and len(result.remarks) == 1
+
+
+def test_memory_that_runs_out_in_the_middle_of_the_windows_leaves_no_trace(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, predictor = Predictor(model, "cpu")(case), Predictor(model, "cpu")
+    network, calls = predictor.networks[0], []
+    plain = network.forward
+
+    def third_pair_is_too_much(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        if len(x) > 1 and len(calls) > 2:
+            raise FULL
+        return plain(x)
+
+    monkeypatch.setattr(network, "forward", third_pair_is_too_much)
+    monkeypatch.setattr(windows, "ways_to_run", lambda device, batch: [Way(CPU, 2, CPU), Way(CPU, 1, CPU)])
+    result = predictor(case)
+    assert calls[:3] == [2, 2, 2] and set(calls[3:]) == {1}
+    assert result.label_map.tobytes() == undisturbed.label_map.tobytes()
+
+
+def test_a_card_without_room_for_the_model_itself_is_done_without(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, plain = Predictor(model, "cpu")(case), nn.Module.to
+
+    def full(self: nn.Module, device: Any) -> nn.Module:
+        if torch.device(device).type == "cuda":
+            raise FULL
+        return plain(self, device)
+
+    monkeypatch.setattr(nn.Module, "to", full)
+    monkeypatch.setattr(module, "choose_device", lambda name: CUDA)
+    monkeypatch.setattr(windows, "free_card_bytes", lambda device: None)  # it cannot even be asked
+    result = Predictor(model, "auto")(case)
+    assert result.label_map.tobytes() == undisturbed.label_map.tobytes()
+    assert result.remarks == ("the card's memory was too small: ran on the CPU",)
+
+
+def test_the_work_of_a_full_card_goes_to_the_cpu_only_where_there_is_room(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predictor = Predictor(model, "cpu")
-    with monkeypatch.context() as patched:
-        on_a_full_card(predictor, patched, [])
-        with pytest.raises(torch.cuda.OutOfMemoryError):
-            predictor._windows(predictor.configs[0], predictor.networks[0], image[None])
+    on_card, on_cpu = (predictor.predicted_bytes(case, on_card=where) for where in (True, False))
+    monkeypatch.setattr(module, "predicted_bytes", lambda *a, on_card, **k: 2**30 if on_card else 2**32)
+    monkeypatch.setattr("pipeline.free_memory.machine_bytes", lambda: 2**31)
+    on_a_full_card(predictor, monkeypatch, Way(CPU, 2, CPU))
+    with pytest.raises(InputError, match=r"takes about 4\.0 GiB of memory, and 2\.0 GiB are left"):
+        predictor(case)
+    assert on_card <= on_cpu
+
+
+def test_an_error_that_is_not_about_memory_is_not_tried_again(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, calls = Predictor(model, "cpu"), []
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        calls.append(arguments)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(windows, "_one_pass", broken)
+    monkeypatch.setattr(predictor, "device", CUDA)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predictor(case)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (FULL, True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("could not create a memory object"), True),
+        (RuntimeError("expected scalar type Half but found Float"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_an_error_for_want_of_memory_is_told_from_others(error: Exception, is_memory: bool) -> None:
+    assert out_of_memory(error) is is_memory
+    try:  # as MONAI does
+        try:
+            raise error
+        except Exception as cause:
+            raise RuntimeError("patch size (96, 96, 96), mode=gaussian") from cause
+    except RuntimeError as wrapped:
+        assert out_of_memory(wrapped) is is_memory
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), FULL])
+def test_memory_that_runs_out_on_the_cpu_is_the_cases_own_error_with_the_predicted_number(
+    model: Path, case: Case, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    predictor = Predictor(model, "cpu")
+
+    def full(*arguments: Any) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(module, "predicted_bytes", lambda *a, **k: 3 * 2**29)
+    monkeypatch.setattr("pipeline.free_memory.machine_bytes", lambda: 2**31)
+    monkeypatch.setattr(windows, "_one_pass", full)
+    with pytest.raises(InputError) as caught:
+        predictor(case)
+    assert str(caught.value).startswith(
+        f"{case.folder}: segmenting it takes about 1.5 GiB of memory, and 2.0 GiB are left"
+    )

@@ -1,0 +1,91 @@
+"""How much memory this process may still take: of the machine, of its control groups, of its own limits, of its share."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_workers = 1
+_share_at_start: int | None = None
+
+
+def set_workers(count: int) -> None:
+    """Tell this process that it is one of ``count`` that work at the same time: it may take its share only.
+
+    To be called once, by the initializer of a worker, while its siblings are idle too.
+    """
+    global _workers, _share_at_start
+    _workers, machine = max(1, count), machine_bytes()
+    _share_at_start = None if machine is None else machine // _workers
+
+
+def workers() -> int:
+    """How many processes work at the same time, as far as this one was told."""
+    return _workers
+
+
+def available_bytes() -> int | None:
+    """What this process may still take without being killed, or None where nothing can be known.
+
+    The least of the machine's free memory, what is left in its control groups, and its own limits (``ulimit -v``).
+    Of several workers (:func:`set_workers`) each has its part of what was free when they began, or of what is free
+    now, whichever is more, but never more than there is.
+    """
+    shared, own = machine_bytes(), limit_bytes()
+    if shared is not None and _workers > 1:
+        shared = max(shared // _workers, min(shared, _share_at_start or 0))
+    return min((n for n in (shared, own) if n is not None), default=None)
+
+
+def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What all processes together may still take: MemAvailable, and the limits of control groups (v1, v2) less use."""
+    left = [kibibytes * 1024 for kibibytes in _numbers(proc / "meminfo", r"MemAvailable:\s+(\d+) kB")]
+    for number, controllers, path in _memberships(proc / "self" / "cgroup"):
+        if number == "0" and not controllers:
+            tree, most, used, cache = cgroups, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            tree, most, used = cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        # A limit of any group above holds too. In a container the path may be the host's: then only the root is there.
+        folder = Path(os.path.normpath("/" + path))
+        for group in (folder, *folder.parents):
+            place = tree / str(group).lstrip("/")
+            limit, use = _numbers(place / most, r"^(\d+)"), _numbers(place / used, r"^(\d+)")
+            if limit and use:
+                reclaimable = sum(_numbers(place / "memory.stat", rf"^{cache} (\d+)"))
+                left.append(max(0, limit[0] - max(0, use[0] - reclaimable)))
+    return min(left, default=None)
+
+
+def limit_bytes(statm: Path = Path("/proc/self/statm")) -> int | None:
+    """What is left of this process's own limit on its address space; None where it has none."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = _numbers(statm, r"^(\d+)")
+    if limit == resource.RLIM_INFINITY or not pages:
+        return None
+    return max(0, limit - pages[0] * resource.getpagesize())
+
+
+def _numbers(path: Path, pattern: str) -> list[int]:
+    try:
+        return [int(number) for number in re.findall(pattern, path.read_text(), re.MULTILINE)]
+    except OSError:
+        return []
+
+
+def _memberships(path: Path) -> list[tuple[str, str, str]]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    return [
+        (n, controllers, where)
+        for n, controllers, where in (line.split(":", 2) for line in lines if line.count(":") > 1)
+    ]

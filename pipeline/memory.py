@@ -1,0 +1,296 @@
+"""How much memory a case takes, said before any of its voxels is read, and how much there is.
+
+The formula follows the life of a case. Each stage holds arrays whose sizes follow from the headers and the model's
+configuration; the peak is the largest stage. ``python -m bench.memory`` measures it against real runs and prints both;
+the constants below come from that command.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.errors import InputError
+from data.header import ImageHeader
+from data.patient import REFERENCE_ORDER
+from pipeline.free_memory import available_bytes, set_workers, workers
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from torch import nn
+
+    from data.grid import Grid
+    from pipeline.config import RunConfig
+
+FIXED_BYTES = 80 * 2**20
+"""What the first case adds whatever its size: kernels of the CPU, small arrays."""
+LIBRARY_BYTES = 128 * 2**20
+"""What the first results add: libraries for pictures and tables."""
+ACTIVATION_FACTOR = 1.3
+"""Measured over counted bytes of a network's pass: scratch of the convolutions, gaps between freed blocks."""
+HEADROOM = 1.1
+"""On the arrays of the other stages: small temporaries that are not listed, gaps between freed blocks."""
+
+LARGEST_PROBE = 2**17
+"""Most voxels of the pass in which activations are counted: a model file's list of widths must not decide our memory."""
+
+FLOAT = 4
+"""Bytes of a float32, the type of every image and probability here."""
+
+Shape = tuple[int, int, int]
+
+__all__ = [
+    "ModelCost",
+    "activation_bytes_per_voxel",
+    "available_bytes",
+    "gib",
+    "predicted_bytes",
+    "require_room",
+    "set_workers",
+    "stages",
+    "too_large",
+]
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """One model of a run: its configuration, and what its network takes.
+
+    Parameters
+    ----------
+    activation_bytes : float
+        Of one voxel of a window, see :func:`activation_bytes_per_voxel`.
+    """
+
+    config: RunConfig
+    activation_bytes: float
+
+
+def activation_bytes_per_voxel(network: nn.Module, config: RunConfig) -> float:
+    """Most bytes alive at once in a forward pass, for each voxel (2D: pixel) of a window and without the weights.
+
+    Counted in a pass over the smallest input that the network does not pad, since everything in it grows with the
+    number of voxels. Convolutions on the CPU take copies of input and output beside, in blocks of 16 channels.
+    """
+    import torch
+
+    halved = 2 ** (len(config.network.channels) - 1)
+    shape = (halved,) * (config.network.spatial_dims - 1) + (2 * halved,)
+    device: Any = next(network.parameters(), torch.empty(0)).device
+    if math.prod(shape) > LARGEST_PROBE:
+        device = torch.device("meta")  # shapes without memory, at the price of an import that takes seconds
+        network = copy.deepcopy(network).to(device)
+    counter = _live_bytes()
+    with torch.no_grad(), counter:
+        network(torch.zeros(1, config.network.in_channels, *shape, device=device))
+    return counter.peak / math.prod(shape)
+
+
+def _live_bytes() -> Any:
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class LiveBytes(TorchFunctionMode):
+        """Adds up the results of all operations while they are alive (a dispatch mode imports sympy: two seconds)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.live = self.peak = 0
+            self.known: set[int] = set()
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            before = self.live
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(tensor, torch.Tensor):
+                    self._watch(tensor.untyped_storage())
+            scratch = _blocked(args[0]) + _blocked(out) if getattr(func, "__name__", "").startswith("conv") else 0
+            self.peak = max(self.peak, self.live, before + scratch)
+            return out
+
+        def _watch(self, storage: Any) -> None:
+            key, size = storage._cdata, storage.nbytes()
+            if key in self.known:
+                return
+            self.known.add(key)
+            self.live += size
+            weakref.finalize(storage, self._forget, key, size)
+
+        def _forget(self, key: int, size: int) -> None:
+            self.known.discard(key)
+            self.live -= size
+
+    def _blocked(tensor: torch.Tensor) -> int:
+        channels = -(-tensor.shape[1] // 16) * 16
+        return tensor.element_size() * len(tensor) * channels * math.prod(tensor.shape[2:])
+
+    return LiveBytes()
+
+
+def stages(
+    headers: Mapping[str, ImageHeader],
+    models: Sequence[ModelCost],
+    *,
+    tta: bool = False,
+    on_card: bool = False,
+    working: Shape | None = None,
+) -> dict[str, int]:
+    """Bytes of the arrays of each stage; parameters as for :func:`predicted_bytes`.
+
+    With V voxels of the case's own grid, W of the working grid, C modalities, R regions and 4 bytes a float32:
+
+    read        4 V for each modality, and the largest once more, as stored or as float32
+    preprocess  the most of: modalities beside their stack, 8 C V; background 4 V and the stack beside its mask or its
+                cropped copy, at most 8 C V; what resampling takes; one channel after the other normalised, 4 C W + 24 W
+    network     background 4 V; image 4 C W, with neighbouring slices and the mirrored copy; mean and spread of the
+                members 12 R W; and either stitched logits 4 R W, their counts 4 W and the activations of one batch of
+                windows, or 4 R W for each of three temporaries (seven where there is a spread)
+    restore     background, the sums so far, and two arrays of 4 R V on the way to the own grid
+    uncertainty probabilities and background 4 (R + 1) V, label map and masks (2 R + 1) V; of several members the spread
+                beside its way back, 8 R V
+    writing     the same without the spread; a file in the making 12 V
+    picture     the same with 4 R V for several members; the reference (R + 2) V and the libraries for pictures and tables
+    """
+    from transforms.restore import grid_at_spacing
+
+    native = next(headers[m] for m in (*REFERENCE_ORDER, *headers) if m in headers).grid
+    voxels, regions = math.prod(native.shape), len(models[0].config.regions)
+    members = sum(_n_passes(model.config, tta) for model in models)
+    result = dict.fromkeys(("read", "preprocess", "network", "restore"), 0)
+    spread = 0
+    for model in models:
+        config = model.config
+        along = native.reoriented(config.preprocess.orientation)
+        target = grid_at_spacing(along, config.preprocess.spacing_mm)
+        shape = working or target.shape
+        of_model = {m: headers[m] for m in config.modalities if m in headers}
+        # What stays while this model is at work: the background, the mean of the models, the spread on the first's grid.
+        held = FLOAT * voxels * (1 + (regions if len(models) > 1 else 0))
+        if members > 1:
+            spread = spread or int(regions * math.prod(shape) * (2 * FLOAT + math.ceil(members / 8)))
+        here = {
+            "read": (held if len(models) > 1 else 0) + _reading(of_model),
+            "preprocess": held + _preprocessing(config, of_model, native, along, target, shape),
+            "network": held + spread + _inferring(model, shape, tta, on_card, members),
+            "restore": held + spread + _resampling(regions, shape, along.shape),
+        }
+        result |= {stage: max(result[stage], size) for stage, size in here.items()}
+    made = voxels * (FLOAT * (regions + 1) + 2 * regions + 1)
+    several = FLOAT * regions * voxels if members > 1 else 0
+    result["uncertainty"] = made + 2 * several + spread
+    result["writing"] = made + 2 * several + 12 * voxels
+    result["picture"] = made + several + (regions + 2) * voxels + LIBRARY_BYTES
+    return result
+
+
+def predicted_bytes(
+    headers: Mapping[str, ImageHeader],
+    models: Sequence[ModelCost],
+    *,
+    tta: bool = False,
+    on_card: bool = False,
+    working: Shape | None = None,
+) -> int:
+    """Peak memory of segmenting one case, in bytes beyond the idle process with its models loaded.
+
+    Parameters
+    ----------
+    headers : modality -> ImageHeader
+        Of the images that the models read, at least one.
+    models : sequence of ModelCost
+    tta : bool
+        Average over the mirrorings.
+    on_card : bool
+        The windows' work is in a card's memory, which is not counted.
+    working : (d1, d2, d3), optional
+        The working grid's shape once it is known. Before, it is that of the whole volume: how much of it the head
+        leaves empty stands in no header.
+    """
+    largest = max(stages(headers, models, tta=tta, on_card=on_card, working=working).values())
+    return int(HEADROOM * largest) + FIXED_BYTES
+
+
+def _n_passes(config: RunConfig, tta: bool) -> int:
+    return 2 ** sum(axis < config.network.spatial_dims for axis in set(config.augment.flip_axes)) if tta else 1
+
+
+def _reading(headers: Mapping[str, ImageHeader]) -> int:
+    sizes = [(math.prod(h.grid.shape), np.dtype(h.dtype).itemsize) for h in headers.values()]
+    return sum(FLOAT * voxels for voxels, _ in sizes) + max(voxels * max(FLOAT, stored) for voxels, stored in sizes)
+
+
+def _preprocessing(
+    config: RunConfig, headers: Mapping[str, ImageHeader], native: Grid, along: Grid, target: Grid, working: Shape
+) -> int:
+    channels, voxels = len(config.modalities), math.prod(native.shape)
+    read = sum(FLOAT * math.prod(h.grid.shape) for h in headers.values())
+    sizes = [2 * FLOAT * channels * voxels]  # stacking, cropping and turning
+    for header in headers.values():
+        if not header.grid.matches(native):  # this one may be turned and resampled, the ones before it are so already
+            sizes.append(max(read, FLOAT * channels * voxels) + 3 * FLOAT * max(math.prod(header.grid.shape), voxels))
+    if config.preprocess.bias_correction or config.preprocess.denoise:
+        sizes.append(read + 40 * voxels)  # one image at a time, in SimpleITK's copies and in float64
+    if config.preprocess.blank_air:  # the blanked copy, masks, numbered pieces and their count
+        sizes.append(2 * FLOAT * channels * voxels + 24 * voxels)
+    if along.shape != target.shape:
+        sizes.append(_resampling(channels, along.shape, target.shape))
+    sizes.append(FLOAT * (channels + 6) * math.prod(working))  # normalising one channel after the other
+    return max(sizes)
+
+
+def _resampling(channels: int, source: Shape, target: Shape) -> int:
+    """Source, and the largest two neighbours among what each axis gives, or the result beside its padded copy."""
+    steps = [math.prod((*target[:axis], *source[axis:])) for axis in range(4)]
+    between = max(steps[1], steps[1] + steps[2], steps[2] + steps[3], 2 * steps[3])
+    return FLOAT * channels * (steps[0] + between)
+
+
+def _inferring(model: ModelCost, working: Shape, tta: bool, on_card: bool, members: int) -> int:
+    config, voxels = model.config, math.prod(working)
+    image, maps = FLOAT * len(config.modalities) * voxels, FLOAT * len(config.regions) * voxels
+    total = maps if tta else 0
+    temporaries = (7 if members > 1 else 3) * maps
+    if on_card:
+        return image + total + temporaries
+    slices = 2 * config.window.context + 1
+    inputs = image * slices * 2 if slices > 1 else image * tta  # the stack beside its parts or its mirrored copy
+    stitched = maps + FLOAT * voxels
+    return image + inputs + total + max(stitched + _batch_bytes(model, working), temporaries)
+
+
+def _batch_bytes(model: ModelCost, working: Shape) -> int:
+    """Windows that go through the network together: their activations and their weighted answers."""
+    config = model.config
+    window = [min(w, n) for w, n in zip(config.window.size, working, strict=False)]
+    halved = 2 ** (len(config.network.channels) - 1)
+    padded = math.prod(-(-n // halved) * halved for n in window)
+    answers = 2 * FLOAT * len(config.regions) * math.prod(window)
+    return int(config.window.batch * (padded * model.activation_bytes * ACTIVATION_FACTOR + answers))
+
+
+def gib(size: int) -> str:
+    """Bytes for a sentence: ``"1.3 GiB"``, with two digits below 1 GiB."""
+    return f"{size / 2**30:.{1 if size >= 2**30 else 2}f} GiB"
+
+
+def too_large(case: str, needed: int, available: int | None) -> InputError:
+    """The refusal of a case with its numbers, to be raised."""
+    each = f" (one of {workers()} processes)" if workers() > 1 else ""
+    there = "more than there is" if available is None else f"and {gib(available)} are left for this process{each}"
+    return InputError(
+        f"{case}: segmenting it takes about {gib(needed)} of memory, {there}; "
+        f"{'use fewer processes, ' if workers() > 1 else ''}free memory, take a machine with more, "
+        "or resample the images to fewer voxels"
+    )
+
+
+def require_room(case: str, needed: int) -> None:
+    """Refuse a case that would not fit, before it is read. Raises :class:`data.errors.InputError` with both numbers."""
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise too_large(case, needed, available)

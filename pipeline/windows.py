@@ -1,0 +1,207 @@
+"""From a normalised image to probabilities: windows, mirrored passes, and what is done when the memory runs out.
+
+A card that is too small does not cost a patient the mask. One way after another is tried until one fits: smaller
+batches, then stitching on the CPU (the card holds single windows only), then the CPU alone. What was done is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from monai.inferers import SliceInferer, SlidingWindowInferer
+from torch import nn
+
+from data.errors import SegmentationError
+from pipeline.config import RunConfig
+from pipeline.device import free_card_bytes, out_of_memory
+from transforms.augment import slices_as_channels
+
+log = logging.getLogger(__name__)
+
+EMPTY_WINDOW_LOGIT = -20.0
+"""The answer for a window that holds no voxel of the brain, without asking the network."""
+
+SPREAD_COPIES = 6
+"""Float32 copies of a pass that gathering it may take beside it (see pipeline.uncertainty)."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where the network runs, how many windows go through it together, and where they are put together."""
+
+    device: torch.device
+    batch: int
+    stitch_on: torch.device
+
+    def __str__(self) -> str:
+        if self.device.type == "cpu":
+            return "ran on the CPU"
+        batches = f"ran in batches of {self.batch}"
+        return batches if self.stitch_on == self.device else f"{batches}, stitched on the CPU"
+
+
+def ways_to_run(device: torch.device, batch: int) -> list[Way]:
+    """The ways in the order in which they are tried: each takes less of the card's memory than the one before."""
+    ways = [Way(device, batch, device)]
+    if device.type == "cpu":
+        return ways
+    while batch > 1:
+        batch //= 2
+        ways.append(Way(device, batch, device))
+    cpu = torch.device("cpu")
+    return [*ways, Way(device, 1, cpu), Way(cpu, ways[0].batch, cpu)]
+
+
+def mirrorings(config: RunConfig, tta: bool) -> list[tuple[int, ...]]:
+    """The axes of a (1, channels, d1, d2, d3) image that each pass mirrors; the first pass mirrors none."""
+    spatial = [2 + axis for axis in sorted(set(config.augment.flip_axes)) if axis < config.network.spatial_dims]
+    return [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)] if tta else [()]
+
+
+def infer(
+    config: RunConfig,
+    network: nn.Module,
+    image: torch.Tensor,
+    device: torch.device,
+    *,
+    tta: bool = False,
+    watch: Callable[[torch.Tensor], None] | None = None,
+    before_cpu: Callable[[], None] | None = None,
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Probabilities of one normalised image, and what had to be done about a card that was full.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In ``eval`` mode. Moved to where it runs; the next call moves it back to ``device``.
+    image : (modalities, d1, d2, d3) float32 on the CPU
+        On the working grid.
+    tta : bool
+        Average over :func:`mirrorings`.
+    watch : callable, optional
+        Is shown each pass, (regions, d1, d2, d3) float32, mirrored back; it must leave it as it is.
+    before_cpu : callable, optional
+        Called before a full card's work goes to the CPU; it may refuse by an exception.
+
+    Returns
+    -------
+    (regions, d1, d2, d3) float32 on the CPU
+    tuple of str
+        Empty where nothing had to be done.
+
+    Raises
+    ------
+    data.errors.SegmentationError
+        The network's output is not finite.
+    """
+    ways, step = ways_to_run(device, config.window.batch), 0
+    free = free_card_bytes(device)
+    total: torch.Tensor | None = None
+    passes = mirrorings(config, tta)
+    for axes in passes:
+        while True:  # what did not fit one pass is not tried for the next
+            try:
+                probability = _one_pass(config, network, image, ways[step], axes)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if step + 1 == len(ways) or not out_of_memory(error):
+                    raise
+            # Outside of the except clause: its traceback would keep the tensors of the way that failed alive.
+            step += 1
+            log.info("the card's memory is full; trying again: %s", ways[step])
+            _release(network, device)
+            if ways[step].device.type == "cpu" and before_cpu is not None:
+                before_cpu()
+        room = free_card_bytes(probability.device)
+        if room is not None and watch is not None and room < SPREAD_COPIES * probability.nbytes:
+            probability = probability.cpu()
+        if watch is not None:
+            watch(probability[0])
+        # After the card was full the later passes come back on the CPU.
+        total = probability if total is None else total.to(probability.device).add_(probability)
+    assert total is not None
+    mean = (total.cpu() / len(passes))[0]
+    if step == 0:
+        return mean, ()
+    had = "" if free is None else f" ({free / 2**30:.2f} GiB free)"
+    return mean, (f"the card's memory was too small{had}: {ways[step]}",)
+
+
+def _one_pass(
+    config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way, axes: tuple[int, ...]
+) -> torch.Tensor:
+    """Probabilities (1, regions, d1, d2, d3) of the image mirrored along ``axes``, mirrored back, on ``way.stitch_on``."""
+    network.to(way.device)
+    batch = slices_as_channels(image[None].to(way.stitch_on), config.window.context)
+    batch = batch.flip(axes) if axes else batch
+    logits = windows_of(config, network, batch, way)
+    if not torch.isfinite(logits).all():
+        raise SegmentationError(_not_finite(config, image, logits, way))
+    probability = torch.sigmoid(logits.float())
+    return probability.flip(axes) if axes else probability
+
+
+def _not_finite(config: RunConfig, image: torch.Tensor, logits: torch.Tensor, way: Way) -> str:
+    wrong = logits.numel() - int(torch.isfinite(logits).sum())
+    fix = "look for extreme intensities in the images, or choose another model"
+    return (
+        f"{config.name}: the network's output is not finite in {wrong} of {logits.numel()} values, from normalised "
+        f"intensities of {float(image.min()):.4g} to {float(image.max()):.4g}; {fix}"
+        + (", or --device cpu, which computes in float32" if way.device.type == "cuda" else "")
+    )
+
+
+def _release(network: nn.Module, device: torch.device) -> None:
+    """Give back what the failed way took, so that the next one and other processes can have it."""
+    network.to("cpu")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def windows_of(config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way) -> torch.Tensor:
+    """Logits (1, regions, d1, d2, d3) from Gaussian-weighted windows over a (1, channels, d1, d2, d3) image."""
+    on_card = way.device.type == "cuda"
+    with torch.inference_mode(), torch.autocast(way.device.type, enabled=on_card):
+        logits = _inferer(config, image.shape[2:], way)(image, skipping_empty(network, len(config.regions)))
+    assert isinstance(logits, torch.Tensor)  # of one output, as the networks have in eval mode
+    return logits
+
+
+def skipping_empty(network: nn.Module, n_regions: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network, but windows of zeros alone are answered without asking it."""
+
+    def ask(windows: torch.Tensor) -> torch.Tensor:
+        full = windows.flatten(1).any(dim=1)
+        if bool(full.all()):
+            return network(windows)
+        logits = windows.new_full((len(windows), n_regions, *windows.shape[2:]), EMPTY_WINDOW_LOGIT)
+        if bool(full.any()):
+            logits[full] = network(windows[full]).to(logits.dtype)
+        return logits
+
+    return ask
+
+
+def window_size(config: RunConfig, shape: Sequence[int]) -> tuple[int, ...]:
+    """A window never exceeds the image, (d1, d2, d3), since the network pads by itself."""
+    return tuple(min(w, n) for w, n in zip(config.window.size, shape, strict=False))
+
+
+def _inferer(config: RunConfig, shape: Sequence[int], way: Way) -> SlidingWindowInferer:
+    """MONAI's sliding windows."""
+    options: dict[str, Any] = {
+        "overlap": config.window.overlap,
+        "mode": "gaussian",
+        "device": way.stitch_on,
+        "sw_device": way.device,
+        "sw_batch_size": way.batch,
+    }
+    roi = window_size(config, shape)
+    if len(roi) == 2:
+        return SliceInferer(roi_size=roi, spatial_dim=2, **options)
+    return SlidingWindowInferer(roi_size=roi, **options)
