@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -9,9 +10,15 @@ import shlex
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from pipeline import interruption
+
+if __name__ == "__main__":
+    interruption.leave_at_once()  # before the imports that take a while
 
 import tyro
 
@@ -32,18 +39,24 @@ class Inspect:
     """Print JSON for programs."""
     convention: str | None = None
     """Label convention of all masks, whatever the evidence says."""
+    strict: bool = False
+    """A warning is an error."""
+    max_voxels: int = 2**28
+    """A file whose header promises more voxels is refused, unread."""
     debug: bool = False
     """Show the traceback of an error."""
 
     def run(self) -> int:
         from pipeline.inspect import inspect_cases
 
-        found = inspect_cases(self.input, full=self.full, convention=self.convention)
+        found = inspect_cases(
+            self.input, full=self.full, convention=self.convention, strict=self.strict, max_voxels=self.max_voxels
+        )
         if self.json:
             print(json.dumps(found, indent=1))
         else:
             _print_inspection(found)
-        return SOME_FAILED if any(case["problems"] for case in found) else OK
+        return SOME_FAILED if any(case["status"] == "error" for case in found) else OK
 
 
 @dataclass
@@ -72,6 +85,10 @@ class Segment:
     """serial, or processes:N."""
     threads: int | None = None
     """CPU threads of each process. Default: all, shared among the processes."""
+    strict: bool = False
+    """A warning is an error: that patient gets no mask."""
+    max_voxels: int = 2**28
+    """A file whose header promises more voxels is refused, unread."""
     cases: list[str] = field(default_factory=list)
     """Only these patients."""
     flat: bool = False
@@ -85,33 +102,28 @@ class Segment:
 
     def run(self) -> int:
         from data.case import discover_cases
-        from pipeline.segment import SegmentOptions, segment_cases
+        from data.lock import output_lock
 
         if self.output.resolve() == self.input.resolve():
             raise UsageError(
                 f"--output {self.output} is the input folder; choose another, so that masks and images stay apart"
             )
-        cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
-        options = SegmentOptions(
-            models=tuple(self.model),
-            device=self.device,
-            tta=self.tta,
-            convention=self.convention,
-            missing=self.missing,
-            save_probabilities=self.save_probabilities,
-            flat=self.flat,
-            threads=self.threads,
-            overwrite=self.overwrite,
-        )
-        with _Progress(len(cases), self.quiet) as progress:
-            report = segment_cases(
-                cases,
-                self.output,
-                options,
-                executor=self.executor,
-                progress=progress,
-                interactive=self.interactive,
-            )
+        with output_lock(self.output):  # before torch, whose import takes seconds
+            from pipeline.segment import SegmentOptions, segment_cases
+
+            cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
+            names = (field.name for field in fields(SegmentOptions) if field.name != "models")
+            options = SegmentOptions(models=tuple(self.model), **{name: getattr(self, name) for name in names})
+            with _Progress(len(cases), self.quiet) as progress:
+                report = segment_cases(
+                    cases,
+                    self.output,
+                    options,
+                    executor=self.executor,
+                    progress=progress,
+                    interactive=self.interactive,
+                    command=_command_line(),
+                )
         return _conclude(report, self.output, self.quiet)
 
 
@@ -151,9 +163,11 @@ class Evaluate:
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from pipeline.evaluate import ScoreOptions, evaluate
+        from data.lock import output_lock
 
-        with _Progress(0, self.quiet) as progress:
+        with output_lock(self.output), _Progress(0, self.quiet) as progress:
+            from pipeline.evaluate import ScoreOptions, evaluate
+
             report = evaluate(
                 self.predictions,
                 self.references,
@@ -240,17 +254,22 @@ class Train:
     """Show the traceback of an error."""
 
     def run(self) -> int:
+        from data.lock import output_lock
+
+        leads = os.environ.get("RANK", "0") == "0"  # torchrun's numbering of its processes
+        with output_lock(self.output) if leads else nullcontext():  # before torch, whose import takes seconds
+            return self._train(leads)
+
+    def _train(self, leads: bool) -> int:
         from pipeline.training_run import TrainOptions, run_training
 
         names = (field.name for field in fields(TrainOptions) if field.name not in ("command", "on_step"))
         options = {name: getattr(self, name) for name in names}
-        command = "python run_pipeline.py " + shlex.join(sys.argv[1:])
-        leads = os.environ.get("RANK", "0") == "0"  # torchrun's numbering of its processes
         if leads and not self.quiet:
             logging.getLogger("pipeline").setLevel(logging.INFO)
         with _Steps(self.quiet or not leads) as bar:
             model = run_training(
-                self.input, self.recipe, self.output, TrainOptions(**options, command=command, on_step=bar)
+                self.input, self.recipe, self.output, TrainOptions(**options, command=_command_line(), on_step=bar)
             )
         if leads and not self.quiet:
             print(f"model: {model}")
@@ -269,10 +288,12 @@ class Demo:
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from pipeline.demo import run_demo
+        from data.lock import output_lock
 
-        with _Progress(3, self.quiet) as progress:
-            report = run_demo(self.output, progress)
+        with output_lock(self.output), _Progress(3, self.quiet) as progress:
+            from pipeline.demo import run_demo
+
+            report = run_demo(self.output, progress, command=_command_line())
         return _conclude(report, self.output, self.quiet)
 
 
@@ -342,6 +363,10 @@ class _Steps:
             self.bar.close()
 
 
+def _command_line() -> str:
+    return "python run_pipeline.py " + shlex.join(sys.argv[1:])
+
+
 def _printable(text: object) -> str:
     """On one line, and nothing in it that moves a terminal's cursor: names of files are anybody's."""
     return "".join(c if c.isprintable() else "?" for c in str(text))
@@ -397,7 +422,11 @@ def _print_inspection(found: list[dict[str, Any]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 no error row, 1 some error row, 2 could not start."""
+    """Run one command; returns the exit status.
+
+    0: no error row. 1: some error row, or a result could not be written. 2: could not start. 130, 143: stopped by SIGINT,
+    SIGTERM.
+    """
     command = tyro.cli(
         Command,
         args=arguments,
@@ -411,8 +440,9 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = command.run()
-        sys.stdout.flush()
+        with interruption.stoppable():
+            status = command.run()
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -421,17 +451,27 @@ def main(arguments: list[str] | None = None) -> int:
         if command.debug:
             traceback.print_exc()
         print(f"run_pipeline.py: {_printable(' '.join(_sentence(error).split()))}", file=sys.stderr)
-        return CANNOT_START
-    except KeyboardInterrupt:
-        print("run_pipeline.py: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+        return SOME_FAILED if isinstance(error, OSError) else CANNOT_START
+    except KeyboardInterrupt as stopped:
+        print(interruption.sentence(stopped), file=sys.stderr)
+        return stopped.exit_status if isinstance(stopped, interruption.Interrupted) else 130
+
+
+_MENDS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "mend its permissions",
+}
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, SegmentationError):
         return str(error)
     if isinstance(error, OSError):
-        return (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror or error}; {_MENDS.get(error.errno or 0, 'mend that')}, and run it again"
     return f"unexpected {type(error).__name__}: {error}; please report it (--debug shows where)"
 
 

@@ -6,13 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from data.case import Case
-from data.io import MAX_VOXELS, write_text_atomically
+from data.errors import InputError
+from data.io import MAX_VOXELS, read_header
 from data.labels import REGIONS
 from data.naming import MODALITIES
 from data.recognise import ConventionChoice
@@ -40,6 +42,8 @@ class SegmentOptions:
     threads: int | None = None
     max_voxels: int = MAX_VOXELS
     overwrite: bool = False
+    strict: bool = False
+    """A warning is an error: no mask is written."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,18 @@ def sha256_of(path: Path) -> str:
 
 
 def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[str, str]]:
-    """A hash of everything that decides the result, and the hashes of the input files."""
+    """A hash of everything that decides the result, and the hashes of the input files.
+
+    A file whose header is refused is not read further, however long it is, and has no hash: the reader says what is
+    wrong with it.
+    """
     sources = [*task.case.images.items(), *([("reference", task.case.reference)] if task.case.reference else [])]
-    inputs = {}
+    inputs: dict[str, str] = {}
     for _, source in sources:
-        for path in source.paths:
-            if path.is_file():  # the reader says what is wrong with the others
-                inputs[str(path)] = sha256_of(path)
-    chosen = asdict(replace(task.options, overwrite=False, threads=None, max_voxels=0, models=()))
+        with suppress(InputError):
+            read_header(source, max_voxels=task.options.max_voxels)
+            inputs |= {str(path): sha256_of(path) for path in source.paths}
+    chosen = asdict(replace(task.options, overwrite=False, strict=False, threads=None, max_voxels=0, models=()))
     roles = [[role, [inputs.get(str(p), "") for p in source.paths], source.channel] for role, source in sources]
     parts = [
         chosen,
@@ -134,22 +142,21 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def finished_row(task: CaseTask, key: str) -> Row | None:
-    """The row of an earlier run that made this very result, when its mask is still there, unchanged.
+    """The row of an earlier run that made this very result, when its files are still there and the mask is unchanged.
 
-    A state file of an older version, which lacks the rows of the other tables, is of no finished case.
+    A state file of an older version, which lacks the rows of the other tables or the files, is of no finished case.
     """
     state = read_state(state_path(task))
     mask = result_path(task.output, task.folder, "seg", task.options.flat)
     if state.get("key") != key or not mask.is_file() or sha256_of(mask) != state.get("mask_sha256"):
         return None
-    if not (isinstance(state.get("row"), dict) and all(isinstance(state.get(t), list) for t in STATE_TABLES)):
+    if not (
+        isinstance(state.get("row"), dict) and all(isinstance(state.get(t), list) for t in (*STATE_TABLES, "files"))
+    ):
+        return None
+    if not all((task.output / str(name)).is_file() for name in state["files"]):
         return None
     return numbers_of(state["row"])
-
-
-def write_state(task: CaseTask, state: dict[str, Any]) -> None:
-    """Keep what :func:`finished_row` and the run's tables need, as JSON, which has no NaN: that is ``null``."""
-    write_text_atomically(state_path(task), json.dumps(_plain(state), allow_nan=False))
 
 
 def numbers_of(row: Row) -> Row:
@@ -157,10 +164,11 @@ def numbers_of(row: Row) -> Row:
     return {name: math.nan if value is None and name != "detected" else value for name, value in row.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """What the state file keeps of a value: numpy's numbers as Python's, NaN and infinity, which JSON lacks, as ``null``."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value  # numpy's numbers
+        return [plain_json(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

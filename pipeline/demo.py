@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from data.case import discover_cases
+from data.lock import output_lock
 from data.phantom import write_phantom
 from pipeline.segment import segment_cases
 
@@ -16,12 +17,15 @@ SEEDS = (1, 2, 3)
 SHAPE, SPACING_MM = (120, 120, 78), (2.0, 2.0, 2.0)
 
 
-def run_demo(output: Path, progress: Callable[[dict[str, Any]], None] | None = None) -> pd.DataFrame:
+def run_demo(
+    output: Path, progress: Callable[[dict[str, Any]], None] | None = None, *, command: str = ""
+) -> pd.DataFrame:
     """Write three phantom patients to ``output/patients``, segment them into ``output`` and score them against their exact labels.
 
     Returns the rows of ``output/report.csv``.
     """
     patients = output / "patients"
-    for seed in SEEDS:
-        write_phantom(patients, seed, shape=SHAPE, spacing_mm=SPACING_MM)
-    return segment_cases(discover_cases(patients), output, progress=progress)
+    with output_lock(output):
+        for seed in SEEDS:
+            write_phantom(patients, seed, shape=SHAPE, spacing_mm=SPACING_MM)
+        return segment_cases(discover_cases(patients), output, progress=progress, command=command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 from data.case import ImageSource
 from data.errors import UsageError
 from data.labels import load_convention
+from data.lock import output_lock, remove_temporary_files
 from pipeline.evaluate_case import Outcome, PairTask, Row, error_row, score_pair
 from pipeline.evaluate_page import draw_worst, write_evaluation_page
 from pipeline.executors import WORKER_DIED, run_tasks, spec_for
@@ -94,7 +96,8 @@ def evaluate(
     Raises
     ------
     UsageError
-        When a folder is missing or holds no label map, ``output`` is one of the folders, or an option cannot be.
+        When a folder is missing or holds no label map, ``output`` is one of the folders or another run's, or an option
+        cannot be.
     ConventionError
         When a convention is no known name.
     """
@@ -107,16 +110,17 @@ def evaluate(
     pairs = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
     shown = _require_cases(interactive, pairs)
     tasks = [PairTask(pair, options, resample) for pair in pairs]
-    output.mkdir(parents=True, exist_ok=True)
-    tables = _score(tasks, output, workers, progress, compared=len(systems) > 1)
-    frames = tables.frames(options)
-    for name, frame in frames.items():
-        write_table(output / f"{name}.csv", frame)
-    if not compare:  # an older run's would be taken for this one's
-        for name in ("comparison", "comparison_cases"):
-            (output / f"{name}.csv").unlink(missing_ok=True)
-    drawn = draw_worst(tasks, frames["report"], output / "pictures", pictures, workers)
-    write_evaluation_page(output, tasks, frames, drawn, shown)
+    with output_lock(output):
+        remove_temporary_files(output)
+        tables = _score(tasks, output, workers, progress, compared=len(systems) > 1)
+        frames = tables.frames(options)
+        for name, frame in frames.items():
+            write_table(output / f"{name}.csv", frame)
+        if not compare:  # an older run's would be taken for this one's
+            for name in ("comparison", "comparison_cases"):
+                (output / f"{name}.csv").unlink(missing_ok=True)
+        drawn = draw_worst(tasks, frames["report"], output / "pictures", pictures, workers)
+        write_evaluation_page(output, tasks, frames, drawn, shown)
     return frames["report"]
 
 
@@ -223,7 +227,7 @@ def _score(
     spec = spec_for(len(tasks), workers)
     results = run_tasks(score_pair, tasks, spec, _died, window=_AHEAD)
     columns = ["case", "system", *LESION_COLUMNS[1:]] if compared else LESION_COLUMNS
-    with lesion_file(output / "lesions.csv", columns) as write:
+    with closing(results), lesion_file(output / "lesions.csv", columns) as write:
         for task, outcome in zip(tasks, _in_order(results), strict=True):
             tables.add(task, outcome)
             about = {"case": task.pair.case, "system": task.pair.system}

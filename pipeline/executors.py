@@ -8,18 +8,26 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any, TypeVar
 
 from data.errors import UsageError
+from pipeline.interruption import check_stopped
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 WORKER_DIED = "the worker process died, probably for want of memory; free some, or use fewer processes"
 
 
@@ -33,6 +41,58 @@ class SerialExecutor(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Processes that end with this one, whatever ends it; a run that is stopped waits for none of them."""
+
+    def __init__(self, workers: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
+        # spawn: a forked copy of a process that has used OpenMP or CUDA hangs
+        context = multiprocessing.get_context("spawn")
+        level = logging.getLogger("pipeline").getEffectiveLevel()
+        super().__init__(workers, mp_context=context, initializer=_begin_work, initargs=(level, initializer, initargs))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        with _ctrl_c_held():  # it may start a worker
+            return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):  # on the way out of a run that is to stop
+            self.end_workers()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def end_workers(self) -> None:
+        """Kill them in the middle of whatever they do; what they were writing is left as temporary files."""
+        for process in list((getattr(self, "_processes", None) or {}).values()):
+            process.kill()
+
+
+def _begin_work(level: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    logging.getLogger("pipeline").setLevel(level)
+    initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """An orphan would go on writing into a folder that is the next run's."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """A process that is started in the block never sees Ctrl-C, which a terminal sends to all; its parent ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Malformed(Exception):
@@ -50,9 +110,7 @@ def _processes(argument: str, initializer: Callable[..., None], initargs: tuple[
     if not (argument.isascii() and argument.isdigit() and int(argument)):
         raise _Malformed
     workers = int(argument)
-    # spawn: a forked copy of a process that has used OpenMP or CUDA hangs
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs), workers
+    return WorkerPool(workers, initializer, initargs), workers
 
 
 EXECUTORS: dict[str, Callable[[str, Callable[..., None], tuple[Any, ...]], tuple[Executor, int]]] = {
@@ -83,6 +141,17 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def workers_of(spec: str) -> int:
+    """How many processes a spec that :func:`make_executor` takes stands for."""
+    return int(spec.partition(":")[2] or 1)
+
+
+def threads_of_each(threads: int | None, spec: str) -> int | None:
+    """CPU threads of each process: those asked for, else a share of the CPUs; None: as the library that computes wants."""
+    workers = workers_of(spec)
+    return threads or (max(1, available_cpus() // workers) if workers > 1 else None)
+
+
 def spec_for(n_tasks: int, workers: int | None) -> str:
     """The spec for a number of workers; None is one for each CPU, but no more than a quarter of the tasks.
 
@@ -107,7 +176,7 @@ def run_tasks(
     initializer: Callable[..., None] = no_preparation,
     initargs: tuple[Any, ...] = (),
     window: int | None = None,
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result], None, None]:
     """Results of many tasks with their indices, in order of completion.
 
     Parameters
@@ -127,13 +196,20 @@ def run_tasks(
     ------
     data.errors.UsageError
         The spec is unknown.
+
+    Notes
+    -----
+    Ended early, by an exception or by ``close()``, it kills its workers and waits for none of their tasks. A caller
+    whose own loop may raise closes it (``contextlib.closing``), or they live as long as the exception's traceback.
     """
     waiting = list(enumerate(tasks))
     retried: set[int] = set()
     running: dict[Future[Result], tuple[int, Task]] = {}
     executor, workers = make_executor(spec, initializer, initargs)
+    complete = False
     try:
         while waiting or running:
+            check_stopped()
             oldest = min(index for index, _ in (*waiting[:1], *running.values()))
             while waiting and len(running) < workers:
                 begun = [index for index, _ in running.values()]
@@ -160,10 +236,20 @@ def run_tasks(
                 waiting[:0] = [item for item in again if item[0] not in retried]
                 retried.update(index for index, _ in again)
                 running.clear()
-                executor.shutdown(wait=False, cancel_futures=True)
+                _end(executor)  # all of them: what one of them still did could meet the second try
                 executor, workers = make_executor(spec, initializer, initargs)
+        complete = True
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        if complete:
+            executor.shutdown(wait=True)
+        else:
+            _end(executor)
+
+
+def _end(executor: Executor) -> None:
+    if isinstance(executor, WorkerPool):
+        executor.end_workers()
+    executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _submit(executor: Executor, function: Callable[[Task], Result], task: Task) -> Future[Result]:

@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from data.case import Case, ImageSource, unique_folder_names
 from data.errors import UsageError
-from data.io import (
-    is_temporary_name,
-    read_label_map,
-    write_text_atomically,
-)
+from data.io import read_label_map
 from data.labels import count_labels, load_convention
+from data.lock import output_lock, remove_temporary_files
 from data.recognise import ConventionChoice, choose_conventions
 from pipeline.case_task import (
-    STATE_FOLDER,
     STATE_TABLES,
     CaseTask,
     Row,
     SegmentOptions,
-    metadata_version,
     numbers_of,
     read_state,
     state_path,
 )
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
-from pipeline.executors import WORKER_DIED, run_tasks
+from pipeline.executors import WORKER_DIED, run_tasks, threads_of_each, workers_of
+from pipeline.free_memory import set_workers
 from pipeline.lesions import sensitivity_by_size
+from pipeline.run_record import write_run_record
 from pipeline.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
 from pipeline.scoring import ScoreOptions, metric_columns
 from pipeline.segment_case import error_row, segment_one
 from pipeline.segment_page import write_segment_page
+from pipeline.staging import staging_folder
 from pipeline.statistics import summarise_metrics
-from pipeline.tables import report_frame, text_cell, write_table
+from pipeline.tables import report_frame, write_table
 
 __all__ = ["SegmentOptions", "segment_cases"]
 
 SHOWN_LESIONS = 100
 """So many lesions of a region and side, the largest, stand on the page; lesions.csv has them all."""
-PACKAGES = (
-    "brain-tumour-segmentation",
-    "torch",
-    "monai",
-    "nibabel",
-    "SimpleITK",
-    "numpy",
-    "scipy",
-    "connected-components-3d",
-)
 
 
 def segment_cases(
@@ -67,6 +53,7 @@ def segment_cases(
     executor: str = "serial",
     progress: Callable[[Row], None] | None = None,
     interactive: Collection[str] = (),
+    command: str = "",
 ) -> pd.DataFrame:
     """Segment every case into ``output``; write its tables, report.html, run.json and the label descriptions.
 
@@ -82,6 +69,8 @@ def segment_cases(
         Called with each row as soon as it is known, in order of completion.
     interactive : collection of str
         Cases that the page shows in a 3D viewer; one without a mask has none. Each adds megabytes.
+    command : str
+        The command line that asks for it, for run.json.
 
     Returns
     -------
@@ -93,11 +82,15 @@ def segment_cases(
     Every case has its rows in metrics.csv and lesions.csv; without a reference these are its volumes and the lesions
     found. summary.csv sums up metrics.csv, and detection.csv, which is there where a case has a reference, lesions.csv.
     A case that is kept from an earlier run keeps its rows, so that the tables come out the same to the byte.
+    Every file is written whole or not at all, so that a run may be killed at any moment, and the next one goes on.
 
     Raises
     ------
     data.errors.UsageError, data.errors.CheckpointError
-        The run cannot start. What is wrong with one case is that case's row, never an exception.
+        The run cannot start; so too where another run is at work in ``output``. What is wrong with one case is that
+        case's row, never an exception.
+    OSError
+        The cases are done and a table could not be written: the older one is still there.
     """
     options, output = options or SegmentOptions(), Path(output)
     if unknown := sorted(set(interactive) - {case.case_id for case in cases}):
@@ -105,42 +98,66 @@ def segment_cases(
             f"--interactive: no patient {', '.join(map(repr, unknown))}; `inspect` lists those that there are"
         )
     started = time.time()
+    device = _check(options)
+    folders = unique_folder_names([case.case_id for case in cases])
+    _require_apart(cases, output, folders)
+    with output_lock(output), _clean(output):
+        conventions = _conventions(cases, options)
+        tasks = [CaseTask(case, folders[case.case_id], output, options, conventions[case.case_id]) for case in cases]
+        report = _run(tasks, output, options, executor, progress)
+        records, tables = _write_tables(output, tasks, report)
+        used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
+        _write_labels(output, used)
+        how = {**asdict(options), "executor": executor, "device_used": device}
+        write_run_record(output, command, how, tasks, records, started)
+        write_segment_page(output, tasks, records, tables, interactive)
+    return report
+
+
+def _check(options: SegmentOptions) -> str:
+    """The device; options that cannot be are refused before anything is written."""
     if options.models:
         require_same_regions([open_checkpoint(model) for model in options.models])
     if options.convention:
         load_convention(options.convention)
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"--threads {options.threads}: give a number of at least 1")
+    for name, value in (("threads", options.threads), ("max-voxels", options.max_voxels)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: give a number of at least 1")
     from pipeline.device import choose_device  # torch takes seconds to import
 
-    device = str(choose_device(options.device))
-    folders = unique_folder_names([case.case_id for case in cases])
-    _require_apart(cases, output, folders)
-    _prepare_output(output)
-    conventions = _conventions(cases, options)
-    tasks = [CaseTask(case, folders[case.case_id], output, options, conventions[case.case_id]) for case in cases]
+    return str(choose_device(options.device))
+
+
+def _run(
+    tasks: Sequence[CaseTask],
+    output: Path,
+    options: SegmentOptions,
+    executor: str,
+    progress: Callable[[Row], None] | None,
+) -> pd.DataFrame:
+    """The rows of all cases; report.csv is there whatever ends it, unless it could not start."""
     rows: dict[int, Row] = {}
     last_written = time.monotonic()
+    results = run_tasks(
+        segment_one, tasks, executor, _died, initializer=_start_worker, initargs=(options.threads, executor)
+    )
     try:
-        starting = (options.threads, executor)
-        for index, row in run_tasks(segment_one, tasks, executor, _died, initializer=_start_worker, initargs=starting):
-            rows[index] = row
-            if progress:
-                progress(row)
-            if time.monotonic() - last_written > 5:
+        with closing(results):
+            for index, row in results:
+                rows[index] = row
+                if progress:
+                    progress(row)
+                if time.monotonic() - last_written > 5:
+                    with suppress(OSError):  # the disk may have space again at the end
+                        write_table(output / "report.csv", _frame(rows))
+                    last_written = time.monotonic()
+    except BaseException:
+        if rows:
+            with suppress(OSError):  # what ended the run is said, not what came of it
                 write_table(output / "report.csv", _frame(rows))
-                last_written = time.monotonic()
-    finally:
-        # An interrupted run leaves a table of what is done, and one that could not start leaves the older table.
-        if rows or not tasks:
-            write_table(output / "report.csv", _frame(rows))
-    report = _frame(rows)
-    records, tables = _write_tables(output, tasks, report)
-    used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
-    _write_labels(output, used)
-    _write_run(output, asdict(options) | {"executor": executor, "device_used": device}, tasks, records, started)
-    write_segment_page(output, tasks, records, tables, interactive)
-    return report
+        raise
+    write_table(output / "report.csv", _frame(rows))
+    return _frame(rows)
 
 
 def _frame(rows: Mapping[int, Row]) -> pd.DataFrame:
@@ -158,15 +175,23 @@ def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, st
             raise UsageError(f"{output}: results would lie among the files of {case.case_id}; choose another --output")
 
 
-def _prepare_output(output: Path) -> None:
+@contextmanager
+def _clean(output: Path) -> Iterator[None]:
+    """What a killed run left is removed before, and what a killed worker left after."""
+
+    def clean() -> None:
+        remove_temporary_files(output)
+        shutil.rmtree(staging_folder(output), ignore_errors=True)
+
+    clean()
     try:
-        (output / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
-        for folder, _, names in os.walk(output):
-            for name in filter(is_temporary_name, names):  # left by a run that was killed
-                Path(folder, name).unlink(missing_ok=True)
-        write_text_atomically(output / STATE_FOLDER / "writable", "")
+        staging_folder(output).mkdir(parents=True)
     except OSError as error:
         raise UsageError(f"{output}: cannot be written to ({error.strerror}); choose another --output") from None
+    try:
+        yield
+    finally:
+        clean()
 
 
 def _conventions(cases: Sequence[Case], options: SegmentOptions) -> dict[str, ConventionChoice]:
@@ -190,11 +215,10 @@ def _died(task: CaseTask) -> Row:
 def _start_worker(threads: int | None, spec: str) -> None:
     import torch
 
-    workers = int(spec.partition(":")[2] or 1)
-    if threads:
-        torch.set_num_threads(threads)
-    elif workers > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    if (workers := workers_of(spec)) > 1:
+        set_workers(workers)
+    if number := threads_of_each(threads, spec):
+        torch.set_num_threads(number)
 
 
 # What is made of the whole run
@@ -249,40 +273,6 @@ def _write_labels(output: Path, conventions: Sequence[str]) -> None:
 
     for number, name in enumerate(conventions):
         write_label_descriptions(output, load_convention(name), "" if number == 0 else f"-{name}")
-
-
-def _write_run(
-    output: Path,
-    options: Mapping[str, Any],
-    tasks: Sequence[CaseTask],
-    records: Sequence[Row],
-    started: float,
-) -> None:
-    cases: dict[str, Any] = {}
-    models: dict[str, str] = {}
-    for task, record in zip(tasks, records, strict=True):
-        kept = {
-            key: record[key]
-            for key in ("inputs", "models", "stages", "missing", "convention_reason", "mask_sha256")
-            if key in record
-        }
-        files = {m: [str(path) for path in source.paths] for m, source in task.case.images.items()}
-        about = {"folder": task.folder, "layout": task.case.layout, "files": files}
-        cases[text_cell(task.case.case_id)] = about | kept
-        models |= {Path(file).stem: sha256 for file, sha256 in record.get("models", {}).items()}
-    run = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 3),
-        "options": options,
-        "models": models,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: metadata_version(package) for package in PACKAGES},
-        },
-        "machine": platform.machine(),
-        "cases": cases,
-    }
-    write_text_atomically(output / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
 
 def _named_models(options: SegmentOptions) -> list[Checkpoint]:

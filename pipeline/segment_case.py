@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.case import Case
-from data.errors import InputError, SegmentationError
+from data.errors import ConventionError, InputError, SegmentationError
 from data.io import (
     read_label_map,
     read_volume,
@@ -29,13 +31,12 @@ from pipeline.case_task import (
     finished_row,
     identity,
     remove_results,
-    sha256_of,
-    task_path,
-    write_state,
+    result_path,
 )
 from pipeline.checkpoint import choose_model, open_checkpoint
 from pipeline.quality import quality_flags
 from pipeline.scoring import score_masks
+from pipeline.staging import Stage, stage
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from pipeline.predictor import Segmentation
@@ -44,41 +45,53 @@ log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=2)
-def _predictor(models: tuple[str, ...], device: str, tta: bool, zero_missing: bool, max_voxels: int) -> Any:
+def _predictor(models: tuple[tuple[str, str], ...], device: str, tta: bool, zero_missing: bool, max_voxels: int) -> Any:
+    """For models given as file and SHA-256, so that a file which is replaced during the run is loaded again."""
     from pipeline.predictor import Predictor
 
-    return Predictor(models, device, tta=tta, zero_missing=zero_missing, max_voxels=max_voxels)
+    return Predictor([path for path, _ in models], device, tta=tta, zero_missing=zero_missing, max_voxels=max_voxels)
 
 
 def error_row(task: CaseTask, reason: str) -> Row:
+    """The row of a case that failed; it says so where an earlier run's mask, which it is not about, is still there."""
+    if result_path(task.output, task.folder, "seg", task.options.flat).is_file():
+        reason += "; the mask of an earlier run is still there, as it was"
+    reason = " ".join(reason.split())
     return {"case": task.case.case_id, "folder": task.folder, "status": "error", "reason": reason}
 
 
 def segment_one(task: CaseTask) -> Row:
-    """The row of one case, whatever happens; an input error leaves no mask behind, not even an older one."""
+    """The row of one case, whatever happens.
+
+    An error of the patient's files leaves no mask behind, not even an older one, which was made from other files. An
+    error of ours or the machine's (disk full, memory) leaves an older result as it was, and the row says so.
+    """
     start = time.perf_counter()
     try:
         return _segment(task, start)
-    except SegmentationError as error:
-        remove_results(task)
-        row = error_row(task, str(error))
-    except OSError as error:
-        row = error_row(
-            task,
-            f"{task.folder}: could not be read or written ({error.strerror or error}); check space and permissions",
-        )
-    except MemoryError:
-        row = error_row(task, f"{task.folder}: not enough memory for this case; free some, or use fewer processes")
     except Exception as error:
-        log.debug("unexpected error in case %r", task.case.case_id, exc_info=True)
-        remove_results(task)
-        row = error_row(
-            task,
-            f"{task.folder}: unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; please report it",
-        )
-    row["reason"] = " ".join(row["reason"].split())
+        log.debug("case %r", task.case.case_id, exc_info=True)
+        if isinstance(error, InputError | ConventionError):
+            with suppress(OSError):
+                remove_results(task)
+        row = error_row(task, _reason(task, error))
     row["seconds"] = round(time.perf_counter() - start, 3)
     return row
+
+
+def _reason(task: CaseTask, error: Exception) -> str:
+    if isinstance(error, SegmentationError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f"{Path(os.fsdecode(error.filename)).name} " if isinstance(error.filename, str | bytes) else ""
+        return (
+            f"{task.folder}: {name}could not be read or written ({error.strerror or error}); check space, file-size "
+            "limit and permissions, and run it again"
+        )
+    if isinstance(error, MemoryError):
+        return f"{task.folder}: not enough memory for this case; free some, or use fewer processes"
+    text = " ".join(str(error).split())[:300]
+    return f"{task.folder}: unexpected {type(error).__name__}: {text}; please report it (--debug shows where)"
 
 
 def _segment(task: CaseTask, start: float) -> Row:
@@ -89,94 +102,101 @@ def _segment(task: CaseTask, start: float) -> Row:
     models = tuple(open_checkpoint(m) for m in options.models) or (choose_model(case),)
     missing = [m for m in dict.fromkeys(m for c in models for m in c.settings["modalities"]) if m not in case.images]
     if missing and options.missing == "skip":
+        reason = _checked_warnings(task, [f"no {', '.join(missing)} image; skipped, no mask was made"])
         remove_results(task)
-        seconds = round(time.perf_counter() - start, 3)
-        return row | {
-            "status": "warn",
-            "reason": f"no {', '.join(missing)} image; skipped, no mask was made",
-            "seconds": seconds,
-        }
+        return row | {"status": "warn", "reason": reason, "seconds": round(time.perf_counter() - start, 3)}
     if task.convention.error:
         raise InputError(task.convention.error)
     key, inputs = identity(task, models)
     if not options.overwrite and (finished := finished_row(task, key)) is not None:
+        _checked_warnings(task, [finished["reason"]] if finished["status"] == "warn" else [])
         return finished
+    _checked_warnings(task, [*case.warnings, *task.convention.warnings])
     predictor = _predictor(
-        tuple(str(c.path) for c in models), options.device, options.tta, options.missing == "zero", options.max_voxels
+        tuple((str(c.path), c.sha256) for c in models),
+        options.device,
+        options.tta,
+        options.missing == "zero",
+        options.max_voxels,
     )
     result = predictor(case, task.convention.name)
-    warnings = [*case.warnings, *task.convention.warnings, *result.warnings]
-
     stages = dict(result.seconds)
-    with _stage(stages, "write"):
-        _write_images(task, result)
-    grid = result.native.grid
-    with _stage(stages, "metrics"):
-        truth = _reference_masks(case, task.convention.name, result, options.max_voxels, warnings)
+    about = {
+        "key": key,
+        "missing": missing,
+        "inputs": inputs,
+        "stages": stages,
+        "convention_reason": task.convention.reason,
+        "models": {str(c.path): c.sha256 for c in models},
+    }
+    return _keep(task, row | {"model": predictor.name}, result, about, start)
+
+
+def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: float) -> Row:
+    """Score the result and write all of the case; returns its row, complete."""
+    grid, stages = result.native.grid, about["stages"]
+    warnings = [*task.case.warnings, *task.convention.warnings, *result.warnings]
+    with _stage_time(stages, "metrics"):
+        truth = _reference_masks(task.case, task.convention.name, result, task.options.max_voxels, warnings)
+        reason = _checked_warnings(task, warnings)
         scores = score_masks(result.masks, truth, grid)
         row |= scores.columns
         row |= {f"disagreement_{region}": value for region, value in (result.disagreement or {}).items()}
-    with _stage(stages, "preview"):
-        from pipeline.preview import write_preview
+    with stage(task) as files:
+        with _stage_time(stages, "write"):
+            _write_images(files, result)
+        with _stage_time(stages, "preview"):
+            from pipeline.preview import write_preview
 
-        picture = task_path(task, "preview")
-        write_preview(picture, case.case_id, result.background, result.masks, grid, reference_masks=truth)
-    remarks = [*quality_flags(result.masks, grid, result.disagreement), *scores.flags]
-    row |= {
-        "status": "warn" if warnings else "ok",
-        "reason": " ".join("; ".join(dict.fromkeys(warnings)).split()),
-        "flags": "; ".join(dict.fromkeys(remarks)),
-        "model": predictor.name,
-        "convention": result.convention,
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    write_state(
-        task,
-        {
-            "key": key,
-            "row": row,
-            "regions": scores.regions,
-            "lesions": scores.lesions,
-            "missing": missing,
-            "inputs": inputs,
-            "stages": stages,
-            "convention_reason": task.convention.reason,
-            "models": {str(c.path): c.sha256 for c in models},
-            "mask_sha256": sha256_of(task_path(task, "seg")),
-        },
-    )
+            picture = files.path("preview")
+            write_preview(picture, task.case.case_id, result.background, result.masks, grid, reference_masks=truth)
+        remarks = [*result.remarks, *quality_flags(result.masks, grid, result.disagreement), *scores.flags]
+        row |= {
+            "status": "warn" if warnings else "ok",
+            "reason": reason,
+            "flags": "; ".join(dict.fromkeys(remarks)),
+            "convention": result.convention,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        files.commit(about | {"row": row, "regions": scores.regions, "lesions": scores.lesions})
     return row
 
 
-def _write_images(task: CaseTask, result: Segmentation) -> None:
-    """The mask and the maps that go with it; of an earlier run's, with other options or another model, none stays."""
+def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
+    """The warnings on one line; with ``--strict`` any is the case's error."""
+    text = " ".join("; ".join(dict.fromkeys(warnings)).split())
+    if text and task.options.strict:
+        raise InputError(f"{text} (--strict: a warning is an error)")
+    return text
+
+
+def _write_images(files: Stage, result: Segmentation) -> None:
+    """The mask and the maps that go with it."""
     # In steps of 1/256, which is finer than it is sure: as they are the maps would take 12 MB each.
     deviations = (result.uncertainty or {}).items()
     maps = {f"uncertainty_{region}": (np.round(256 * v) / 256).astype(np.float32) for region, v in deviations}
-    if task.options.save_probabilities:
+    if files.task.options.save_probabilities:
         maps |= {f"prob_{region}": values for region, values in result.probabilities.items()}
-    write_label_map(task_path(task, "seg"), result.label_map, result.native)
+    write_label_map(files.path("seg"), result.label_map, result.native)
     for what, values in maps.items():
-        write_probability(task_path(task, what), values, result.native)
-    slices = () if result.native.grid.spacing_known else tuple(task.case.images)
-    if slices:
-        _write_slices_as_volumes(task)
-    remove_results(task, keep={"seg", "preview", *maps, *slices})
+        write_probability(files.path(what), values, result.native)
+    if not result.native.grid.spacing_known:
+        _write_slices_as_volumes(files)
 
 
 @contextmanager
-def _stage(seconds: dict[str, float], name: str) -> Iterator[None]:
+def _stage_time(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Add the wall-clock time of the block to ``seconds[name]``."""
     start = time.perf_counter()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _write_slices_as_volumes(task: CaseTask) -> None:
+def _write_slices_as_volumes(files: Stage) -> None:
     """Slices are one volume: written beside the mask, so that a viewer opens both."""
-    for modality, source in task.case.images.items():
-        volume = read_volume(source, max_voxels=task.options.max_voxels)
-        write_image(task_path(task, modality), volume.array, volume.header)
+    for modality, source in files.task.case.images.items():
+        volume = read_volume(source, max_voxels=files.task.options.max_voxels)
+        write_image(files.path(modality), volume.array, volume.header)
 
 
 def _reference_masks(
@@ -190,6 +210,7 @@ def _reference_masks(
     except InputError as error:
         warnings.append(f"not scored: {error}")
         return None
+    warnings += reference.header.warnings
     labels, name = load_convention(convention or result.convention), reference.header.path.name
     unknown = labels.unknown_labels(count_labels(reference.array))
     native = result.native.grid

@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -19,8 +20,9 @@ from torch import nn
 
 from data.case import Case, discover_cases
 from data.errors import UsageError
+from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.splits import Split, fold_split, match_split, patient_id, read_split
-from data.write import is_temporary_name, write_text_atomically
+from data.write import write_text_atomically
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.distributed import Process, joined
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PHANTOM = 1000
 """Seed of the first synthetic patient that is learnt from; those of the demo and the benchmarks lie below."""
+
+STATE_NAME = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,15 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
 
     The folder then holds ``model.safetensors`` (the best on the validation patients; without them the last),
     ``validation.csv`` (its scores, per patient), ``last.safetensors``, ``history.csv``, ``curves.png``, ``split.json``,
-    ``state.pt`` (for --resume) and ``tensorboard/`` where that is installed. The processes of a distributed run share it.
+    ``state.safetensors`` (for --resume) and ``tensorboard/`` where that is installed. The processes of a distributed run share it.
 
     Raises
     ------
-    data.errors.UsageError, data.errors.InputError, data.errors.CheckpointError, data.errors.TrainingError
+    data.errors.UsageError
+        An option or the recipe cannot be, or another run is at work in ``output``.
+    data.errors.InputError, data.errors.CheckpointError, data.errors.TrainingError
+    OSError
+        The disk is full or the like; ``state.safetensors`` is that of the last epoch that was kept.
     """
     config = _checked(load_recipe(recipe), recipe, options)
     if output.resolve() == patients.resolve():
@@ -88,29 +96,43 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
         split = _split(list(cases), options)
         further = _further(options.extra, {*split.validation, *split.test})
         _check_leave_out(options.leave_out, [*cases, *(name for found in further.values() for name in found)])
-        held_back = references([cases[name] for name in split.validation], config)
-        identity = _identity(config, split, further, options)
-        state = _earlier_state(output, identity, options)
-        with process.leader_first():
-            _prepare(output, split, process)
-            dataset = _dataset([cases[name] for name in split.train], further, config, output, options)
-        torch.manual_seed(config.training.seed)  # for the weights that --init does not give
-        init = None if options.init is None or state else initial_network(options.init, config)
-        trainee = Trainee.new(config, process.device, init)
-        if state:
-            trainee.restore(state["trainee"])
-        tensorboard = open_tensorboard(output / "tensorboard")
-        run = _Run(output, config, identity, held_back, process, _card(dataset, split, options), tensorboard)
-        train(
-            trainee,
-            dataset,
-            config,
-            process,
-            validate=run.validate if held_back else None,
-            keep=run.keep,
-            on_step=options.on_step,
-            workers=options.workers,
-        )
+        with output_lock(output) if process.leads else nullcontext():
+            return _run_in(output, cases, split, further, config, process, options)
+
+
+def _run_in(
+    output: Path,
+    cases: Mapping[str, Case],
+    split: Split,
+    further: Mapping[Path, Mapping[str, Case | None]],
+    config: RunConfig,
+    process: Process,
+    options: TrainOptions,
+) -> Path:
+    """Train in a folder that no other run writes into."""
+    held_back = references([cases[name] for name in split.validation], config)
+    identity = _identity(config, split, further, options)
+    state = _earlier_state(output, identity, options)
+    with process.leader_first():
+        _prepare(output, split, options, process)
+        dataset = _dataset([cases[name] for name in split.train], further, config, output, options)
+    torch.manual_seed(config.training.seed)  # for the weights that --init does not give
+    init = None if options.init is None or state else initial_network(options.init, config)
+    trainee = Trainee.new(config, process.device, init)
+    if state:
+        trainee.restore(state["trainee"])
+    tensorboard = open_tensorboard(output / "tensorboard")
+    run = _Run(output, config, identity, held_back, process, _card(dataset, split, options), tensorboard)
+    train(
+        trainee,
+        dataset,
+        config,
+        process,
+        validate=run.validate if held_back else None,
+        keep=run.keep,
+        on_step=options.on_step,
+        workers=options.workers,
+    )
     return run.model
 
 
@@ -180,7 +202,7 @@ def _dataset(
     output: Path,
     options: TrainOptions,
 ) -> PatchDataset:
-    cache, workers, sampling = options.cache or output / "cache", options.workers, config.training.sampling
+    cache, workers, sampling = _cache(output, options), options.workers, config.training.sampling
     extra: list[TrainingCase] = []
     for folder, found in further.items():
         wanted = {name: case for name, case in found.items() if name not in options.leave_out}
@@ -208,7 +230,9 @@ def _identity(
 
 def _earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptions) -> dict[str, Any] | None:
     """The state to go on from, if there is one; refused where it is of another run."""
-    path = output / "state.pt"
+    path = output / STATE_NAME
+    if (output / "state.pt").is_file() and not path.is_file():
+        raise UsageError(f"{output} holds a training run of an earlier version; choose another folder")
     if not path.is_file():
         if options.resume:
             log.info("%s: no state to go on from; starting at the beginning", output)
@@ -224,16 +248,19 @@ def _earlier_state(output: Path, identity: Mapping[str, str], options: TrainOpti
     return state
 
 
-def _prepare(output: Path, split: Split, process: Process) -> None:
+def _prepare(output: Path, split: Split, options: TrainOptions, process: Process) -> None:
     if not process.leads:
         return
+    remove_temporary_files(output, recursive=False)
+    remove_stale_files(_cache(output, options))
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        for path in filter(lambda path: is_temporary_name(path.name), list(output.iterdir())):
-            path.unlink(missing_ok=True)  # left by a run that was killed
         write_text_atomically(output / "split.json", json.dumps(vars(split), indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"{output}: cannot be written to ({error.strerror}); choose another --output") from None
+
+
+def _cache(output: Path, options: TrainOptions) -> Path:
+    return options.cache or output / "cache"
 
 
 def _card(dataset: PatchDataset, split: Split, options: TrainOptions) -> dict[str, Any]:
@@ -301,4 +328,4 @@ class _Run:
         if not self.held_back or record.mean_dice is not None:
             plot_curves(trainee.records, self.output / "curves.png", self.config.name)
         self.tensorboard(record)
-        save_state(self.output / "state.pt", {**self.identity, "trainee": trainee.state()})
+        save_state(self.output / STATE_NAME, {**self.identity, "trainee": trainee.state()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pandas as pd
 import pytest
 
 import run_pipeline
+from data.lock import output_lock
+from pipeline.segment import SegmentOptions
 from tests.conftest import read_mask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -297,3 +300,85 @@ def test_train_that_cannot_start_says_why_in_one_line(phantoms, tmp_path, capsys
         assert call("train", *arguments, "--output", tmp_path / "out") == 2
         said = capsys.readouterr().err
         assert sentence in said and said.count("\n") == 1 and "Traceback" not in said
+
+
+def test_segment_hands_every_option_on(tmp_path, phantoms, monkeypatch):
+    asked = []
+
+    def segment_cases(cases, output, options, **given):
+        asked.append((len(cases), output, options, given))
+        return pd.DataFrame({"status": ["ok"]})
+
+    monkeypatch.setattr("pipeline.segment.segment_cases", segment_cases)
+    monkeypatch.setattr("sys.argv", ["run_pipeline.py", "segment", "a b"])
+    given = (
+        "--model m n --device cpu --tta --convention msd --missing zero --save-probabilities --overwrite --executor "
+        "processes:2 --threads 3 --strict --max-voxels 1000 --flat"
+    )
+    assert call("segment", phantoms, "-o", tmp_path / "out", *given.split(), "--interactive", FIRST, "--quiet") == 0
+    ((count, output, options, rest),) = asked
+    assert (count, output) == (2, tmp_path / "out")
+    assert options == SegmentOptions(
+        models=("m", "n"), device="cpu", tta=True, convention="msd", missing="zero", save_probabilities=True,
+        overwrite=True, threads=3, strict=True, max_voxels=1000, flat=True,
+    )  # fmt: skip
+    rest.pop("progress")
+    said = "python run_pipeline.py segment 'a b'"
+    assert rest == {"executor": "processes:2", "interactive": [FIRST], "command": said}
+
+
+def test_inspect_refuses_what_is_above_max_voxels_and_with_strict_any_warning(phantoms, tmp_path, capsys):
+    assert call("inspect", phantoms, "--max-voxels", 1000) == 1
+    assert "1000" in capsys.readouterr().out.replace(",", "")
+    case = tmp_path / "case"
+    case.mkdir()
+    for path in (phantoms / FIRST).iterdir():
+        (case / path.name).symlink_to(path)  # a link out of the input is followed, and warned of
+    assert call("inspect", tmp_path) == 0
+    assert call("inspect", tmp_path, "--strict") == 1
+
+
+def test_the_traceback_of_a_patient_is_shown_with_debug_alone_also_from_a_worker(phantoms, tiny_model, tmp_path, capfd):
+    for name in (FIRST, SECOND):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for path in (phantoms / name).iterdir():
+            (tmp_path / "in" / name / path.name).write_bytes(b"not an image")
+    arguments = ("segment", tmp_path / "in", "--output", tmp_path / "out", "--model", tiny_model)
+    assert call(*arguments) == 1
+    assert "Traceback" not in capfd.readouterr().err
+    assert call(*arguments, "--debug", "--executor", "processes:1") == 1
+    said = capfd.readouterr().err
+    assert "Traceback" in said and "InputError" in said
+
+
+def test_a_result_that_cannot_be_written_is_named_with_the_fix_and_the_status_says_that_it_failed(
+    phantoms, tmp_path, monkeypatch, capsys
+):
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "report.csv"))
+
+    monkeypatch.setattr("pipeline.evaluate.evaluate", fail)
+    assert call("evaluate", phantoms, phantoms, "-o", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"run_pipeline.py: {tmp_path / 'report.csv'}: No space left on device; free some space, and run it again\n"
+    )
+
+
+def test_an_output_that_is_in_use_is_refused(phantoms, tiny_model, tmp_path, capsys):
+    refused = []
+
+    def meanwhile() -> None:
+        for command in (("segment", phantoms, "--model", tiny_model), ("evaluate", phantoms, phantoms),
+                        ("train", phantoms, "--recipe", "demo"), ("demo",)):  # fmt: skip
+            refused.append(call(*command, "--output", tmp_path))
+
+    with output_lock(tmp_path):
+        thread = threading.Thread(target=meanwhile)
+        thread.start()
+        thread.join()
+    assert refused == [2, 2, 2, 2]
+    said = capsys.readouterr().err
+    assert said.count("another run is at work there (process") == 4 and said.count("\n") == 4
+    assert list(tmp_path.iterdir()) == []

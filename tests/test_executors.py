@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from concurrent.futures import wait
 
 import pytest
@@ -126,3 +128,36 @@ def test_results_in_order_hold_back_no_more_than_the_window():
 def test_by_default_a_process_has_several_patients_to_do():
     assert spec_for(3, None) == spec_for(0, None) == spec_for(5, 1) == spec_for(1, 8) == "serial"
     assert spec_for(5, 3) == "processes:3" and spec_for(2, 3) == "processes:2"
+
+
+def log_level(task: int) -> int:
+    return logging.getLogger("pipeline").getEffectiveLevel()
+
+
+def test_workers_log_as_much_as_their_parent(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pipeline"), "level", logging.DEBUG)
+    assert dict(run_tasks(log_level, [0], "processes:1", lambda task: -1)) == {0: logging.DEBUG}
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_a_loop_that_is_left_early_waits_for_no_worker():
+    results = run_tasks(sleep, [0.0, 60.0], "processes:2", lambda task: None)
+    next(results)
+    start = time.monotonic()
+    results.close()
+    assert time.monotonic() - start < 10
+
+
+def test_a_pool_that_is_shut_down_while_the_run_is_stopped_waits_for_no_worker():
+    start = time.monotonic()
+    executor, _ = make_executor("processes:1", nothing)
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            executor.submit(sleep, 60.0)
+            raise KeyboardInterrupt
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+    assert time.monotonic() - start < 10

@@ -6,7 +6,10 @@ import base64
 import csv
 import gzip
 import json
+import logging
+import os
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -598,3 +601,129 @@ def test_the_picture_shows_the_outline_of_the_reference_too(phantoms, tiny_model
     run(phantoms, tmp_path, tiny_model)
     truth = read_mask(phantoms / FIRST / f"{FIRST}-seg.nii.gz")
     assert np.array_equal(shown[0]["WT"], truth > 0) and np.array_equal(shown[0]["ET"], truth == 3)
+
+
+# ---- strict, disk full, what is needed to repeat ----
+
+
+def test_strict_makes_a_warning_an_error_without_a_mask_also_where_a_mask_was_made_before(
+    patients, tiny_model, tmp_path
+):
+    path = patients / FIRST / f"{FIRST}-seg.nii.gz"
+    labels = np.asarray(nib.load(path).dataobj).copy()
+    labels[0, 0, 0] = 9  # not scored, and a warning
+    nib.save(nib.Nifti1Image(labels, nib.load(path).affine), path)
+    mask = tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz"
+    assert list(run(patients, tmp_path / "out", tiny_model)["status"]) == ["warn", "ok"] and mask.is_file()
+    kept = (tmp_path / "out" / SECOND / f"{SECOND}_seg.nii.gz").stat().st_mtime_ns
+    for out in ("out", "new"):
+        report = run(patients, tmp_path / out, tiny_model, strict=True)
+        assert list(report["status"]) == ["error", "ok"]
+        assert "9" in report.loc[0, "reason"] and "--strict" in report.loc[0, "reason"]
+        assert not (tmp_path / out / FIRST / f"{FIRST}_seg.nii.gz").exists()
+    assert (tmp_path / "out" / SECOND / f"{SECOND}_seg.nii.gz").stat().st_mtime_ns == kept
+
+
+def test_a_skipped_patient_is_an_error_where_warnings_are(patients, tiny_model, tmp_path):
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
+    assert list(run(patients, tmp_path, tiny_model, missing="skip", strict=True)["status"]) == ["error", "ok"]
+
+
+def test_a_volume_above_max_voxels_is_an_error_row_that_names_the_limit(phantoms, tiny_model, tmp_path):
+    report = run(phantoms, tmp_path, tiny_model, max_voxels=40 * 48 * 32 - 1)
+    assert list(report["status"]) == ["error", "error"]
+    assert str(40 * 48 * 32 - 1) in report.loc[0, "reason"].replace(",", "")
+    with pytest.raises(UsageError, match="--max-voxels 0"):
+        run(phantoms, tmp_path, tiny_model, max_voxels=0)
+
+
+def results_of(output: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(output)): p.read_bytes() for p in output.rglob("*") if p.suffix in (".gz", ".png")}
+
+
+@pytest.mark.parametrize("limit", [100, 4000])
+def test_a_file_size_limit_costs_the_new_result_and_never_the_old_one(phantoms, tiny_model, tmp_path, limit):
+    run(phantoms, tmp_path, tiny_model)
+    before, state = results_of(tmp_path), sorted((tmp_path / ".state").iterdir())
+    other = make_model(tmp_path / "other.safetensors", seed=4)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        if limit == 100:
+            with pytest.raises(OSError):  # not even report.csv
+                run(phantoms, tmp_path, other)
+        else:
+            report = run(phantoms, tmp_path, other)
+            assert list(report["status"]) == ["error", "error"]
+            assert (
+                "File too large" in report.loc[0, "reason"] and "earlier run is still there" in report.loc[0, "reason"]
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert results_of(tmp_path) == before and sorted((tmp_path / ".state").iterdir()) == state
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp") or path.name == "staging"]
+    assert {row["status"] for row in csv.DictReader((tmp_path / "report.csv").open())} <= {"ok", "error"}
+    assert list(run(phantoms, tmp_path, tiny_model)["status"]) == ["ok", "ok"]  # finished, as it was
+    assert results_of(tmp_path) == before
+
+
+def test_a_kill_between_any_two_steps_of_writing_a_case_leaves_whole_files_and_the_next_run_mends_it(
+    phantoms, tiny_model, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    cases, real = discover_cases(phantoms)[:1], os.replace
+    other = make_model(tmp_path / "other.safetensors", seed=4)
+
+    def one(model: Path, out: str) -> dict[str, bytes]:
+        segment_cases(cases, tmp_path / out, SegmentOptions(models=(str(model),), save_probabilities=model is other))
+        return results_of(tmp_path / out)
+
+    new, old = one(other, "reference"), one(tiny_model, "old")
+    for step in (2, 7, 8, 10, 12):  # six files are written aside, then as many get their places
+        out = shutil.copytree(tmp_path / "old", tmp_path / f"killed-{step}")
+        steps: list[Path] = []
+
+        def replace(source: Path, target: Path, steps=steps, last=step) -> None:
+            steps.append(target)
+            if len(steps) >= last:
+                raise Killed
+            real(source, target)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr("os.replace", replace)
+            one(other, out.name)
+        left = results_of(out)
+        assert left and all(content in (old.get(name), new.get(name)) for name, content in left.items())
+        assert one(other, out.name) == new
+        assert not [path for path in out.rglob("*") if path.name.endswith(".tmp") or path.name == "staging"]
+
+
+def test_a_result_whose_picture_was_deleted_is_made_again(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model)
+    picture = tmp_path / FIRST / f"{FIRST}_preview.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    run(phantoms, tmp_path, tiny_model)
+    assert picture.read_bytes() == before
+
+
+def test_run_json_holds_what_is_needed_to_do_it_again(phantoms, tiny_model, tmp_path):
+    options = SegmentOptions(models=(str(tiny_model),), threads=1)
+    segment_cases(discover_cases(phantoms), tmp_path, options, command="python run_pipeline.py segment 'a b'")
+    said = json.loads((tmp_path / "run.json").read_text())
+    assert said["command"] == "python run_pipeline.py segment 'a b'" and said["working_folder"] == os.getcwd()
+    assert said["options"]["models"] == [str(tiny_model)] and said["options"]["strict"] is False
+    assert said["machine"]["threads"] == 1 and said["machine"]["architecture"] and said["machine"]["platform"]
+    assert set(said["versions"]) >= {"python", "torch", "monai", "numpy", "nibabel"}
+
+
+def test_the_traceback_of_a_case_is_shown_only_when_asked(patients, tiny_model, tmp_path, caplog):
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").write_bytes(b"not an image")
+    with caplog.at_level(logging.WARNING, "pipeline"):
+        run(patients, tmp_path, tiny_model)
+    assert "Traceback" not in caplog.text
+    with caplog.at_level(logging.DEBUG, "pipeline"):
+        run(patients, tmp_path, tiny_model)
+    assert "Traceback" in caplog.text and FIRST in caplog.text

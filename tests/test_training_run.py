@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import load_file
 
 from data.errors import InputError, TrainingError, UsageError
+from data.lock import LOCK_NAME
 from data.phantom import write_phantom
 from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint
@@ -115,7 +116,7 @@ def assert_same_run(output: Path, undisturbed: Path) -> None:
 
 def test_a_run_leaves_model_history_curves_and_scores(undisturbed, patients):
     listed = {path.name for path in undisturbed.iterdir()} - {"tensorboard"}
-    tables = {"history.csv", "validation.csv", "curves.png", "split.json", "state.pt"}
+    tables = {"history.csv", "validation.csv", "curves.png", "split.json", "state.safetensors"}
     assert listed == tables | {"model.safetensors", "last.safetensors"}
     records = read_history(undisturbed / "history.csv")
     assert [(record.epoch, record.step) for record in records] == [(1, 3), (2, 6), (3, 9), (4, 12)]
@@ -183,13 +184,13 @@ def test_a_run_killed_by_the_system_goes_on_to_the_bit(undisturbed, patients, re
     process = subprocess.Popen([str(a) for a in command], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         until = time.monotonic() + 120
-        while not (out / "state.pt").is_file() and time.monotonic() < until and process.poll() is None:
+        while not (out / "state.safetensors").is_file() and time.monotonic() < until and process.poll() is None:
             time.sleep(0.001)
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL
     assert len(read_history(out / "history.csv")) < 4
-    (out / ".state.pt.1-0123abcd.tmp").write_bytes(b"half")  # as a kill within the writing leaves it
+    (out / ".state.safetensors.1-0123abcd.tmp").write_bytes(b"half")  # as a kill within the writing leaves it
     run_training(patients, recipe, out, TrainOptions(**options, resume=True))
     assert_same_run(out, undisturbed)
 
@@ -243,13 +244,13 @@ def test_a_loss_that_is_no_number_leaves_the_earlier_files_as_they_were(
     def failing(*arguments: Any) -> float:
         steps.append(1)
         if len(steps) == 7:
-            before.update({path.name: path.read_bytes() for path in out.glob("*.*")})
+            before.update({path.name: path.read_bytes() for path in out.glob("*.*") if path.name != LOCK_NAME})
         return float("nan") if len(steps) >= 8 else learn(*arguments)
 
     monkeypatch.setattr("pipeline.train._learn", failing)
     with pytest.raises(TrainingError, match="epoch 3: the loss is nan"):
         run_training(patients, recipe, out, TrainOptions(**options))
-    assert {"model.safetensors", "last.safetensors", "history.csv", "state.pt"} <= set(before)
+    assert {"model.safetensors", "last.safetensors", "history.csv", "state.safetensors"} <= set(before)
     assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
 
 
@@ -257,10 +258,17 @@ def test_a_loss_that_is_no_number_leaves_the_earlier_files_as_they_were(
 
 
 def test_a_folder_that_holds_a_run_is_refused_without_resume(undisturbed, patients, recipe, options):
-    before = (undisturbed / "state.pt").read_bytes()
+    before = (undisturbed / "state.safetensors").read_bytes()
     with pytest.raises(UsageError, match="holds a training run; go on with --resume"):
         run_training(patients, recipe, undisturbed, TrainOptions(**options))
-    assert (undisturbed / "state.pt").read_bytes() == before
+    assert (undisturbed / "state.safetensors").read_bytes() == before
+
+
+def test_a_run_of_an_earlier_version_is_not_written_over(patients, recipe, options, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"old")
+    with pytest.raises(UsageError, match="holds a training run of an earlier version"):
+        run_training(patients, recipe, tmp_path, TrainOptions(**options, resume=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_resume_refuses_another_recipe_or_split_or_further_cases_and_says_which(
@@ -280,8 +288,8 @@ def test_resume_refuses_another_recipe_or_split_or_further_cases_and_says_which(
 
 def test_a_damaged_state_is_an_error_that_names_it(undisturbed, patients, recipe, options, tmp_path):
     out = shutil.copytree(undisturbed, tmp_path / "out")
-    (out / "state.pt").write_bytes((out / "state.pt").read_bytes()[:-200])
-    with pytest.raises(Exception, match=r"state\.pt: cannot go on from it"):
+    (out / "state.safetensors").write_bytes((out / "state.safetensors").read_bytes()[:-200])
+    with pytest.raises(Exception, match=r"state\.safetensors: cannot go on from it"):
         run_training(patients, recipe, out, TrainOptions(**options, resume=True))
 
 

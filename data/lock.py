@@ -1,0 +1,294 @@
+"""One run at a time on an output folder: a lock that ends with its owner, however that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UsageError
+from data.write import is_temporary_name
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_NAME = ".lock"
+"""In the output folder, while a run is at work there: who it is. One found without a living owner means nothing."""
+_CANNOT_LOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+_HALF_MADE_S = 10.0
+"""A lock file that is still empty after so long was left by a process that died while it made it."""
+_STALE_S = 3600.0
+"""A file takes seconds to write."""
+_held: dict[str, tuple[int, int]] = {}
+"""Path of each lock file of this process -> thread, descriptor (-1: it is no kernel's lock)."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock, as the lock file says.
+
+    pid, host : of the process. since : UTC, ISO 8601. started : what tells it from a later process of the same number,
+    empty where the system does not say.
+    """
+
+    pid: int
+    host: str
+    since: str
+    started: str = ""
+
+    def described(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+@contextlib.contextmanager
+def output_lock(folder: Path) -> Iterator[None]:
+    """Keep every other run out of ``folder`` within the block; the same thread may enter again.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing, with its parents; removed again where the block leaves it empty.
+
+    Raises
+    ------
+    data.errors.UsageError
+        Another run is at work there, or the folder cannot be written to. At once: nobody waits.
+
+    Notes
+    -----
+    The kernel holds the lock (``flock``) and frees it with the process. The file system of some network drives cannot;
+    there the file itself is the lock, and its owner is looked up by process number and start time. An owner on another
+    machine is then taken for alive, because nobody can tell, and the text says which file to remove.
+    """
+    folder = Path(folder)
+    path = folder.resolve() / LOCK_NAME
+    if _held.get(str(path), (0, 0))[0] == threading.get_ident():
+        yield
+        return
+    made = _missing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(folder, path)
+    except OSError as error:
+        _remove_empty(made)
+        raise UsageError(
+            f"{folder}: cannot be written to ({error.strerror or error}); free space, mend its permissions, or choose "
+            "another --output"
+        ) from None
+    _held[str(path)] = (threading.get_ident(), descriptor)
+    try:
+        yield
+    finally:
+        if _held.pop(str(path), None) is not None:  # it is None in a forked child, whose lock this is not
+            _release(path, descriptor)
+            _remove_empty(made)
+
+
+def remove_temporary_files(folder: Path, *, recursive: bool = True) -> None:
+    """Remove what killed writers left; only for who holds the lock of ``folder``.
+
+    A folder below it in which another run is at work is left alone.
+    """
+    for place, below, names in os.walk(folder):
+        if not recursive:
+            below.clear()
+        if Path(place) != Path(folder) and LOCK_NAME in names and _is_held(Path(place, LOCK_NAME)):
+            below.clear()
+            continue
+        for name in filter(is_temporary_name, names):
+            with contextlib.suppress(OSError):
+                Path(place, name).unlink(missing_ok=True)
+
+
+def remove_stale_files(shared: Path) -> None:
+    """Remove what killed writers left directly in a folder that several runs share, where nobody touched it for an hour."""
+    with contextlib.suppress(OSError):
+        for path in shared.iterdir():
+            if is_temporary_name(path.name) and time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink(missing_ok=True)
+
+
+def _acquire(folder: Path, path: Path) -> int:
+    """The descriptor of the locked file, -1 for a lock without the kernel's help."""
+    while fcntl is not None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with contextlib.ExitStack() as closing:
+            closing.callback(os.close, descriptor)
+            locked = _lock(descriptor)
+            if locked is False:
+                raise UsageError(_refusal(folder, _read_owner(path)))
+            if locked is None:
+                break
+            if _is_same_file(descriptor, path):  # else its owner has just removed it
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _own_description(), 0)
+                closing.pop_all()
+                return descriptor
+    _acquire_by_name(folder, _named(path))
+    return -1
+
+
+def _release(path: Path, descriptor: int) -> None:
+    for own in (path, _named(path)) if descriptor < 0 else (path,):
+        with contextlib.suppress(OSError):  # before it is freed, so that nobody else's is removed
+            own.unlink()
+    if descriptor >= 0:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """True: it is ours; False: it is another's; None: this file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        return None
+    return True
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _is_held(path: Path) -> bool:
+    """Whether some run is at work in the folder of this lock file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        locked = None if fcntl is None else _lock(descriptor)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return _may_live(_named(path)) if locked is None else not locked
+
+
+# ---- without the kernel's help ----
+
+
+def _named(path: Path) -> Path:
+    return path.with_name(f"{LOCK_NAME}.owner")
+
+
+def _acquire_by_name(folder: Path, path: Path) -> None:
+    """Whoever makes the file has the lock; a dead owner's is taken away first."""
+    for _ in range(5):  # two who take the same dead owner's away meet again
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                os.write(descriptor, _own_description())
+            finally:
+                os.close(descriptor)
+            return
+        if _may_live(path):
+            break
+        _take_away(path)
+    owner = _read_owner(path)
+    sentence = _refusal(folder, owner)
+    if owner is not None and owner.host != socket.gethostname():
+        sentence += f"; if that process is gone, which cannot be told from {socket.gethostname()}, remove {path}"
+    raise UsageError(sentence)
+
+
+def _may_live(path: Path) -> bool:
+    owner = _read_owner(path)
+    if owner is None:
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - path.stat().st_mtime < _HALF_MADE_S
+        return False
+    if owner.host != socket.gethostname():
+        return True
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's, but it is there
+        pass
+    return owner.started == _started(owner.pid)
+
+
+def _take_away(path: Path) -> None:
+    """Remove a dead owner's file; what was put in its place meanwhile is put back."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, aside)
+        if _may_live(aside):
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        os.unlink(aside)
+
+
+def _started(pid: int) -> str:
+    """When a process was started, in the kernel's ticks since the last boot; empty where it does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+# ---- who it is ----
+
+
+def _own_description() -> bytes:
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    own = Owner(os.getpid(), socket.gethostname(), since, _started(os.getpid()))
+    return (json.dumps(asdict(own)) + "\n").encode()
+
+
+def _read_owner(path: Path) -> Owner | None:
+    """None where the file says nothing sensible: it is anybody's."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        with open(path, "rb") as file:
+            said: Any = json.loads(file.read(4096))
+        return Owner(int(said["pid"]), str(said["host"]), str(said["since"]), str(said["started"]))
+    return None
+
+
+def _refusal(folder: Path, owner: Owner | None) -> str:
+    who = "a process that has not said who it is" if owner is None else owner.described()
+    return f"{folder}: another run is at work there ({who}); wait for it, stop it, or choose another --output"
+
+
+# ---- folders, forks ----
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders that are yet to be made, the innermost first."""
+    return [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):  # the first one that is not empty ends it
+        for place in folders:
+            place.rmdir()
+
+
+def _forget_in_child() -> None:
+    """A forked child (a loader of samples) would keep the kernel's lock alive after its parent."""
+    for _, descriptor in _held.values():
+        if descriptor >= 0:
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

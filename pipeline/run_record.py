@@ -1,0 +1,112 @@
+"""run.json: all that is needed to do a run again, and to see whether it came out the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from data.write import write_text_atomically
+from pipeline.case_task import CaseTask, Row, metadata_version
+from pipeline.executors import available_cpus, threads_of_each
+from pipeline.tables import text_cell
+
+PACKAGES = (
+    "brain-tumour-segmentation",
+    "torch",
+    "monai",
+    "nibabel",
+    "SimpleITK",
+    "numpy",
+    "scipy",
+    "connected-components-3d",
+)
+"""Those that decide the bytes of a mask."""
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+def write_run_record(
+    output: Path,
+    command: str,
+    options: Mapping[str, Any],
+    tasks: Sequence[CaseTask],
+    records: Sequence[Row],
+    started: float,
+) -> None:
+    """Write ``output/run.json``.
+
+    Parameters
+    ----------
+    command : str
+        The command line; paths in it may be relative to ``working_folder``, which is recorded too.
+    options : mapping
+        The fields of SegmentOptions, ``executor`` and ``device_used``.
+    tasks, records : sequences
+        The run's cases, and what their state files hold, in the same order.
+    started : float
+        Seconds since 1970.
+    """
+    cases: dict[str, Any] = {}
+    models: dict[str, str] = {}
+    for task, record in zip(tasks, records, strict=True):
+        kept = {
+            key: record[key]
+            for key in ("inputs", "models", "stages", "missing", "convention_reason", "mask_sha256")
+            if key in record
+        }
+        files = {m: [str(path) for path in source.paths] for m, source in task.case.images.items()}
+        about = {"folder": task.folder, "layout": task.case.layout, "files": files}
+        cases[text_cell(task.case.case_id)] = about | kept
+        models |= {Path(file).stem: sha256 for file, sha256 in record.get("models", {}).items()}
+    run = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "command": command,
+        "working_folder": os.getcwd(),
+        "options": options,
+        "models": models,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: metadata_version(package) for package in PACKAGES},
+        },
+        "machine": _machine(options),
+        "cases": cases,
+    }
+    write_text_atomically(output / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+
+
+def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the bytes were made: another processor, or another number of threads, may round differently."""
+    import torch
+
+    device = options["device_used"]
+    about: dict[str, Any] = {
+        "platform": platform.platform(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cpus": available_cpus(),
+        "threads": threads_of_each(options["threads"], options["executor"]) or torch.get_num_threads(),
+        "threads_from_environment": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device.startswith("cuda"):
+        about["gpu"] = torch.cuda.get_device_name(device)
+    return about
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,87 @@
+"""The files of one case as one step: written aside, and put in the place of an earlier run's when all of them are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from data.write import write_text_atomically
+from pipeline.case_task import (
+    STATE_FOLDER,
+    CaseTask,
+    Row,
+    plain_json,
+    remove_results,
+    result_path,
+    sha256_of,
+    state_path,
+    task_path,
+)
+
+
+def staging_folder(output: Path) -> Path:
+    """Below the output folder, for nobody but a run at work: what is in it when one begins is a dead run's."""
+    return output / STATE_FOLDER / "staging"
+
+
+class Stage:
+    """A case's new files until :meth:`commit`, in a folder of their own."""
+
+    def __init__(self, task: CaseTask) -> None:
+        self.task, self.folder = task, staging_folder(task.output) / task.folder
+        self.written: list[str] = []
+
+    def path(self, what: str) -> Path:
+        """Where to write ``what``, see :func:`pipeline.case_task.result_path`."""
+        self.written.append(what)
+        return self.folder / result_path(self.task.output, self.task.folder, what, self.task.options.flat).name
+
+    def commit(self, state: Row) -> None:
+        """Give all files their places, and the case its state file, last; nothing of an earlier result stays.
+
+        Only renaming is left to do, which needs no space. A kill in the middle leaves whole files and no state file, so
+        that the next run does the case again; an error leaves no result at all.
+
+        Parameters
+        ----------
+        state : dict
+            For the state file; ``mask_sha256`` and ``files`` are added.
+
+        Raises
+        ------
+        OSError
+            Before anything was replaced, where it is for want of space.
+        """
+        task = self.task
+        staged = {what: self.path(what) for what in dict.fromkeys(self.written)}
+        places = {what: task_path(task, what) for what in staged}
+        files = [path.relative_to(task.output).as_posix() for path in places.values()]
+        state = state | {"mask_sha256": sha256_of(staged["seg"]), "files": files}
+        new_state = self.folder / "state"
+        write_text_atomically(new_state, json.dumps(plain_json(state), allow_nan=False))
+        try:
+            state_path(task).unlink(missing_ok=True)
+            for what, path in staged.items():
+                os.replace(path, places[what])
+            remove_results(task, keep=places)
+            os.replace(new_state, state_path(task))
+        except OSError:
+            with suppress(OSError):
+                remove_results(task)
+            raise
+
+
+@contextmanager
+def stage(task: CaseTask) -> Iterator[Stage]:
+    """A place for a case's new files; what was not committed is gone after the block, and what there was before is not."""
+    made = Stage(task)
+    shutil.rmtree(made.folder, ignore_errors=True)
+    made.folder.mkdir(parents=True)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made.folder, ignore_errors=True)
