@@ -2,17 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+AUDIT := .venv-audit
 JOBS ?= 2
 
-.PHONY: demo test check bench folds results coverage clean
+.PHONY: demo test check bench folds results coverage clean faults fuzz chaos thousand audit sbom licences
 .DELETE_ON_ERROR:
 
 # The set-up alone. torch first and pinned: a range asked of pip brings gigabytes of CUDA packages.
+# pip's reports hold the SHA-256 of each wheel, for `make sbom`.
 $(VENV)/.ready: constraints.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-a.json --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 .venv: $(VENV)/.ready
@@ -53,6 +55,43 @@ results: $(VENV)/.ready
 	$(BIN)/python -m bench.heldout $(DATA)/brats --cases $(HELD_OUT)
 	for folder in $(wildcard $(FOLDS)/*); do \
 	  $(BIN)/python -m bench.folds $(DATA)/brats --recipe $$(basename $$folder) --output $$folder --score-only; done
+
+# What a hospital would try: see THREAT_MODEL.md. faults: the table of broken patients; fuzz: bytes flipped at random;
+# chaos: runs killed at random moments (half an hour); thousand: a thousand patients with faults among them.
+FUZZ_TRIES ?= 10000
+faults: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
+
+fuzz: $(VENV)/.ready
+	OMP_NUM_THREADS=1 FUZZ_TRIES=$(FUZZ_TRIES) $(BIN)/python -m pytest tests/test_fuzz.py
+
+chaos: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos
+
+thousand: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.thousand
+
+# The auditing tools have an environment of their own: they are not there when patients are segmented.
+$(AUDIT)/.ready: constraints-audit.txt
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --constraint constraints-audit.txt pip-audit cyclonedx-bom
+	touch $@
+
+# Known vulnerabilities of all that is pinned. No index, no audit: that is said, and is no failure.
+audit:
+	@if $(MAKE) --quiet $(AUDIT)/.ready; then $(AUDIT)/bin/python -m bench.audit constraints.txt constraints-audit.txt; \
+	else echo 'skipped: pip-audit could not be installed; the lines above say why'; fi
+
+# A bill of materials, CycloneDX 1.6, checked against its schema.
+SBOM ?= out/sbom.cdx.json
+sbom: $(VENV)/.ready $(AUDIT)/.ready
+	mkdir -p $(dir $(SBOM))
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --spec-version 1.6 --output-file $(VENV)/environment.cdx.json $(BIN)/python
+	$(BIN)/python -m bench.sbom $(VENV)/environment.cdx.json --reports $(wildcard $(VENV)/installed-*.json) --output $(SBOM)
+	$(AUDIT)/bin/python -m bench.sbom --validate $(SBOM)
+
+licences: $(VENV)/.ready
+	$(BIN)/python -m bench.licences
 
 clean:
 	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
