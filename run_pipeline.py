@@ -9,8 +9,8 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -433,14 +433,11 @@ def main(arguments: list[str] | None = None) -> int:
         prog="run_pipeline.py",
         description="Brain tumour segmentation, from a folder of patients to masks and a report.",
     )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    if command.debug:
-        logging.getLogger("pipeline").setLevel(logging.DEBUG)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end the run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with interruption.stoppable():
+        with interruption.stoppable(), _log(command.debug):
             status = command.run()
             sys.stdout.flush()
         return status
@@ -455,6 +452,22 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(interruption.sentence(stopped), file=sys.stderr)
         return stopped.exit_status if isinstance(stopped, interruption.Interrupted) else 130
+
+
+@contextmanager
+def _log(debug: bool) -> Iterator[None]:
+    """Warnings, and with ``debug`` the traceback of every patient's error, go to stderr."""
+    root, own = logging.getLogger(), logging.getLogger("pipeline")
+    handler, level = logging.StreamHandler(sys.stderr), own.level
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    if debug:
+        own.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        own.setLevel(level)
 
 
 _MENDS = {

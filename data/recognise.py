@@ -10,6 +10,7 @@ from itertools import combinations
 from data.errors import InputError
 from data.labels import CONVENTIONS, load_convention
 from data.patient import Case, ImageSource
+from data.stream import printable
 
 # Label 3 was dropped in 2017 and nobody else left that gap. A post-operative or paediatric mask may show it by
 # chance, but there
@@ -99,7 +100,9 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
         return _Evidence(case.conventions, frozenset(), told=case.conventions[0])
     admitted = case.conventions or CONVENTIONS
     values: Collection[float] = ()
+    file = ""
     if case.reference is not None:
+        file = f"{printable(case.reference.paths[0])}: "
         try:
             values = read_labels(case.reference)
         except InputError:
@@ -110,8 +113,8 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
     stray = sorted({float(value) for value in values} - {0.0} - {float(label) for label in whole})
     warnings = (
         (
-            "the reference has label values that no convention admitted here knows: "
-            f"{', '.join(f'{v:g}' for v in stray)}; it will not be scored",
+            f"{file}the reference has label values that no convention admitted here knows: "
+            f"{', '.join(f'{v:g}' for v in stray)}; it will not be scored, name its convention with --convention",
         )
         if stray
         else ()
@@ -120,7 +123,10 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
         # No single convention holds all values: they are no evidence, and the names (if they say anything) stand.
         shown = ", ".join(map(str, sorted(whole)))
         several = ", ".join(admitted)
-        note = f"no convention among {several} has all label values of the reference ({shown}); it will not be scored"
+        note = (
+            f"{file}no convention among {several} has all label values of the reference ({shown}); it will not be "
+            "scored, name its convention with --convention"
+        )
         return _Evidence(admitted, frozenset(), (*warnings, note))
     return _Evidence(left, whole, warnings, _told_by_values(left, whole))
 

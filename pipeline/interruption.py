@@ -120,7 +120,7 @@ class _Stop:
             if byte == b"s":
                 deadline = time.monotonic() + self.patience_s
             elif not self.over.wait(0.02):
-                pass
+                signal.pthread_kill(self.thread, self.signum)
         os.close(self.reading)
         if byte is None and not self.over.is_set():
             _end(self.signum)

@@ -102,7 +102,9 @@ def _segment(task: CaseTask, start: float) -> Row:
     models = tuple(open_checkpoint(m) for m in options.models) or (choose_model(case),)
     missing = [m for m in dict.fromkeys(m for c in models for m in c.settings["modalities"]) if m not in case.images]
     if missing and options.missing == "skip":
-        reason = _checked_warnings(task, [f"no {', '.join(missing)} image; skipped, no mask was made"])
+        reason = _checked_warnings(
+            task, [f"no {', '.join(missing)} image; skipped, no mask was made{_unrecognised(case)}"]
+        )
         remove_results(task)
         return row | {"status": "warn", "reason": reason, "seconds": round(time.perf_counter() - start, 3)}
     if task.convention.error:
@@ -119,7 +121,10 @@ def _segment(task: CaseTask, start: float) -> Row:
         options.missing == "zero",
         options.max_voxels,
     )
-    result = predictor(case, task.convention.name)
+    try:
+        result = predictor(case, task.convention.name)
+    except InputError as error:
+        raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
     stages = dict(result.seconds)
     about = {
         "key": key,
@@ -160,6 +165,13 @@ def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: flo
         }
         files.commit(about | {"row": row, "regions": scores.regions, "lesions": scores.lesions})
     return row
+
+
+def _unrecognised(case: Case) -> str:
+    """The files that may be the missing image under a name that says nothing."""
+    names = [path.name for path in case.unrecognised]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f" (not recognised: {', '.join(names[:3])}{more})" if names else ""
 
 
 def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:

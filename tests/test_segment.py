@@ -700,6 +700,14 @@ def test_a_kill_between_any_two_steps_of_writing_a_case_leaves_whole_files_and_t
         assert not [path for path in out.rglob("*") if path.name.endswith(".tmp") or path.name == "staging"]
 
 
+@pytest.mark.parametrize("missing", ["fail", "skip"])
+def test_the_row_of_a_missing_image_names_the_files_that_nobody_recognised(patients, tiny_model, tmp_path, missing):
+    image = patients / FIRST / f"{FIRST}-t2w.nii.gz"
+    image.rename(image.with_name(f"{FIRST}-t2w.nii.gz.part"))
+    reason = run(patients, tmp_path / "out", tiny_model, missing=missing).loc[0, "reason"]
+    assert "no t2 image" in reason and f"not recognised: {FIRST}-t2w.nii.gz.part" in reason
+
+
 def test_a_result_whose_picture_was_deleted_is_made_again(phantoms, tiny_model, tmp_path):
     run(phantoms, tmp_path, tiny_model)
     picture = tmp_path / FIRST / f"{FIRST}_preview.png"

@@ -1,0 +1,365 @@
+"""Folders that hold too little, too much or another's files, and patients with names made to break things."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+
+from tests.faults.patient import IMAGES, Patient
+from tests.faults.registry import CannotMake, add, fault
+
+# What is missing, doubled, or somebody else's
+
+
+def _missing() -> None:
+    for what in IMAGES:
+
+        def make(patient: Patient, what: str = what) -> None:
+            patient.remove(what)
+
+        add(f"no_{what}", __name__, f"no {what} image", make, "error", ("no " + what, "--missing"))
+
+
+_missing()
+
+
+@fault("error", "no t1, t2", "image")
+def two_missing(patient: Patient) -> None:
+    """Two modalities are not there."""
+    patient.remove("t1", "t2")
+
+
+@fault("error", "t1c is there more than once", "-t1c.nii and", "-t1c.nii.gz")
+def modality_packed_and_not(patient: Patient) -> None:
+    """T1c is there packed and unpacked: which one is meant?"""
+    packed = patient.path("t1c").read_bytes()
+    patient.unpack("t1c")
+    patient.path("t1c").write_bytes(packed)
+
+
+@fault("error", "t1c is there more than once", "_t1ce.nii.gz")
+def modality_under_two_names(patient: Patient) -> None:
+    """T1c is there under the names of two data sets."""
+    shutil.copy(patient.path("t1c"), patient.folder / f"{patient.name}_t1ce.nii.gz")
+
+
+@fault("error", "another patient's file", "BraTS-GLI-77777-000-t2w.nii.gz")
+def file_of_another_patient(patient: Patient) -> None:
+    """One more file, of another patient."""
+    shutil.copy(patient.path("t2"), patient.folder / "BraTS-GLI-77777-000-t2w.nii.gz")
+
+
+@fault("error", "another patient's file", "BraTS-GLI-77777-000-t2w.nii.gz")
+def file_of_another_patient_in_the_place_of_ones_own(patient: Patient) -> None:
+    """T2 is another patient's."""
+    os.rename(patient.path("t2"), patient.folder / "BraTS-GLI-77777-000-t2w.nii.gz")
+
+
+@fault("error", "another patient's file", "BraTS-GLI-77777-000-seg.nii.gz")
+def reference_of_another_patient(patient: Patient) -> None:
+    """The reference is another patient's."""
+    os.rename(patient.path("seg"), patient.folder / "BraTS-GLI-77777-000-seg.nii.gz")
+
+
+@fault("error", "BraTS-GLI-77777-000-t1n.nii.gz", "different patients' names")
+def two_patients_in_one_folder(patient: Patient) -> None:
+    """All files of a second patient lie in the folder."""
+    for path in sorted(patient.folder.iterdir()):
+        shutil.copy(path, patient.folder / path.name.replace(patient.name, "BraTS-GLI-77777-000"))
+
+
+@fault("warn", "BraTS-GLI-77777-001", "check whose", same=True)
+def files_all_called_after_another(patient: Patient) -> None:
+    """All files bear another patient's name than the folder."""
+    for path in list(patient.folder.iterdir()):
+        os.rename(path, patient.folder / path.name.replace(patient.name, "BraTS-GLI-77777-001"))
+
+
+@fault("error", "empty")
+def empty_folder(patient: Patient) -> None:
+    """A folder without a file."""
+    for path in patient.folder.iterdir():
+        path.unlink()
+
+
+@fault("error", "empty")
+def folder_of_hidden_files(patient: Patient) -> None:
+    """A folder that holds nothing but .DS_Store and ._ files."""
+    for path in list(patient.folder.iterdir()):
+        os.rename(path, path.with_name("._" + path.name))
+    (patient.folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+
+
+@fault("error", "notes.txt")
+def folder_of_text(patient: Patient) -> None:
+    """A folder that holds a text and no image."""
+    for path in patient.folder.iterdir():
+        path.unlink()
+    (patient.folder / "notes.txt").write_text("scan again on Monday")
+
+
+@fault("error", "no t1, t1c, t2, flair image")
+def reference_alone(patient: Patient) -> None:
+    """A reference without an image."""
+    patient.remove(*IMAGES)
+
+
+@fault("error", "IM_0000.dcm")
+def folder_of_dicom(patient: Patient) -> None:
+    """DICOM files that were never converted."""
+    for path in patient.folder.iterdir():
+        path.unlink()
+    for number in range(3):
+        (patient.folder / f"IM_000{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+
+
+@fault("error", "holds 3 volumes", "-t1c.nii.gz")
+def four_axes_three_volumes(patient: Patient) -> None:
+    """T1c holds three volumes: which one is meant?"""
+    patient.write("t1c", np.stack([patient.arrays["t1c"]] * 3, axis=-1))
+
+
+@fault("ok")
+def four_axes_one_volume(patient: Patient) -> None:
+    """Every file has a fourth axis of one."""
+    patient.write_each(lambda what, array: array[..., None])
+
+
+@fault("ok")
+def seven_axes_one_volume(patient: Patient) -> None:
+    """T1c has seven axes, four of them of one."""
+    patient.write("t1c", patient.arrays["t1c"][..., None, None, None, None])
+
+
+@fault("error", "-t1n.nii.gz")
+def one_of_two_axes(patient: Patient) -> None:
+    """T1 is a single slice of two axes; the others are volumes."""
+    patient.write("t1", patient.arrays["t1"][:, :, 8])
+
+
+@fault("warn", "-t1", "a single slice", "2D model", same=False)
+def all_of_two_axes(patient: Patient) -> None:
+    """Every file is a slice of two axes, and the model is 3D."""
+    patient.write_each(lambda what, array: array[:, :, 8])
+
+
+# What may lie about
+
+
+@fault("ok")
+def stray_files_of_a_mac(patient: Patient) -> None:
+    """._ files beside every image, and .DS_Store."""
+    for path in list(patient.folder.iterdir()):
+        path.with_name("._" + path.name).write_bytes(b"\0\5\26\7" + bytes(100))
+    (patient.folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+
+
+@fault("ok")
+def stray_files_of_windows(patient: Patient) -> None:
+    """Thumbs.db and desktop.ini."""
+    for name in ("Thumbs.db", "desktop.ini"):
+        (patient.folder / name).write_bytes(b"\xd0\xcf\x11\xe0")
+
+
+@fault("ok")
+def notes_beside_the_images(patient: Patient) -> None:
+    """A text, a table and a picture beside the images."""
+    for name in ("notes.txt", "report.csv", "preview.jpg", ".hidden.nii.gz"):
+        (patient.folder / name).write_text("=1+2")
+
+
+@fault("ok")
+def empty_folder_within(patient: Patient) -> None:
+    """An empty folder and a hidden one within the patient's."""
+    (patient.folder / "dicom").mkdir()
+    (patient.folder / ".git").mkdir()
+
+
+@fault("warn", "loop", "leads back", same=True)
+def link_to_the_patients_own_folder(patient: Patient) -> None:
+    """A link in the folder leads back to it, so that a walk would never end."""
+    (patient.folder / "loop").symlink_to(patient.folder)
+
+
+@fault("warn", "up", "leads back", same=True)
+def link_to_the_input_folder(patient: Patient) -> None:
+    """A link in the folder leads to INPUT."""
+    (patient.folder / "up").symlink_to(patient.folder.parent)
+
+
+@fault("ok")
+def fifo_beside_the_images(patient: Patient) -> None:
+    """A pipe that bears no image's name."""
+    if not hasattr(os, "mkfifo"):
+        raise CannotMake("this platform has no named pipes")
+    os.mkfifo(patient.folder / "commands")
+
+
+@fault("error", "cannot be searched")
+def unreadable_folder(patient: Patient) -> None:
+    """A folder without permission to list it."""
+    patient.folder.chmod(0)
+    if os.access(patient.folder, os.R_OK):
+        patient.folder.chmod(0o755)
+        raise CannotMake("this user may read everything")
+
+
+@fault("error", "deep")
+def folders_without_end(patient: Patient) -> Sequence[str]:
+    """Images below twenty folders."""
+    deep = patient.folder.joinpath(*["down"] * 20)
+    deep.mkdir(parents=True)
+    for path in list(patient.folder.iterdir()):
+        if path.is_file():
+            os.rename(path, deep / path.name)
+    return ("down",)
+
+
+@fault("ok")
+def patient_in_a_folder_of_its_own(patient: Patient) -> None:
+    """The images lie in a folder called anat, within the patient's."""
+    (patient.folder / "anat").mkdir()
+    for path in list(patient.folder.iterdir()):
+        if path.is_file():
+            os.rename(path, patient.folder / "anat" / path.name)
+
+
+@fault("warn", "2 patients are called", "told apart by its path")
+def two_of_one_name(patient: Patient) -> Sequence[str]:
+    """Two patients of one name in two folders."""
+    ids = []
+    for side in ("site_a", "site_b"):
+        place = patient.folder.parent / f"{side}-{patient.name}"
+        shutil.copytree(patient.folder, place / "twin" if side == "site_b" else place / "twin")
+        ids.append(f"{place.name}/twin")
+    shutil.rmtree(patient.folder)
+    return ids
+
+
+# Names
+
+
+NAMES = {
+    "spaces": "Jane Doe  2nd visit",
+    "space_at_the_end": "trailing ",
+    "quotes": "O'Brien \"Bob\" `id`",
+    "commas": "a,b;c\td",
+    "newline": "two\nlines",
+    "carriage_return": "car\rriage",
+    "vertical_tab_and_escape": "bell\x07\x0b\x1b[31mred",
+    "dots": "..up..",
+    "two_dots_and_slashes": "..\\..\\evil",
+    "backslashes": "C:\\temp\\x",
+    "formula": "=1+2",
+    "formula_of_excel": "=HYPERLINK(\"http:x\",\"y\")",
+    "formula_plus": "+1-2",
+    "formula_minus": "-1+2",
+    "formula_at": "@SUM(1)",
+    "formula_after_blanks": "  =1+2",
+    "formula_after_a_semicolon": "a;=1+2",
+    "formula_in_full_width": "\uff1d1+2",
+    "html": "<img src=x onerror=alert(1)>",
+    "html_that_closes_a_script": "<script>alert(1)<",
+    "html_entity": "&lt;b&gt; &amp; \" onclick='x'",
+    "markdown_and_braces": "{{7*7}} ${x} %s %(x)s {0}",
+    "percent": "%2e%2e%2f %00",
+    "shell": "$(touch evil); rm -rf x | y & z",
+    "option": "--output",
+    "long": "L" * 230,
+    "long_in_many_bytes": "ß" * 115,
+    "right_to_left": "abc\u202egpj.exe",
+    "zero_width": "a\u200bb\ufeff",
+    "line_separator": "a\u2028b\x85c",
+    "emoji": "\U0001f9e0 brain",
+    "decomposed": "Mu\u0308ller",
+    "reserved_by_windows": "CON",
+    "reserved_with_suffix": "nul.txt",
+    "dot_at_the_end": "ends.",
+    "colon_and_star": "a:b*c?d|e",
+    "not_available": "NA",
+    "not_a_number": "nan",
+    "a_number": "007",
+    "a_date": "1e5",
+    "report_csv": "report.csv",
+    "report_html": "report.html",
+    "run_json": "run.json",
+    "labels_txt": "labels.txt",
+    "lesions_csv": "lesions.csv",
+    "metrics_csv": "metrics.csv",
+    "temporary": "x.12-0123abcd.tmp",
+    "lock": "lock",
+    "as_another_output": "previews",
+}  # fmt: skip
+"""What a patient may be called; each name is a fault of its own and must do no harm."""
+
+
+def _names() -> None:
+    def make(patient: Patient) -> None:
+        # What is tested is the name. A reference under a name that no data set gives may have no convention.
+        patient.remove("seg")
+
+    for key, name in NAMES.items():
+        shown = ascii(name if len(name) < 50 else f"{name[0]} {len(name)} times")
+        add(f"called_{key}", __name__, f"a patient called {shown}", make, "ok", folder=name)
+
+
+_names()
+
+
+@fault("ok", folder="bytes that are no UTF-8")
+def called_by_bytes_that_are_no_utf8(patient: Patient) -> Sequence[str]:
+    """A name of bytes that are no UTF-8."""
+    name = os.fsdecode(b"caf\xe9\xff")
+    other = patient.folder.parent / name
+    try:
+        os.rename(patient.folder, other)
+        for path in list(other.iterdir()):
+            os.rename(path, other / path.name.replace(patient.name, name))
+    except (OSError, UnicodeError) as error:
+        raise CannotMake(f"this file system takes no such name: {error}") from None
+    Patient(other, patient.outside).remove("seg")
+    return (name,)
+
+
+@fault("ok", folder="Twin")
+def called_alike_but_for_case(patient: Patient) -> Sequence[str]:
+    """Two patients whose names differ only in case."""
+    if (patient.folder.parent / "tWIN").exists():
+        raise CannotMake("this file system takes no two names that differ only in case")
+    other = patient.again("tWIN")
+    patient.remove("seg")
+    other.remove("seg")
+    return ("Twin", "tWIN")
+
+
+@fault("ok", folder="a_b")
+def called_alike_once_made_safe(patient: Patient) -> Sequence[str]:
+    """Two patients whose names are the same once they are made safe for a file system."""
+    other = patient.again("a\\b")
+    patient.remove("seg")
+    other.remove("seg")
+    return ("a_b", "a\\b")
+
+
+@fault("error", "t1c.nii.gz", "0 bytes", folder="=cmd|' /C calc'!A0 <b>")
+def hostile_name_in_an_error(patient: Patient) -> None:
+    """A hostile name whose error sentence holds it: defused and escaped there too."""
+    patient.remove("seg")
+    patient.path("t1c").write_bytes(b"")
+
+
+@fault("error", "t1c.nii.gz", "0 bytes", folder="a\nb\r=1+2")
+def line_breaks_in_an_error(patient: Patient) -> None:
+    """A name with line breaks whose error sentence stays one line."""
+    patient.remove("seg")
+    patient.path("t1c").write_bytes(b"")
+
+
+@fault("error", "<img src=x>", "does not exist")
+def hostile_link_target(patient: Patient) -> None:
+    """A dangling link whose target is HTML with line breaks."""
+    patient.remove("t1c")
+    patient.path("t1c").symlink_to("<img src=x>\n=1+2")
