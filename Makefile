@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 AUDIT := .venv-audit
 JOBS ?= 2
 
-.PHONY: demo test check bench folds results coverage clean faults fuzz chaos thousand audit sbom licences
+AXE := tests/web/.axe/package/axe.min.js
+
+.PHONY: demo test test-web serve check bench folds results coverage clean faults fuzz chaos thousand audit sbom licences
 .DELETE_ON_ERROR:
 
 # The set-up alone. torch first and pinned: a range asked of pip brings gigabytes of CUDA packages.
@@ -14,7 +16,7 @@ $(VENV)/.ready: constraints.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-a.json --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json --constraint constraints.txt --editable '.[dev,web]'
 	touch $@
 
 .venv: $(VENV)/.ready
@@ -26,6 +28,19 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 10
+
+# The page in a real browser. Chromium comes from the system's packages where they may be installed, axe-core (for the
+# accessibility tests) from the npm registry; without them the tests that need them are skipped and say so.
+test-web: $(VENV)/.ready
+	command -v chromium >/dev/null || (apt-get install --yes --quiet chromium || (apt-get update && apt-get install --yes --quiet chromium)) \
+	  || echo 'chromium is not there and could not be installed: the browser tests will be skipped'
+	test -f $(AXE) || (mkdir -p tests/web/.axe && cd tests/web/.axe && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz) \
+	  || echo 'axe-core could not be fetched: the accessibility tests will be skipped'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/web --durations 5
+
+# The web app on this machine: http://127.0.0.1:8000
+serve: $(VENV)/.ready
+	$(BIN)/python run_pipeline.py serve
 
 coverage: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report term

@@ -297,6 +297,55 @@ class Demo:
         return _conclude(report, self.output, self.quiet)
 
 
+@dataclass
+class Serve:
+    """Show the web app: a clinician drops images into a browser and sees the tumour. Everything stays on this machine."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs --token-file."""
+    port: int = 8000
+    """Port to listen on."""
+    model: list[str] = field(default_factory=list)
+    """Shipped names or .safetensors files that can be chosen. Default: those that are shipped."""
+    data: Path | None = None
+    """Output folder of an earlier `segment` run, whose results can be opened."""
+    max_upload_mb: int = 512
+    """Most megabytes of one upload."""
+    token_file: Path | None = None
+    """File whose first line every user must know, at least 16 characters."""
+    workspace: Path = Path("out/web")
+    """Folder for uploads and results; readable by its owner alone."""
+    keep_hours: float = 24.0
+    """After so long an upload and its results are removed."""
+    job_minutes: float = 30.0
+    """A case that takes longer is stopped."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        try:
+            from pipeline.web.app import serve
+        except ModuleNotFoundError as error:
+            raise UsageError(f"the web app needs {error.name}; install it with: pip install '.[web]'") from None
+        from pipeline.web.settings import Settings
+
+        token = self.token_file.read_text(encoding="utf-8").partition("\n")[0].strip() if self.token_file else None
+        settings = Settings(
+            workspace=self.workspace,
+            models=tuple(self.model),
+            data=self.data,
+            host=self.host,
+            port=self.port,
+            max_upload_bytes=self.max_upload_mb * 2**20,
+            token=token,
+            keep_hours=self.keep_hours,
+            job_seconds=60 * self.job_minutes,
+        )
+        logging.getLogger("pipeline").setLevel(logging.INFO)
+        serve(settings)
+        return OK
+
+
 Command = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Segment, tyro.conf.subcommand("segment")]
@@ -304,6 +353,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Models, tyro.conf.subcommand("models")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
 )
 
 

@@ -51,14 +51,14 @@ def inspect_cases(
     if convention is not None:
         load_convention(convention)
     choices = choose_conventions(cases, override=convention, read_labels=partial(_labels, max_voxels))
-    return [_inspect(case, choices[case.case_id], full, strict, max_voxels) for case in cases]
+    return [inspect_case(case, choices[case.case_id], full, strict, max_voxels) for case in cases]
 
 
 def _labels(max_voxels: int, source: ImageSource) -> Collection[float]:
     return count_labels(read_label_map(source, max_voxels=max_voxels).array)
 
 
-def _inspect(case: Case, choice: ConventionChoice, full: bool, strict: bool, max_voxels: int) -> dict[str, Any]:
+def inspect_case(case: Case, choice: ConventionChoice, full: bool, strict: bool, max_voxels: int) -> dict[str, Any]:
     problems, warnings = [*case.problems], [*case.warnings, *choice.warnings]
     images: dict[str, Any] = {}
     headers: dict[str, ImageHeader] = {}

@@ -1,0 +1,114 @@
+"""The web app, put together from its routes and the layer that guards them. Nothing is computed here.
+
+Nothing in its routes waits for a disk or a processor: files are written in threads, images are read and masks made in
+the processes of `pipeline.web.jobs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from data.errors import SegmentationError
+from pipeline import __version__
+from pipeline.web.cases import add_cases, add_files
+from pipeline.web.context import Context
+from pipeline.web.incoming import add_incoming
+from pipeline.web.lists import add_lists
+from pipeline.web.pages import add_pages, niivue_file
+from pipeline.web.process import JobFailed
+from pipeline.web.security import Guard
+from pipeline.web.settings import Settings, check_settings
+from pipeline.web.uploads import TooLarge, TooLargeReply
+
+_JOB, _CHECK = "pipeline.web.perform:job_process", "pipeline.web.perform:check_process"
+
+
+def create_app(settings: Settings, *, job_function: str = _JOB, check_function: str = _CHECK) -> FastAPI:
+    """The app, its workspace opened.
+
+    Parameters
+    ----------
+    settings : Settings
+    job_function, check_function : str
+        ``module:name`` of what the two processes run; tests put faults there.
+
+    Raises
+    ------
+    data.errors.UsageError, data.errors.CheckpointError
+        It may not start like this.
+    """
+    check_settings(settings)
+    context = Context(settings, job_function, check_function)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await context.jobs.start()
+        yield
+        await context.jobs.stop()
+        await context.store.close()
+
+    app = FastAPI(
+        title="Brain tumour segmentation",
+        version=__version__,
+        description="From a patient's MRI to a tumour mask. Research use only. A session's cookie is set by the first "
+        "reply; a session sees its own cases alone.",
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.context = context
+    app.add_middleware(Guard, settings=settings, sessions=context.sessions)
+    for kind in (HTTPException, RequestValidationError, SegmentationError, JobFailed, TooLarge):
+        app.add_exception_handler(kind, _explain)
+    add_pages(app, context)
+    add_lists(app, context)
+    add_incoming(app, context)
+    add_cases(app, context)
+    add_files(app, context)
+    return app
+
+
+async def _explain(_: Request, error: Exception) -> Response:
+    if isinstance(error, TooLarge):
+        return TooLargeReply(str(error))
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": str(error.detail)}, error.status_code)
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        where = where.encode("ascii", "backslashreplace").decode()[:100]
+        return JSONResponse({"error": f"{where or 'the request'}: {first['msg']}; see /api/openapi.json"}, 422)
+    return JSONResponse({"error": str(error)}, 422)
+
+
+def uvicorn_options() -> dict[str, Any]:
+    """How uvicorn runs the app, beside where it listens."""
+    return {
+        "access_log": False,  # ids of cases are nobody else's business
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_keep_alive": 15,
+        "timeout_graceful_shutdown": 3,
+        "limit_concurrency": 1000,
+        "log_level": "warning",
+    }
+
+
+def serve(settings: Settings) -> None:
+    """Run the app until it is told to stop. Raises as :func:`create_app`."""
+    import uvicorn
+
+    app = create_app(settings)
+    uvicorn.Server(uvicorn.Config(app, host=settings.host, port=settings.port, **uvicorn_options())).run()
+
+
+__all__ = ["Settings", "create_app", "niivue_file", "serve", "uvicorn_options"]

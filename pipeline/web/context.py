@@ -1,0 +1,83 @@
+"""What the routes share: settings, cases, jobs, models; and how a case is found, begun and shown."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from data.naming import load_layouts
+from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
+from pipeline.web import schema
+from pipeline.web.jobs import Jobs, new_case_id
+from pipeline.web.security import Sessions
+from pipeline.web.settings import Settings
+from pipeline.web.store import CaseRecord, Store
+
+MAX_CASES = 200
+"""Of one session."""
+NO_CASE = "there is no such case in this session; it may have been removed after its time"
+
+
+class Context:
+    """What the routes share."""
+
+    def __init__(self, settings: Settings, job_function: str, check_function: str) -> None:
+        workspace = settings.workspace
+        (workspace / "cases").mkdir(parents=True, exist_ok=True, mode=0o700)
+        workspace.chmod(0o700)
+        self.settings = settings
+        self.store = Store(workspace / "web.sqlite3")
+        self.sessions = Sessions(self.store.secret, settings.token)
+        self.checkpoints = {c.name: c for c in map(open_checkpoint, settings.models)} or {
+            c.name: c for c in shipped_models()
+        }
+        paths = {name: str(checkpoint.path.resolve()) for name, checkpoint in self.checkpoints.items()}
+        self.jobs = Jobs(settings, self.store, paths, job_function, check_function)
+        self.models: list[dict[str, Any]] = [_model_info(c) for c in self.checkpoints.values()]
+        self.text = schema.CaseTexts(self.jobs)
+        self.listeners = 0
+        load_layouts()  # now, and not while the first user waits
+
+    def case(self, request: Request, case_id: str) -> CaseRecord:
+        """The case, if it is of the session that asks; another's is as one that is not there."""
+        record = self.store.get(case_id, request.state.owner)
+        if record is None:
+            raise HTTPException(404, NO_CASE)
+        return record
+
+    def reply(self, record: CaseRecord, status: int = 200) -> Response:
+        """A case as JSON."""
+        return Response(self.text(record), status, media_type="application/json")
+
+    def new_record(self, owner: str, name: str, **about: Any) -> CaseRecord:
+        """A case that begins now."""
+        now = time.time()
+        expires = now + 3600 * self.settings.keep_hours
+        return CaseRecord(new_case_id(), owner, name[:200], "checking", now, expires, **about)
+
+    def room_for_one(self, owner: str) -> None:
+        """Refuse a case that would be too many, or for which the disk has no room."""
+        if len(self.store.of_owner(owner)) >= MAX_CASES:
+            raise HTTPException(429, f"this session has {MAX_CASES} cases; remove some first")
+        if shutil.disk_usage(self.settings.workspace).free < 2 * self.settings.max_upload_bytes:
+            raise HTTPException(507, "the server's disk is nearly full; try again later, or remove cases")
+
+
+def _model_info(checkpoint: Checkpoint) -> dict[str, Any]:
+    card = checkpoint.path.with_suffix(".md")
+    listing = checkpoint.as_listing()
+    about = {key: listing[key] for key in ("name", "modalities", "regions", "scores", "licence")}
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return about | {"trained_on": str(listing["trained_on"]), "card": text}
+
+
+def make_folders(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    for name in ("files", "edits"):
+        (folder / name).mkdir()

@@ -1,0 +1,118 @@
+"""The routes by which files come in: a patient's images, and a mask that was edited."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from pipeline.web import schema
+from pipeline.web.context import Context, make_folders
+from pipeline.web.intake import Intake, take_in
+from pipeline.web.jobs import MAX_VOXELS, new_case_id
+from pipeline.web.uploads import one_line, receive_file, receive_form
+
+MAX_EDITS = 99
+
+
+def add_incoming(app: FastAPI, context: Context) -> None:
+    upload = {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["files"],
+                        "properties": {
+                            "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                            "name": {"type": "string", "description": "What to call the patient."},
+                        },
+                    }
+                }
+            },
+        }
+    }
+    refusals: dict[int | str, dict[str, Any]] = {
+        413: {"model": schema.Problem, "description": "Larger than the server takes."},
+        422: {"model": schema.Problem, "description": "Nothing in it can be used."},
+        429: {"model": schema.Problem, "description": "Too many cases."},
+        507: {"model": schema.Problem, "description": "No room on the server's disk."},
+    }
+
+    @app.post(
+        "/api/cases",
+        status_code=201,
+        response_model=schema.CaseInfo,
+        responses=refusals,
+        openapi_extra=upload,
+        summary="Upload one patient: images, slices, or a .zip of them",
+    )
+    async def create(request: Request) -> Response:
+        context.room_for_one(request.state.owner)
+        record = context.new_record(request.state.owner, "patient")
+        folder = context.jobs.folder(record.id)
+        await asyncio.to_thread(make_folders, folder)
+        incoming = folder / "incoming"
+        await asyncio.to_thread(incoming.mkdir)
+        try:
+            received, fields = await receive_form(request, incoming, context.settings.max_upload_bytes)
+            limits = {"max_unpacked": context.settings.max_unpacked_bytes, "max_voxels": MAX_VOXELS}
+            found: Intake = await asyncio.to_thread(take_in, received, folder / "files", **limits)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, folder, True)
+            raise
+        await asyncio.to_thread(shutil.rmtree, incoming, True)
+        record = replace(
+            record,
+            name=(one_line(fields.get("name", "")) or found.name)[:200],
+            sources=found.sources,
+            layout=found.layout,
+            layout_reason=found.layout_reason,
+            conventions=found.conventions,
+            notes=found.notes,
+        )
+        return context.reply(await context.jobs.admit(record), 201)
+
+    @app.post(
+        "/api/cases/{case_id}/edits",
+        response_model=schema.CaseInfo,
+        responses={413: refusals[413], 422: refusals[422]},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
+        summary="Keep an edited mask beside the mask",
+    )
+    async def edit(request: Request, case_id: str) -> Response:
+        record = context.case(request, case_id)
+        if record.state != "done" or record.result is None:
+            raise HTTPException(409, f"the case is {record.state}; only a finished mask can be edited")
+        number = 1 + sum(name.startswith("edited-") and name.endswith(".gz") for name in record.downloads)
+        if number > MAX_EDITS:
+            raise HTTPException(429, f"the case has {MAX_EDITS} edited masks; no more are kept")
+        folder = context.jobs.folder(case_id)
+        path = await _take_body(request, folder, context.settings.max_upload_bytes)
+        mask = next(iter(record.downloads.values()))["path"]
+        about = {"do": "edit", "mask": mask, "upload": path, "number": number}
+        about |= {"convention": record.result["convention"], "model": record.result["model"]}
+        answer = await context.jobs.ask_checker(record, about)
+        return context.reply(await context.store.change(case_id, downloads=answer["downloads"]) or record)
+
+
+async def _take_body(request: Request, folder: Path, limit: int) -> str:
+    """The body as a file; its name within ``folder``, which says whether it is packed."""
+    name = f"upload-{new_case_id()}"
+    path = folder / name
+    try:
+        await receive_file(request, path, limit)
+        with path.open("rb") as file:
+            final = name + (".nii.gz" if file.read(2) == b"\x1f\x8b" else ".nii")
+        path.rename(folder / final)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return final

@@ -1,0 +1,235 @@
+"""From files that came in to one patient: which file shows what, by the same rules as for folders on a disk.
+
+`data.case.discover_cases` recognises by names alone. So the names, and nothing else, are laid out as empty files in a
+folder of their own for as long as that takes; the content lies elsewhere, under numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.case import Case, ImageSource, discover_cases
+from data.errors import InputError, UsageError
+from data.io import read_header
+from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, match_volume, split_extension
+from pipeline.web.store import Source
+from pipeline.web.unpack import is_archive, unpack_zip
+from pipeline.web.uploads import Received, clean_name
+
+ROLES = (*MODALITIES, REFERENCE)
+NAMELESS = "patient"
+"""What a patient is called whose files do not say."""
+_INDEX = "dataset.json"
+_MAX_INDEX_BYTES = 2**20
+_MOST_UNASSIGNED = 32
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file that was kept: its name from outside, and its name in the case's folder of files."""
+
+    name: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a case starts from; ``notes`` are what the recognition doubts."""
+
+    name: str
+    sources: tuple[Source, ...]
+    layout: str
+    layout_reason: str
+    conventions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, max_voxels: int) -> Intake:
+    """Unpack what is packed, keep the images as ``folder/f0001.nii.gz`` and so on, and recognise them.
+
+    Parameters
+    ----------
+    received : sequence of Received
+        Files on the same disk as ``folder``; they are moved or removed.
+    folder : Path
+        There, empty.
+
+    Raises
+    ------
+    InputError
+        Nothing in it can be used, an archive is refused, or it holds several patients.
+    """
+    files, label = _unpacked(received, max_unpacked)
+    stored: list[Stored] = []
+    unused: list[str] = []
+    for item in files:
+        extension = split_extension(item.name)[1]
+        if extension == ".mhd":
+            raise InputError(f"{item.name}: a .mhd keeps its voxels in another file; save it as .mha or .nii.gz")
+        index = os.path.basename(item.name) == _INDEX and item.path.stat().st_size <= _MAX_INDEX_BYTES
+        if extension or index:
+            kept = Stored(item.name, f"f{len(stored) + 1:04d}{extension or '.json'}")
+            item.path.rename(folder / kept.file)
+            stored.append(kept)
+        else:
+            item.path.unlink()
+            unused.append(item.name)
+    if not any(split_extension(item.name)[1] for item in stored):
+        raise InputError(_nothing(unused))
+    found = recognise(stored, folder, label, max_voxels)
+    notes = (f"not used: {_listed(unused)}",) if unused else ()
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _nothing(unused: Sequence[str]) -> str:
+    if not unused:
+        return "the upload holds no file; drop the patient's images (.nii, .nii.gz, .mha, .tif, .png) or a .zip of them"
+    return (
+        f"no image among {_listed(unused)}; drop NIfTI (.nii, .nii.gz), .mha, .tif or .png files, or a .zip of them "
+        "(export DICOM as NIfTI first)"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Received], str]:
+    """All files, those of zips unpacked, and what a patient without a name may be called."""
+    files: list[Received] = []
+    label = NAMELESS
+    for item in received:
+        if not item.name.lower().endswith(".zip"):
+            if is_archive(item.name):
+                raise InputError(f"{item.name}: only .zip is unpacked; pack it as .zip, or drop the files as they are")
+            files.append(item)
+            continue
+        members = unpack_zip(item.path, item.name, item.path.parent, max_bytes=max_bytes, first=len(files))
+        item.path.unlink()
+        files += [Received(clean_name(member.name), member.path) for member in members]
+        max_bytes -= sum(member.path.stat().st_size for member in members)
+        label = _component(os.path.basename(item.name)[:-4]) or label
+    return files, label
+
+
+def recognise(stored: Sequence[Stored], folder: Path, label: str, max_voxels: int) -> Intake:
+    """Which stored file shows what. Raises InputError where they are files of several patients."""
+    scratch = Path(tempfile.mkdtemp(prefix="names-", dir=folder))
+    try:
+        placed = _lay_out(stored, folder, scratch / label)
+        try:
+            cases = discover_cases(scratch / label)
+        except UsageError:  # no name says anything: the user will
+            cases = []
+        return _from_cases(cases, placed, stored, folder, label, max_voxels, str(scratch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lay_out(stored: Sequence[Stored], folder: Path, root: Path) -> dict[str, Stored]:
+    """Empty files called like the stored ones; path -> which one it stands for."""
+    root.mkdir(parents=True)
+    placed: dict[str, Stored] = {}
+    for item in stored:
+        parts = [part for part in map(_component, item.name.split("/")) if part] or ["image"]
+        path = root.joinpath(*parts)
+        if path.exists() or len(os.fsencode(str(path))) > 3000:
+            path = root / f"{len(placed)}-again" / parts[-1]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if item.file.endswith(".json"):
+                shutil.copyfile(folder / item.file, path)
+            else:
+                path.open("xb").close()
+        except OSError:  # a folder and a file of one name: what is left out here is assigned by hand
+            continue
+        placed[os.path.abspath(path)] = item
+    return placed
+
+
+def _component(text: str) -> str:
+    """One harmless part of a path: letters, digits, blanks and ``-_.+,=@()[]``, no dot in front, 100 characters."""
+    safe = "".join(c if c.isalnum() or c in "-_.+,=@()[] " else "_" for c in text).strip(". ")
+    return safe.encode()[-100:].decode("utf-8", "ignore").strip(". ")
+
+
+def _from_cases(
+    cases: Sequence[Case],
+    placed: dict[str, Stored],
+    stored: Sequence[Stored],
+    folder: Path,
+    label: str,
+    max_voxels: int,
+    scratch: str,
+) -> Intake:
+    known = [case for case in cases if case.images or case.reference]
+    with_images = [case for case in known if case.images]
+    roles = [role for case in known for role in _sources_of(case)]
+    if len(with_images) > 1 and len(set(roles)) < len(roles):
+        names = _listed([case.case_id for case in with_images])
+        raise InputError(f"the upload holds {len(with_images)} patients ({names}); drop one patient at a time")
+    notes = [note.replace(scratch + "/", "") for case in known for note in (*case.warnings, *case.problems)]
+    if len(with_images) > 1:
+        notes.append(f"the names speak of different patients: {_listed([c.case_id for c in with_images])}; check them")
+    sources: list[Source] = []
+    used: set[str] = set()
+    for case in known:
+        for role, image in _sources_of(case).items():
+            own = [placed[str(path)] for path in image.paths if str(path) in placed]
+            if len(own) == len(image.paths) and role not in {source.role for source in sources}:
+                used |= {item.file for item in own}
+                sources.append(_source(len(sources) + 1, own, image.channel, role))
+    sources.sort(key=lambda source: ROLES.index(source.role or REFERENCE))
+    left = [item for item in stored if item.file not in used and not item.file.endswith(".json")]
+    for item in left[:_MOST_UNASSIGNED]:
+        sources += _unassigned(len(sources) + 1, item, folder, max_voxels)
+    if len(left) > _MOST_UNASSIGNED:
+        notes.append(f"not used: {_listed([item.name for item in left[_MOST_UNASSIGNED:]])}")
+    main = max(known, key=lambda case: len(case.images), default=None)
+    return Intake(
+        name=_name(main, label, sources),
+        sources=tuple(replace(source, id=str(number)) for number, source in enumerate(sources, 1)),
+        layout=main.layout if main else "by hand",
+        layout_reason=main.layout_reason if main else "no name tells what the files show",
+        conventions=main.conventions if main else (),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _name(case: Case | None, label: str, sources: Sequence[Source]) -> str:
+    """What the patient is called: by its folder, else by its zip, else as its files' names begin."""
+    if case is not None and case.case_id != label:
+        return case.case_id
+    stems = [split_extension(os.path.basename(source.name))[0] for source in sources if len(source.files) == 1]
+    begun = {match.patient for stem in stems if (match := match_volume(stem)) and match.patient}
+    return begun.pop() if label == NAMELESS and len(begun) == 1 else label
+
+
+def _sources_of(case: Case) -> dict[str, ImageSource]:
+    return {**case.images, **({REFERENCE: case.reference} if case.reference else {})}
+
+
+def _source(number: int, items: Sequence[Stored], channel: int | None, role: str | None) -> Source:
+    name = items[0].name
+    if len(items) > 1:
+        name = f"{name} and {len(items) - 1} more slices"
+    if channel is not None:
+        what = "band" if split_extension(items[0].name)[1] in SLICE_EXTENSIONS else "volume"
+        name = f"{name}, {what} {channel + 1}"
+    return Source(str(number), name, tuple(item.file for item in items), channel, role, role)
+
+
+def _unassigned(number: int, item: Stored, folder: Path, max_voxels: int) -> list[Source]:
+    """A file that no name explains: one image, or one for each of its volumes."""
+    try:
+        header = read_header(ImageSource((folder / item.file,), 0), max_voxels=max_voxels)
+    except InputError:  # said when the case is checked
+        return [_source(number, [item], None, None)]
+    if header.channels == 1:
+        return [_source(number, [item], None, None)]
+    return [_source(number + channel, [item], channel, None) for channel in range(min(header.channels, 8))]

@@ -1,0 +1,337 @@
+"""What happens to cases: looked at when they come, computed in turn, cancelled, resumed after a restart, removed in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from data.errors import SegmentationError
+from pipeline.web.process import ComputingProcess, JobFailed
+from pipeline.web.settings import Settings
+from pipeline.web.store import FINISHED, CaseRecord, Store
+from pipeline.web.turns import Turns
+
+log = logging.getLogger(__name__)
+
+MAX_VOXELS = 2**27
+"""Of one file: 512 x 512 x 512."""
+CHECK_SECONDS = 120.0
+_CHECK_MEMORY_BYTES = 4 * 2**30
+_SWEEP_S = 30.0
+_INTERRUPTED = "the server was stopped while this ran; run it again"
+
+
+class Jobs:
+    """The two lines of work of a server: quick looks at cases, and the computing of masks."""
+
+    def __init__(
+        self, settings: Settings, store: Store, models: dict[str, str], job_function: str, check_function: str
+    ):
+        self.settings, self.store, self.models = settings, store, models
+        memory = settings.job_memory_bytes
+        self.computer = ComputingProcess(job_function, memory)
+        self.checker = ComputingProcess(check_function, min(memory, _CHECK_MEMORY_BYTES) if memory else None)
+        self.turns = Turns()
+        self.running: str | None = None
+        self._wake = asyncio.Event()
+        self._checks: asyncio.Queue[str] = asyncio.Queue()
+        self._current: asyncio.Task[Any] | None = None
+        self._cancelled: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._warm = False
+
+    def folder(self, case_id: str) -> Path:
+        """Where a case's files lie."""
+        return self.settings.workspace / "cases" / case_id
+
+    # Start and end
+
+    async def start(self) -> None:
+        """Take up what an earlier server left, and begin."""
+        for record in sorted(self.store.records.values(), key=lambda r: r.queued_at or 0):
+            if record.state == "running":
+                await self.store.change(record.id, state="interrupted", error=_INTERRUPTED, stage=None, progress=0.0)
+            elif record.state == "queued":
+                self.turns.add(record.owner, record.id)
+            elif record.state == "checking":
+                self._checks.put_nowait(record.id)
+        await asyncio.to_thread(self._remove_strays)
+        if any(self.turns):
+            self._wake.set()
+        self._tasks = [
+            asyncio.create_task(self._for_ever(loop)) for loop in (self._check_loop, self._job_loop, self._sweep_loop)
+        ]
+
+    async def stop(self) -> None:
+        """End the processes. What ran is marked at the next start."""
+        for task in (*self._tasks, self._current):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.computer.stop()
+        await self.checker.stop()
+
+    async def _for_ever(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await loop()
+            except Exception:  # one case's trouble must not end the line for all
+                log.exception("%s failed; it goes on", loop.__name__)
+                await asyncio.sleep(0.1)
+
+    def _remove_strays(self) -> None:
+        """Folders of cases that nobody knows: uploads that a kill broke off."""
+        root = self.settings.workspace / "cases"
+        for folder in root.iterdir():
+            if folder.name not in self.store.records:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # What users ask for
+
+    async def admit(self, record: CaseRecord) -> CaseRecord:
+        """Keep a new case and have it looked at."""
+        record = await self.store.put(record)
+        self._checks.put_nowait(record.id)
+        if record.task != "open" and not self._warm:
+            self._warm = True  # torch takes seconds to import: meanwhile the user looks at the assignment
+            asyncio.get_running_loop().create_task(self._warm_up())
+        return record
+
+    async def recheck(self, record: CaseRecord) -> CaseRecord:
+        """Look at a case again after a change."""
+        record = await self.store.put(replace(record, state="checking", check=record.check + 1, error=None))
+        self._checks.put_nowait(record.id)
+        return record
+
+    async def run(self, record: CaseRecord) -> CaseRecord:
+        """Put a case in line; its earlier result is given up."""
+        record = await self.store.put(
+            replace(
+                record, state="queued", queued_at=time.time(), error=None, result=None, downloads={},
+                stage=None, progress=0.0,
+            )
+        )  # fmt: skip
+        self.turns.add(record.owner, record.id)
+        self._wake.set()
+        self._tell_waiting()
+        return record
+
+    async def cancel(self, record: CaseRecord) -> CaseRecord:
+        """Take a case out of the line, or stop its process."""
+        if self.turns.remove(record.id):
+            record = await self.store.put(replace(record, state="cancelled", queued_at=None))
+            self._tell_waiting()
+        elif self.running == record.id and self._current is not None:
+            self._cancelled.add(record.id)
+            self._current.cancel()
+            await self.settled(record.id, 12.0, lambda r: r.state != "running")
+            record = self.store.get(record.id) or record
+        return record
+
+    async def delete(self, record: CaseRecord) -> None:
+        """Forget a case and its files, whatever it is at."""
+        await self.cancel(record)
+        await self.store.delete(record.id)
+        await asyncio.to_thread(shutil.rmtree, self.folder(record.id), True)
+
+    async def settled(self, case_id: str, seconds: float, done: Callable[[CaseRecord], bool]) -> CaseRecord | None:
+        """The record once ``done`` says so, or as it is after so many seconds; None once it is deleted."""
+        with contextlib.suppress(TimeoutError), self.store.listen(case_id) as changed:
+            async with asyncio.timeout(seconds):
+                while (record := self.store.get(case_id)) is not None and not done(record):
+                    await changed.wait()
+                    changed.clear()
+        return self.store.get(case_id)
+
+    async def ask_checker(self, record: CaseRecord, request: dict[str, Any]) -> Any:
+        """One request about a case to the process of quick looks. Raises JobFailed."""
+        about = {"folder": str(self.folder(record.id)), "max_voxels": MAX_VOXELS, "case": asdict(record)}
+        return await self.checker.ask(about | request, CHECK_SECONDS)
+
+    # What the page shows of the line
+
+    def position(self, record: CaseRecord) -> int | None:
+        """How many jobs are to end before this one begins, and one; None where it does not wait."""
+        if record.state != "queued":
+            return None
+        place = next((n for n, job in enumerate(self.turns, 1) if job == record.id), None)
+        return None if place is None else place + (self.running is not None)
+
+    def seconds_left(self, record: CaseRecord) -> float | None:
+        """How long until the mask is there, by what earlier runs took; None where nothing is known."""
+        if record.state == "running":
+            return self._running_left(record)
+        if record.state != "queued":
+            return None
+        ahead = [self.store.get(job) for job in self._ahead(record.id)]
+        waits = [self._expected(other) for other in (*ahead, record) if other is not None]
+        current = self.store.get(self.running) if self.running else None
+        if current is not None:
+            waits.append(self._running_left(current))
+        return None if None in waits else sum(wait for wait in waits if wait is not None)
+
+    def _ahead(self, case_id: str) -> list[str]:
+        jobs: list[str] = []
+        for job in self.turns:
+            if job == case_id:
+                break
+            jobs.append(job)
+        return jobs
+
+    def _expected(self, record: CaseRecord) -> float | None:
+        return self.store.expected_seconds(record.model, record.voxels)
+
+    def _running_left(self, record: CaseRecord) -> float | None:
+        elapsed = time.time() - (record.started_at or time.time())
+        expected = self._expected(record)
+        if expected is not None:
+            return max(expected - elapsed, 0.0)
+        return elapsed * (1 / record.progress - 1) if record.progress > 0.1 else None
+
+    def progress(self, record: CaseRecord) -> float:
+        """0 to 1: what the process says, or where it says nothing what earlier runs took."""
+        if record.state == "done":
+            return 1.0
+        if record.state != "running" or record.progress > 0:
+            return record.progress
+        expected = self._expected(record)
+        elapsed = time.time() - (record.started_at or time.time())
+        return 0.0 if not expected else min(0.95, elapsed / expected)
+
+    def _tell_waiting(self) -> None:
+        for job in self.turns:
+            self.store.notify(job)
+
+    # The lines of work
+
+    async def _warm_up(self) -> None:
+        with contextlib.suppress(JobFailed):
+            await self.computer.ask({"do": "warm", "folder": str(self.settings.workspace)}, CHECK_SECONDS)
+
+    async def _check_loop(self) -> None:
+        case_id = await self._checks.get()
+        record = self.store.get(case_id)
+        if record is None or record.state != "checking":
+            return
+        request = {"do": record.task, "about": record.task_about, "data": str(self.settings.data or "")}
+        try:
+            answer = await self.ask_checker(record, request | {"models": list(self.models.values())})
+            changes = _opened(answer) if record.task == "open" else _looked_at(record, answer)
+        except JobFailed as error:
+            changes = {"state": "failed", "error": str(error), "can_run": False}
+        now = self.store.get(case_id)
+        if now is not None and now.check == record.check:
+            # An example is made once; looking at it again is a check like any other.
+            await self.store.change(case_id, **changes | {"task": "check"})
+
+    async def _job_loop(self) -> None:
+        case_id = self.turns.take()
+        if case_id is None:
+            self._wake.clear()
+            await self._wake.wait()
+            return
+        record = self.store.get(case_id)
+        if record is None or record.state != "queued":
+            return
+        self.running = case_id
+        try:
+            record = await self.store.put(replace(record, state="running", started_at=time.time(), progress=0.0))
+            self._tell_waiting()
+            self._current = asyncio.create_task(self._compute(record))
+            changes = await asyncio.shield(asyncio.gather(self._current, return_exceptions=True))
+            await self._conclude(case_id, changes[0])
+        finally:
+            self.running, self._current = None, None
+            self._tell_waiting()
+
+    async def _compute(self, record: CaseRecord) -> dict[str, Any]:
+        def on_stage(stage: str, share: float) -> None:
+            now = self.store.get(record.id)
+            if now is not None:
+                self.store.show(replace(now, stage=stage, progress=min(max(share, now.progress), 1.0)))
+
+        request = {"do": "segment", "folder": str(self.folder(record.id)), "max_voxels": MAX_VOXELS}
+        request |= {"model": self.models.get(record.model or "", ""), "case": asdict(record)}
+        start = time.monotonic()
+        answer = await self.computer.ask(request, self.settings.job_seconds, on_stage)
+        await self.store.add_timing(str(record.model), record.voxels, time.monotonic() - start)
+        return _done(answer)
+
+    async def _conclude(self, case_id: str, outcome: Any) -> None:
+        ended = {"stage": None, "queued_at": None, "started_at": None, "progress": 0.0}
+        if isinstance(outcome, asyncio.CancelledError):
+            changes: dict[str, Any] = {"state": "cancelled"}
+        elif isinstance(outcome, JobFailed):
+            changes = {"state": "failed", "error": str(outcome)}
+        elif isinstance(outcome, BaseException):
+            log.error("job failed", exc_info=outcome)
+            changes = {"state": "failed", "error": "something went wrong in the server; its log says what"}
+        else:
+            changes = outcome
+        self._cancelled.discard(case_id)
+        await self.store.change(case_id, **ended | changes)
+
+    async def _sweep_loop(self) -> None:
+        now = time.time()
+        for record in list(self.store.records.values()):
+            if record.expires < now and record.state != "running":
+                await self.delete(record)
+        await asyncio.sleep(min(_SWEEP_S, self.settings.keep_hours * 3600 / 4))
+
+
+def _looked_at(record: CaseRecord, answer: dict[str, Any]) -> dict[str, Any]:
+    known = {item["id"]: item for item in answer["sources"]}
+    sources = tuple(
+        replace(
+            source,
+            shape=_tuple(known[source.id]["shape"]),
+            spacing_mm=_tuple(known[source.id]["spacing_mm"]),
+            orientation=known[source.id]["orientation"],
+            problem=known[source.id]["problem"],
+        )
+        for source in record.sources
+    )
+    plain = {key: answer[key] for key in ("can_run", "model", "convention", "voxels")}
+    several = {key: tuple(answer[key]) for key in ("missing", "problems", "warnings", "models")}
+    return {"state": "ready", "sources": sources} | plain | several
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _done(answer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "state": "done",
+        "result": answer["result"],
+        "downloads": answer["downloads"],
+        "progress": 1.0,
+        "error": None,
+    }
+
+
+def _opened(answer: dict[str, Any]) -> dict[str, Any]:
+    return _done(answer) | {"model": answer["result"]["model"], "can_run": False}
+
+
+def new_case_id() -> str:
+    """128 random bits as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def is_finished(record: CaseRecord) -> bool:
+    """Nothing more happens to the case unless the user asks."""
+    return record.state in FINISHED or record.state == "ready"
+
+
+def sentence(error: Exception) -> str:
+    """What a user is told of an error of ours; everything else is for the log."""
+    return str(error) if isinstance(error, SegmentationError | JobFailed) else "something went wrong in the server"

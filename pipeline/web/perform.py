@@ -1,0 +1,179 @@
+"""What the computing processes do: look at a case, segment it, open an earlier result, take an edited mask.
+
+Each works in the case's own folder, which is the current one, with relative paths:
+
+    files/    what came in, under numbers        input/   links to it, called by modality
+    output/   what `segment` wrote               view/    what the viewer loads
+    edits/    masks changed by hand              everything.zip
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.case import unique_folder_names
+from data.errors import InputError, UsageError
+from data.io import read_label_map, write_label_map, write_text_atomically
+from data.labels import count_labels, load_convention
+from data.patient import ImageSource
+from pipeline.case_task import numbers_of, read_state, sha256_of
+from pipeline.web.checks import FILES, Request, case_of, check
+from pipeline.web.worker import Emit
+
+INPUT, OUTPUT, VIEW, EDITS = (Path(name) for name in ("input", "output", "view", "edits"))
+
+
+def check_process(request: Request, emit: Emit) -> Any:
+    """Requests that are quick: ``do`` is check, example, open or edit."""
+    return {"check": check, "example": example, "open": open_earlier, "edit": take_edit}[request["do"]](request)
+
+
+def job_process(request: Request, emit: Emit) -> Any:
+    """Requests that take minutes; ``warm`` imports what they need."""
+    if request["do"] == "warm":
+        import matplotlib.figure  # noqa: F401
+
+        import pipeline.predictor
+        import pipeline.segment  # noqa: F401
+        from pipeline.device import choose_device
+
+        choose_device("auto")
+        return None
+    return segment(request, emit)
+
+
+# Segmenting
+
+
+def segment(request: Request, emit: Emit) -> dict[str, Any]:
+    """The same run as `segment` on the command line, for one patient; raises SegmentationError with its reason."""
+    from pipeline.segment import SegmentOptions, segment_cases
+    from pipeline.web.results import Outcome, describe
+
+    record = request["case"]
+    for folder in (OUTPUT, VIEW, INPUT):
+        shutil.rmtree(folder, ignore_errors=True)
+    case = case_of(record, INPUT, linked=True)
+    options = SegmentOptions(
+        models=(request["model"],), missing="zero", save_probabilities=True, max_voxels=request["max_voxels"]
+    )
+    staged: dict[str, Callable[..., None]] = {}
+    if "on_stage" in inspect.signature(segment_cases).parameters:
+        staged["on_stage"] = lambda stage, share=0.0, *_: emit(str(stage), float(share))
+    report = segment_cases([case], OUTPUT, options, **staged)  # type: ignore[arg-type]
+    row = {str(key): value for key, value in report.iloc[0].to_dict().items()}
+    if row["status"] == "error":
+        raise InputError(str(row["reason"]).replace(f"{INPUT}/", ""))
+    emit("writing", 1.0)
+    name = unique_folder_names([case.case_id])[case.case_id]
+    state = read_state(OUTPUT / ".state" / f"{name}.json")
+    rows = {table: [numbers_of(item) for item in state.get(table, ())] for table in ("regions", "lesions")}
+    mask = OUTPUT / name / f"{name}_seg.nii.gz"
+    row["reason"], row["flags"] = (str(row[key] or "").replace(f"{INPUT}/", "") for key in ("reason", "flags"))
+    outcome = Outcome(mask, row, rows["regions"], rows["lesions"], case.images, case.reference)
+    return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
+
+
+def finished(result: dict[str, Any], mask: Path) -> dict[str, Any]:
+    """The answer of a case with a mask: its result, what can be taken away, and the zip of that, written."""
+    from pipeline.web.results import offer, plain
+
+    here = Path.cwd()
+    return {"result": plain(result), "downloads": offer(here / OUTPUT, here, here / mask)}
+
+
+# Earlier results
+
+
+def open_earlier(request: Request) -> dict[str, Any]:
+    """A finished patient of a `segment` run's folder: its mask copied, its numbers read, its images packed."""
+    from pipeline.label_maps import find_label_maps
+    from pipeline.web.results import Outcome, describe, read_row
+
+    root = Path(request["data"])
+    found = next((item for item in find_label_maps(root) if item.case.case_id == request["about"]), None)
+    if found is None or found.case.reference is None:
+        raise InputError(f"{request['about']}: has no mask any more; look at the list again")
+    state = read_state(root / ".state" / f"{found.folder}.json")
+    row = dict(state.get("row") or {}) or _row_of(root, found.case.case_id, read_row)
+    row["convention"] = row.get("convention") or found.reported
+    if not row["convention"]:
+        raise UsageError(f"{root}: no report.csv says in which label convention {found.case.case_id} is written")
+    source = found.case.reference.paths[0]
+    if not source.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{request['about']}: its mask is a link out of the results; put the file itself there")
+    mask = OUTPUT / source.name
+    OUTPUT.mkdir(exist_ok=True)
+    shutil.copyfile(source, mask)
+    rows = {table: [numbers_of(item) for item in state.get(table, ())] for table in ("regions", "lesions")}
+    outcome = Outcome(mask, row, rows["regions"], rows["lesions"], found.images, None)
+    return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
+
+
+def _row_of(root: Path, case: str, read_row: Callable[[Path, str], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return read_row(root / "report.csv", case)
+    except (OSError, ValueError):
+        return {}
+
+
+# Edits and examples
+
+
+def take_edit(request: Request) -> dict[str, Any]:
+    """Check an edited label map against the mask, and keep it with where it comes from."""
+    from pipeline.web.results import offer
+
+    mask_path, limit = Path(request["mask"]), request["max_voxels"]
+    mask = read_label_map(ImageSource((mask_path,)), max_voxels=limit)
+    upload = Path(request["upload"])
+    try:
+        edited = read_label_map(ImageSource((upload,)), max_voxels=int(np.prod(mask.array.shape)) * 2)
+        if not edited.grid.matches(mask.grid):
+            raise InputError(
+                f"the edited mask lies on another grid ({edited.grid.described()}) than the mask ({mask.grid.described()}); "
+                "save it on the mask's own grid"
+            )
+        convention = load_convention(request["convention"])
+        if unknown := convention.unknown_labels(count_labels(edited.array)):
+            raise InputError(
+                f"the edited mask holds the label {unknown[0]}, which {convention.name} does not know; "
+                f"use {', '.join(map(str, convention.labels))}"
+            )
+    except InputError as error:
+        raise InputError(str(error).replace(str(upload), "the edited mask")) from None
+    finally:
+        upload.unlink(missing_ok=True)
+    stem = f"edited-{request['number']:02d}"
+    changed = edited.array != mask.array
+    write_label_map(EDITS / f"{stem}.nii.gz", edited.array.astype(np.uint8), mask.header)
+    provenance = {
+        "mask": mask_path.name,
+        "mask_sha256": sha256_of(mask_path),
+        "edited_sha256": sha256_of(EDITS / f"{stem}.nii.gz"),
+        "edited": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "voxels_changed": int(np.count_nonzero(changed)),
+        "voxels_of_labels": {str(int(k)): v for k, v in count_labels(edited.array).items()},
+        "model": request["model"],
+        "convention": request["convention"],
+        "by": "hand, in the web app",
+    }
+    write_text_atomically(EDITS / f"{stem}.json", json.dumps(provenance, indent=1) + "\n")
+    here = Path.cwd()
+    return {"downloads": offer(here / OUTPUT, here, here / mask_path)}
+
+
+def example(request: Request) -> dict[str, Any]:
+    """Make the phantom patient of the gallery, then look at it like at any other."""
+    from pipeline.web.gallery import write_example
+
+    write_example(request["about"], FILES)
+    return check(request)

@@ -1,0 +1,232 @@
+"""What the page shows of a finished case: numbers from the run's own records, images packed for the viewer, one zip.
+
+Runs in the process that computes, where memory and time are limited.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.grid import Grid
+from data.io import Volume, atomic_write, read_label_map
+from data.labels import LabelConvention, load_convention
+from data.patient import ImageSource
+from pipeline.colours import label_colours, region_colour
+from pipeline.scoring import score_masks
+from pipeline.web.view import turned, write_view
+
+Mask = NDArray[np.bool_]
+ZIP_NAME = "everything.zip"
+SHOWN_LESIONS = 100
+"""Of each region; lesions.csv has them all."""
+_WHAT = {
+    "seg": "the mask, in the images' own grid and label convention",
+    "preview": "picture of three planes",
+    "report.csv": "one row: status, volumes, scores",
+    "metrics.csv": "every score of each region",
+    "lesions.csv": "every lesion: place, volume, diameters",
+    "report.html": "the report, one page that works anywhere",
+    "labels.txt": "label names for ITK-SNAP",
+    "labels.ctbl": "label names for 3D Slicer",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a finished case lies.
+
+    Parameters
+    ----------
+    mask : Path
+        The written label map.
+    row, lesions, regions :
+        The case's rows of report.csv, lesions.csv and metrics.csv. Without regions they are measured anew.
+    images : modality -> source
+        Those that are still there.
+    reference : ImageSource, optional
+    """
+
+    mask: Path
+    row: Mapping[str, Any]
+    regions: list[dict[str, Any]]
+    lesions: list[dict[str, Any]]
+    images: Mapping[str, ImageSource]
+    reference: ImageSource | None
+
+
+def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, Any]:
+    """The result of a case as the API gives it, without URLs; the viewer's files are written to ``view_folder``.
+
+    Returns
+    -------
+    dict
+        As ``Result`` of the API, but ``view`` names files, and ``files`` is not there yet. Numbers that are not known
+        (a volume without a voxel size) are None.
+
+    Raises
+    ------
+    InputError
+        The mask cannot be read.
+    """
+    mask = read_label_map(ImageSource((outcome.mask,)), max_voxels=max_voxels)
+    convention = load_convention(str(outcome.row["convention"]))
+    masks = convention.region_masks(mask.array)
+    truth = _reference_masks(outcome.reference, mask, convention, max_voxels)
+    regions, lesions = outcome.regions, outcome.lesions
+    if not regions:
+        scores = score_masks(masks, truth, mask.grid)
+        regions, lesions = scores.regions, scores.lesions
+    measured = {str(row["region"]) for row in regions} | {str(row["region"]) for row in lesions}
+    masks = {region: m for region, m in masks.items() if region in measured or m.any()} or masks
+    row = outcome.row
+    view_folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "status": row.get("status", "ok"),
+        "reason": row.get("reason") or "",
+        "flags": [flag for flag in str(row.get("flags") or "").split("; ") if flag],
+        "model": row.get("model") or "",
+        "convention": convention.name,
+        "spacing_known": mask.grid.spacing_known,
+        "regions": [_region(region, m, mask.grid, regions, lesions) for region, m in masks.items()],
+        "lesions": [
+            _lesion(item) for item in lesions if item.get("side") == "prediction" and item["lesion"] <= SHOWN_LESIONS
+        ],
+        "labels": _labels(convention),
+        "seconds": _number(row.get("seconds")),
+        "has_reference": truth is not None,
+        "view": write_view(outcome.images, mask, masks, truth, view_folder, max_voxels),
+    }
+
+
+def _labels(convention: LabelConvention) -> dict[str, Any]:
+    colours = label_colours(convention)
+    return {
+        str(value): {
+            "name": name,
+            "colour": colours[value],
+            "regions": [region for region, labels in convention.regions.items() if value in labels],
+        }
+        for value, name in convention.labels.items()
+    }
+
+
+def _region(
+    region: str, mask: Mask, grid: Grid, rows: list[dict[str, Any]], lesions: list[dict[str, Any]]
+) -> dict[str, Any]:
+    row = next((row for row in rows if row["region"] == region), {})
+    own = [item for item in lesions if item["region"] == region and item.get("side") == "prediction"]
+    voxels = int(np.count_nonzero(mask))
+    diameters = [d for item in own if (d := _number(item.get("diameter_mm"))) is not None]
+    return {
+        "region": region,
+        "colour": region_colour(region),
+        "volume_ml": round(voxels * grid.voxel_volume_ml, 6) if grid.spacing_known else None,
+        "voxels": voxels,
+        "lesions": len(own),
+        "largest_diameter_mm": max(diameters, default=None),
+        "dice": _number(row.get("dice")),
+        "hd95_mm": _number(row.get("hd95_mm")),
+    }
+
+
+def _lesion(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "region": item["region"],
+        "lesion": int(item["lesion"]),
+        "volume_ml": _number(item.get("volume_ml")),
+        "centroid_mm": [_number(item.get(f"centroid_{axis}_mm")) for axis in "xyz"],
+        "diameter_mm": _number(item.get("diameter_mm")),
+        "perpendicular_mm": _number(item.get("perpendicular_mm")),
+    }
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _reference_masks(
+    reference: ImageSource | None, mask: Volume, convention: LabelConvention, max_voxels: int
+) -> dict[str, Mask] | None:
+    """The reference on the mask's grid; None where it cannot be compared, which the run's warnings have said."""
+    if reference is None:
+        return None
+    try:
+        volume = read_label_map(reference, max_voxels=max_voxels)
+    except InputError:
+        return None
+    array = turned(volume, mask.grid)
+    return None if array is None else convention.region_masks(array)
+
+
+# What can be taken away
+
+
+def offer(output: Path, folder: Path, mask: Path) -> dict[str, dict[str, Any]]:
+    """What a finished case offers, the mask first: name in a URL -> path (below the case's folder), bytes, what.
+
+    ``everything.zip``, which holds all the others, is written.
+    """
+    names = {mask.name: mask}
+    names |= {path.name: path for path in sorted(mask.parent.glob("*")) if path.suffix in (".gz", ".png")}
+    names |= {name: output / name for name in _WHAT if (output / name).is_file()}
+    names |= {path.name: path for path in sorted((folder / "edits").glob("*")) if path.suffix in (".gz", ".json")}
+    _write_zip(folder / ZIP_NAME, names)
+    names[ZIP_NAME] = folder / ZIP_NAME
+    return {
+        name: {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "what": _what_is(name)}
+        for name, path in names.items()
+    }
+
+
+def _what_is(name: str) -> str:
+    """A few words on a file that is offered."""
+    if name in _WHAT:
+        return _WHAT[name]
+    if name == ZIP_NAME:
+        return "all of these in one file"
+    if name.startswith("edited-"):
+        return "mask with changes by hand" if name.endswith(".gz") else "where the edited mask comes from"
+    stem = name.removesuffix(".nii.gz").removesuffix(".png")
+    for mark, text in (("_prob_", "probability of "), ("_uncertainty_", "uncertainty of ")):
+        if mark in stem:
+            return text + stem.rpartition("_")[2]
+    return _WHAT.get(stem.rpartition("_")[2], "image")
+
+
+def _write_zip(target: Path, names: Mapping[str, Path]) -> None:
+    with atomic_write(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, path in names.items():
+            # A date of its own would make two zips of the same files differ.
+            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as entry, path.open("rb") as source:
+                shutil.copyfileobj(source, entry)
+
+
+def read_row(report: Path, case: str) -> dict[str, Any]:
+    """The row of one case in a report.csv; empty where there is none."""
+    with report.open(encoding="utf-8", newline="") as file:
+        return next((row for row in csv.DictReader(file) if row.get("case") == case), {})
+
+
+def plain(value: Any) -> Any:
+    """The same as plain JSON values: numpy's numbers as Python's, what is not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,255 @@
+"""The API's objects, as its documentation describes them, and a record as such an object."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from pipeline.web.jobs import Jobs
+from pipeline.web.store import CaseRecord
+
+Role = Literal["t1", "t1c", "t2", "flair", "reference"]
+State = Literal["checking", "ready", "queued", "running", "done", "failed", "cancelled", "interrupted"]
+
+
+class Problem(BaseModel):
+    """Every reply that is no success."""
+
+    error: str = Field(description="One sentence: what, which value, what to do.")
+
+
+class ModelInfo(BaseModel):
+    """A model that can be chosen."""
+
+    name: str
+    modalities: list[str] = Field(description="In the order in which it takes them.")
+    regions: list[str]
+    trained_on: str
+    scores: dict[str, float]
+    licence: str
+    card: str = Field(description="The model card as Markdown; empty where there is none.")
+
+
+class GalleryEntry(BaseModel):
+    """A phantom patient to try."""
+
+    id: str
+    title: str
+    text: str
+
+
+class ResultEntry(BaseModel):
+    """A finished patient of an earlier `segment` run."""
+
+    id: str
+    title: str
+
+
+class CaseFile(BaseModel):
+    """One image of a case: a file, a stack of slices, or one volume of a 4D file."""
+
+    id: str
+    name: str
+    role: Role | None = Field(description="What it shows, as the user says or its name does.")
+    detected_role: Role | None = Field(description="What its name says.")
+    shape: list[int] | None
+    spacing_mm: list[float] | None
+    orientation: str | None = Field(description='The direction in which each axis grows, such as "LPS".')
+    problem: str | None
+
+
+class RegionResult(BaseModel):
+    """What was measured of one region; null where it is not known."""
+
+    region: str
+    colour: str
+    volume_ml: float | None
+    voxels: int
+    lesions: int
+    largest_diameter_mm: float | None
+    dice: float | None
+    hd95_mm: float | None
+
+
+class LesionResult(BaseModel):
+    """One lesion, the largest first in each region."""
+
+    region: str
+    lesion: int
+    volume_ml: float | None
+    centroid_mm: list[float | None] = Field(description="x, y, z, RAS+.")
+    diameter_mm: float | None
+    perpendicular_mm: float | None
+
+
+class LabelInfo(BaseModel):
+    """What a value of the mask means."""
+
+    name: str
+    colour: str
+    regions: list[str]
+
+
+class ViewInfo(BaseModel):
+    """What a viewer loads: NIfTI files of uint8, all on one crop of the mask's grid."""
+
+    background: dict[str, str] = Field(description="Modality to URL; slope and intercept give the image's own units.")
+    prediction: str = Field(description="URL; bit i of a voxel says that it lies in regions[i].")
+    reference: str | None
+    mask: str = Field(description="URL of the written mask itself.")
+    regions: list[str]
+    colours: list[str]
+    centre_mm: list[float] = Field(description="Where to look first.")
+    windows: dict[str, list[float]] = Field(description="Modality to the darkest and the brightest value shown.")
+    offset: list[int] = Field(description="Voxel of the mask at which the crop begins.")
+
+
+class ResultFile(BaseModel):
+    """A file to take away."""
+
+    name: str
+    url: str
+    bytes: int
+    what: str
+
+
+class Result(BaseModel):
+    """What came out."""
+
+    status: str = Field(description="ok or warn, as in report.csv.")
+    reason: str
+    flags: list[str] = Field(description="What a reader should look at twice.")
+    model: str
+    convention: str
+    spacing_known: bool
+    regions: list[RegionResult]
+    lesions: list[LesionResult]
+    labels: dict[str, LabelInfo]
+    seconds: float | None
+    has_reference: bool
+    view: ViewInfo
+    files: list[ResultFile]
+
+
+class CaseInfo(BaseModel):
+    """One case of this session."""
+
+    id: str = Field(description="128 random bits, 32 hexadecimal digits.")
+    name: str
+    state: State
+    created: float = Field(description="Seconds since 1970.")
+    expires: float = Field(description="When the server removes it.")
+    files: list[CaseFile]
+    missing: list[str] = Field(description="Modalities that the model would like and that are not there.")
+    problems: list[str] = Field(description="Why it cannot run.")
+    warnings: list[str]
+    can_run: bool
+    model: str | None
+    models: list[str] = Field(description="Models that fit.")
+    queue_position: int | None = Field(description="1: the next.")
+    stage: str | None
+    progress: float = Field(ge=0, le=1)
+    seconds_left: float | None = Field(description="By what earlier runs took; null before the first.")
+    error: str | None
+    result: Result | None
+
+
+class Changes(BaseModel, extra="forbid"):
+    """What a user may change of a case."""
+
+    roles: dict[str, Role | None] = Field(default={}, description="File id to what it shows; null: nothing of ours.")
+    model: str | None = None
+    name: str | None = Field(default=None, max_length=200)
+
+
+class CaseTexts:
+    """Cases as JSON text. A finished case is packed once: it may list hundreds of lesions, and is asked for often."""
+
+    MOST = 1000
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._packed: dict[str, tuple[CaseRecord, bytes]] = {}
+
+    def __call__(self, record: CaseRecord) -> bytes:
+        """The record as ``CaseInfo``."""
+        packed = self._packed.get(record.id)
+        if packed is not None and packed[0] is record:  # records are replaced, never changed
+            return packed[1]
+        text = json.dumps(case_json(record, self._jobs)).encode()
+        if record.state not in ("queued", "running"):  # theirs change with time alone
+            if len(self._packed) >= self.MOST:
+                self._packed.clear()
+            self._packed[record.id] = (record, text)
+        return text
+
+
+def case_json(record: CaseRecord, jobs: Jobs) -> dict[str, Any]:
+    """A record as ``CaseInfo``."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "state": record.state,
+        "created": record.created,
+        "expires": record.expires,
+        "files": [
+            {
+                "id": source.id,
+                "name": source.name,
+                "role": source.role,
+                "detected_role": source.detected_role,
+                "shape": source.shape,
+                "spacing_mm": source.spacing_mm,
+                "orientation": source.orientation,
+                "problem": source.problem,
+            }
+            for source in record.sources
+        ],
+        "missing": record.missing,
+        "problems": record.problems,
+        "warnings": record.warnings,
+        "can_run": record.can_run and record.state not in ("checking", "queued", "running"),
+        "model": record.model,
+        "models": record.models,
+        "queue_position": jobs.position(record),
+        "stage": record.stage,
+        "progress": jobs.progress(record),
+        "seconds_left": jobs.seconds_left(record),
+        "error": record.error,
+        "result": _result(record),
+    }
+
+
+def _result(record: CaseRecord) -> dict[str, Any] | None:
+    if record.result is None:
+        return None
+    base = f"/api/cases/{record.id}/files/"
+    view = record.result["view"]
+    shown = {modality: f"{base}view/{name}" for modality, name in view["background"].items()}
+    files = [
+        {"name": name, "url": base + quote(name), "bytes": about["bytes"], "what": about["what"]}
+        for name, about in record.downloads.items()
+    ]
+    urls = {
+        "background": shown,
+        "prediction": f"{base}view/{view['prediction']}",
+        "reference": view["reference"] and f"{base}view/{view['reference']}",
+        "mask": f"{base}view/mask.nii.gz",
+    }
+    return record.result | {"view": view | urls, "files": files}
+
+
+def served_path(record: CaseRecord, name: str) -> str | None:
+    """Path below the case's folder of what may be asked for as ``name``; None for everything else."""
+    if name in record.downloads:
+        return str(record.downloads[name]["path"])
+    if record.result is None or not name.startswith("view/"):
+        return None
+    view = record.result["view"]
+    shown = {*view["background"].values(), view["prediction"], view["reference"]}
+    if name == "view/mask.nii.gz":
+        return str(next(iter(record.downloads.values()))["path"])
+    return name if name.removeprefix("view/") in shown else None

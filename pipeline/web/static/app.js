@@ -1,0 +1,251 @@
+// The page: which patient is shown, and what the parts of the page ask for.
+
+import * as api from "./api.js";
+import {caseHeader, progressPanel, setupPanel} from "./case_page.js";
+import {announce, confirmed, el, fill} from "./dom.js";
+import {wireDrop} from "./drop.js";
+import {stateName} from "./format.js";
+import {showKeys, wireKeys} from "./keys.js";
+import {resultPage, summary} from "./result_page.js";
+import {startPage, uploadPage} from "./start_page.js";
+
+const main = document.querySelector("main");
+const list = document.querySelector("#patients");
+const notice = document.querySelector("#notice");
+const POLL_MS = 4000;
+
+let models = [];
+let cases = [];
+/** What is on the page: {id, close()}; id null for the start page. */
+let shown = {id: null, close: () => {}};
+
+function fail(error) {
+  if (error?.name === "AbortError") return;
+  const close = el(
+    "button.quiet.small",
+    {
+      type: "button",
+      onclick: () => {
+        notice.hidden = true;
+      },
+    },
+    "Dismiss",
+  );
+  fill(notice, el("p", {}, error.message), close);
+  notice.hidden = false;
+}
+
+function showing(id, element, close = () => {}) {
+  shown.close();
+  shown = {id, close};
+  notice.hidden = true;
+  fill(main, element);
+  document.title = `${id ? (cases.find(known => known.id === id)?.name ?? "Patient") : "Open a patient"} · Brain tumour segmentation`;
+  scrollTo(0, 0);
+  // A screen reader begins to read here; on the first load the focus is left where the browser puts it.
+  if (document.body.dataset.started) main.querySelector("h1")?.focus({preventScroll: true});
+  document.body.dataset.started = "yes";
+  drawList();
+}
+
+function keep(patient) {
+  cases = [patient, ...cases.filter(known => known.id !== patient.id)].sort((a, b) => b.created - a.created);
+  drawList();
+}
+
+function drawList() {
+  document.querySelector("#sidebar").hidden = !cases.length;
+  fill(
+    list,
+    ...cases.map(patient =>
+      el(
+        "li",
+        {},
+        el(
+          "a",
+          {
+            href: `#/case/${patient.id}`,
+            "aria-current": patient.id === shown.id ? "page" : undefined,
+          },
+          el("span.name", {}, patient.name),
+          el("span.state", {data: {state: patient.state}}, listLine(patient)),
+        ),
+      ),
+    ),
+  );
+}
+
+function listLine(patient) {
+  if (patient.state === "running" && patient.progress > 0)
+    return `running, ${Math.round((patient.progress ?? 0) * 100)} %`;
+  if (patient.state === "ready" && !patient.can_run) return "needs attention";
+  if (patient.state === "done" && patient.result) return summary(patient.result) || "done";
+  return stateName(patient.state);
+}
+
+const go = hash => {
+  if (location.hash === hash) route();
+  else location.hash = hash;
+};
+
+async function route() {
+  const id = location.hash.match(/^#\/case\/([0-9a-f]{32})$/)?.[1];
+  if (!id) return showStart();
+  try {
+    const patient = await api.getCase(id);
+    keep(patient);
+    showCase(patient);
+  } catch (error) {
+    showStart();
+    fail(error);
+  }
+}
+
+function showStart() {
+  showing(
+    null,
+    startPage({
+      upload: send,
+      open: patient => {
+        keep(patient);
+        go(`#/case/${patient.id}`);
+      },
+      fail,
+    }),
+  );
+}
+
+async function send(files) {
+  if (!files.length) return fail(new Error("There is no file in what was dropped."));
+  const abort = new AbortController();
+  const page = uploadPage(files, () => abort.abort());
+  showing(null, page.element, () => abort.abort());
+  try {
+    const patient = await api.upload(files, page.progress, abort.signal);
+    shown.close = () => {};
+    keep(patient);
+    go(`#/case/${patient.id}`);
+  } catch (error) {
+    if (shown.id === null) showStart();
+    fail(error);
+  }
+}
+
+function actionsFor(id) {
+  const take = patient => {
+    keep(patient);
+    if (shown.id === patient.id) showCase(patient);
+  };
+  const attempt = async ask => {
+    notice.hidden = true;
+    try {
+      take(await ask());
+    } catch (error) {
+      fail(error);
+    }
+  };
+  return {
+    fail,
+    replace: keep,
+    change: change => attempt(() => api.changeCase(id, change)),
+    run: () => attempt(() => api.runCase(id)),
+    cancel: () => attempt(() => api.cancelCase(id)),
+    remove: async () => {
+      if (!(await confirmed("Delete this patient with all images and results from the server?", "Delete"))) return;
+      try {
+        await api.deleteCase(id);
+      } catch (error) {
+        return fail(error);
+      }
+      cases = cases.filter(known => known.id !== id);
+      go("#/");
+    },
+  };
+}
+
+function showCase(patient) {
+  const actions = actionsFor(patient.id);
+  if (patient.state === "checking" && shown.id === patient.id && main.querySelector(".setup")) return recheck(patient);
+  if (api.isMoving(patient)) return showProgress(patient, actions);
+  const focused = shown.id === patient.id ? document.activeElement?.id : "";
+  if (patient.state === "done" && patient.result) {
+    const page = resultPage(patient, models, actions);
+    showing(
+      patient.id,
+      el("article.case", {}, caseHeader(patient, summary(patient.result), actions), page.element),
+      page.close,
+    );
+    announce(`The result of ${patient.name} is there.`);
+    page.start();
+  } else {
+    showing(
+      patient.id,
+      el("article.case", {}, caseHeader(patient, listLine(patient), actions), setupPanel(patient, models, actions)),
+    );
+    // What was just used is built anew, and must not lose the focus.
+    if (focused) document.getElementById(focused)?.focus();
+  }
+}
+
+/** A change of a role is checked anew: the table stays, and the focus in it, until the answer is there. */
+function recheck(patient) {
+  main.querySelector(".setup").setAttribute("aria-busy", "true");
+  main.querySelector("#run").disabled = true;
+  shown.close();
+  shown.close = api.watch(
+    patient.id,
+    news => {
+      keep(news);
+      if (shown.id === news.id && news.state !== "checking") showCase(news);
+    },
+    fail,
+  );
+}
+
+function showProgress(patient, actions) {
+  const panel = progressPanel(actions);
+  const stop = api.watch(
+    patient.id,
+    news => {
+      keep(news);
+      if (shown.id !== news.id) return;
+      if (api.isMoving(news)) panel.update(news);
+      else showCase(news);
+    },
+    fail,
+  );
+  showing(patient.id, el("article.case", {}, caseHeader(patient, "", actions), panel.element), stop);
+  panel.update(patient);
+}
+
+/** The others of the list move on too, though only the one on the page is followed closely. */
+async function poll() {
+  if (
+    document.visibilityState === "visible" &&
+    cases.some(patient => api.isMoving(patient) && patient.id !== shown.id)
+  ) {
+    try {
+      cases = await api.listCases();
+      drawList();
+    } catch {
+      /* the next one may come through */
+    }
+  }
+  setTimeout(poll, POLL_MS);
+}
+
+async function begin() {
+  wireKeys();
+  wireDrop(send, fail);
+  document.querySelector("#keys").addEventListener("click", showKeys);
+  addEventListener("hashchange", route);
+  const [known, mine] = await Promise.allSettled([api.listModels(), api.listCases()]);
+  if (known.status === "fulfilled") models = known.value;
+  if (mine.status === "fulfilled") cases = mine.value;
+  await route();
+  const refused = [known, mine].find(asked => asked.status === "rejected");
+  if (refused) fail(refused.reason);
+  setTimeout(poll, POLL_MS);
+}
+
+begin();

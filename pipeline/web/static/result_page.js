@@ -1,0 +1,251 @@
+// A finished case: the viewer beside what was measured, what to take away, and where the model comes from.
+
+import {el, swatch, announce} from "./dom.js";
+import {bytes, clock, duration, fixed, isNumber, measure, millilitres, regionName} from "./format.js";
+import {editBar} from "./editing.js";
+import {markdown} from "./markdown.js";
+import {makeViewer} from "./viewer.js";
+
+/**
+ * @param {import("./api.js").Case} patient in state "done"
+ * @param {Array<Object>} models
+ * @param {{replace: (patient: import("./api.js").Case) => void, fail: (error: Error) => void}} actions
+ * @returns {{element: HTMLElement, start: () => Promise<void>, close: () => void}}
+ */
+export function resultPage(patient, models, actions) {
+  const {result} = patient;
+  const viewer = result.view ? makeViewer(result, patient.name) : null;
+  const edits = viewer && editBar(patient, viewer, actions);
+  if (edits) {
+    viewer.secondBar.append(edits.begin);
+    viewer.secondBar.after(edits.tools);
+  }
+  const downloads = el("div.downloads-box", {}, downloadsPanel(result));
+  const panel = el(
+    "div.side",
+    {},
+    quality(result),
+    viewer ? regionsPanel(result, viewer) : null,
+    lesionsPanel(result, viewer),
+    downloads,
+    modelPanel(patient, models),
+  );
+  const element = el("div.result", {}, viewer?.element ?? null, panel);
+  if (edits) edits.onSaved = saved => downloads.replaceChildren(downloadsPanel(saved.result));
+  return {
+    element,
+    start: async () => {
+      await viewer?.start();
+      edits?.ready();
+    },
+    close: () => viewer?.close(),
+  };
+}
+
+function quality(result) {
+  const flags = [...(result.reason ? [result.reason] : []), ...(result.flags ?? [])].filter(
+    (flag, i, all) => all.indexOf(flag) === i,
+  );
+  const isFine = result.status === "ok" && !flags.length;
+  return el(
+    `section.message.${isFine ? "fine" : result.status === "error" ? "problem" : "warning"}`,
+    {"aria-label": "Quality"},
+    el("strong", {}, isFine ? "Quality checks passed" : "Look closely"),
+    flags.length
+      ? el("ul", {}, ...flags.map(flag => el("li", {}, flag)))
+      : el("p", {}, "No automatic check found anything unusual. That does not replace a look at every slice."),
+    result.spacing_known === false
+      ? el("p", {}, "The files do not say how large a voxel is: millimetres and millilitres are not known.")
+      : null,
+  );
+}
+
+function table(caption, heads, rows, kind) {
+  return el(
+    "div.scroll",
+    {tabIndex: 0, role: "region", "aria-label": caption},
+    el(
+      `table.${kind}`,
+      {},
+      el("caption.unseen", {}, caption),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          ...heads.map(([text, title], i) => el("th", {scope: "col", title, className: i ? "number" : ""}, text)),
+        ),
+      ),
+      el("tbody", {}, ...rows),
+    ),
+  );
+}
+
+function regionsPanel(result, viewer) {
+  const heads = [["Region"], ["ml", "Volume"], ["Lesions", "Number of lesions"], ["⌀ mm", "Largest axial diameter"]];
+  const compared = result.has_reference && result.regions.some(row => isNumber(row.dice));
+  if (compared)
+    heads.push(
+      ["Dice", "Agreement with the reference, 0 to 1"],
+      ["HD95 mm", "95th percentile of the surface distance"],
+    );
+  const boxes = new Map();
+  const rows = result.regions.map(row => {
+    const bit = result.view.regions.indexOf(row.region);
+    const box = el("input", {
+      type: "checkbox",
+      checked: true,
+      disabled: bit < 0,
+      "aria-label": `Show ${regionName(row.region)}`,
+      onchange: () => viewer.showRegion(bit, box.checked),
+    });
+    if (bit >= 0) boxes.set(bit, box);
+    return el(
+      "tr",
+      {data: {region: row.region}},
+      el(
+        "th",
+        {scope: "row"},
+        el(
+          "label.check",
+          {},
+          box,
+          swatch(row.colour),
+          el("span", {}, regionName(row.region), el("small", {}, row.region)),
+        ),
+      ),
+      el("td.number", {}, measure(row.volume_ml)),
+      el("td.number", {}, fixed(row.lesions, 0)),
+      el("td.number", {}, fixed(row.largest_diameter_mm, 1)),
+      ...(compared ? [el("td.number", {}, fixed(row.dice, 3)), el("td.number", {}, fixed(row.hd95_mm, 1))] : []),
+    );
+  });
+  viewer.toggleRegion = bit => {
+    const box = boxes.get(bit);
+    if (!box) return;
+    box.checked = !box.checked;
+    viewer.showRegion(bit, box.checked);
+    announce(`${regionName(result.view.regions[bit])} ${box.checked ? "shown" : "hidden"}`);
+  };
+  return el(
+    "section.panel",
+    {},
+    el("h2", {}, "Regions"),
+    viewer.overlayControls,
+    table("Regions", heads, rows, "regions"),
+  );
+}
+
+function lesionsPanel(result, viewer) {
+  const lesions = result.lesions ?? [];
+  if (!lesions.length) return el("section.panel", {}, el("h2", {}, "Lesions"), el("p", {}, "No lesion was found."));
+  const colours = Object.fromEntries(result.regions.map(row => [row.region, row.colour]));
+  const rows = [];
+  const go = i => {
+    rows.forEach((row, other) => {
+      row.toggleAttribute("data-current", other === i);
+    });
+    rows[i].scrollIntoView({block: "nearest"});
+    const {region, lesion, centroid_mm: mm} = lesions[i];
+    viewer.jump(mm, `lesion ${lesion} of ${regionName(region)}`);
+    viewer.lesion = i;
+  };
+  lesions.forEach((lesion, i) => {
+    const name = `${lesion.region} ${lesion.lesion}`;
+    const place = (lesion.centroid_mm ?? []).map(value => fixed(value, 0)).join(" ");
+    rows.push(
+      el(
+        "tr",
+        {},
+        el(
+          "th",
+          {scope: "row"},
+          swatch(colours[lesion.region]),
+          viewer
+            ? el(
+                "button.link",
+                {
+                  type: "button",
+                  "aria-label": `${name}: go to lesion ${lesion.lesion} of ${regionName(lesion.region)}`,
+                  onclick: () => go(i),
+                },
+                name,
+              )
+            : name,
+        ),
+        el("td.number", {}, measure(lesion.volume_ml)),
+        el(
+          "td.number",
+          {},
+          isNumber(lesion.diameter_mm) ? `${fixed(lesion.diameter_mm, 1)} × ${fixed(lesion.perpendicular_mm, 1)}` : "–",
+        ),
+        el("td.number", {}, place),
+      ),
+    );
+  });
+  if (viewer)
+    viewer.stepLesion = by => go(((viewer.lesion ?? (by > 0 ? -1 : 0)) + by + lesions.length) % lesions.length);
+  return el(
+    "section.panel",
+    {},
+    el("h2", {}, "Lesions", el("small", {}, String(lesions.length))),
+    table(
+      "Lesions",
+      [
+        ["Lesion"],
+        ["ml", "Volume"],
+        ["⌀ mm", "Longest axial diameter × longest perpendicular to it"],
+        ["Centre x y z (mm)", "Centre in mm, to the right, front and top"],
+      ],
+      rows,
+      "lesions",
+    ),
+  );
+}
+
+function downloadsPanel(result) {
+  return el(
+    "section.panel",
+    {},
+    el("h2", {}, "Take away"),
+    el(
+      "ul.downloads",
+      {},
+      ...(result.files ?? []).map(file =>
+        el(
+          "li",
+          {},
+          el("a", {href: file.url, download: file.name.split("/").pop()}, file.what || file.name),
+          el("span.quiet-text", {}, [file.what ? file.name : "", bytes(file.bytes)].filter(Boolean).join(", ")),
+        ),
+      ),
+    ),
+  );
+}
+
+function modelPanel(patient, models) {
+  const {result} = patient;
+  const model = models.find(known => known.name === result.model);
+  const facts = [
+    ["Model", result.model],
+    ["Labels", result.convention],
+    ["Time", duration(result.seconds)],
+    ["Kept until", clock(patient.expires)],
+    ["Licence", model?.licence],
+  ].filter(([, value]) => typeof value === "string" && value);
+  return el(
+    "section.panel",
+    {},
+    el("h2", {}, "About this result"),
+    el("dl.facts", {}, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
+    el("p.research", {}, "For research use only. Not a medical device: do not base a diagnosis or a treatment on it."),
+    model?.card ? el("details.card-box", {}, el("summary", {}, "Model card"), markdown(model.card)) : null,
+  );
+}
+
+/** One line for the top of the page: the largest region and its volume. */
+export function summary(result) {
+  const first = result.regions?.[0];
+  return first ? `${regionName(first.region)} ${millilitres(first.volume_ml)}` : "";
+}

@@ -1,0 +1,280 @@
+// The picture itself: NiiVue with one background, the prediction and the reference. It knows no controls.
+
+import {fetchBytes} from "./api.js";
+import {readVolume} from "./nifti.js";
+import {drawOutlines} from "./outlines.js";
+import {colourTable, paint} from "./overlay.js";
+
+/** Where the planes lie on the canvas: [left, top, width, height] in shares of it. */
+export const LAYOUTS = {
+  four: {
+    axial: [0, 0, 0.5, 0.5],
+    coronal: [0.5, 0, 0.5, 0.5],
+    sagittal: [0, 0.5, 0.5, 0.5],
+    render: [0.5, 0.5, 0.5, 0.5],
+  },
+  axial: {axial: [0, 0, 1, 1]},
+  coronal: {coronal: [0, 0, 1, 1]},
+  sagittal: {sagittal: [0, 0, 1, 1]},
+  render: {render: [0, 0, 1, 1]},
+};
+
+const GAP = 0.002;
+let library = null;
+
+/** NiiVue is 2.3 MB, so it is fetched when the first picture is shown. */
+function loadLibrary() {
+  library ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = "/static/niivue.umd.js";
+    script.addEventListener("load", () => resolve(globalThis.niivue));
+    script.addEventListener("error", () => {
+      library = null;
+      reject(new Error("The viewer's program could not be loaded; reload the page."));
+    });
+    document.head.append(script);
+  });
+  return library;
+}
+
+/**
+ * @typedef {Object} Scene
+ * @property {any} nv NiiVue
+ * @property {Object} state what is shown: {modality, layout, shown: boolean[], side, opacity, outline, visible}
+ */
+
+/**
+ * Show a result.
+ * @param {HTMLCanvasElement} canvas inside an element of its own, which decides its size
+ * @param {HTMLCanvasElement} lines over it, of the same size
+ * @param {Object} view `result.view` of the API
+ * @param {{onPlace: (place: {mm: number[], value: number}) => void}} listeners
+ * @returns {Promise<Scene>}
+ * @throws {Error} no WebGL 2, or a file that cannot be had
+ */
+export async function openScene(canvas, lines, view, listeners) {
+  const niivue = await loadLibrary();
+  const nv = new niivue.Niivue({
+    isRadiologicalConvention: true,
+    sagittalNoseLeft: true,
+    show3Dcrosshair: true,
+    isColorbar: false,
+    dragAndDropEnabled: false,
+    loadingText: "",
+    logLevel: "error",
+    backColor: [0, 0, 0, 1],
+    crosshairColor: [0.52, 0.8, 0.88, 1],
+    crosshairWidth: 0.6,
+    crosshairWidthUnit: "mm",
+    crosshairGap: 7,
+    fontColor: [0.82, 0.86, 0.9, 1],
+    clipPlaneHotKey: "",
+    cycleClipPlaneHotKey: "",
+    viewModeHotKey: "",
+    dragMode: niivue.DRAG_MODE.none,
+    dragModePrimary: niivue.DRAG_MODE.crosshair,
+    fontMinPx: 11,
+    fontSizeScaling: 0.35,
+    isOrientCube: false,
+  });
+  await nv.attachToCanvas(canvas, false);
+  if (!nv.gl) throw new Error("This browser has no WebGL 2, which the viewer needs.");
+  const modality = ["t1c", "flair", "t2", "t1"].find(name => view.background[name]) ?? Object.keys(view.background)[0];
+  const scene = {
+    niivue,
+    nv,
+    view,
+    backgrounds: {},
+    overlays: {},
+    windows: structuredClone(view.windows ?? {}),
+    state: {
+      modality,
+      layout: "four",
+      shown: view.regions.map(() => true),
+      side: "prediction",
+      opacity: 0.45,
+      outline: false,
+      visible: true,
+    },
+  };
+  nv.onLocationChange = place =>
+    listeners.onPlace({mm: Array.from(place.mm).slice(0, 3), value: place.values?.[0]?.value});
+  nv.addVolume(await background(scene, modality));
+  for (const side of ["prediction", "reference"]) if (view[side]) await addOverlay(scene, side);
+  drawTogether(scene, lines);
+  setLayout(scene, "four");
+  redraw(scene);
+  turnToTumour(scene);
+  jump(scene, view.centre_mm);
+  return scene;
+}
+
+/** Free the graphics memory: browsers keep only a few WebGL contexts. */
+export function closeScene(scene) {
+  scene.nv.cleanup?.();
+  scene.nv.gl.getExtension("WEBGL_lose_context")?.loseContext();
+}
+
+async function background(scene, modality) {
+  const [low, high] = scene.windows[modality] ?? [];
+  scene.backgrounds[modality] ??= await scene.niivue.NVImage.loadFromUrl({
+    url: (await fetchBytes(scene.view.background[modality])).buffer,
+    name: `${modality}.nii.gz`,
+    colormap: "gray",
+    ...(high > low ? {cal_min: low, cal_max: high} : {}),
+  });
+  return scene.backgrounds[modality];
+}
+
+async function addOverlay(scene, side) {
+  const content = await fetchBytes(scene.view[side]);
+  const {data} = await readVolume(content);
+  const image = await scene.niivue.NVImage.loadFromUrl({url: content.buffer, name: `${side}.nii.gz`, opacity: 0});
+  image.setColormapLabel(colourTable(scene.view.colours, scene.view.regions));
+  scene.nv.addVolume(image);
+  // NiiVue's array is painted over, so the bits are kept apart.
+  scene.overlays[side] = {bits: data.slice(), image};
+}
+
+/** Bring the overlays up to `scene.state`. With both sides, the prediction is filled and the reference a dashed line. */
+export function redraw(scene) {
+  const {shown, side, opacity, visible} = scene.state;
+  for (const [name, overlay] of Object.entries(scene.overlays)) {
+    const isFilled = visible && !scene.editing && name === (side === "both" ? "prediction" : side);
+    if (isFilled && overlay.painted !== String(shown)) {
+      paint(overlay.bits, shown, overlay.image.img);
+      overlay.painted = String(shown);
+    }
+    overlay.image.opacity = isFilled ? opacity : 0;
+  }
+  scene.nv.updateGLVolume();
+}
+
+/** Everything that NiiVue draws comes through here: the lines are drawn with it. */
+function drawTogether(scene, lines) {
+  const {nv} = scene,
+    draw = nv.drawScene.bind(nv),
+    pen = lines.getContext("2d");
+  nv.drawScene = () => {
+    const {outline, side, visible, shown} = scene.state;
+    const isSeen = visible && !scene.editing;
+    const shader = nv.sliceMMShader;
+    // As lines, the planes show no area; the 3D view has a shader of its own and keeps it.
+    shader.use(nv.gl);
+    nv.gl.uniform1f(shader.uniforms.overlays, outline ? 0 : nv.overlays.length);
+    const drawn = draw();
+    const sides = isSeen
+      ? Object.entries(scene.overlays).filter(([name]) =>
+          outline ? side === name || side === "both" : side === "both" && name === "reference",
+        )
+      : [];
+    drawOutlines(
+      pen,
+      nv,
+      sides.map(([name, {bits, image}]) => ({bits, image, dashed: name === "reference"})),
+      scene.view.colours,
+      shown,
+    );
+    return drawn;
+  };
+}
+
+/** Change the picture under the overlay; the crosshair stays where it is. */
+export async function setBackground(scene, modality) {
+  const {nv} = scene;
+  const image = await background(scene, modality);
+  scene.state.modality = modality;
+  const [low, high] = windowOf(scene);
+  image.cal_min = low;
+  image.cal_max = high;
+  nv.volumes = [image, ...nv.volumes.slice(1)];
+  nv.setVolume(image, 0);
+  nv.createOnLocationChange();
+}
+
+/** The shown modality's [low, high], in the image's own units. */
+export function windowOf(scene) {
+  const {modality} = scene.state;
+  const image = scene.backgrounds[modality];
+  return (scene.windows[modality] ??= [image.cal_min, image.cal_max]);
+}
+
+export function setWindow(scene, low, high) {
+  const image = scene.backgrounds[scene.state.modality];
+  const least = (image.global_max - image.global_min || 1) / 1000;
+  scene.windows[scene.state.modality] = [low, Math.max(high, low + least)];
+  [image.cal_min, image.cal_max] = scene.windows[scene.state.modality];
+  scene.nv.refreshLayers(image, 0);
+  scene.nv.drawScene();
+}
+
+export function resetWindow(scene) {
+  const image = scene.backgrounds[scene.state.modality];
+  const [low, high] = scene.view.windows?.[scene.state.modality] ?? [image.robust_min, image.robust_max];
+  setWindow(scene, low, high);
+}
+
+/** One of LAYOUTS. */
+export function setLayout(scene, layout) {
+  const {SLICE_TYPE} = scene.niivue;
+  const types = {
+    axial: SLICE_TYPE.AXIAL,
+    coronal: SLICE_TYPE.CORONAL,
+    sagittal: SLICE_TYPE.SAGITTAL,
+    render: SLICE_TYPE.RENDER,
+  };
+  scene.state.layout = layout;
+  scene.nv.opts.crosshairWidth = layout === "four" ? 0.6 : 0.35;
+  if (scene.nv.crosshairs3D) scene.nv.crosshairs3D.mm[0] = NaN;
+  scene.nv.setCustomLayout(
+    Object.entries(LAYOUTS[layout]).map(([plane, [left, top, width, height]]) => ({
+      sliceType: types[plane],
+      position: [
+        left ? left + GAP : 0,
+        top ? top + GAP : 0,
+        width < 1 ? width - GAP : 1,
+        height < 1 ? height - GAP : 1,
+      ],
+    })),
+  );
+}
+
+/** Put the crosshair at a place in mm (RAS+). */
+export function jump(scene, mm) {
+  const {nv} = scene;
+  nv.scene.crosshairPos = nv.mm2frac(mm);
+  nv.createOnLocationChange();
+  nv.drawScene();
+}
+
+/** Move the crosshair by voxels towards right, front and top. */
+export function step(scene, right, front, top) {
+  scene.nv.moveCrosshairInVox(right, front, top);
+}
+
+/** The regions at a place in mm, of the side that is shown. */
+export function regionsAt(scene, mm) {
+  const overlay = scene.overlays[scene.state.side === "reference" ? "reference" : "prediction"];
+  if (!overlay) return [];
+  const [x, y, z] = Array.from(overlay.image.mm2vox(mm)).map(Math.round);
+  const [n1, n2, n3] = overlay.image.dimsRAS.slice(1, 4);
+  if (x < 0 || y < 0 || z < 0 || x >= n1 || y >= n2 || z >= n3) return [];
+  const {img2RASstart: from, img2RASstep: by} = overlay.image;
+  const bits = overlay.bits[from[0] + from[1] + from[2] + x * by[0] + y * by[1] + z * by[2]];
+  return scene.view.regions.filter((_, bit) => (bits >> bit) & 1);
+}
+
+/** The 3D view from the side of the head on which the tumour lies. */
+function turnToTumour(scene) {
+  const isRight = scene.nv.mm2frac(scene.view.centre_mm)[0] > 0.5;
+  scene.nv.scene.renderAzimuth = isRight ? 250 : 110;
+  scene.nv.scene.renderElevation = 10;
+}
+
+/** Back to where it began: zoom, shift, turn and the first lesion. */
+export function resetView(scene) {
+  scene.nv.scene.pan2Dxyzmm = [0, 0, 0, 1];
+  scene.nv.scene.volScaleMultiplier = 1;
+  turnToTumour(scene);
+  jump(scene, scene.view.centre_mm);
+}

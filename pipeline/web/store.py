@@ -1,0 +1,240 @@
+"""Cases and what is known of them: in memory for every question, in SQLite for the next start.
+
+All of it is asked and changed in the event loop's thread; SQLite is written in a thread of its own, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from data.errors import UsageError
+
+FINISHED = frozenset({"done", "failed", "cancelled", "interrupted"})
+_REMEMBERED_RUNS = 50
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image of a case.
+
+    Parameters
+    ----------
+    id, name : str
+        Its number within the case, and what the user calls it.
+    files : tuple of str
+        Names in the case's folder of files: one, or the slices of a volume in order.
+    channel : int, optional
+        As `data.case.ImageSource`.
+    detected_role, role : str, optional
+        A modality or "reference": by its name, and as the user says.
+    shape, spacing_mm, orientation, problem
+        Once it was looked at; None where it could not be read or is not known.
+    """
+
+    id: str
+    name: str
+    files: tuple[str, ...]
+    channel: int | None
+    detected_role: str | None
+    role: str | None
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    orientation: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """All that the server knows of one case; times are seconds since 1970. See the API's schema for the rest.
+
+    ``check`` counts the changes that a check must see: the answer to an older one is dropped. ``downloads`` maps the
+    name in a URL to a file of the case's folder (path, bytes, what): what is not in it cannot be asked for.
+    """
+
+    id: str
+    owner: str
+    name: str
+    state: str
+    created: float
+    expires: float
+    task: str = "check"
+    task_about: str = ""
+    check: int = 0
+    sources: tuple[Source, ...] = ()
+    layout: str = ""
+    layout_reason: str = ""
+    conventions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    can_run: bool = False
+    model: str | None = None
+    wanted_model: str | None = None
+    models: tuple[str, ...] = ()
+    convention: str | None = None
+    voxels: int = 0
+    queued_at: float | None = None
+    started_at: float | None = None
+    stage: str | None = None
+    progress: float = 0.0
+    error: str | None = None
+    result: dict[str, Any] | None = None
+    downloads: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def record_from(document: dict[str, Any]) -> CaseRecord:
+    """A record from its JSON."""
+    sources = tuple(Source(**_tuples(source)) for source in document.pop("sources"))
+    return CaseRecord(sources=sources, **_tuples(document))
+
+
+def _tuples(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+
+
+class Store:
+    """The cases of one workspace. One server at a time may have it open."""
+
+    def __init__(self, path: Path) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._listeners: dict[str, set[asyncio.Event]] = {}
+        self._timings: dict[str, list[tuple[int, float]]] = {}
+        self._by_owner: dict[str, dict[str, None]] = {}
+        self.records: dict[str, CaseRecord] = {}
+        self._connection = self._thread.submit(_open, path).result()
+        self.secret, documents, timings = self._thread.submit(_load, self._connection).result()
+        for document in documents:
+            record = record_from(json.loads(document))
+            self.records[record.id] = record
+            self._by_owner.setdefault(record.owner, {})[record.id] = None
+        for model, voxels, seconds in timings:
+            self._timings.setdefault(model, []).append((voxels, seconds))
+
+    def get(self, case_id: str, owner: str | None = None) -> CaseRecord | None:
+        """A case, if it is this owner's (None: whoever's)."""
+        record = self.records.get(case_id)
+        return record if record is not None and owner in (None, record.owner) else None
+
+    def of_owner(self, owner: str) -> list[CaseRecord]:
+        """The cases of one owner, the newest first."""
+        return [self.records[case_id] for case_id in reversed(self._by_owner.get(owner, {}))]
+
+    async def put(self, record: CaseRecord) -> CaseRecord:
+        """Keep a record: in memory and for all listeners at once, on the disk when this returns."""
+        self.show(record)
+        document = json.dumps(asdict(record), allow_nan=False)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, record.id, document)
+        return record
+
+    async def change(self, case_id: str, **changes: Any) -> CaseRecord | None:
+        """Change some of a record; None where the case is not there any more."""
+        record = self.records.get(case_id)
+        return None if record is None else await self.put(replace(record, **changes))
+
+    def show(self, record: CaseRecord) -> None:
+        """Keep a record in memory alone: progress, which no restart needs."""
+        self.records[record.id] = record
+        self._by_owner.setdefault(record.owner, {})[record.id] = None
+        self.notify(record.id)
+
+    async def delete(self, case_id: str) -> None:
+        """Forget a case."""
+        record = self.records.pop(case_id, None)
+        if record is not None:
+            self._by_owner.get(record.owner, {}).pop(case_id, None)
+        self.notify(case_id)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, case_id, None)
+
+    # Who waits for a change
+
+    def notify(self, case_id: str) -> None:
+        """Wake those who listen to a case."""
+        for event in self._listeners.get(case_id, ()):
+            event.set()
+
+    @contextlib.contextmanager
+    def listen(self, case_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set at every change of a case until the block is left."""
+        event = asyncio.Event()
+        events = self._listeners.setdefault(case_id, set())
+        events.add(event)
+        try:
+            yield event
+        finally:
+            events.discard(event)
+            if not events:
+                self._listeners.pop(case_id, None)
+
+    # How long runs take
+
+    async def add_timing(self, model: str, voxels: int, seconds: float) -> None:
+        """Remember how long a run took."""
+        runs = self._timings.setdefault(model, [])
+        runs.append((voxels, seconds))
+        del runs[:-_REMEMBERED_RUNS]
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write_timing, model, voxels, seconds)
+
+    def expected_seconds(self, model: str | None, voxels: int) -> float | None:
+        """How long a run of so many voxels should take, by the median of earlier ones; None before the first."""
+        runs = self._timings.get(model or "", [])
+        if not runs:
+            return None
+        # Of the size nearest to this one: what a run costs beside its voxels is then the same.
+        near = sorted(runs, key=lambda run: abs(run[0] - voxels))[:9]
+        return median(seconds * (max(voxels, 1) / max(known, 1)) ** 0.8 for known, seconds in near)
+
+    async def close(self) -> None:
+        """Write what is waiting and let go of the file."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown()
+
+    def _write(self, case_id: str, document: str | None) -> None:
+        with self._connection:
+            if document is None:
+                self._connection.execute("DELETE FROM cases WHERE id = ?", (case_id,))
+            else:
+                self._connection.execute(
+                    "INSERT INTO cases VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET document = excluded.document",
+                    (case_id, document),
+                )
+
+    def _write_timing(self, model: str, voxels: int, seconds: float) -> None:
+        with self._connection:
+            self._connection.execute("INSERT INTO timings VALUES (?, ?, ?)", (model, voxels, seconds))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, timeout=1.0)
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second server on this workspace is refused
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        with connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS cases (id TEXT PRIMARY KEY, document TEXT NOT NULL)")
+            connection.execute("CREATE TABLE IF NOT EXISTS timings (model TEXT, voxels INTEGER, seconds REAL)")
+            connection.execute("CREATE TABLE IF NOT EXISTS secrets (secret BLOB NOT NULL)")
+            if connection.execute("SELECT count(*) FROM secrets").fetchone()[0] == 0:
+                connection.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
+    except sqlite3.Error as error:
+        raise UsageError(
+            f"{path}: cannot be used ({error}); is another server running on this workspace? choose another --workspace"
+        ) from None
+    return connection
+
+
+def _load(connection: sqlite3.Connection) -> tuple[bytes, list[str], list[tuple[str, int, float]]]:
+    secret = connection.execute("SELECT secret FROM secrets").fetchone()[0]
+    documents = [row[0] for row in connection.execute("SELECT document FROM cases ORDER BY rowid")]
+    query = "SELECT model, voxels, seconds FROM timings ORDER BY rowid DESC LIMIT 500"
+    return secret, documents, connection.execute(query).fetchall()[::-1]

@@ -1,0 +1,160 @@
+"""Zip files that nobody vouches for: looked at whole before a byte is unpacked, unpacked under limits, or refused."""
+
+from __future__ import annotations
+
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from data.errors import InputError
+
+MAX_ENTRIES = 4096
+MAX_RATIO = 100
+"""All files together to the zip. MRI packs 2 to 10 times, a label map 300 times, but it is a small part."""
+_FREE_BYTES = 64 * 2**20
+"""So much may be unpacked at any ratio: a zip of label maps alone."""
+_MAX_DIRECTORY_BYTES = 2 * 2**20
+_PIECE = 2**20
+_END, _END_64 = b"PK\x05\x06", b"PK\x06\x07"
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".jar")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a zip: its name there, and where it was unpacked to."""
+
+    name: str
+    path: Path
+
+
+def is_archive(name: str) -> bool:
+    """True for a name that ends as packed files do, but for .nii.gz and .gz, which the reader unpacks or refuses."""
+    return name.lower().endswith(_ARCHIVES)
+
+
+def unpack_zip(packed: Path, shown: str, folder: Path, *, max_bytes: int, first: int = 0) -> list[Member]:
+    """Unpack the files of a zip into ``folder`` under names of our own (``zip-<number>``).
+
+    Parameters
+    ----------
+    shown : str
+        What the user calls it, for sentences.
+    max_bytes : int
+        Of all files together.
+    first : int
+        Number of the first file.
+
+    Returns
+    -------
+    list of Member
+        Folders, hidden files and those of macOS are left out. Empty for an empty zip.
+
+    Raises
+    ------
+    InputError
+        It is no zip, is damaged or encrypted, or holds a link, another zip, a name that leads out of it, too many
+        files or too much. What was unpacked until then is for the caller to remove.
+    """
+    try:
+        with packed.open("rb") as file:
+            _check_end(file, shown)
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+                _check_entries(entries, shown, packed.stat().st_size, max_bytes)
+                wanted = [entry for entry in entries if not entry.is_dir() and not _hidden(entry.filename)]
+                return [
+                    Member(entry.filename, _unpack(archive, entry, shown, folder / f"zip-{first + number}"))
+                    for number, entry in enumerate(wanted)
+                ]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError, OverflowError):
+        raise InputError(f"{shown}: is no zip file, or a damaged one; pack it again") from None
+
+
+def _refuse(shown: str, why: str, fix: str = "pack the patient's images alone, or drop them as they are") -> InputError:
+    return InputError(f"{shown}: {why}; {fix}")
+
+
+def _check_end(file: BinaryIO, shown: str) -> None:
+    """The size of the directory, before `zipfile` reads it into memory whole."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 65557))
+    tail = file.read()
+    at = len(tail) - 22 if tail[-22:-18] == _END and tail.endswith(b"\0\0") else tail.rfind(_END)
+    if at < 0 or len(tail) - at < 22:
+        raise zipfile.BadZipFile
+    entries, directory = (
+        struct.unpack("<H", tail[at + 10 : at + 12])[0],
+        struct.unpack("<I", tail[at + 12 : at + 16])[0],
+    )
+    if at >= 20 and tail[at - 20 : at - 16] == _END_64 or entries == 0xFFFF or directory == 0xFFFFFFFF:
+        raise _refuse(shown, "is a zip of more than 65535 files or 4 GiB")
+    if entries > MAX_ENTRIES or directory > _MAX_DIRECTORY_BYTES:
+        raise _refuse(shown, f"holds {entries} files, and {MAX_ENTRIES} are the most")
+    file.seek(0)
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], shown: str, packed_bytes: int, max_bytes: int) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise _refuse(shown, f"holds {len(entries)} files, and {MAX_ENTRIES} are the most")
+    for entry in entries:
+        _check_entry(entry, shown)
+    total = sum(entry.file_size for entry in entries)
+    if total > max_bytes:
+        raise _refuse(shown, f"would unpack to {total} bytes, and {max_bytes} are the most")
+    if total > max(_FREE_BYTES, MAX_RATIO * packed_bytes):
+        raise _refuse(shown, f"would unpack to {total / max(packed_bytes, 1):.0f} times its size, as no image does")
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.header_offset < end:  # one packed stream under many names
+            raise _refuse(shown, "holds files that lie over each other")
+        end = entry.header_offset + 30 + entry.compress_size
+
+
+def _check_entry(entry: zipfile.ZipInfo, shown: str) -> None:
+    name = entry.filename
+    quoted = repr(name[:100])
+    mode = entry.external_attr >> 16
+    parts = re.split(r"[/\\]", entry.orig_filename)
+    if entry.flag_bits & 0x41:
+        raise _refuse(shown, "is encrypted", "unpack it, or pack it without a password")
+    if (
+        ".." in parts
+        or parts[0] == ""
+        or _DRIVE.match(name)
+        or "\0" in entry.orig_filename
+        or "\\" in entry.orig_filename
+    ):
+        raise _refuse(shown, f"holds the name {quoted}, which would lead out of its folder")
+    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise _refuse(shown, f"holds {quoted}, which is a link or a device and no file")
+    if is_archive(name):
+        raise _refuse(shown, f"holds another archive, {quoted}")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _refuse(
+            shown, f"holds {quoted} packed by method {entry.compress_type}", "pack it by deflate, the usual method"
+        )
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str, target: Path) -> Path:
+    written = 0
+    with archive.open(entry) as source, target.open("xb") as file:
+        while piece := source.read(_PIECE):
+            if written == 0 and piece.startswith(b"PK\x03\x04"):
+                raise _refuse(shown, f"holds another zip, {entry.filename[:100]!r}")
+            written += len(piece)
+            if written > entry.file_size:  # zipfile stops there too; this does not depend on it
+                raise _refuse(shown, f"holds {entry.filename[:100]!r}, which is larger than it says")
+            file.write(piece)
+    if written != entry.file_size:
+        raise zipfile.BadZipFile
+    return target

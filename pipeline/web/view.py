@@ -1,0 +1,126 @@
+"""What the viewer loads: images and masks of one case as small NIfTI files, all on one crop."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.grid import Grid
+from data.io import Volume, read_volume, write_bytes_atomically
+from data.naming import MODALITIES
+from data.patient import ImageSource
+from pipeline.colours import region_colour
+from pipeline.preview import largest_lesion_centre
+from transforms.postprocess import bounding_box
+
+Mask = NDArray[np.bool_]
+
+
+def write_view(
+    images: Mapping[str, ImageSource],
+    mask: Volume,
+    masks: Mapping[str, Mask],
+    truth: Mapping[str, Mask] | None,
+    folder: Path,
+    max_voxels: int,
+) -> dict[str, Any]:
+    """Write the viewer's files to ``folder``; what the API says of them, with file names in place of URLs.
+
+    All lie on one crop of the mask's grid: to the heads and masks, with a margin of two voxels. An image on another grid
+    is resampled for this; one that cannot be brought onto the mask's is left out.
+    """
+    backgrounds = _backgrounds(images, mask.grid, max_voxels)
+    filled = np.zeros(mask.grid.shape, dtype=bool)
+    for array in (*backgrounds.values(), *masks.values(), *(truth or {}).values()):
+        filled |= array != 0
+    box = bounding_box(filled, margin=2) if filled.any() else tuple(slice(0, n) for n in mask.grid.shape)
+    affine = mask.grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    regions = list(masks)
+    windows: dict[str, list[float]] = {}
+    for modality, array in backgrounds.items():
+        grey, low, high = _eight_bits(array[box])
+        windows[modality] = [low, high]
+        _write(folder / f"{modality}.nii.gz", grey, affine, (high - low) / 255, low)
+    _write(folder / "prediction.nii.gz", _bits(masks, regions, box), affine)
+    if truth is not None:
+        _write(folder / "reference.nii.gz", _bits(truth, regions, box), affine)
+    whole = next((m for m in [*masks.values(), *(truth or {}).values()] if m.any()), filled)
+    centre = mask.grid.affine[:3, :3] @ largest_lesion_centre(whole) + mask.grid.affine[:3, 3]
+    return {
+        "background": {modality: f"{modality}.nii.gz" for modality in backgrounds},
+        "prediction": "prediction.nii.gz",
+        "reference": None if truth is None else "reference.nii.gz",
+        "regions": regions,
+        "colours": [region_colour(region) for region in regions],
+        "centre_mm": [round(float(v), 3) for v in centre],
+        "windows": windows,
+        "offset": [int(s.start) for s in box],
+    }
+
+
+def _backgrounds(images: Mapping[str, ImageSource], grid: Grid, max_voxels: int) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    for modality in sorted(images, key=lambda name: MODALITIES.index(name) if name in MODALITIES else 9):
+        try:
+            volume = read_volume(images[modality], max_voxels=max_voxels)
+        except InputError:  # the run has said so
+            continue
+        array = turned(volume, grid)
+        if array is None and grid.spacing_known and volume.grid.spacing_known:
+            import torch
+
+            from transforms.restore import resample_to
+
+            array = resample_to(torch.from_numpy(np.ascontiguousarray(volume.array))[None], volume.grid, grid)[
+                0
+            ].numpy()
+        if array is not None:
+            found[modality] = array
+    return found
+
+
+def _eight_bits(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float, float]:
+    """As in the report's viewer: 256 steps between the 0.5 and 99.8 percentile of what is not 0."""
+    inside = image[image != 0]
+    low, high = map(float, np.percentile(inside, [0.5, 99.8])) if inside.size else (0.0, 1.0)
+    low = min(low, 0.0)
+    high = high if high > low else low + 1.0
+    return (
+        np.rint(np.clip((image - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)).astype(np.uint8),
+        low,
+        high,
+    )
+
+
+def _bits(masks: Mapping[str, Mask], regions: list[str], box: tuple[slice, ...]) -> NDArray[np.uint8]:
+    packed = np.zeros(next(iter(masks.values()))[box].shape, np.uint8)
+    for bit, region in enumerate(regions):
+        if region in masks:
+            packed[masks[region][box]] |= np.uint8(1 << bit)
+    return packed
+
+
+def _write(
+    path: Path, array: NDArray[np.uint8], affine: NDArray[Any], slope: float = 1.0, intercept: float = 0.0
+) -> None:
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_slope_inter(slope, intercept)
+    image.header.set_data_offset(352)
+    raw = image.header.binaryblock + b"\0" * 4 + array.tobytes(order="F")
+    write_bytes_atomically(path, gzip.compress(raw, compresslevel=4, mtime=0))
+
+
+def turned(volume: Volume, grid: Grid) -> NDArray[Any] | None:
+    """The voxels in the order of ``grid``, where they are the same voxels; else None."""
+    aligned = volume.grid.reoriented(grid.orientation)
+    if not (aligned.matches(grid) if grid.spacing_known else aligned.shape == grid.shape):
+        return None
+    return nib.orientations.apply_orientation(volume.array, volume.grid.orientation_to(grid.orientation))

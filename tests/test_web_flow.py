@@ -1,0 +1,168 @@
+"""The web app from upload to mask with a real model, and what can be done with the result."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `web` is not installed")
+
+from pipeline.web import schema
+from pipeline.web.gallery import GALLERY
+from tests.conftest import read_mask
+from tests.web_server import FAULTS, files_of, run, running, upload, wait_for
+
+REAL = "pipeline.web.perform:job_process"
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    from data.phantom import write_phantom
+
+    return write_phantom(tmp_path_factory.mktemp("web"), 1, shape=(20, 24, 16), spacing_mm=(10.0, 10.0, 10.0))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("workspace"), job_function=FAULTS) as server:
+        yield server
+
+
+def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, phantoms, tiny_model):
+    from data.case import discover_cases
+    from pipeline.segment import SegmentOptions, segment_cases
+
+    folder = next(path for path in sorted(phantoms.iterdir()) if path.is_dir())
+    cases = [case for case in discover_cases(phantoms) if case.case_id == folder.name]
+    segment_cases(cases, tmp_path / "expected", SegmentOptions(models=(str(tiny_model),), save_probabilities=True))
+    with (
+        running(tmp_path / "w", job_function=REAL, models=(str(tiny_model),), data=tmp_path / "expected") as server,
+        server.client() as client,
+    ):
+        case = run(client, folder, "", "done", "failed", seconds=300)
+        assert case["state"] == "done", case["error"]
+        schema.CaseInfo.model_validate(case)
+        result = case["result"]
+        assert (case["name"], result["model"], result["convention"]) == (folder.name, "tiny", "brats2023")
+        got = {file["name"]: client.get(file["url"]).content for file in result["files"]}
+        assert all(len(got[file["name"]]) == file["bytes"] for file in result["files"])
+        for path in (tmp_path / "expected" / folder.name).glob("*.nii.gz"):
+            assert got[path.name] == path.read_bytes(), path.name
+        for table in ("metrics.csv", "lesions.csv"):
+            assert got[table] == (tmp_path / "expected" / table).read_bytes()
+        assert str(tmp_path) not in got["report.csv"].decode() + got["report.html"].decode()
+        with zipfile.ZipFile(io.BytesIO(got["everything.zip"])) as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == {
+                name: content for name, content in got.items() if name != "everything.zip"
+            }
+        row = next(csv.DictReader(io.StringIO(got["report.csv"].decode())))
+        for region in result["regions"]:
+            assert region["volume_ml"] == pytest.approx(float(row[f"volume_ml_{region['region']}"]))
+            assert region["dice"] == pytest.approx(float(row[f"dice_{region['region']}"]))
+        check_view(client, result, tmp_path, got[f"{folder.name}_seg.nii.gz"])
+        # The same patient, opened as an earlier result.
+        (entry,) = client.get("/api/results").json()
+        opened = client.post(f"/api/results/{entry['id']}").json()
+        assert (entry["title"], opened["state"]) == (folder.name, "done"), opened["error"]
+        assert opened["result"]["regions"] == result["regions"] and opened["result"]["lesions"] == result["lesions"]
+        assert set(opened["result"]["view"]["background"]) == {"t1", "t1c", "t2", "flair"}
+        assert client.get(opened["result"]["view"]["mask"]).content == got[f"{folder.name}_seg.nii.gz"]
+        assert not opened["can_run"]
+        client.delete(f"/api/cases/{opened['id']}")
+        assert (tmp_path / "expected" / "report.csv").is_file()  # what was opened stays
+
+
+def check_view(client, result, tmp_path, mask):
+    """All view files lie on one crop of the mask's grid, and say what the mask says."""
+    import nibabel as nib
+
+    (tmp_path / "mask.nii.gz").write_bytes(mask)
+    labels, view = nib.load(tmp_path / "mask.nii.gz"), result["view"]
+    packed = {**view["background"], "prediction": view["prediction"], "reference": view["reference"]}
+    images = {}
+    for name, url in packed.items():
+        reply = client.get(url)
+        assert "content-disposition" not in reply.headers
+        (tmp_path / f"{name}.nii.gz").write_bytes(reply.content)
+        images[name] = nib.load(tmp_path / f"{name}.nii.gz")
+    assert len({(image.shape, image.affine.tobytes()) for image in images.values()}) == 1
+    assert {image.get_data_dtype() for image in images.values()} == {np.dtype(np.uint8)}
+    start = np.array(view["offset"])
+    assert np.allclose(images["t1"].affine[:3, 3], labels.affine[:3, :3] @ start + labels.affine[:3, 3])
+    box = tuple(slice(s, s + n) for s, n in zip(start, images["t1"].shape, strict=True))
+    whole = np.asarray(labels.dataobj)
+    assert np.count_nonzero(whole) == np.count_nonzero(whole[box])
+    bits = np.asarray(images["prediction"].dataobj)
+    for bit, region in enumerate(view["regions"]):
+        wanted = [int(value) for value, label in result["labels"].items() if region in label["regions"]]
+        assert np.array_equal(bits >> bit & 1, np.isin(whole[box], wanted))
+    low, high = view["windows"]["t1"]
+    shown = images["t1"].get_fdata()
+    assert shown.min() == pytest.approx(low) and shown.max() == pytest.approx(high)
+
+
+def test_an_edited_mask_is_kept_with_where_it_comes_from(server, patient, tmp_path):
+    import nibabel as nib
+
+    with server.client() as client:
+        case = run(client, patient, "quick", "done")
+        base = f"/api/cases/{case['id']}/edits"
+        content = client.get(case["result"]["view"]["mask"]).content
+        (tmp_path / "mask.nii.gz").write_bytes(content)
+        image = nib.load(tmp_path / "mask.nii.gz")
+        voxels = np.asarray(image.dataobj).copy()
+        voxels[0, 0, :3] = 2
+        nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "edited.nii")
+        reply = client.post(base, content=(tmp_path / "edited.nii").read_bytes())
+        assert reply.status_code == 200, reply.text
+        files = {file["name"]: file for file in reply.json()["result"]["files"]}
+        (tmp_path / "back.nii.gz").write_bytes(client.get(files["edited-01.nii.gz"]["url"]).content)
+        assert np.array_equal(read_mask(tmp_path / "back.nii.gz"), voxels)
+        about = client.get(files["edited-01.json"]["url"]).json()
+        assert (about["voxels_changed"], about["mask"]) == (3, "patient_seg.nii.gz")
+        assert client.get(files["patient_seg.nii.gz"]["url"]).content == content  # the mask itself stays as it was
+        with zipfile.ZipFile(io.BytesIO(client.get(files["everything.zip"]["url"]).content)) as archive:
+            assert {"edited-01.nii.gz", "edited-01.json"} <= set(archive.namelist())
+        nib.save(nib.Nifti1Image(voxels[1:], image.affine), tmp_path / "smaller.nii.gz")
+        nib.save(nib.Nifti1Image(voxels + 77, image.affine), tmp_path / "unknown.nii.gz")
+        for name, text in (("smaller.nii.gz", "another grid"), ("unknown.nii.gz", "does not know")):
+            refused = client.post(base, content=(tmp_path / name).read_bytes())
+            assert refused.status_code == 422 and text in refused.json()["error"], refused.text
+        refused = client.post(base, content=b"\x1f\x8b no mask")
+        assert refused.status_code == 422 and str(server.settings.workspace) not in refused.text
+        folder = server.settings.workspace / "cases" / case["id"]
+        assert not list(folder.glob("upload-*"))
+        fresh = upload(client, patient)
+        assert client.post(f"/api/cases/{fresh['id']}/edits", content=b"x").status_code == 409
+
+
+def test_an_example_of_the_gallery_is_ready_to_run(server):
+    with server.client() as client:
+        listed = client.get("/api/gallery").json()
+        assert [entry["id"] for entry in listed] == [entry.id for entry in GALLERY]
+        reply = client.post("/api/gallery/glioma")
+        assert reply.status_code == 201
+        case = wait_for(client, reply.json()["id"], "ready", "failed")
+        assert case["can_run"], case
+        assert {file["role"] for file in case["files"]} == {"t1", "t1c", "t2", "flair", "reference"}
+        assert client.post("/api/gallery/none").status_code == 404
+        assert client.get("/api/results").json() == [] and client.post("/api/results/x").status_code == 404
+
+
+def test_every_object_is_what_the_documentation_says(server, patient):
+    with server.client() as client:
+        case = run(client, patient, "quick", "done")
+        schema.CaseInfo.model_validate(case)
+        for item in client.get("/api/cases").json():
+            schema.CaseInfo.model_validate(item)
+        for item in client.get("/api/models").json():
+            assert schema.ModelInfo.model_validate(item).card.startswith("#")
+        described = client.get("/api/openapi.json").json()["components"]["schemas"]["CaseInfo"]["properties"]
+        assert set(described) == set(case)
+        assert json.loads(client.get(f"/api/cases/{case['id']}").text) == case
+        assert files_of(patient)

@@ -1,0 +1,267 @@
+"""The line of jobs, and a process that dies, hangs or eats memory: the case says so and the server goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `web` is not installed")
+
+from pipeline.web.process import ComputingProcess, resident_bytes
+from pipeline.web.store import Store
+from pipeline.web.turns import Turns
+from tests.web_server import run, running, upload, wait_for
+
+MEMORY = 700 * 2**20
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    from data.phantom import write_phantom
+
+    return write_phantom(tmp_path_factory.mktemp("web"), 1, shape=(20, 24, 16), spacing_mm=(10.0, 10.0, 10.0))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    workspace = tmp_path_factory.mktemp("workspace")
+    with running(workspace, job_seconds=8.0, job_memory_bytes=MEMORY) as server:
+        yield server
+
+
+def test_a_case_goes_through_its_states_to_a_result(server, patient):
+    with server.client() as client:
+        case = run(client, patient, "quick", "done", "failed")
+    assert case["state"] == "done", case["error"]
+    assert (case["progress"], case["error"], case["queue_position"]) == (1.0, None, None)
+    assert [region["dice"] for region in case["result"]["regions"]] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ("die", "ended by signal SIGKILL, probably for want of memory; run it again"),
+        ("exit", "ended with exit status 7; run it again"),
+        ("hang", "took longer than 8 seconds and was stopped"),
+        ("eat", "memory"),
+        ("raise", "unexpected ValueError while computing; the server's log says more"),
+    ],
+)
+def test_a_job_that_misbehaves_says_so_and_the_next_one_runs(server, patient, wish, sentence):
+    with server.client() as client:
+        failed = run(client, patient, wish, "done", "failed")
+        assert failed["state"] == "failed" and sentence in failed["error"], failed["error"]
+        assert "/" not in failed["error"]  # no path of the server
+        assert failed["can_run"]
+        assert run(client, patient, "quick", "done", "failed")["state"] == "done"
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_process_that_takes_more_memory_than_allowed_is_stopped_even_where_allocation_goes_on(
+    server, patient, monkeypatch
+):
+    computer = server.app.state.context.jobs.computer
+    with server.client() as client:
+        run(client, patient, "quick", "done")  # so that its own limit is that of the other tests
+        monkeypatch.setattr(computer, "memory_bytes", 2**21)
+        failed = run(client, patient, "hang", "done", "failed")
+    assert "took more than 0.00195 GiB of memory and was stopped" in failed["error"]
+    assert computer.pid is None
+
+
+def test_cancel_stops_the_process_and_the_case_can_run_again(server, patient):
+    with server.client() as client:
+        case = run(client, patient, "hang", "running")
+        pid = wait_for_pid(server)
+        reply = client.post(f"/api/cases/{case['id']}/cancel").json()
+        assert (reply["state"], reply["can_run"]) == ("cancelled", True)
+        assert resident_bytes(pid) == 0
+        assert run(client, patient, "quick", "done")["state"] == "done"
+
+
+def wait_for_pid(server):
+    end = time.monotonic() + 20
+    while (pid := server.app.state.context.jobs.computer.pid) is None and time.monotonic() < end:
+        time.sleep(0.02)
+    return pid
+
+
+def test_removing_a_running_case_stops_it_and_leaves_no_file(server, patient):
+    with server.client() as client:
+        case = run(client, patient, "hang", "running")
+        folder = server.settings.workspace / "cases" / case["id"]
+        assert folder.is_dir()
+        assert client.delete(f"/api/cases/{case['id']}").status_code == 204
+        assert not folder.exists()
+        assert client.get(f"/api/cases/{case['id']}").status_code == 404
+
+
+def test_users_take_turns_and_see_their_position(server, patient):
+    with server.client() as busy, server.client() as other:
+        cases = [upload(busy, patient, f"slow 0.4 {n}") for n in range(3)]
+        late = upload(other, patient, "slow 0.1")
+        for case in cases:
+            busy.post(f"/api/cases/{case['id']}/run")
+        waiting = other.post(f"/api/cases/{late['id']}/run").json()
+        assert waiting["queue_position"] in (2, 3)
+        # The one who came last is served after the first's next job, not after all of them.
+        third = busy.get(f"/api/cases/{cases[2]['id']}").json()
+        assert third["queue_position"] > waiting["queue_position"]
+        for case in cases:
+            wait_for(busy, case["id"], "done")
+        wait_for(other, late["id"], "done")
+        began = {}
+        for case in (*cases, late):
+            began[case["id"]] = float((server.settings.workspace / "cases" / case["id"] / "order").read_text())
+        assert began[late["id"]] < began[cases[2]["id"]]
+
+
+def test_turns_go_round_the_users():
+    turns = Turns()
+    for job in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        turns.add(job[0], job)
+    assert list(turns) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert turns.take() == "a1"
+    assert list(turns) == ["b1", "c1", "a2", "b2", "a3"]
+    turns.add("d", "d1")
+    assert turns.remove("b1") and not turns.remove("b1")
+    order = list(turns)
+    assert [turns.take() for _ in order] == order
+    assert turns.take() is None and list(turns) == []
+
+
+def test_events_tell_every_state_and_end(server, patient):
+    with server.client() as client:
+        case = upload(client, patient, "slow 0.3")
+        states = []
+        client.post(f"/api/cases/{case['id']}/run")
+        with client.stream("GET", f"/api/cases/{case['id']}/events") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            for line in stream.iter_lines():
+                if line.startswith("data: "):
+                    states.append(json.loads(line.removeprefix("data: "))["state"])
+    assert states[-1] == "done" and states[0] in ("queued", "running")
+
+
+def test_time_left_comes_from_earlier_runs(server, patient):
+    with server.client() as client:
+        run(client, patient, "slow 0.5", "done")
+        case = run(client, patient, "slow 1.0", "running")
+        assert case["seconds_left"] is not None and 0 <= case["seconds_left"] < 10
+        wait_for(client, case["id"], "done")
+
+
+def test_a_restart_shows_what_is_done_runs_what_waited_and_marks_what_was_interrupted(tmp_path, patient):
+    options = {"job_seconds": 60.0}
+    with running(tmp_path, **options) as server, server.client() as client:
+        done = run(client, patient, "quick", "done")
+        first = run(client, patient, "hang", "running")
+        second = upload(client, patient, "quick again")
+        client.post(f"/api/cases/{second['id']}/run")
+        cookies = dict(client.cookies)
+        stray = tmp_path / "cases" / ("0" * 32)
+        stray.mkdir()
+    with running(tmp_path, **options) as server, server.client(cookies=cookies) as client:
+        assert client.get(f"/api/cases/{done['id']}").json()["result"] == done["result"]
+        interrupted = client.get(f"/api/cases/{first['id']}").json()
+        assert (
+            interrupted["state"] == "interrupted" and "run it again" in interrupted["error"] and interrupted["can_run"]
+        )
+        assert wait_for(client, second["id"], "done")["result"] is not None
+        assert [case["id"] for case in client.get("/api/cases").json()] == [second["id"], first["id"], done["id"]]
+        assert not stray.exists()
+
+
+def test_a_second_server_on_one_workspace_is_refused(server):
+    from data.errors import UsageError
+    from pipeline.web.app import create_app
+
+    with pytest.raises(UsageError, match="another server running on this workspace"):
+        create_app(server.settings)
+
+
+def test_a_case_is_removed_after_its_time(tmp_path, patient):
+    with running(tmp_path, keep_hours=1.5 / 3600) as server, server.client() as client:
+        reply = client.post("/api/cases", files=[("files", ("x_t1.nii.gz", b"no image"))]).json()
+        assert reply["expires"] == pytest.approx(reply["created"] + 1.5)
+        end = time.monotonic() + 10
+        while client.get(f"/api/cases/{reply['id']}").status_code == 200:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(0.2)
+        assert list((tmp_path / "cases").iterdir()) == []
+
+
+def test_records_come_back_from_the_disk_as_they_were(tmp_path):
+    import asyncio
+
+    from pipeline.web.store import CaseRecord, Source
+
+    source = Source("1", "a.nii", ("f0001.nii",), None, "t1", "t1", (1, 2, 3), (1.0, 1.0, 2.5), "LPS", None)
+    record = CaseRecord("a" * 32, "owner", "Müller 😀", "ready", 1.0, 2.0, sources=(source,), notes=("n",))
+
+    async def write():
+        store = Store(tmp_path / "x.sqlite3")
+        await store.put(record)
+        await store.put(dataclasses.replace(record, state="done"))
+        await store.add_timing("m", 1000, 4.0)
+        await store.close()
+
+    asyncio.run(write())
+    store = Store(tmp_path / "x.sqlite3")
+    assert store.records == {record.id: dataclasses.replace(record, state="done")}
+    assert store.expected_seconds("m", 1000) == pytest.approx(4.0)
+    assert store.expected_seconds("m", 2000) > 4.0
+    assert store.expected_seconds("other", 1000) is None
+    asyncio.run(store.close())
+
+
+def test_the_worker_ends_with_its_server(tmp_path):
+    """Whatever it is at: its input ends when the server does, also by kill -9."""
+    import asyncio
+
+    async def begin():
+        process = ComputingProcess("tests.web_faults:job", None)
+        task = asyncio.create_task(
+            process.ask({"do": "x", "folder": str(tmp_path), "case": {"name": "hang"}}, 60.0, lambda *_: heard.set())
+        )
+        heard = asyncio.Event()
+        await heard.wait()
+        pid = process.pid
+        assert process._process.stdin is not None
+        process._process.stdin.close()
+        end = time.monotonic() + 10
+        while resident_bytes(pid) and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return resident_bytes(pid)
+
+    assert asyncio.run(begin()) == 0
+
+
+def test_requests_are_answered_while_a_file_is_slow_to_write(server, patient, monkeypatch):
+    """Disk work is in threads: a disk that stalls holds up the one who waits for it, nobody else."""
+    real = shutil.rmtree
+
+    def slow(*arguments, **options):
+        time.sleep(1.5)
+        real(*arguments, **options)
+
+    with server.client() as one, server.client() as other:
+        case = upload(one, patient, "quick")
+        monkeypatch.setattr(shutil, "rmtree", slow)
+        removing = threading.Thread(target=one.delete, args=(f"/api/cases/{case['id']}",))
+        removing.start()
+        start = time.monotonic()
+        while removing.is_alive():
+            began = time.monotonic()
+            other.get("/api/cases")
+            assert time.monotonic() - began < 1.0
+        assert time.monotonic() - start > 1.0
+        removing.join()

@@ -1,0 +1,414 @@
+"""What comes in: streamed under a limit, unpacked under limits, recognised by the rules for folders, or refused."""
+
+from __future__ import annotations
+
+import io
+import socket
+import stat
+import struct
+import time
+import zipfile
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `web` is not installed")
+
+from data.errors import InputError
+from pipeline.web.unpack import MAX_ENTRIES, unpack_zip
+from pipeline.web.uploads import clean_name
+from tests.web_server import running, upload, wait_for
+
+LIMIT = 2 * 2**20
+MODALITIES = ("t1", "t1c", "t2", "flair")
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    from data.phantom import write_phantom
+
+    return write_phantom(tmp_path_factory.mktemp("web"), 1, shape=(20, 24, 16), spacing_mm=(10.0, 10.0, 10.0))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("workspace"), max_upload_bytes=LIMIT) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+def send(client, *files):
+    """Upload files, (name, content) each; the case once it was looked at, or the refusal."""
+    reply = client.post("/api/cases", files=[("files", (name, content)) for name, content in files])
+    if reply.status_code != 201:
+        assert set(reply.json()) == {"error"}
+        return reply.status_code, reply.json()["error"]
+    return 201, wait_for(client, reply.json()["id"], "ready", "failed")
+
+
+def roles_of(case):
+    return {file["role"]: file["name"] for file in case["files"]}
+
+
+def zip_of(entries, **options):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, **options) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+# What is recognised
+
+
+def test_four_files_and_their_reference(client, patient):
+    case = upload(client, patient)
+    assert set(roles_of(case)) == {*MODALITIES, "reference"}
+    assert (case["can_run"], case["problems"], case["missing"]) == (True, [], [])
+    assert case["name"] == "BraTS-GLI-90001-000"
+    assert case["files"][0]["shape"] == [20, 24, 16] and case["files"][0]["orientation"] == "LPS"
+
+
+def test_a_brats_folder_as_a_browser_sends_it(client, patient):
+    files = [(f"BraTS2021_00001/BraTS2021_00001_{new}.nii.gz", (patient / f"{patient.name}-{old}.nii.gz").read_bytes())
+             for new, old in (("t1", "t1n"), ("t1ce", "t1c"), ("t2", "t2w"), ("flair", "t2f"))]  # fmt: skip
+    _, case = send(client, *files)
+    assert roles_of(case)["t1c"] == "BraTS2021_00001/BraTS2021_00001_t1ce.nii.gz"
+    assert (case["name"], case["can_run"]) == ("BraTS2021_00001", True)
+
+
+def test_one_zip(client, patient):
+    packed = zip_of([(f"{patient.name}/{path.name}", path.read_bytes()) for path in patient.iterdir()])
+    _, case = send(client, ("patients of today.zip", packed))
+    assert set(roles_of(case)) == {*MODALITIES, "reference"} and case["can_run"]
+    assert case["name"] == patient.name
+
+
+def test_one_file_alone_whose_name_says_nothing_is_asked_for(client, patient):
+    _, case = send(client, ("scan.nii.gz", (patient / f"{patient.name}-t2f.nii.gz").read_bytes()))
+    assert roles_of(case) == {None: "scan.nii.gz"} and not case["can_run"]
+    assert "say what each file shows" in case["problems"][0]
+    assert case["files"][0]["shape"] == [20, 24, 16]
+    reply = client.patch(f"/api/cases/{case['id']}", json={"roles": {"1": "flair"}})
+    case = wait_for(client, reply.json()["id"], "ready")
+    assert roles_of(case) == {"flair": "scan.nii.gz"} and case["files"][0]["detected_role"] is None
+    # A shipped model was trained for missing modalities: it can do with this one, and what it lacks is said.
+    assert case["can_run"] and case["missing"] == ["t1", "t1c", "t2"]
+    assert any(text.startswith("no t1, t1c, t2 image") and "zeros" in text for text in case["warnings"])
+
+
+def test_an_lgg_slice_stack(client, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(1)
+    files = []
+    for number in range(1, 5):
+        for mask in ("", "_mask"):
+            picture = io.BytesIO()
+            shape = (24, 24) if mask else (24, 24, 3)
+            pixels = rng.integers(0, 2, shape) * 255 if mask else rng.integers(1, 255, shape)
+            Image.fromarray(pixels.astype(np.uint8)).save(picture, "TIFF")
+            files.append((f"TCGA_CS_0001_19990101/TCGA_CS_0001_19990101_{number}{mask}.tif", picture.getvalue()))
+    _, case = send(client, *files)
+    assert case["state"] == "ready" and set(roles_of(case)) == {"t1", "t1c", "flair", "reference"}, case
+    assert roles_of(case)["t1c"] == "TCGA_CS_0001_19990101/TCGA_CS_0001_19990101_1.tif and 3 more slices, band 3"
+    assert case["files"][0]["shape"] == [24, 24, 4] and case["files"][0]["spacing_mm"] is None
+    assert case["model"].startswith("lgg-") and case["can_run"]
+
+
+def test_roles_can_be_changed_and_go_to_one_file_at_a_time(client, patient):
+    case = upload(client, patient)
+    ids = {file["role"]: file["id"] for file in case["files"]}
+    base = f"/api/cases/{case['id']}"
+    client.patch(base, json={"roles": {ids["t1"]: "t2"}})
+    case = wait_for(client, case["id"], "ready")
+    assert {file["id"]: file["role"] for file in case["files"]}[ids["t2"]] is None
+    assert case["missing"] == ["t1"]
+    client.patch(base, json={"roles": {ids["t1"]: "t1", ids["t2"]: "t2"}})
+    case = wait_for(client, case["id"], "ready")
+    assert case["can_run"] and case["missing"] == []
+    for roles, text in (({"99": "t1"}, "no file"), ({ids["t1"]: "t2", ids["t2"]: "t2"}, "cannot both be t2")):
+        reply = client.patch(base, json={"roles": roles})
+        assert reply.status_code == 422 and text in reply.json()["error"]
+    assert client.patch(base, json={"roles": {ids["t1"]: "ct"}}).status_code == 422
+    assert client.patch(base, json={"model": "../../etc"}).status_code == 422
+    assert client.patch(base, json={"owner": "me"}).status_code == 422
+
+
+def test_broken_images_are_named_by_the_names_they_came_with(client, patient):
+    good = [(path.name, path.read_bytes()) for path in sorted(patient.iterdir())]
+    whole = dict(good)[f"{patient.name}-t1c.nii.gz"]
+    broken = [(name, content[: len(content) // 2] if "t1c" in name else content) for name, content in good]
+    assert whole
+    _, case = send(client, *broken)
+    assert not case["can_run"]
+    (problem,) = case["problems"]
+    assert problem.startswith(f"{patient.name}-t1c.nii.gz: ") and "f000" not in problem
+    assert next(file for file in case["files"] if file["role"] == "t1c")["problem"] == problem
+    assert client.post(f"/api/cases/{case['id']}/run").status_code == 409
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ([], "holds no file"),
+        ([("notes.txt", b"x")], "no image among notes.txt"),
+        ([("IM0001.dcm", b"x"), ("IM0002.dcm", b"x")], "export DICOM as NIfTI"),
+        ([("x.tar.gz", b"x")], "only .zip is unpacked"),
+        ([("x_t1.mhd", b"x")], "save it as .mha"),
+        ([("a/a_t1.nii", b"x"), ("a/a_t2.nii", b"x"), ("b/b_t1.nii", b"x"), ("b/b_t2.nii", b"x")], "holds 2 patients (a, b)"),
+        ([("x.zip", b"PK\x03\x04 no zip")], "is no zip file"),
+        ([("x.zip", zip_of([]))], "holds no file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_with_a_sentence(client, server, files, text):
+    before = set((server.settings.workspace / "cases").iterdir())
+    if files:
+        status, sentence = send(client, *files)
+    else:
+        reply = client.post("/api/cases", data={"name": "x"}, files={"other": ("", b"")})
+        status, sentence = reply.status_code, reply.json()["error"]
+    assert status == 422 and text in sentence, sentence
+    assert "/" not in sentence.replace(".nii, .nii.gz", "")
+    assert set((server.settings.workspace / "cases").iterdir()) == before  # nothing is left of it
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"--b\r\n", b"no form", b"--b\r\nContent-Disposition: form-data; name=files; filename=x_t1.nii\r\n\r\nabc"],
+)
+def test_a_form_that_is_damaged_or_broken_off_is_refused(client, body):
+    reply = client.post("/api/cases", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert reply.status_code == 422 and reply.json()["error"]
+    for kind in ("text/plain", "multipart/form-data", "multipart/form-data; boundary=" + "b" * 300):
+        assert client.post("/api/cases", content=body, headers={"content-type": kind}).status_code == 422
+
+
+def test_an_upload_over_the_limit_is_refused_before_it_is_sent(server):
+    head = f"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: {LIMIT + 1}\r\n\r\n"
+    assert b" 413 " in first_answer(server, [head.encode()])
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_upload_over_the_limit_is_refused_as_soon_as_it_passes_it(server, chunked):
+    """Without a Content-Length there is nothing to go by but what has come; the answer comes before the sender ends."""
+    head = b"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    begin = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x_t1.nii"\r\n\r\n'
+    piece = b"x" * 2**16
+
+    def pieces():
+        yield head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else f"Content-Length: {LIMIT}\r\n\r\n".encode())
+        for part in (begin, *[piece] * (LIMIT // len(piece) + 1)):
+            yield b"%x\r\n%s\r\n" % (len(part), part) if chunked else part
+
+    answer = first_answer(server, pieces())
+    if chunked:
+        assert b" 413 " in answer and b"larger than 2 MB" in answer
+    else:  # a sender that sends more than it said: what is beyond is no part of the request
+        assert b" 4" in answer[:14]
+    left = list((server.settings.workspace / "cases").rglob("part-*"))
+    assert left == []
+
+
+def first_answer(server, pieces):
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+        except OSError:  # it does not listen any more
+            pass
+        connection.settimeout(10)
+        return connection.recv(4096)
+
+
+def test_an_upload_is_never_in_memory(tmp_path, monkeypatch):
+    """Pieces of a megabyte go to the disk; a form of many of them takes no more."""
+    import tracemalloc
+
+    with running(tmp_path, max_upload_bytes=64 * 2**20) as server, server.client() as client:
+        body = tmp_path / "body"
+        begin = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x_t1.nii"\r\n\r\n'
+        with body.open("wb") as file:
+            file.write(begin)
+            for _ in range(48):
+                file.write(b"\1" * 2**20)
+            file.write(b"\r\n--b--\r\n")
+        tracemalloc.start()
+        with body.open("rb") as file:
+            reply = client.post("/api/cases", content=file, headers={"content-type": "multipart/form-data; boundary=b"})
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert reply.status_code == 201
+        assert peak < 12 * 2**20
+        stored = tmp_path / "cases" / reply.json()["id"] / "files" / "f0001.nii"
+        assert stored.stat().st_size == 48 * 2**20
+
+
+def test_a_sender_that_stops_is_given_up(server, monkeypatch):
+    monkeypatch.setattr("pipeline.web.uploads.STALLED_S", 0.3)
+    head = b"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 9999\r\n\r\n--b\r\n"
+    start = time.monotonic()
+    assert b" 422 " in first_answer(server, [head])
+    assert time.monotonic() - start < 5
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("../../etc/passwd", "etc/passwd"), ("/etc/x_t1.nii", "etc/x_t1.nii"), ("C:\\scans\\x.nii", "C:/scans/x.nii"),
+        ("a\0b\nc", "a_b_c"), ("..", ""), ("./x", "x"), ("", ""), ("\ud800", "_"), ("<img src=x>.nii", "<img src=x>.nii"),
+        ("a" * 5000 + "_t1.nii", "a" * 193 + "_t1.nii"), ("/".join("abcdefghijklmnopqrstuvwxyz"), "k/l/m/n/o/p/q/r/s/t/u/v/w/x/y/z"),
+    ],
+)  # fmt: skip
+def test_a_name_from_outside_is_a_text(name, cleaned):
+    assert clean_name(name) == cleaned
+
+
+def test_names_from_outside_never_become_paths(client, server, patient, tmp_path):
+    content = (patient / f"{patient.name}-t1n.nii.gz").read_bytes()
+    names = ["../../../../evil_t1.nii.gz", "/tmp/evil_t2.nii.gz", "..\\..\\evil_flair.nii.gz", '<b>"&_t1c.nii.gz']
+    _, case = send(client, *[(name, content) for name in names])
+    folder = server.settings.workspace / "cases" / case["id"]
+    assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == [f"f000{n}.nii.gz" for n in (1, 2, 3, 4)]
+    assert {"t1", "t2", "flair"} <= set(roles_of(case))
+    outside = list(server.settings.workspace.parent.rglob("*evil*"))
+    assert outside == []
+    assert not case["can_run"] or any("same image" in text for text in case["warnings"])
+
+
+# Zips that mean harm
+
+
+def refusal(content, tmp_path, max_bytes=2**26):
+    (tmp_path / "x.zip").write_bytes(content)
+    target = tmp_path / "out"
+    target.mkdir(exist_ok=True)
+    with pytest.raises(InputError) as refused:
+        unpack_zip(tmp_path / "x.zip", "x.zip", target, max_bytes=max_bytes)
+    assert str(refused.value).startswith("x.zip: ") and str(tmp_path) not in str(refused.value)
+    assert {p.name for p in tmp_path.iterdir()} <= {"x.zip", "out"}
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.nii",
+        "a/../../evil.nii",
+        "/evil.nii",
+        "C:/evil.nii",
+        "C:evil.nii",
+        "..\\evil.nii",
+        "a\\b.nii",
+        "//x/y.nii",
+    ],
+)
+def test_a_zip_whose_names_lead_out_of_it_is_refused(tmp_path, name):
+    assert "lead out of its folder" in refusal(zip_of([("t1.nii", b"x"), (name, b"x")]), tmp_path)
+
+
+@pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK])
+def test_a_zip_with_a_link_or_a_device_is_refused(tmp_path, mode):
+    entry = zipfile.ZipInfo("t1.nii")
+    entry.external_attr = (mode | 0o777) << 16
+    assert "link or a device" in refusal(zip_of([(entry, b"/etc/passwd")]), tmp_path)
+
+
+def test_a_zip_in_a_zip_is_refused_whatever_it_is_called(tmp_path):
+    inner = zip_of([("t1.nii", b"x")])
+    assert "another archive" in refusal(zip_of([("inner.ZIP", inner)]), tmp_path)
+    assert "another archive" in refusal(zip_of([("a/inner.tar.gz", b"x")]), tmp_path)
+    assert "another zip" in refusal(zip_of([("t1.nii", inner)]), tmp_path)
+
+
+def test_an_encrypted_zip_is_refused(tmp_path):
+    content = bytearray(zip_of([("t1.nii", b"x")]))
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    assert "encrypted" in refusal(bytes(content), tmp_path)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    bomb = zip_of([("t1.nii", b"\0" * (80 * 2**20))])
+    assert len(bomb) < 2**17
+    assert "times its size" in refusal(bomb, tmp_path, max_bytes=2**30)
+    assert "would unpack to 83886080 bytes" in refusal(bomb, tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_that_is_larger_than_it_says_stops_at_what_it_says(tmp_path):
+    content = bytearray(zip_of([("t1.nii", b"\0" * 2**22)]))
+    for mark, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        start = content.index(mark) + at
+        content[start : start + 4] = struct.pack("<I", 1000)
+    refusal(bytes(content), tmp_path)
+    assert sum(p.stat().st_size for p in (tmp_path / "out").iterdir()) <= 2**20
+
+
+def test_a_zip_of_too_many_files_is_refused(tmp_path):
+    many = zip_of([(f"{n}.nii", b"") for n in range(MAX_ENTRIES + 1)])
+    assert f"holds {MAX_ENTRIES + 1} files" in refusal(many, tmp_path)
+
+
+def test_a_directory_that_would_fill_the_memory_is_refused(tmp_path):
+    content = bytearray(zip_of([("t1.nii", b"x")]))
+    end = content.index(b"PK\x05\x06")
+    content[end + 12 : end + 16] = struct.pack("<I", 2**31)
+    assert "files" in refusal(bytes(content), tmp_path)
+    # A 64-bit end record in front would have the last word: it is not asked.
+    locator = b"PK\x06\x07" + bytes(16)
+    plain = zip_of([("t1.nii", b"x")])
+    at = plain.index(b"PK\x05\x06")
+    assert "4 GiB" in refusal(plain[:at] + locator + plain[at:], tmp_path)
+
+
+def test_files_that_lie_over_each_other_are_refused(tmp_path):
+    """One packed stream under many names: a bomb without a nested zip."""
+    content = bytearray(zip_of([("a.nii", b"x" * 1000), ("b.nii", b"x" * 1000)]))
+    first = content.index(b"PK\x01\x02")
+    second = content.index(b"PK\x01\x02", first + 4)
+    content[second + 42 : second + 46] = bytes(4)
+    assert refusal(bytes(content), tmp_path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_whose_memory_the_file_decides_are_refused(tmp_path, method):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("t1.nii", b"x" * 100)
+    assert f"method {method}" in refusal(packed.getvalue(), tmp_path)
+
+
+def test_random_damage_gives_a_sentence_or_files_never_a_crash(tmp_path):
+    import random
+
+    rng = random.Random(1)
+    whole = zip_of([("a/t1.nii", bytes(range(256)) * 20), ("a/t2.nii", b"x" * 500)])
+    target = tmp_path / "x.zip"
+    for number in range(300):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        target.write_bytes(bytes(content[: rng.randrange(len(content))] if number % 3 == 0 else content))
+        out = tmp_path / f"out-{number}"
+        out.mkdir()
+        try:
+            for member in unpack_zip(target, "x.zip", out, max_bytes=2**20):
+                assert member.path.parent == out
+        except InputError:
+            pass
+
+
+def test_an_upload_of_many_small_files_is_one_patient_or_refused(client):
+    names = [(f"f{n}_t1.txt", b"") for n in range(50)]
+    assert send(client, *names)[0] == 422

@@ -1,0 +1,49 @@
+"""Stand-ins for what the web app's computing process runs: quick results, and every way to misbehave, by the case's name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.web.checks import case_of
+from pipeline.web.perform import OUTPUT, VIEW, finished
+from pipeline.web.results import Outcome, describe
+
+
+def job(request: dict[str, Any], emit: Any) -> Any:
+    """What is asked for in the name: die, exit, hang, eat, raise, slow; else the reference as a result."""
+    if request["do"] == "warm":
+        return None
+    wish = request["case"]["name"].partition(" ")[0]
+    emit("network", 0.25)
+    if wish == "die":
+        os.kill(os.getpid(), 9)
+    if wish == "exit":
+        os._exit(7)
+    if wish == "hang":
+        time.sleep(600)
+    if wish == "eat":
+        hoard = []
+        while True:
+            hoard.append(b"\1" * 2**28)
+    if wish == "raise":
+        raise ValueError("a secret path /root/of/the/server")
+    if wish == "slow":
+        time.sleep(float(request["case"]["name"].split()[1]))
+    Path("order").write_text(str(time.time()))
+    return reference_as_result(request)
+
+
+def reference_as_result(request: dict[str, Any]) -> Any:
+    """The answer of a job whose mask is the uploaded reference."""
+    case = case_of(request["case"])
+    assert case.reference is not None
+    mask = OUTPUT / "patient" / "patient_seg.nii.gz"
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(case.reference.paths[0], mask)
+    row = {"status": "ok", "reason": "", "flags": "", "model": "none", "convention": "brats2023", "seconds": 0.1}
+    outcome = Outcome(mask, row, [], [], case.images, case.reference)
+    return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
