@@ -58,6 +58,11 @@ EXCEPTIONS = {
     ("tests/test_augment.py", "pickle"): "sends a chain of transforms as a worker gets it, its own bytes",
     ("tests/faults/files.py", "socket.socket"): "makes a socket file under an image's name",
     ("tests/web_server.py", "socket.create_server"): "serves the web app to the test, on this machine alone",
+    ("tests/test_web_security.py", "socket.create_connection"): "requests that no client would make, to that server",
+    ("tests/test_web_uploads.py", "socket.create_connection"): "the same",
+    ("tests/web/conftest.py", "socket.socket"): "finds a free port for the server of the browser tests",
+    ("bench/web_load.py", "httpx"): "twenty users of a server that it starts itself",
+    ("bench/web_load.py", "socket.create_server"): "that server",
     ("bench/time_metrics.py", "importlib.import_module"): "other people's libraries, where they are installed",
     ("pipeline/web/worker.py", "importlib.import_module"): "the function that the server names to its own worker",
 }
