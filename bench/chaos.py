@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import yaml
 
+import run_pipeline
 from bench.chaos_files import (
     Found,
     broken_files,
@@ -51,6 +52,8 @@ from data.phantom import write_phantom
 from tests.conftest import make_model
 
 SEEDS = (1, 2, 3)
+MOST_WRONG = 100
+"""Then it is no accident."""
 
 
 # ---- the trials ----
@@ -98,7 +101,7 @@ def kill_segmentation(runs: Segmentation, kills: int, real_kills: int, rng: rand
     met = finished_trials = 0
     longest_orphan = 0.0
     output = runs.fresh()
-    while met < kills:
+    while met < kills and len(wrong) < MOST_WRONG:
         is_real = met < real_kills
         if is_real:
             alive, outlived = _kill_real(runs, output, "processes:2" if met % 2 else "serial", rng)
@@ -106,6 +109,7 @@ def kill_segmentation(runs: Segmentation, kills: int, real_kills: int, rng: rand
         else:
             alive = kill_forked(segment_arguments(runs.work, output), rng.uniform(0, runs.seconds))
         met += alive
+        print(f"segment: {met} kills, {len(wrong)} wrong", end="\r", file=sys.stderr)
         wrong += runs.after_kill(output)
         if not alive or rng.random() < 0.2 or met == kills:  # the others go on where the killed one was
             wrong += runs.to_the_end(output)
@@ -218,9 +222,10 @@ def kill_training(work: Path, kills: int, rng: random.Random) -> dict[str, Any]:
     wrong: Found = []
     met = ended = 0
     shutil.rmtree(output, ignore_errors=True)
-    while met < kills:
+    while met < kills and len(wrong) < MOST_WRONG:
         alive = kill_forked(train_arguments(work, output), rng.uniform(0, seconds))
         met += alive
+        print(f"train: {met} kills, {len(wrong)} wrong", end="\r", file=sys.stderr)
         wrong += broken_training(output) if output.exists() else []
         if not alive or rng.random() < 0.2 or met == kills:
             completed(train_arguments(work, output))
@@ -259,6 +264,8 @@ def main() -> int:
     rng, work = random.Random(options.seed), options.work.resolve() / "chaos"
     torch.set_num_threads(1)  # a forked child of a process that has computed on several threads hangs
     prepare(work)
+    for arguments in (segment_arguments(work, work / "warm"), train_arguments(work, work / "warm-too")):
+        run_pipeline.main(arguments)  # imports whatever a run imports, before anything is forked
     runs = Segmentation(work)
     trials: dict[str, Callable[[], dict[str, Any]]] = {
         "kill -9, segment": lambda: kill_segmentation(runs, options.kills, options.real, rng),

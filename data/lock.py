@@ -131,8 +131,13 @@ def _acquire(folder: Path, path: Path) -> int:
             if locked is None:
                 break
             if _is_same_file(descriptor, path):  # else its owner has just removed it
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, _own_description(), 0)
+                try:
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, _own_description(), 0)
+                except OSError:  # a full disk: the run does not begin, and leaves nothing
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                    raise
                 closing.pop_all()
                 return descriptor
     _acquire_by_name(folder, _named(path))

@@ -77,6 +77,18 @@ def test_nothing_is_left_of_a_lock_and_of_the_folders_it_made(tmp_path, way):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["result"]
 
 
+def test_a_lock_that_cannot_be_written_for_want_of_space_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("data.lock.os.pwrite", full)
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "old", tmp_path / "new"):
+        with pytest.raises(UsageError, match="No space left on device"), output_lock(folder):
+            pytest.fail("locked")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
 def test_the_same_thread_enters_again_and_another_does_not(tmp_path, way):
     refused = []
 
