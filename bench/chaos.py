@@ -254,7 +254,7 @@ def prepare(work: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="a folder that is emptied first")
+    parser.add_argument("work", type=Path, nargs="?", default=Path("out"), help="its folder chaos is emptied first")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--train-kills", type=int, default=50)
     parser.add_argument("--real", type=int, default=10)

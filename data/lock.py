@@ -131,23 +131,18 @@ def _acquire(folder: Path, path: Path) -> int:
             if locked is None:
                 break
             if _is_same_file(descriptor, path):  # else its owner has just removed it
-                try:
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, _own_description(), 0)
-                except OSError:  # a full disk: the run does not begin, and leaves nothing
-                    with contextlib.suppress(OSError):
-                        path.unlink()
-                    raise
+                _describe(descriptor, path)
                 closing.pop_all()
                 return descriptor
+    with contextlib.suppress(OSError):  # made to find that out
+        path.unlink()
     _acquire_by_name(folder, _named(path))
     return -1
 
 
 def _release(path: Path, descriptor: int) -> None:
-    for own in (path, _named(path)) if descriptor < 0 else (path,):
-        with contextlib.suppress(OSError):  # before it is freed, so that nobody else's is removed
-            own.unlink()
+    with contextlib.suppress(OSError):  # before it is freed, so that nobody else's is removed
+        (_named(path) if descriptor < 0 else path).unlink()
     if descriptor >= 0:
         os.close(descriptor)
 
@@ -200,7 +195,7 @@ def _acquire_by_name(folder: Path, path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                os.write(descriptor, _own_description())
+                _describe(descriptor, path)
             finally:
                 os.close(descriptor)
             return
@@ -257,6 +252,19 @@ def _own_description() -> bytes:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     own = Owner(os.getpid(), socket.gethostname(), since, _started(os.getpid()))
     return (json.dumps(asdict(own)) + "\n").encode()
+
+
+def _describe(descriptor: int, path: Path) -> None:
+    """Write who we are into our lock file; where there is no space for that, it goes, and the run cannot start."""
+    try:
+        os.ftruncate(descriptor, 0)
+        text = _own_description()
+        while text:
+            text = text[os.write(descriptor, text) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _read_owner(path: Path) -> Owner | None:

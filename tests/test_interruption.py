@@ -129,13 +129,16 @@ def wait_for(process: subprocess.Popen, text: str) -> None:
     pytest.fail(f"{text!r} was never said; {process.stderr.read()}")
 
 
-def assert_stopped(process: subprocess.Popen, number: int, output: Path) -> None:
+def assert_stopped(process: subprocess.Popen, number: int, output: Path, *, may_not_have_begun: bool = False) -> None:
     asked = time.monotonic()
     process.send_signal(number)
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)  # impatience changes nothing
+    process.send_signal(number)  # impatience changes nothing
     said = process.communicate(timeout=30)[1]
     assert time.monotonic() - asked < 10
+    if may_not_have_begun and process.returncode == -number:  # a slow machine: no line of ours had run (a shell says 143)
+        assert not said and not output.exists()
+        return
     assert process.returncode == 128 + number
     assert said.count("\n") == 1 and "Traceback" not in said and signal.Signals(number).name in said
     files = list(output.rglob("*")) if output.exists() else []
@@ -164,7 +167,7 @@ def test_segment_keeps_a_second_run_out_and_stops_with_a_report_of_what_is_done(
 def test_a_signal_while_it_starts_leaves_nothing(delay, many, tiny_model, tmp_path):
     process = start("run_pipeline.py", "segment", many, "-o", tmp_path / "out", "--model", tiny_model, "--quiet")
     time.sleep(delay)
-    assert_stopped(process, signal.SIGTERM, tmp_path / "out")
+    assert_stopped(process, signal.SIGTERM, tmp_path / "out", may_not_have_begun=delay < 1)
 
 
 def test_evaluate_stops_and_leaves_no_half_table(many, tmp_path):

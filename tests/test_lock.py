@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -77,18 +78,6 @@ def test_nothing_is_left_of_a_lock_and_of_the_folders_it_made(tmp_path, way):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["result"]
 
 
-def test_a_lock_that_cannot_be_written_for_want_of_space_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("data.lock.os.pwrite", full)
-    (tmp_path / "old").mkdir()
-    for folder in (tmp_path / "old", tmp_path / "new"):
-        with pytest.raises(UsageError, match="No space left on device"), output_lock(folder):
-            pytest.fail("locked")
-    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
-
-
 def test_the_same_thread_enters_again_and_another_does_not(tmp_path, way):
     refused = []
 
@@ -146,6 +135,18 @@ def test_what_cannot_be_locked_says_that_it_cannot_be_written(tmp_path, in_the_w
     with pytest.raises(UsageError, match="out: cannot be written to"), output_lock(tmp_path / "out"):
         pass
     assert in_the_way != "link" or target.read_text() == "kept"
+
+
+@pytest.mark.parametrize("limit", [0, 20])
+def test_where_there_is_no_space_for_a_lock_nothing_is_left_of_it(tmp_path, way, limit):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(UsageError, match="cannot be written to"), output_lock(tmp_path / "out"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path.name for path in tmp_path.rglob("*") if path.name != LOCK_NAME or path.stat().st_size]
 
 
 # ---- where the kernel cannot lock ----
