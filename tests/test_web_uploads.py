@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import io
+import re
 import socket
 import stat
 import struct
@@ -215,7 +215,7 @@ def test_an_upload_over_the_limit_is_refused_as_soon_as_it_passes_it(server, chu
     if chunked:
         assert b" 413 " in answer and b"larger than 2 MB" in answer
     else:  # a sender that sends more than it said: what is beyond is no part of the request
-        assert answer.startswith(b" 4")
+        assert b" 4" in answer[:14]
     left = list((server.settings.workspace / "cases").rglob("part-*"))
     assert left == []
 
@@ -228,9 +228,12 @@ def first_answer(server, pieces):
         except OSError:  # it does not listen any more
             pass
         connection.settimeout(10)
-        reply = http.client.HTTPResponse(connection)  # the head and the body may come apart
-        reply.begin()
-        return b" %d " % reply.status + reply.read()
+        answer = b""
+        while not (head := re.search(rb"(?s).*?content-length: (\d+)\r\n.*?\r\n\r\n", answer)):
+            answer += connection.recv(4096)
+        while len(answer) < head.end() + int(head[1]):  # the head and the body may come apart
+            answer += connection.recv(4096)
+        return answer
 
 
 def test_an_upload_is_never_in_memory(tmp_path, monkeypatch):
