@@ -229,10 +229,11 @@ def first_answer(server, pieces):
             pass
         connection.settimeout(10)
         answer = b""
-        while not (head := re.search(rb"(?s).*?content-length: (\d+)\r\n.*?\r\n\r\n", answer)):
-            answer += connection.recv(4096)
-        while len(answer) < head.end() + int(head[1]):  # the head and the body may come apart
-            answer += connection.recv(4096)
+        while piece := connection.recv(4096):  # the head and the body may come apart
+            answer += piece
+            head = re.search(rb"(?s)content-length: (\d+)\r\n.*?\r\n\r\n", answer)
+            if head and len(answer) >= head.end() + int(head[1]):
+                break
         return answer
 
 
