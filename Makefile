@@ -7,7 +7,7 @@ JOBS ?= 2
 
 AXE := tests/web/.axe/package/axe.min.js
 
-.PHONY: demo test test-web serve check bench folds results coverage clean faults fuzz chaos thousand audit sbom licences
+.PHONY: demo test test-web serve check bench profile folds results coverage clean faults fuzz chaos thousand audit sbom licences
 .DELETE_ON_ERROR:
 
 # The set-up alone. torch first and pinned: a range asked of pip brings gigabytes of CUDA packages.
@@ -16,7 +16,7 @@ $(VENV)/.ready: constraints.txt setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-a.json --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json --constraint constraints.txt --editable '.[dev,web]'
+	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json --constraint constraints.txt --editable '.[cluster,cpu,dev,web]'
 	touch $@
 
 .venv: $(VENV)/.ready
@@ -50,10 +50,17 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config setup.cfg
 
-# Where the time of one case goes; PATIENTS is a folder of patients.
+# Speed and memory beside plain MONAI, nnU-Net's predictor and the network alone, into bench/RESULTS.md; PATIENTS is a
+# folder of patients. BENCH="--quick" takes minutes; --nnunet-python names the Python of an environment that has nnunetv2.
 PATIENTS ?= ../shared/data/brats
+BENCH ?=
 bench: $(VENV)/.ready
-	$(BIN)/python -m bench.time_case $(PATIENTS) && cat bench/RESULTS.md
+	$(BIN)/python -m bench.yardsticks $(PATIENTS) $(BENCH)
+
+# The flame graph of one case.
+profile: $(VENV)/.ready
+	mkdir -p out
+	$(BIN)/python -m bench.profile $(PATIENTS) --output out/profile.svg
 
 # Out-of-fold masks and scores of a recipe, for evaluation and speed work; they stay outside the repository.
 DATA ?= ../data

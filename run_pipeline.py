@@ -71,6 +71,12 @@ class Segment:
     """Shipped names or .safetensors files; several are averaged. Default: the shipped model that fits each case."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    engine: str = "auto"
+    """What runs the network: auto, torch, or openvino (extra `cpu`)."""
+    window: str = "auto"
+    """auto, as the model was trained for, or the side of a sliding window in voxels."""
+    level: int | None = None
+    """Of a UNet++: the depth at which it is cut; less is faster. Default: all of it."""
     tta: bool = False
     """Average over all mirrorings: slower, a little better."""
     convention: str | None = None
@@ -82,7 +88,7 @@ class Segment:
     overwrite: bool = False
     """Do finished cases again."""
     executor: str = "serial"
-    """serial, or processes:N."""
+    """serial, overlap, processes:N, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N for up to N jobs."""
     threads: int | None = None
     """CPU threads of each process. Default: all, shared among the processes."""
     strict: bool = False
@@ -91,6 +97,8 @@ class Segment:
     """A file whose header promises more voxels is refused, unread."""
     cases: list[str] = field(default_factory=list)
     """Only these patients."""
+    shard: str | None = None
+    """I/N: the I-th of N parts of the patients, into OUTPUT/shard-I-of-N; then `merge` the parts."""
     flat: bool = False
     """All masks in one folder as <case>.nii.gz, as the BraTS servers want them."""
     interactive: list[str] = field(default_factory=list)
@@ -108,22 +116,50 @@ class Segment:
             raise UsageError(
                 f"--output {self.output} is the input folder; choose another, so that masks and images stay apart"
             )
-        with output_lock(self.output):  # before torch, whose import takes seconds
+        from pipeline.shards import parse_shard
+
+        shard = parse_shard(self.shard) if self.shard is not None else None
+        output = shard.folder_in(self.output) if shard else self.output
+        with output_lock(output):  # before torch, whose import takes seconds
             from pipeline.segment import SegmentOptions, segment_cases
 
             cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
             names = (field.name for field in fields(SegmentOptions) if field.name != "models")
             options = SegmentOptions(models=tuple(self.model), **{name: getattr(self, name) for name in names})
-            with _Progress(len(cases), self.quiet) as progress:
+            here = len(shard.part_of(case.case_id for case in cases)) if shard else len(cases)
+            with _Progress(here, self.quiet) as progress:
                 report = segment_cases(
                     cases,
-                    self.output,
+                    output,
                     options,
                     executor=self.executor,
                     progress=progress,
                     interactive=self.interactive,
                     command=_command_line(),
+                    shard=shard,
                 )
+        return _conclude(report, output, self.quiet)
+
+
+@dataclass
+class Merge:
+    """Make one result of the parts that `segment --shard` left, as an undivided run would have left it."""
+
+    parts: tyro.conf.Positional[list[Path]]
+    """The folders shard-I-of-N of all parts."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder for masks and reports; not around the parts. Masks are hard links where the file system can."""
+    interactive: list[str] = field(default_factory=list)
+    """Cases that the page shows in a 3D viewer; each adds megabytes."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from pipeline.merge import merge_shards
+
+        report = merge_shards(self.parts, self.output, interactive=self.interactive, command=_command_line())
         return _conclude(report, self.output, self.quiet)
 
 
@@ -349,6 +385,7 @@ class Serve:
 Command = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Segment, tyro.conf.subcommand("segment")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Models, tyro.conf.subcommand("models")]

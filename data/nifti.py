@@ -14,6 +14,7 @@ import numpy as np
 from data.header import ImageHeader
 from data.placement import place
 from data.stream import (
+    GZIP,
     MAX_VOXELS,
     StoredVoxels,
     check_declared,
@@ -53,13 +54,15 @@ def read_nifti(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
                 if packed
                 else "rename it to end in .nii.gz if it is gzip, else copy it again",
             )
+        if packed and magic[3:4] > b"\x1f":  # bits that gzip reserves: zlib refuses them, ISA-L does not
+            refuse(path, "its compressed stream is damaged (unknown flags)", "copy it again from its source")
         file.seek(0)
-        for piece in inflate(file, path, 31, 4096) if packed else plain(file):
+        for piece in inflate(file, path, GZIP, 4096) if packed else plain(file):
             head += piece
             if len(head) >= 540:
                 break
     record = _nifti_record(path, head)
-    stored, ndim, doubts = _nifti_voxels(path, record, 31 if packed else 0)
+    stored, ndim, doubts = _nifti_voxels(path, record, GZIP if packed else 0)
     doubts += check_declared(stored, size, max_voxels)
     header = place(path, record, stored, ndim, doubts)
     return header, stored

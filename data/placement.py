@@ -203,7 +203,9 @@ def _placement(
         value = np.asarray(record[name])
         # What NIfTI-1 cannot hold, or no reader can use, lies in fields that are not in use.
         low, high = (-FAR, FAR) if value.dtype.kind == "f" else (0, 2**15 - 1)
-        fields[name] = np.clip(np.nan_to_num(value.astype(value.dtype.newbyteorder("="))), low, high)
+        value = value.astype(value.dtype.newbyteorder("="))
+        usable = low <= value.min() and value.max() <= high  # false for NaN
+        fields[name] = value if usable else np.clip(np.nan_to_num(value), low, high)
     fields["pixdim"][1:4] = pixdim
     if new_qform is not None:
         repaired = nib.Nifti1Header()

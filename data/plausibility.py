@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from data.extent import nonzero_box
 from data.header import ImageHeader
 
 BRAIN_ML = (300.0, 2300.0)
@@ -76,22 +77,21 @@ class Impression:
 
 def impression(array: NDArray[Any], header: ImageHeader) -> Impression:
     """Reduce an image, (d1, d2, d3) on the grid of ``header``, to what `doubts` needs."""
-    shown = array != 0
-    sides = [np.flatnonzero(shown.any(axis=axes[0]).any(axis=axes[1])) for axes in ((2, 1), (2, 0), (0, 0))]
-    box = tuple(int(at[-1] - at[0]) + 1 if at.size else 0 for at in sides)
+    shown = nonzero_box(array)
+    box = tuple(side.stop - side.start for side in shown) if shown else (0, 0, 0)
     turned = nib.orientations.apply_orientation(array, header.grid.orientation_to("RAS"))
     step = max(1, math.ceil((array.size / _MOST_SAMPLES) ** (1 / 3)))
     sample = turned[tuple(slice(None, None, step if n >= 4 * step else 1) for n in turned.shape)].astype(np.float32)
-    return Impression(header, turned.shape, sample, int(np.count_nonzero(shown)), box)  # type: ignore[arg-type]
+    return Impression(header, turned.shape, sample, int(np.count_nonzero(array)), box)  # type: ignore[arg-type]
 
 
-def patient_doubts(images: Mapping[str, tuple[NDArray[np.float32], ImageHeader]], *, skull_stripped: bool) -> list[str]:
+def patient_doubts(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], *, skull_stripped: bool) -> list[str]:
     """Warnings that need the voxels of several modalities, or know what a head is.
 
     Parameters
     ----------
     images : mapping of modality to (array, header)
-        Each (d1, d2, d3) on the grid of its own header; the grids may differ.
+        Each (d1, d2, d3) integers or floats on the grid of its own header; the grids may differ.
     skull_stripped : bool
         The model expects images in which everything outside the brain is 0.
 
@@ -217,9 +217,17 @@ def _is_same(one: Impression, other: Impression) -> bool:
     if np.array_equal(one.sample, other.sample):
         return True
     inside = (one.sample != 0) | (other.sample != 0)
-    a, b = one.sample[inside].astype(np.float64), other.sample[inside].astype(np.float64)
-    if a.size < _FEWEST_SAMPLES:
+    n_inside = int(np.count_nonzero(inside))
+    if n_inside < _FEWEST_SAMPLES:
         return False
-    a, b = a - a.mean(), b - b.mean()
+    # Outside both are 0, so that sums need no selection, which would take most of the time.
+    a, b = (_centred(seen.sample, inside, n_inside) for seen in (one, other))
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return norm > 0 and float(a @ b) > SAME_IMAGE * norm
+
+
+def _centred(sample: NDArray[np.float32], inside: NDArray[np.bool_], n_inside: int) -> NDArray[np.float64]:
+    """The sample less its mean over ``inside``, and 0 outside, where it is 0 already; flat."""
+    mean = float(sample.sum(dtype=np.float64)) / n_inside
+    centred: NDArray[np.float64] = (sample.astype(np.float64) - mean) * inside
+    return centred.ravel()

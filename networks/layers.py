@@ -62,13 +62,16 @@ class PaddedNetwork(nn.Module):
         if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
             dims = ", ".join(f"dim_{i + 1}" for i in range(self.spatial_dims))
             raise ValueError(f"expected (batch, {self.in_channels}, {dims}), got {tuple(x.shape)}")
-        size = tuple(x.shape[2:])
-        far = [-n % self.multiple for n in size]
-        if all(n + f == self.multiple for n, f in zip(size, far, strict=True)):
-            far[-1] += self.multiple  # one voxel left at the coarsest level has no variance to be normalised by
-        padding = [p for f in reversed(far) for p in (0, f)]
+        padding = self.padding(x.shape[2:])
         padded = F.pad(x, padding) if any(padding) else x
-        inside = (slice(None), slice(None), *(slice(n) for n in size))
+        inside = (slice(None), slice(None), *(slice(n) for n in x.shape[2:]))
         every_level = self.training and self.deep_supervision
         logits = [y[inside] if any(padding) else y for y in self.outputs(padded, every_level)]
         return logits if every_level else logits[0]
+
+    def padding(self, size: Sequence[int]) -> list[int]:
+        """How many zeros :meth:`forward` puts at the near and the far end of each dimension, the last one first."""
+        far = [-n % self.multiple for n in size]
+        if all(n + f == self.multiple for n, f in zip(size, far, strict=True)):
+            far[-1] += self.multiple  # one voxel left at the coarsest level has no variance to be normalised by
+        return [p for f in reversed(far) for p in (0, f)]

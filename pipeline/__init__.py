@@ -1,3 +1,3 @@
 """Verbs: configure, train, predict, segment, evaluate, report."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

@@ -34,6 +34,10 @@ class SegmentOptions:
     models: tuple[str, ...] = ()
     """Shipped names or files; their probabilities are averaged. Empty: for each case the shipped model that fits it."""
     device: str = "auto"
+    engine: str = "auto"
+    """What runs the network; a voxel on the border may differ between engines."""
+    window: str = "auto"
+    level: int | None = None
     tta: bool = False
     convention: str | None = None
     missing: Literal["fail", "skip", "zero"] = "fail"
@@ -84,10 +88,20 @@ def state_path(task: CaseTask) -> Path:
     return task.output / STATE_FOLDER / f"{task.folder}.json"
 
 
+_MAPS = [f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS]
+RESULTS = ("seg", "preview", *_MAPS, *MODALITIES)
+"""What a case may leave, see :func:`result_path`."""
+
+
+def result_names(task: CaseTask) -> dict[str, str]:
+    """Every path that a result of the case may have below the output folder, and what it is."""
+    paths = {what: result_path(task.output, task.folder, what, task.options.flat) for what in RESULTS}
+    return {path.relative_to(task.output).as_posix(): what for what, path in paths.items()}
+
+
 def remove_results(task: CaseTask, keep: Collection[str] = ()) -> None:
     """Forget an earlier result, but for what this run wrote: an older file beside its row would be taken for its own."""
-    maps = [f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS]
-    for what in ("seg", "preview", *maps, *MODALITIES):
+    for what in RESULTS:
         for flat in (False, True):
             if flat is not task.options.flat or what not in keep:
                 result_path(task.output, task.folder, what, flat).unlink(missing_ok=True)
@@ -121,6 +135,7 @@ def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[st
         [*task.case.warnings, *task.convention.warnings],
         metadata_version("torch"),
         metadata_version("monai"),
+        metadata_version("openvino"),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
 

@@ -23,6 +23,8 @@ Values = NDArray[np.float64]
 
 _INK, _GREY, _RULE = "#1F2933", "#5B6770", "#D9DEE3"
 _MARKERS = "os^Dv"
+LEAST_PATIENTS = 3
+"""A chart is drawn from so many patients on: fewer have no quartiles, and their values stand in their own sections."""
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: small, and read by a screen reader
     "font.size": 10,
@@ -88,17 +90,18 @@ def distribution_chart(metrics: pd.DataFrame, metric: str, title: str) -> str | 
     Returns
     -------
     str or None
-        An ``<svg>`` element: the same table gives the same bytes. None where no value is known.
+        An ``<svg>`` element: the same table gives the same bytes. None where no region has `LEAST_PATIENTS` values.
     """
     groups = _groups(metrics, [metric])
-    if not groups:
+    if max(map(len, groups.values()), default=0) < LEAST_PATIENTS:
         return None
     systems = list(dict.fromkeys(system for _, system in groups))
     regions = list(dict.fromkeys(region for region, _ in groups))
     from matplotlib import rc_context
 
     with rc_context(_SETTINGS):
-        figure, axes = _figure(max(3.15, 0.9 + 0.75 * len(groups)), 2.9)
+        legend = 0.2 * len(systems) if len(systems) > 1 else 0.0
+        figure, axes = _figure(max(3.15, 0.9 + 0.75 * len(groups)), 2.9, (0.4, 0.05, 0.26 + legend, 0.26))
         step = 0.8 / len(systems)
         for (region, system), rows in groups.items():
             middle = regions.index(region) + (systems.index(system) - (len(systems) - 1) / 2) * step
@@ -132,18 +135,18 @@ def bland_altman_chart(metrics: pd.DataFrame, region: str, system: str | None = 
     Returns
     -------
     str or None
-        An ``<svg>`` element; None where no patient has both volumes.
+        An ``<svg>`` element; None where fewer than `LEAST_PATIENTS` have both volumes.
     """
     columns = ["volume_ml_prediction", "volume_ml_reference"]
     rows = _groups(metrics, columns).get((region, system or ""))
-    if rows is None:
+    if rows is None or len(rows) < LEAST_PATIENTS:
         return None
     prediction, reference = (rows[column].to_numpy(float) for column in columns)
     found = agreement(prediction, reference)
     from matplotlib import rc_context
 
     with rc_context(_SETTINGS):
-        figure, axes = _figure(3.15, 2.9)
+        figure, axes = _figure(3.15, 2.9, (0.62, 0.45, 0.45, 0.26))
         axes.scatter(
             (prediction + reference) / 2,
             prediction - reference,
@@ -190,13 +193,17 @@ def _is_share(metric: str) -> bool:
     return not metric.endswith(("_mm", "_percent")) and "_ml" not in metric
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float, margins: tuple[float, float, float, float]) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
     FigureCanvasSVG(figure)
-    return figure, figure.add_subplot()
+    # Margins in inches. Matplotlib's layout engine would draw every chart twice more to find them.
+    left, right, bottom, top = margins
+    return figure, figure.add_axes(
+        (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    )
 
 
 def _draw_group(axes: Axes, values: Values, middle: float, step: float, colour: str, marker: str) -> None:

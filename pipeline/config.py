@@ -60,10 +60,12 @@ class PreprocessConfig(Strict):
 
 
 class WindowConfig(Strict):
-    """Sliding-window inference on the working grid."""
+    """The windows in which the network sees the working grid."""
 
     size: tuple[Voxels, ...]
     """Voxels of one window; two numbers for a 2D network (slices across the third axis)."""
+    whole: bool = False
+    """One window holds the whole working grid, however large, where the memory allows it; else windows of ``size`` slide."""
     overlap: float = Field(default=0.5, ge=0, lt=1)
     """Share of a window that its neighbour covers again, in each direction."""
     batch: int = Field(default=1, ge=1)

@@ -1,7 +1,11 @@
 """Where the cases are worked on: in this process, or in several.
 
 "serial"       one case after another, here
+"overlap"      here too: while one case is in the network the next is prepared and the last one written
 "processes:N"  N worker processes of this machine, each with its own copy of the model
+"cuda:0,1"     a worker process for each of these cards
+"dask:ADDRESS" the workers of a Dask cluster, see :mod:`pipeline.cluster`
+"dask:slurm:N" such workers as up to N jobs of SLURM, see :mod:`pipeline.slurm`
 
 :func:`run_tasks` is the loop over many of them.
 """
@@ -11,22 +15,27 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
 
 from data.errors import UsageError
+from pipeline.cluster import AT_A_TIME, ClusterExecutor, WorkerLost
 from pipeline.interruption import check_stopped
+from pipeline.slurm import SLURM
+from pipeline.stages import Gates
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+CARD = "cuda:{}"
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 WORKER_DIED = "the worker process died, probably for want of memory; free some, or use fewer processes"
 
@@ -43,14 +52,41 @@ class SerialExecutor(Executor):
         return future
 
 
+class OverlappingExecutor(ThreadPoolExecutor):
+    """Up to three calls at a time, each in a thread; by :mod:`pipeline.stages` each is in another part of its way."""
+
+    AT_A_TIME = 3
+
+    def __init__(self) -> None:
+        super().__init__(self.AT_A_TIME, "case")
+        self.gates = Gates()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(self._on_its_way, fn, *args, **kwargs)
+
+    def _on_its_way(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        with self.gates.case():
+            return fn(*args, **kwargs)
+
+
 class WorkerPool(ProcessPoolExecutor):
     """Processes that end with this one, whatever ends it; a run that is stopped waits for none of them."""
 
-    def __init__(self, workers: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        workers: int,
+        initializer: Callable[..., None],
+        initargs: tuple[Any, ...],
+        devices: Sequence[str] = (),
+    ) -> None:
         # spawn: a forked copy of a process that has used OpenMP or CUDA hangs
         context = multiprocessing.get_context("spawn")
         level = logging.getLogger("pipeline").getEffectiveLevel()
-        super().__init__(workers, mp_context=context, initializer=_begin_work, initargs=(level, initializer, initargs))
+        free = context.SimpleQueue() if devices else None
+        for device in devices:
+            free.put(device)  # type: ignore[union-attr]
+        begin = (level, free, initializer, initargs)
+        super().__init__(workers, mp_context=context, initializer=_begin_work, initargs=begin)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         with _ctrl_c_held():  # it may start a worker
@@ -67,8 +103,19 @@ class WorkerPool(ProcessPoolExecutor):
             process.kill()
 
 
-def _begin_work(level: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
+_own_device: str | None = None
+
+
+def own_device() -> str | None:
+    """The device of this worker process, where each has another one; else None."""
+    return _own_device
+
+
+def _begin_work(level: int, devices: Any, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
+    global _own_device
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    if devices is not None:
+        _own_device = devices.get()
     logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
     logging.getLogger("pipeline").setLevel(level)
     initializer(*initargs)
@@ -106,6 +153,13 @@ def _serial(argument: str, initializer: Callable[..., None], initargs: tuple[Any
     return SerialExecutor(), 1
 
 
+def _overlap(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
+    if argument:
+        raise _Malformed
+    initializer(*initargs)
+    return OverlappingExecutor(), OverlappingExecutor.AT_A_TIME
+
+
 def _processes(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
     if not (argument.isascii() and argument.isdigit() and int(argument)):
         raise _Malformed
@@ -113,10 +167,37 @@ def _processes(argument: str, initializer: Callable[..., None], initargs: tuple[
     return WorkerPool(workers, initializer, initargs), workers
 
 
+def _cards(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
+    devices = _devices(argument)
+    return WorkerPool(len(devices), initializer, initargs, devices), len(devices)
+
+
+def _devices(argument: str) -> list[str]:
+    numbers = argument.split(",")
+    if not all(n.isascii() and n.isdigit() for n in numbers) or len({int(n) for n in numbers}) < len(numbers):
+        raise _Malformed
+    return [CARD.format(int(number)) for number in numbers]
+
+
+def _cluster(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
+    if not (argument.startswith(("tcp://", "tls://")) or re.fullmatch(f"{SLURM}(:0*[1-9][0-9]*)?", argument)):
+        raise _Malformed
+    return ClusterExecutor(argument, initializer, initargs), AT_A_TIME
+
+
 EXECUTORS: dict[str, Callable[[str, Callable[..., None], tuple[Any, ...]], tuple[Executor, int]]] = {
     "serial": _serial,
+    "overlap": _overlap,
     "processes": _processes,
+    "cuda": _cards,
+    "dask": _cluster,
 }
+
+
+CHOICES = (
+    "choose serial, overlap, processes:N with N of at least 1, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N with N "
+    "of at least 1"
+)
 
 
 def make_executor(spec: str, initializer: Callable[..., None], initargs: tuple[Any, ...] = ()) -> tuple[Executor, int]:
@@ -133,7 +214,7 @@ def make_executor(spec: str, initializer: Callable[..., None], initargs: tuple[A
             raise _Malformed
         return EXECUTORS[name](argument, initializer, initargs)
     except _Malformed:
-        raise UsageError(f"--executor {spec}: choose serial or processes:N with N of at least 1") from None
+        raise UsageError(f"--executor {spec}: {CHOICES}") from None
 
 
 def available_cpus() -> int:
@@ -143,7 +224,22 @@ def available_cpus() -> int:
 
 def workers_of(spec: str) -> int:
     """How many processes a spec that :func:`make_executor` takes stands for."""
-    return int(spec.partition(":")[2] or 1)
+    kind, _, argument = spec.partition(":")
+    return int(argument) if kind == "processes" else len(devices_of(spec)) or 1
+
+
+def devices_of(spec: str) -> list[str]:
+    """Of ``cuda:0,1``: the device of each worker; of anything else, also of what cannot be, none."""
+    kind, _, argument = spec.partition(":")
+    try:
+        return _devices(argument) if kind == "cuda" else []
+    except _Malformed:
+        return []
+
+
+def is_elsewhere(spec: str) -> bool:
+    """Whether the cases are worked on by other machines, whose devices and processors are not this one's."""
+    return spec.partition(":")[0] == "dask"
 
 
 def threads_of_each(threads: int | None, spec: str) -> int | None:
@@ -229,6 +325,8 @@ def run_tasks(
                     if index in retried:
                         yield index, died(task)
                     broken.append((index, task))
+                except WorkerLost:
+                    yield index, died(task)
                 else:
                     yield index, result
             if broken:
@@ -249,6 +347,8 @@ def run_tasks(
 def _end(executor: Executor) -> None:
     if isinstance(executor, WorkerPool):
         executor.end_workers()
+    if isinstance(executor, OverlappingExecutor):
+        executor.gates.stop()
     executor.shutdown(wait=True, cancel_futures=True)
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from functools import partial
+import os
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.case import Case, ImageSource, discover_cases
 from data.errors import CheckpointError, InputError
+from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
-from data.labels import count_labels, load_convention
+from data.label_values import read_label_values
+from data.labels import load_convention
 from data.naming import MODALITIES
 from data.patient import REFERENCE_ORDER
 from data.plausibility import Impression, doubts, expects_brain_alone, impression
 from data.recognise import ConventionChoice, choose_conventions
 from pipeline.checkpoint import Checkpoint, choose_model
+
+_READERS = 4
+"""Masks that are read at once: each may take a gigabyte, where its header says so and its file can hold it."""
 
 
 def inspect_cases(
@@ -50,15 +59,47 @@ def inspect_cases(
     cases = discover_cases(root)
     if convention is not None:
         load_convention(convention)
-    choices = choose_conventions(cases, override=convention, read_labels=partial(_labels, max_voxels))
-    return [inspect_case(case, choices[case.case_id], full, strict, max_voxels) for case in cases]
+    read_labels = _label_reader(cases if convention is None else (), max_voxels)
+    choices = choose_conventions(cases, override=convention, read_labels=read_labels)
+    models: dict[Any, Checkpoint | None] = {}
+    return [inspect_case(case, choices[case.case_id], full, strict, max_voxels, models) for case in cases]
 
 
-def _labels(max_voxels: int, source: ImageSource) -> Collection[float]:
-    return count_labels(read_label_map(source, max_voxels=max_voxels).array)
+def _label_reader(cases: Iterable[Case], max_voxels: int) -> Callable[[ImageSource], Collection[float]]:
+    """What gives the labels of a mask; those that will be asked for are read by several threads beforehand.
+
+    A mask is unpacked outside Python's lock, so that threads share the processors. Each holds one mask in memory.
+    """
+
+    def read(source: ImageSource) -> Collection[float] | InputError:
+        try:
+            return read_label_values(source, max_voxels=max_voxels)
+        except InputError as error:
+            return error
+
+    # Where the names admit one convention only, no mask is asked for.
+    asked = [case.reference for case in cases if case.reference is not None and len(case.conventions) != 1]
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+        known = dict(zip(asked, pool.map(read, asked), strict=True))
+
+    def labels(source: ImageSource) -> Collection[float]:
+        found = known[source] if source in known else read(source)
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    return labels
 
 
-def inspect_case(case: Case, choice: ConventionChoice, full: bool, strict: bool, max_voxels: int) -> dict[str, Any]:
+def inspect_case(
+    case: Case,
+    choice: ConventionChoice,
+    full: bool,
+    strict: bool,
+    max_voxels: int,
+    models: dict[Any, Checkpoint | None] | None = None,
+) -> dict[str, Any]:
+    """One patient; ``models`` keeps what was chosen for the patients before."""
     problems, warnings = [*case.problems], [*case.warnings, *choice.warnings]
     images: dict[str, Any] = {}
     headers: dict[str, ImageHeader] = {}
@@ -75,13 +116,20 @@ def inspect_case(case: Case, choice: ConventionChoice, full: bool, strict: bool,
         images[name] |= _described(headers[name])
         warnings += headers[name].warnings
     warnings += _other_grids(headers)
-    model = _model_for(case)
+    # All that a model is chosen by: most patients of a set are alike in it.
+    first = headers.get(next(iter(case.images), ""))
+    alike = (case.layout, frozenset(case.images), first is not None and first.grid.shape[2] == 1)
+    models = {} if models is None else models
+    if alike not in models:
+        models[alike] = _model_for(case)
+    model = models[alike]
     if full:
         warnings += doubts(impressions, skull_stripped=model is not None and _expects_brain_alone(model))
     if model is not None and case.images:
         warnings += _lacking(case, model)
     if full and "reference" in headers and choice.name is not None and not choice.warnings:
-        warnings += _unknown_labels(headers["reference"], _labels(max_voxels, sources["reference"]), choice.name)
+        labels = read_label_values(sources["reference"], max_voxels=max_voxels)
+        warnings += _unknown_labels(headers["reference"], labels, choice.name)
     if choice.error:
         (problems if case.reference else warnings).append(choice.error)
     if strict:
@@ -117,9 +165,15 @@ def _described(header: ImageHeader) -> dict[str, Any]:
     return {
         "shape": list(grid.shape),
         "spacing_mm": [round(s, 6) for s in grid.spacing_mm] if grid.spacing_known else None,
-        "orientation": grid.orientation,
+        "orientation": _orientation(grid.affine.tobytes()),
         "dtype": header.dtype,
     }
+
+
+@lru_cache(maxsize=1024)
+def _orientation(affine: bytes) -> str:
+    """Of an affine by its bytes, (4, 4) float64: a set has few, and each takes nibabel a millisecond."""
+    return Grid((1, 1, 1), np.frombuffer(affine).reshape(4, 4)).orientation
 
 
 def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:

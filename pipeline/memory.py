@@ -19,6 +19,7 @@ import numpy as np
 from data.errors import InputError
 from data.header import ImageHeader
 from data.patient import REFERENCE_ORDER
+from pipeline.allocation import give_back
 from pipeline.free_memory import available_bytes, set_workers, workers
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -49,6 +50,8 @@ __all__ = [
     "activation_bytes_per_voxel",
     "available_bytes",
     "gib",
+    "has_room",
+    "one_window_bytes",
     "predicted_bytes",
     "require_room",
     "set_workers",
@@ -176,7 +179,7 @@ def stages(
         here = {
             "read": (held if len(models) > 1 else 0) + _reading(of_model),
             "preprocess": held + _preprocessing(config, of_model, native, along, target, shape),
-            "network": held + spread + _inferring(model, shape, tta, on_card, members),
+            "network": held + spread + _inferring(model, shape, tta, on_card, members, whole=working is not None),
             "restore": held + spread + _resampling(regions, shape, along.shape),
         }
         result |= {stage: max(result[stage], size) for stage, size in here.items()}
@@ -209,7 +212,8 @@ def predicted_bytes(
         The windows' work is in a card's memory, which is not counted.
     working : (d1, d2, d3), optional
         The working grid's shape once it is known. Before, it is that of the whole volume: how much of it the head
-        leaves empty stands in no header.
+        leaves empty stands in no header. A window that is to hold the whole grid counts only then: it is taken where
+        this fits, and is a sliding one elsewhere (:func:`one_window_bytes`).
     """
     largest = max(stages(headers, models, tta=tta, on_card=on_card, working=working).values())
     return int(HEADROOM * largest) + FIXED_BYTES
@@ -250,7 +254,13 @@ def _resampling(channels: int, source: Shape, target: Shape) -> int:
     return FLOAT * channels * (steps[0] + between)
 
 
-def _inferring(model: ModelCost, working: Shape, tta: bool, on_card: bool, members: int) -> int:
+def one_window_bytes(model: ModelCost, working: Shape, *, tta: bool = False, members: int = 1) -> int:
+    """What the network takes where one window holds the working grid, beside the image that is already there."""
+    taken = _inferring(model, working, tta, False, members, whole=True)
+    return int(HEADROOM * taken) - FLOAT * len(model.config.modalities) * math.prod(working)
+
+
+def _inferring(model: ModelCost, working: Shape, tta: bool, on_card: bool, members: int, whole: bool) -> int:
     config, voxels = model.config, math.prod(working)
     image, maps = FLOAT * len(config.modalities) * voxels, FLOAT * len(config.regions) * voxels
     total = maps if tta else 0
@@ -260,13 +270,14 @@ def _inferring(model: ModelCost, working: Shape, tta: bool, on_card: bool, membe
     slices = 2 * config.window.context + 1
     inputs = image * slices * 2 if slices > 1 else image * tta  # the stack beside its parts or its mirrored copy
     stitched = maps + FLOAT * voxels
-    return image + inputs + total + max(stitched + _batch_bytes(model, working), temporaries)
+    return image + inputs + total + max(stitched + _batch_bytes(model, working, whole), temporaries)
 
 
-def _batch_bytes(model: ModelCost, working: Shape) -> int:
+def _batch_bytes(model: ModelCost, working: Shape, whole: bool) -> int:
     """Windows that go through the network together: their activations and their weighted answers."""
     config = model.config
-    window = [min(w, n) for w, n in zip(config.window.size, working, strict=False)]
+    whole = whole and config.window.whole
+    window = [n if whole else min(w, n) for w, n in zip(config.window.size, working, strict=False)]
     halved = 2 ** (len(config.network.channels) - 1)
     padded = math.prod(-(-n // halved) * halved for n in window)
     answers = 2 * FLOAT * len(config.regions) * math.prod(window)
@@ -289,8 +300,15 @@ def too_large(case: str, needed: int, available: int | None) -> InputError:
     )
 
 
+def has_room(needed: int) -> bool:
+    """Whether so many bytes can be taken; what this process holds unused is given back before the answer is no."""
+    available = available_bytes()
+    if available is not None and needed > available and give_back():
+        available = available_bytes()
+    return available is None or needed <= available
+
+
 def require_room(case: str, needed: int) -> None:
     """Refuse a case that would not fit, before it is read. Raises :class:`data.errors.InputError` with both numbers."""
-    available = available_bytes()
-    if available is not None and needed > available:
-        raise too_large(case, needed, available)
+    if not has_room(needed):
+        raise too_large(case, needed, available_bytes())

@@ -112,7 +112,7 @@ def detection_section(detection: pd.DataFrame | None) -> str:
 
 
 def charts_section(metrics: pd.DataFrame) -> Iterator[str]:
-    """Every chart that has a value to show."""
+    """Every chart that has enough patients to show: see :data:`pipeline.charts.LEAST_PATIENTS`."""
     spread = [distribution_chart(metrics, metric, metric_name(metric)) for metric in _CHARTED]
     shown = [chart for chart in spread if chart is not None]
     wide = " wide" if "system" in metrics else ""

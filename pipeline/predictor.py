@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,24 +22,31 @@ from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, read_header
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
-from pipeline.device import choose_device, out_of_memory
+from pipeline.device import choose_device, free_card_bytes, out_of_memory
+from pipeline.engines import prepare, prune
 from pipeline.memory import (
     ModelCost,
     activation_bytes_per_voxel,
     available_bytes,
+    gib,
+    has_room,
+    one_window_bytes,
     predicted_bytes,
     require_room,
     too_large,
 )
 from pipeline.region_masks import region_masks, region_parents, to_labels
 from pipeline.uncertainty import MemberSpread
-from pipeline.windows import infer, mirrorings
+from pipeline.windows import infer, mirrorings, sliding, with_window
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import restore
 
 __all__ = ["Predictor", "Segmentation", "region_masks", "region_parents"]
 
 log = logging.getLogger(__name__)
+
+OnStage = Callable[[str, float], None]
+"""Called with a stage (a key of :attr:`Segmentation.seconds`) as it begins, and with the share, 0 to 1, of it that is done."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Segmentation:
         1 - mean Dice of the members' masks with the mask of their mean, before post-processing; None for one member.
     remarks : tuple of str
         What was done to get a result that is right all the same, such as about a card whose memory was full.
+    engine : str
+        What ran the networks, see :mod:`pipeline.engines`; of several models joined by ``+``.
     """
 
     label_map: NDArray[np.uint8]
@@ -80,6 +89,7 @@ class Segmentation:
     uncertainty: Mapping[str, NDArray[np.float32]] | None = None
     disagreement: Mapping[str, float] | None = None
     remarks: tuple[str, ...] = ()
+    engine: str = "torch"
 
 
 class Predictor:
@@ -97,9 +107,17 @@ class Predictor:
         Replace a missing modality by zeros; only for models that were trained for it.
     max_voxels : int
         Larger volumes are refused from their header.
+    engine : str
+        ``auto``, or a key of :data:`pipeline.engines.ENGINES`.
+    window : str
+        ``auto``, as the model says, or the side of a sliding window in voxels.
+    level : int, optional
+        Of a UNet++: the depth at which it is cut. The whole network by default.
 
     Raises
     ------
+    data.errors.UsageError
+        An option that the machine or a model does not have.
     data.errors.CheckpointError
         A model is missing, damaged, or does not agree with the others on the regions.
     """
@@ -112,23 +130,28 @@ class Predictor:
         tta: bool = False,
         zero_missing: bool = False,
         max_voxels: int = MAX_VOXELS,
+        engine: str = "auto",
+        window: str = "auto",
+        level: int | None = None,
     ) -> None:
         listed = [models] if isinstance(models, Checkpoint | str | Path) else list(models)
         if not listed:
             raise UsageError("no model was given; name at least one")
         self.checkpoints = [m if isinstance(m, Checkpoint) else open_checkpoint(m) for m in listed]
-        self.configs: list[RunConfig] = [checkpoint.config for checkpoint in self.checkpoints]
+        self.configs: list[RunConfig] = [with_window(checkpoint.config, window) for checkpoint in self.checkpoints]
         require_same_regions(self.checkpoints)
         self.regions = self.configs[0].regions
         self.modalities = tuple(dict.fromkeys(m for config in self.configs for m in config.modalities))
         self.device = choose_device(device)
         self.tta, self.zero_missing = tta, zero_missing
         self.max_voxels = max_voxels
-        self.networks = [checkpoint.build() for checkpoint in self.checkpoints]
+        plain = [prune(checkpoint.build(), level, checkpoint.name) for checkpoint in self.checkpoints]
         self.costs = [
             ModelCost(config, activation_bytes_per_voxel(network, config))
-            for config, network in zip(self.configs, self.networks, strict=True)
+            for config, network in zip(self.configs, plain, strict=True)
         ]
+        self.runners = [prepare(engine, n, c, self.device) for n, c in zip(plain, self.checkpoints, strict=True)]
+        self.networks = [runner.network for runner in self.runners]
         self._to_device()
         self.chains = [
             preprocess_chain(
@@ -151,13 +174,15 @@ class Predictor:
         """Names of the models, joined by ``+``."""
         return "+".join(checkpoint.name for checkpoint in self.checkpoints)
 
-    def __call__(self, case: Case, convention: str | None = None) -> Segmentation:
+    def __call__(self, case: Case, convention: str | None = None, *, on_stage: OnStage | None = None) -> Segmentation:
         """Segment one case.
 
         Parameters
         ----------
         convention : str, optional
             Label convention of the label map; the model's own by default.
+        on_stage : callable, optional
+            Called in this thread before anything of a stage is allocated; it may wait, which is not counted as work.
 
         Raises
         ------
@@ -170,7 +195,7 @@ class Predictor:
         needed = self.predicted_bytes(case)
         require_room(str(case.folder), needed)
         try:
-            return self._segment(case, convention)
+            return self._segment(case, convention, _Clock(on_stage))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -188,8 +213,7 @@ class Predictor:
         on_card = self.device.type == "cuda" if on_card is None else on_card
         return predicted_bytes(headers, self.costs, tta=self.tta, on_card=on_card)
 
-    def _segment(self, case: Case, convention: str | None) -> Segmentation:
-        seconds: dict[str, float] = {}
+    def _segment(self, case: Case, convention: str | None, clock: _Clock) -> Segmentation:
         spread = self._spread()
         mean: dict[str, NDArray[np.float32]] = {}
         warnings: list[str] = []
@@ -197,28 +221,32 @@ class Predictor:
         native: ImageHeader | None = None
         background: NDArray[np.float32] | None = None
         for index, config in enumerate(self.configs):
-            prepared = self._prepare(self.chains[index], case, config, seconds)
+            prepared = self._prepare(self.chains[index], case, config, clock)
             # Grids of the models' references may differ; the first model's decides.
             native = native or prepared["native"]
             background = prepared["background"] if background is None else background
             warnings += prepared["warnings"]
-            with _timed(seconds, "network"):
+            with clock.stage("network"):
                 working = grid_of(prepared["image"])
+                windowed, remark = self._fitting_window(index, working)
+                remarks += remark
                 probabilities, remark = infer(
-                    config,
+                    windowed,
                     self.networks[index],
                     prepared.pop("image").as_tensor(),
                     self.device,
                     tta=self.tta,
                     watch=None if spread is None else partial(self._add_member, spread, config, working),
                     before_cpu=lambda: require_room(str(case.folder), self.predicted_bytes(case, on_card=False)),
+                    on_share=clock.share,
                 )
-                remarks += remark
-            with _timed(seconds, "restore"):
+                remarks += [*remark, *self.runners[index].remarks()]
+                self.runners[index].release()
+            with clock.stage("restore"):
                 self._add_to_mean(mean, config, restore(probabilities, working, native.grid))
         assert native is not None and background is not None  # there is at least one model
         warnings += self._doubts(native)
-        with _timed(seconds, "restore"):
+        with clock.stage("restore"):
             # The background is FLAIR where the first model reads one.
             flair = background if "flair" in case.images and "flair" in self.configs[0].modalities else None
             if self.configs[0].postprocess.watershed and flair is None:
@@ -226,9 +254,40 @@ class Predictor:
             label_map, masks, written = to_labels(self.configs[0], self.name, mean, native.grid, flair, convention)
             uncertainty, disagreement = self._disagreeing(spread, native.grid)
         said, done = tuple(dict.fromkeys(warnings)), tuple(dict.fromkeys(remarks))
+        engine = "+".join(runner.running for runner in self.runners)
         return Segmentation(
-            label_map, masks, mean, native, background, written, said, seconds, uncertainty, disagreement, done
+            label_map,
+            masks,
+            mean,
+            native,
+            background,
+            written,
+            said,
+            clock.seconds,
+            uncertainty,
+            disagreement,
+            done,
+            engine,
         )
+
+    def _fitting_window(self, index: int, working: Grid) -> tuple[RunConfig, tuple[str, ...]]:
+        """The model's configuration, with sliding windows where one that holds the working grid would not fit."""
+        config, shape = self.configs[index], working.shape
+        if not config.window.whole:
+            return config, ()
+        needed = one_window_bytes(self.costs[index], shape, tta=self.tta, members=self._n_members())
+        on_card = free_card_bytes(self.device)
+        if has_room(needed) if on_card is None else needed <= on_card:
+            return config, ()
+        free = available_bytes() if on_card is None else on_card
+        whole, side = ("x".join(map(str, sides)) for sides in (shape, config.window.size))
+        return sliding(config), (
+            f"one window of {whole} voxels takes about {gib(needed)}, and {gib(free or 0)} are free: "
+            f"ran in sliding windows of {side}",
+        )
+
+    def _n_members(self) -> int:
+        return sum(len(mirrorings(config, self.tta)) for config in self.configs)
 
     def _check_modalities(self, case: Case) -> None:
         missing = [m for m in self.modalities if m not in case.images]
@@ -246,11 +305,11 @@ class Predictor:
         raise InputError(f"{lack}; add the file, choose --missing skip, or name another model")
 
     @staticmethod
-    def _prepare(chain: Compose, case: Case, config: RunConfig, seconds: dict[str, float]) -> dict[str, Any]:
+    def _prepare(chain: Compose, case: Case, config: RunConfig, clock: _Clock) -> dict[str, Any]:
         data: dict[str, Any] = {m: case.images[m] for m in config.modalities if m in case.images}
         # Step by step: within one call of the chain the images that were read would stay to its end.
         for number, step in enumerate(chain.transforms):
-            with _timed(seconds, "preprocess" if number else "read"):
+            with clock.stage("preprocess" if number else "read"):
                 data = run_chain(Compose([step]), data)
         return data
 
@@ -270,8 +329,7 @@ class Predictor:
 
     def _spread(self) -> MemberSpread | None:
         """What gathers the members; None where there is only one."""
-        n_members = sum(len(mirrorings(config, self.tta)) for config in self.configs)
-        return MemberSpread(self.configs[0].postprocess.threshold) if n_members > 1 else None
+        return MemberSpread(self.configs[0].postprocess.threshold) if self._n_members() > 1 else None
 
     def _add_member(self, spread: MemberSpread, config: RunConfig, working: Grid, probability: torch.Tensor) -> None:
         """One pass, (regions of ``config``, d1, d2, d3) on ``working``; as in the mean, each model has the same weight."""
@@ -291,8 +349,24 @@ class Predictor:
         )
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+class _Clock:
+    """The seconds of each stage, said to who listens as it begins."""
+
+    def __init__(self, on_stage: OnStage | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.on_stage = on_stage
+        self._now = ""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if name != self._now:
+            self._now = name
+            self.share(0.0)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def share(self, done: float) -> None:
+        """So much of the stage is done."""
+        if self.on_stage is not None:
+            self.on_stage(self._now, done)

@@ -32,7 +32,9 @@ def largest_lesion_centre(mask: Mask) -> tuple[int, ...]:
     """Voxel of the largest 26-connected component that lies nearest to its centre of mass; the array's middle for an empty mask."""
     if not mask.any():
         return tuple(n // 2 for n in mask.shape)
-    voxels = np.argwhere(largest_component(mask))
+    box = bounding_box(mask)
+    inside = np.ascontiguousarray(mask[box])  # a turned array is slow to go through
+    voxels = np.argwhere(largest_component(inside)) + [cut.start for cut in box]
     nearest = np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()
     return tuple(int(n) for n in voxels[nearest])
 
@@ -68,15 +70,14 @@ def write_preview(
     OSError
         Disk full, no permission: for the caller to report.
     """
-    prediction = {region: _to_ras(mask, grid) for region, mask in masks.items()}
-    reference = {region: _to_ras(mask, grid) for region, mask in (reference_masks or {}).items()}
-    outlined = [*prediction.values(), *reference.values()]
-    full_shape = grid.reoriented("RAS").shape
-    image = None if background is None else _to_ras(background, grid)
-    box = _shown_box(image, outlined, full_shape)
-    image = np.zeros([s.stop - s.start for s in box], np.float32) if image is None else image[box]
-    prediction = {region: mask[box] for region, mask in prediction.items()}
-    reference = {region: mask[box] for region, mask in reference.items()}
+    references = reference_masks or {}
+    # Cut first, then turned: a turned array is slow to go through where its axes run backwards.
+    cut = _shown_box(background, [*masks.values(), *references.values()], grid.shape)
+    prediction = {region: _to_ras(mask[cut], grid) for region, mask in masks.items()}
+    reference = {region: _to_ras(mask[cut], grid) for region, mask in references.items()}
+    empty = np.zeros([s.stop - s.start for s in cut], np.float32)
+    image = _to_ras(empty if background is None else background[cut], grid)
+    full_shape, box = grid.reoriented("RAS").shape, _turned(cut, grid)
     whole = next((mask for masks in (prediction, reference) for mask in list(masks.values())[:1] if mask.any()), None)
     centre = largest_lesion_centre(np.zeros(image.shape, bool) if whole is None else whole)
 
@@ -93,13 +94,13 @@ def write_preview(
     for column, (name, axis) in enumerate(planes, start=1):
         axes = figure.add_subplot(1, len(planes), column)
         across, up = (a for a in range(3) if a != axis)
-        cut = image.take(centre[axis], axis).T
+        plane = _plane(image, centre[axis], axis)
         axes.imshow(
-            cut, cmap="gray", vmin=limits[0], vmax=limits[1], origin="lower", aspect=spacing[up] / spacing[across]
+            plane, cmap="gray", vmin=limits[0], vmax=limits[1], origin="lower", aspect=spacing[up] / spacing[across]
         )
         for regions, style in ((prediction, "solid"), (reference, _DASHES)):
             for region, mask in regions.items():
-                _outline(axes, mask.take(centre[axis], axis).T, region_colour(region), style)
+                _outline(axes, _plane(mask, centre[axis], axis), region_colour(region), style)
         _name_edges(axes, name)
         shown = f"{name} {box[axis].start + centre[axis] + 1}/{full_shape[axis]}"
         figure.text((column - 0.5) / len(planes), 0.89, shown, color="white", fontsize=9, ha="center")
@@ -120,20 +121,36 @@ def _to_ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
     return nib.orientations.apply_orientation(array, grid.orientation_to("RAS"))
 
 
+def _plane(array: NDArray[Any], index: int, axis: int) -> NDArray[Any]:
+    """One plane, (up, across). `take` would copy the whole of a turned array first."""
+    return array[(slice(None),) * axis + (index,)].T
+
+
+def _turned(box: tuple[slice, ...], grid: Grid) -> list[slice]:
+    """The same box in the axes of :func:`_to_ras`."""
+    turned = list(box)
+    for cut, size, (axis, direction) in zip(box, grid.shape, grid.orientation_to("RAS"), strict=True):
+        turned[int(axis)] = cut if direction > 0 else slice(size - cut.stop, size - cut.start)
+    return turned
+
+
 def _shown_box(image: NDArray[Any] | None, masks: list[Mask], shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The brain and every outline with a margin, not the empty field around; all of it where there is neither."""
-    filled = np.zeros(shape, bool) if image is None else image != 0
-    for mask in masks:
-        filled = filled | mask
-    box = bounding_box(filled, margin=5 if image is not None else 20)
-    if not filled.any():
+    margin = 5 if image is not None else 20
+    filled = [bounding_box(part) for part in ([] if image is None else [image != 0]) + masks]
+    filled = [box for box in filled if box[0].stop]
+    if not filled:
         return tuple(slice(0, n) for n in shape)
-    return tuple(slice(s.start, min(s.stop, n)) for s, n in zip(box, shape, strict=True))
+    return tuple(
+        slice(max(min(s.start for s in cuts) - margin, 0), min(max(s.stop for s in cuts) + margin, n))
+        for cuts, n in zip(zip(*filled, strict=True), shape, strict=True)
+    )
 
 
 def _window(image: NDArray[Any], empty: bool) -> tuple[float, float]:
     """Grey values shown as black and white; an empty field is shown as dark grey."""
-    inside = image[image != 0]
+    values = image.ravel(order="K")
+    inside = values[values != 0]
     if empty or not inside.size:
         return -1.0, 4.0
     low, high = np.percentile(inside, [1, 99.5])

@@ -20,6 +20,7 @@ PACKAGES = (
     "brain-tumour-segmentation",
     "torch",
     "monai",
+    "openvino",
     "nibabel",
     "SimpleITK",
     "numpy",
@@ -42,6 +43,7 @@ def write_run_record(
     tasks: Sequence[CaseTask],
     records: Sequence[Row],
     started: float,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``output/run.json``.
 
@@ -55,13 +57,16 @@ def write_run_record(
         The run's cases, and what their state files hold, in the same order.
     started : float
         Seconds since 1970.
+    more : mapping, optional
+        Further entries, or others in the place of these.
     """
+    more = more or {}
     cases: dict[str, Any] = {}
     models: dict[str, str] = {}
     for task, record in zip(tasks, records, strict=True):
         kept = {
             key: record[key]
-            for key in ("inputs", "models", "stages", "missing", "convention_reason", "mask_sha256")
+            for key in ("inputs", "models", "stages", "engine", "missing", "convention_reason", "mask_sha256")
             if key in record
         }
         files = {m: [str(path) for path in source.paths] for m, source in task.case.images.items()}
@@ -79,7 +84,8 @@ def write_run_record(
             "python": platform.python_version(),
             **{package: metadata_version(package) for package in PACKAGES},
         },
-        "machine": _machine(options),
+        "machine": more["machine"] if "machine" in more else _machine(options),
+        **{key: value for key, value in more.items() if key != "machine"},
         "cases": cases,
     }
     write_text_atomically(output / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from data.io import read_label_map
 from data.labels import count_labels, load_convention
 from data.lock import output_lock, remove_temporary_files
 from data.recognise import ConventionChoice, choose_conventions
+from pipeline.allocation import tune_malloc
 from pipeline.case_task import (
     STATE_TABLES,
     CaseTask,
@@ -27,7 +29,8 @@ from pipeline.case_task import (
     state_path,
 )
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
-from pipeline.executors import WORKER_DIED, run_tasks, threads_of_each, workers_of
+from pipeline.cluster import own_share
+from pipeline.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
 from pipeline.free_memory import set_workers
 from pipeline.lesions import sensitivity_by_size
 from pipeline.run_record import write_run_record
@@ -35,9 +38,14 @@ from pipeline.score_tables import lesion_file, lesions_frame, metrics_frame, poo
 from pipeline.scoring import ScoreOptions, metric_columns
 from pipeline.segment_case import error_row, segment_one
 from pipeline.segment_page import write_segment_page
+from pipeline.shards import Shard, record_path, write_shard_record
+from pipeline.stages import Listener, listening
 from pipeline.staging import staging_folder
 from pipeline.statistics import summarise_metrics
 from pipeline.tables import report_frame, write_table
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["SegmentOptions", "segment_cases"]
 
@@ -52,8 +60,10 @@ def segment_cases(
     *,
     executor: str = "serial",
     progress: Callable[[Row], None] | None = None,
+    on_stage: Listener | None = None,
     interactive: Collection[str] = (),
     command: str = "",
+    shard: Shard | None = None,
 ) -> pd.DataFrame:
     """Segment every case into ``output``; write its tables, report.html, run.json and the label descriptions.
 
@@ -67,10 +77,16 @@ def segment_cases(
         See :mod:`pipeline.executors`.
     progress : callable, optional
         Called with each row as soon as it is known, in order of completion.
+    on_stage : callable, optional
+        Of the executor "serial": called with the stage where the case is (:data:`pipeline.stages.BEGINS`) and the
+        share, 0 to 1, of the whole case that is done.
     interactive : collection of str
         Cases that the page shows in a 3D viewer; one without a mask has none. Each adds megabytes.
     command : str
         The command line that asks for it, for run.json.
+    shard : Shard, optional
+        Only this part of the cases, which :func:`pipeline.merge.merge_shards` puts together with the others; ``cases``
+        are all of them, and ``output`` is this part's own.
 
     Returns
     -------
@@ -98,23 +114,52 @@ def segment_cases(
             f"--interactive: no patient {', '.join(map(repr, unknown))}; `inspect` lists those that there are"
         )
     started = time.time()
-    device = _check(options)
+    device = _check(options, executor)
     folders = unique_folder_names([case.case_id for case in cases])
     _require_apart(cases, output, folders)
-    with output_lock(output), _clean(output):
+    with output_lock(output), clean_output(output):
+        record_path(output).unlink(missing_ok=True)  # until this run has come to its end
         conventions = _conventions(cases, options)
-        tasks = [CaseTask(case, folders[case.case_id], output, options, conventions[case.case_id]) for case in cases]
-        report = _run(tasks, output, options, executor, progress)
-        records, tables = _write_tables(output, tasks, report)
-        used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
-        _write_labels(output, used)
+        wanted = None if shard is None else shard.part_of(folders)
+        tasks = [
+            CaseTask(case, folders[case.case_id], output, options, conventions[case.case_id])
+            for case in cases
+            if wanted is None or case.case_id in wanted
+        ]
+        with listening(on_stage):
+            rows = _run(tasks, output, options, executor, progress)
+        report = report_of(rows)
         how = {**asdict(options), "executor": executor, "device_used": device}
-        write_run_record(output, command, how, tasks, records, started)
-        write_segment_page(output, tasks, records, tables, interactive)
+        more = {"shard": str(shard)} if shard else {}
+        write_results(output, tasks, report, how, command, started, interactive, more)
+        if shard is not None:
+            models = {model.name: model.sha256 for model in _named_models(options)}
+            write_shard_record(output, shard, cases, tasks, rows, options, models)
     return report
 
 
-def _check(options: SegmentOptions) -> str:
+def write_results(
+    output: Path,
+    tasks: Sequence[CaseTask],
+    report: pd.DataFrame,
+    how: Mapping[str, Any],
+    command: str,
+    started: float,
+    interactive: Collection[str],
+    more: Mapping[str, Any],
+) -> None:
+    """All that is made of report.csv and the cases' state files: tables, labels, run.json and the page.
+
+    ``how``, ``command``, ``started`` and ``more`` are for run.json, see :func:`pipeline.run_record.write_run_record`.
+    """
+    records, tables = _write_tables(output, tasks, report)
+    used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
+    _write_labels(output, used)
+    write_run_record(output, command, how, tasks, records, started, more)
+    write_segment_page(output, tasks, records, tables, interactive)
+
+
+def _check(options: SegmentOptions, executor: str) -> str:
     """The device; options that cannot be are refused before anything is written."""
     if options.models:
         require_same_regions([open_checkpoint(model) for model in options.models])
@@ -125,7 +170,24 @@ def _check(options: SegmentOptions) -> str:
             raise UsageError(f"--{name} {value}: give a number of at least 1")
     from pipeline.device import choose_device  # torch takes seconds to import
 
-    return str(choose_device(options.device))
+    if is_elsewhere(executor) and options.device.partition(":")[0] in ("auto", "cpu", "cuda"):
+        _check_model_options(options, None)
+        return f"each worker's {options.device}"
+    device = [choose_device(name) for name in devices_of(executor) or [options.device]][0]
+    _check_model_options(options, device)
+    return str(device)
+
+
+def _check_model_options(options: SegmentOptions, device: torch.device | None) -> None:
+    if options.window == "auto" and options.engine == "auto":
+        return
+    from pipeline.engines import choose_engine
+    from pipeline.windows import with_window
+
+    for model in _named_models(options):
+        with_window(model.config, options.window)
+        if options.engine != "auto" and device is not None:
+            choose_engine(options.engine, model.build(), model.config, device)
 
 
 def _run(
@@ -134,8 +196,8 @@ def _run(
     options: SegmentOptions,
     executor: str,
     progress: Callable[[Row], None] | None,
-) -> pd.DataFrame:
-    """The rows of all cases; report.csv is there whatever ends it, unless it could not start."""
+) -> list[Row]:
+    """The rows of all cases, in order; report.csv is there whatever ends it, unless it could not start."""
     rows: dict[int, Row] = {}
     last_written = time.monotonic()
     results = run_tasks(
@@ -149,20 +211,24 @@ def _run(
                     progress(row)
                 if time.monotonic() - last_written > 5:
                     with suppress(OSError):  # the disk may have space again at the end
-                        write_table(output / "report.csv", _frame(rows))
+                        write_table(output / "report.csv", report_of(_in_order(rows)))
                     last_written = time.monotonic()
     except BaseException:
         if rows:
             with suppress(OSError):  # what ended the run is said, not what came of it
-                write_table(output / "report.csv", _frame(rows))
+                write_table(output / "report.csv", report_of(_in_order(rows)))
         raise
-    write_table(output / "report.csv", _frame(rows))
-    return _frame(rows)
+    write_table(output / "report.csv", report_of(_in_order(rows)))
+    return _in_order(rows)
 
 
-def _frame(rows: Mapping[int, Row]) -> pd.DataFrame:
-    public = [{key: value for key, value in rows[index].items() if not key.startswith("_")} for index in sorted(rows)]
-    return report_frame(public)
+def _in_order(rows: Mapping[int, Row]) -> list[Row]:
+    return [rows[index] for index in sorted(rows)]
+
+
+def report_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """report.csv from the rows of its cases."""
+    return report_frame([{key: value for key, value in row.items() if not key.startswith("_")} for row in rows])
 
 
 def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, str]) -> None:
@@ -176,7 +242,7 @@ def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, st
 
 
 @contextmanager
-def _clean(output: Path) -> Iterator[None]:
+def clean_output(output: Path) -> Iterator[None]:
     """What a killed run left is removed before, and what a killed worker left after."""
 
     def clean() -> None:
@@ -215,9 +281,14 @@ def _died(task: CaseTask) -> Row:
 def _start_worker(threads: int | None, spec: str) -> None:
     import torch
 
-    if (workers := workers_of(spec)) > 1:
+    tune_malloc()
+    workers, number = workers_of(spec), threads_of_each(threads, spec)
+    if is_elsewhere(spec):
+        share, workers = own_share()
+        number = number or share
+    if workers > 1:
         set_workers(workers)
-    if number := threads_of_each(threads, spec):
+    if number:
         torch.set_num_threads(number)
 
 

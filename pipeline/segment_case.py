@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from data.case import Case
 from data.errors import ConventionError, InputError, SegmentationError
 from data.io import (
+    read_header,
     read_label_map,
     read_volume,
     write_image,
@@ -25,6 +26,7 @@ from data.io import (
     write_probability,
 )
 from data.labels import count_labels, load_convention
+from data.patient import REFERENCE_ORDER
 from pipeline.case_task import (
     CaseTask,
     Row,
@@ -34,22 +36,25 @@ from pipeline.case_task import (
     result_path,
 )
 from pipeline.checkpoint import choose_model, open_checkpoint
+from pipeline.executors import own_device
+from pipeline.memory import ModelCost, has_room, one_window_bytes
 from pipeline.quality import quality_flags
 from pipeline.scoring import score_masks
+from pipeline.stages import begin, enter, reserve
 from pipeline.staging import Stage, stage
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
-    from pipeline.predictor import Segmentation
+    from pipeline.predictor import Predictor, Segmentation
 
 log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=2)
-def _predictor(models: tuple[tuple[str, str], ...], device: str, tta: bool, zero_missing: bool, max_voxels: int) -> Any:
+def _predictor(models: tuple[tuple[str, str], ...], device: str, **options: Any) -> Predictor:
     """For models given as file and SHA-256, so that a file which is replaced during the run is loaded again."""
     from pipeline.predictor import Predictor
 
-    return Predictor([path for path, _ in models], device, tta=tta, zero_missing=zero_missing, max_voxels=max_voxels)
+    return Predictor([path for path, _ in models], device, **options)
 
 
 def error_row(task: CaseTask, reason: str) -> Row:
@@ -66,6 +71,7 @@ def segment_one(task: CaseTask) -> Row:
     An error of the patient's files leaves no mask behind, not even an older one, which was made from other files. An
     error of ours or the machine's (disk full, memory) leaves an older result as it was, and the row says so.
     """
+    begin()
     start = time.perf_counter()
     try:
         return _segment(task, start)
@@ -116,13 +122,17 @@ def _segment(task: CaseTask, start: float) -> Row:
     _checked_warnings(task, [*case.warnings, *task.convention.warnings])
     predictor = _predictor(
         tuple((str(c.path), c.sha256) for c in models),
-        options.device,
-        options.tta,
-        options.missing == "zero",
-        options.max_voxels,
+        own_device() or options.device,
+        engine=options.engine,
+        window=options.window,
+        level=options.level,
+        tta=options.tta,
+        zero_missing=options.missing == "zero",
+        max_voxels=options.max_voxels,
     )
+    reserve(partial(_bytes_of, predictor, case), has_room)
     try:
-        result = predictor(case, task.convention.name)
+        result = predictor(case, task.convention.name, on_stage=lambda stage, done: enter(_STAGES[stage], done))
     except InputError as error:
         raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
     stages = dict(result.seconds)
@@ -133,20 +143,50 @@ def _segment(task: CaseTask, start: float) -> Row:
         "stages": stages,
         "convention_reason": task.convention.reason,
         "models": {str(c.path): c.sha256 for c in models},
+        "engine": result.engine,
     }
     return _keep(task, row | {"model": predictor.name}, result, about, start)
+
+
+_STAGES = {"read": "reading", "preprocess": "preprocessing", "network": "network", "restore": "restoring"}
+"""Of the predictor, as :mod:`pipeline.stages` calls them."""
+
+
+def _bytes_of(predictor: Predictor, case: Case) -> int:
+    """What a case may take at most: also where one window holds all of its volume."""
+    if not any(m in case.images for m in predictor.modalities):
+        return 0
+    try:
+        largest = predictor.predicted_bytes(case)
+        for cost in predictor.costs if predictor.device.type == "cpu" else ():
+            if cost.config.window.whole:
+                largest += one_window_bytes(cost, _working_shape(predictor, case, cost), tta=predictor.tta)
+    except SegmentationError:  # the predictor refuses it, with its reason
+        return 0
+    return largest
+
+
+def _working_shape(predictor: Predictor, case: Case, cost: ModelCost) -> tuple[int, int, int]:
+    from transforms.restore import grid_at_spacing
+
+    preprocess = cost.config.preprocess
+    native = next(case.images[m] for m in (*REFERENCE_ORDER, *predictor.modalities) if m in case.images)
+    grid = read_header(native, max_voxels=predictor.max_voxels).grid.reoriented(preprocess.orientation)
+    return grid_at_spacing(grid, preprocess.spacing_mm).shape
 
 
 def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: float) -> Row:
     """Score the result and write all of the case; returns its row, complete."""
     grid, stages = result.native.grid, about["stages"]
     warnings = [*task.case.warnings, *task.convention.warnings, *result.warnings]
+    enter("scoring")
     with _stage_time(stages, "metrics"):
         truth = _reference_masks(task.case, task.convention.name, result, task.options.max_voxels, warnings)
         reason = _checked_warnings(task, warnings)
         scores = score_masks(result.masks, truth, grid)
         row |= scores.columns
         row |= {f"disagreement_{region}": value for region, value in (result.disagreement or {}).items()}
+    enter("writing")
     with stage(task) as files:
         with _stage_time(stages, "write"):
             _write_images(files, result)

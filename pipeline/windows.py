@@ -7,7 +7,9 @@ batches, then stitching on the CPU (the card holds single windows only), then th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer
 from torch import nn
 
-from data.errors import SegmentationError
+from data.errors import SegmentationError, UsageError
 from pipeline.config import RunConfig
 from pipeline.device import free_card_bytes, out_of_memory
 from transforms.augment import slices_as_channels
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 
 EMPTY_WINDOW_LOGIT = -20.0
 """The answer for a window that holds no voxel of the brain, without asking the network."""
+
+SMALLEST_WINDOW, LARGEST_WINDOW = 16, 1024
+"""Sides in voxels that may be asked for."""
 
 SPREAD_COPIES = 6
 """Float32 copies of a pass that gathering it may take beside it (see pipeline.uncertainty)."""
@@ -72,6 +77,7 @@ def infer(
     tta: bool = False,
     watch: Callable[[torch.Tensor], None] | None = None,
     before_cpu: Callable[[], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Probabilities of one normalised image, and what had to be done about a card that was full.
 
@@ -87,6 +93,8 @@ def infer(
         Is shown each pass, (regions, d1, d2, d3) float32, mirrored back; it must leave it as it is.
     before_cpu : callable, optional
         Called before a full card's work goes to the CPU; it may refuse by an exception.
+    on_share : callable, optional
+        Is told the share, 0 to 1, of the work that is done, after each batch of windows.
 
     Returns
     -------
@@ -103,10 +111,11 @@ def infer(
     free = free_card_bytes(device)
     total: torch.Tensor | None = None
     passes = mirrorings(config, tta)
-    for axes in passes:
+    for done, axes in enumerate(passes):
         while True:  # what did not fit one pass is not tried for the next
             try:
-                probability = _one_pass(config, network, image, ways[step], axes)
+                with _counting(config, network, image, ways[step], _part(on_share, done, len(passes))):
+                    probability = _one_pass(config, network, image, ways[step], axes)
                 break
             except (RuntimeError, MemoryError) as error:
                 if step + 1 == len(ways) or not out_of_memory(error):
@@ -130,6 +139,39 @@ def infer(
         return mean, ()
     had = "" if free is None else f" ({free / 2**30:.2f} GiB free)"
     return mean, (f"the card's memory was too small{had}: {ways[step]}",)
+
+
+def _part(on_share: Callable[[float], None] | None, done: int, of: int) -> Callable[[float], None] | None:
+    return None if on_share is None else lambda share: on_share((done + share) / of)
+
+
+@contextmanager
+def _counting(
+    config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way, on_share: Callable[[float], None] | None
+) -> Iterator[None]:
+    """Within the block ``on_share`` hears after each call of the network how much of the pass is done."""
+    if on_share is None:
+        yield
+        return
+    size, called = window_size(config, image.shape[1:]), 0
+    steps = [
+        1 if w == n else math.ceil((n - w) / (w * (1 - config.window.overlap))) + 1
+        for w, n in zip(size, image.shape[1:], strict=False)
+    ]
+    slices = 1 if len(size) == 3 else image.shape[3]
+    calls = math.ceil(math.prod(steps) * slices / way.batch)  # fewer where windows are empty
+
+    def count(*_: Any) -> None:
+        nonlocal called
+        called += 1
+        on_share(min(called / calls, 1.0))
+
+    handle = network.register_forward_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+        on_share(1.0)
 
 
 def _one_pass(
@@ -164,12 +206,33 @@ def _release(network: nn.Module, device: torch.device) -> None:
 
 
 def windows_of(config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way) -> torch.Tensor:
-    """Logits (1, regions, d1, d2, d3) from Gaussian-weighted windows over a (1, channels, d1, d2, d3) image."""
-    on_card = way.device.type == "cuda"
+    """Logits (1, regions, d1, d2, d3) of a (1, channels, d1, d2, d3) image.
+
+    Where a window holds the whole image (2D: a whole slice) the network's answer is what there is; smaller windows
+    overlap and are weighted by a Gaussian.
+    """
+    on_card, n_regions = way.device.type == "cuda", len(config.regions)
+    ask, size = skipping_empty(network, n_regions), window_size(config, image.shape[2:])
     with torch.inference_mode(), torch.autocast(way.device.type, enabled=on_card):
-        logits = _inferer(config, image.shape[2:], way)(image, skipping_empty(network, len(config.regions)))
-    assert isinstance(logits, torch.Tensor)  # of one output, as the networks have in eval mode
+        if size == tuple(image.shape[2:]):
+            logits = ask(image.to(way.device)).to(way.stitch_on)
+        elif size == tuple(image.shape[2:4]):
+            logits = _slice_by_slice(network, image, n_regions, way)
+        else:
+            stitched = _inferer(config, size, way)(image, ask)
+            assert isinstance(stitched, torch.Tensor)  # of one output, as the networks have in eval mode
+            logits = stitched
     return logits
+
+
+def _slice_by_slice(network: nn.Module, image: torch.Tensor, n_regions: int, way: Way) -> torch.Tensor:
+    """Logits (1, regions, d1, d2, d3) of whole slices, ``way.batch`` of those together that are not empty."""
+    slices = image[0].movedim(-1, 0)
+    shape = (len(slices), n_regions, *slices.shape[2:])
+    logits = image.new_full(shape, EMPTY_WINDOW_LOGIT)
+    for part in slices.flatten(1).any(dim=1).nonzero()[:, 0].split(way.batch):
+        logits[part] = network(slices[part].contiguous().to(way.device)).to(logits)
+    return logits.movedim(0, -1)[None].contiguous()
 
 
 def skipping_empty(network: nn.Module, n_regions: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -187,12 +250,38 @@ def skipping_empty(network: nn.Module, n_regions: int) -> Callable[[torch.Tensor
     return ask
 
 
+def with_window(config: RunConfig, window: str) -> RunConfig:
+    """The configuration with windows as asked for: ``auto``, as the model says, or the side of a sliding one in voxels.
+
+    Raises :class:`data.errors.UsageError` where it is neither.
+    """
+    if window == "auto":
+        return config
+    if not window.isdecimal() or not SMALLEST_WINDOW <= int(window) <= LARGEST_WINDOW:
+        raise UsageError(
+            f"--window {window}: give auto, or the side of a sliding window, {SMALLEST_WINDOW} to {LARGEST_WINDOW} voxels"
+        )
+    size = (int(window),) * config.network.spatial_dims
+    return _changed(config, size=size, whole=False)
+
+
+def sliding(config: RunConfig) -> RunConfig:
+    """The configuration without the one window that holds everything."""
+    return _changed(config, whole=False)
+
+
+def _changed(config: RunConfig, **changes: Any) -> RunConfig:
+    return config.model_copy(update={"window": config.window.model_copy(update=changes)})
+
+
 def window_size(config: RunConfig, shape: Sequence[int]) -> tuple[int, ...]:
     """A window never exceeds the image, (d1, d2, d3), since the network pads by itself."""
+    if config.window.whole:
+        return tuple(shape[: config.network.spatial_dims])
     return tuple(min(w, n) for w, n in zip(config.window.size, shape, strict=False))
 
 
-def _inferer(config: RunConfig, shape: Sequence[int], way: Way) -> SlidingWindowInferer:
+def _inferer(config: RunConfig, roi: tuple[int, ...], way: Way) -> SlidingWindowInferer:
     """MONAI's sliding windows."""
     options: dict[str, Any] = {
         "overlap": config.window.overlap,
@@ -201,7 +290,6 @@ def _inferer(config: RunConfig, shape: Sequence[int], way: Way) -> SlidingWindow
         "sw_device": way.device,
         "sw_batch_size": way.batch,
     }
-    roi = window_size(config, shape)
     if len(roi) == 2:
         return SliceInferer(roi_size=roi, spatial_dim=2, **options)
     return SlidingWindowInferer(roi_size=roi, **options)

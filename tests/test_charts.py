@@ -75,6 +75,24 @@ def test_a_metric_without_a_value_has_no_chart():
     assert bland_altman_chart(METRICS.drop(columns="volume_ml_reference"), "WT") is None
 
 
+def test_fewer_than_three_patients_have_no_chart_for_two_points_are_no_distribution():
+    def of(n):
+        return METRICS[METRICS["case"].isin([f"c{i}" for i in range(n)])]
+
+    assert distribution_chart(of(2), "dice", "Dice") is None and bland_altman_chart(of(2), "WT") is None
+    assert distribution_chart(of(3), "dice", "Dice") is not None and bland_altman_chart(of(3), "WT") is not None
+
+
+def test_a_region_that_few_patients_have_is_drawn_beside_one_that_many_have():
+    few = METRICS[(METRICS["region"] == "WT") | (METRICS["case"] == "c0")]
+    points = [
+        g
+        for g in ElementTree.fromstring(distribution_chart(few, "dice", "Dice")).iter("g")
+        if "PathCollection" in g.get("id", "")
+    ]
+    assert [len(list(group.iter("use"))) for group in points] == [4, 1]
+
+
 def test_regions_stand_in_their_usual_order_and_every_patient_is_a_point():
     svg = distribution_chart(METRICS, "dice", "Dice")
     assert [text for text in texts(svg) if text in ("WT", "ET")] == ["WT", "ET"]

@@ -16,6 +16,7 @@ import pytest
 import run_pipeline
 from data.lock import output_lock
 from pipeline.segment import SegmentOptions
+from pipeline.shards import Shard
 from tests.conftest import read_mask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +33,7 @@ def test_help_answers_at_once_and_loads_no_torch():
         [sys.executable, "-X", "importtime", "run_pipeline.py", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0
-    for command in ("inspect", "segment", "evaluate", "train", "models", "demo"):
+    for command in ("inspect", "segment", "merge", "evaluate", "train", "models", "demo"):
         assert command in done.stdout
     assert "torch" not in done.stderr and "monai" not in done.stderr
     assert time.perf_counter() - start < 10  # 0.5 s on an idle machine
@@ -312,19 +313,33 @@ def test_segment_hands_every_option_on(tmp_path, phantoms, monkeypatch):
     monkeypatch.setattr("pipeline.segment.segment_cases", segment_cases)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "segment", "a b"])
     given = (
-        "--model m n --device cpu --tta --convention msd --missing zero --save-probabilities --overwrite --executor "
+        "--model m n --device cpu --engine torch --window 64 --level 2 --tta --convention msd --missing zero --save-probabilities --overwrite --executor "
         "processes:2 --threads 3 --strict --max-voxels 1000 --flat"
     )
     assert call("segment", phantoms, "-o", tmp_path / "out", *given.split(), "--interactive", FIRST, "--quiet") == 0
     ((count, output, options, rest),) = asked
     assert (count, output) == (2, tmp_path / "out")
     assert options == SegmentOptions(
-        models=("m", "n"), device="cpu", tta=True, convention="msd", missing="zero", save_probabilities=True,
+        models=("m", "n"), device="cpu", engine="torch", window="64", level=2, tta=True, convention="msd", missing="zero", save_probabilities=True,
         overwrite=True, threads=3, strict=True, max_voxels=1000, flat=True,
     )  # fmt: skip
     rest.pop("progress")
     said = "python run_pipeline.py segment 'a b'"
-    assert rest == {"executor": "processes:2", "interactive": [FIRST], "command": said}
+    assert rest == {"executor": "processes:2", "interactive": [FIRST], "command": said, "shard": None}
+
+
+def test_segment_hands_all_patients_and_the_part_on_with_a_folder_of_its_own(tmp_path, phantoms, monkeypatch, capsys):
+    asked = []
+
+    def segment_cases(cases, output, options, **given):
+        asked.append((len(cases), output, given["shard"]))
+        return pd.DataFrame({"status": ["ok"]})
+
+    monkeypatch.setattr("pipeline.segment.segment_cases", segment_cases)
+    assert call("segment", phantoms, "-o", tmp_path, "--shard", "2/10", "--quiet") == 0
+    assert asked == [(2, tmp_path / "shard-02-of-10", Shard(2, 10))]
+    assert call("segment", phantoms, "-o", tmp_path, "--shard", "11/10") == 2
+    assert "--shard 11/10: give I/N" in capsys.readouterr().err
 
 
 def test_inspect_refuses_what_is_above_max_voxels_and_with_strict_any_warning(phantoms, tmp_path, capsys):

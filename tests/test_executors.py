@@ -9,10 +9,15 @@ from concurrent.futures import wait
 
 import pytest
 
+from data.case import discover_cases
 from data.errors import InputError, UsageError
-from pipeline.executors import EXECUTORS, make_executor, run_tasks, spec_for
+from data.recognise import ConventionChoice
+from pipeline.case_task import CaseTask
+from pipeline.executors import CHOICES, EXECUTORS, make_executor, own_device, run_tasks, spec_for
+from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment_case import segment_one
 
-SPECS = {"serial": ("serial", 1), "processes": ("processes:2", 2)}
+SPECS = {"serial": ("serial", 1), "overlap": ("overlap", 3), "processes": ("processes:2", 2), "cuda": ("cuda:0,1", 2)}
 _started: list[str] = []
 
 
@@ -45,10 +50,10 @@ def where() -> int:
 
 
 def test_every_executor_has_an_example_here() -> None:
-    assert set(SPECS) == set(EXECUTORS)
+    assert set(SPECS) == set(EXECUTORS) - {"dask"}  # see test_cluster.py
 
 
-@pytest.fixture(scope="module", params=EXECUTORS)
+@pytest.fixture(scope="module", params=SPECS)
 def executor(request: pytest.FixtureRequest):
     spec, workers = SPECS[request.param]
     made, at_a_time = make_executor(spec, start, ("ready",))
@@ -77,7 +82,7 @@ def test_the_initializer_ran_once_in_the_worker(executor) -> None:
 
 def test_serial_means_here_and_processes_means_elsewhere(executor) -> None:
     name, made = executor
-    assert (made.submit(where).result() == os.getpid()) is (name == "serial")
+    assert (made.submit(where).result() == os.getpid()) is (name in ("serial", "overlap"))
 
 
 def test_a_serial_run_stops_at_ctrl_c() -> None:
@@ -90,13 +95,14 @@ def test_a_serial_run_stops_at_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "threads", "serial:2", "processes", "processes:", "processes:0", "processes:-1", "processes:two",
-             "processes:1.5", "processes:²", "PROCESSES:2", "processes:2:3"],
+    "spec", ["", "threads", "serial:2", "overlap:3", "processes", "processes:", "processes:0", "processes:-1", "processes:two",
+             "processes:1.5", "processes:²", "PROCESSES:2", "processes:2:3", "cuda", "cuda:", "cuda:0,0", "cuda:0,", "cuda:x",
+             "dask", "dask:", "dask:localhost:8786", "dask:slurm:", "dask:slurm:0", "dask:slurm:two", "dask:pbs"],
 )  # fmt: skip
 def test_a_spec_that_cannot_be_is_refused_with_what_can(spec: str) -> None:
     with pytest.raises(UsageError) as caught:
         make_executor(spec, refuse)
-    assert str(caught.value) == f"--executor {spec}: choose serial or processes:N with N of at least 1"
+    assert str(caught.value) == f"--executor {spec}: {CHOICES}"
 
 
 def test_a_mistake_of_the_initializer_is_not_taken_for_a_wrong_spec() -> None:
@@ -161,3 +167,53 @@ def test_a_pool_that_is_shut_down_while_the_run_is_stopped_waits_for_no_worker()
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
     assert time.monotonic() - start < 10
+
+
+def device(_: int) -> str | None:
+    time.sleep(0.5)
+    return own_device()
+
+
+def test_each_card_has_a_worker_of_its_own(monkeypatch):
+    monkeypatch.setattr("pipeline.executors.CARD", "card {}")
+    found = dict(run_tasks(device, range(4), "cuda:0,3", lambda n: "died"))
+    assert set(found.values()) == {"card 0", "card 3"} and len(found) == 4
+    assert own_device() is None
+
+
+def test_a_worker_that_dies_takes_no_other_ones_card(monkeypatch):
+    monkeypatch.setattr("pipeline.executors.CARD", "card {}")
+    found = dict(run_tasks(device_or_death, range(4), "cuda:0,3", lambda n: "died"))
+    assert found.pop(1) == "died" and set(found.values()) <= {"card 0", "card 3"} and len(found) == 3
+
+
+def device_or_death(number: int) -> str | None:
+    if number == 1:
+        os._exit(1)
+    return own_device()
+
+
+def test_a_card_that_is_not_there_cannot_start(phantoms, tiny_model, tmp_path):
+    cases, options = discover_cases(phantoms), SegmentOptions(models=(str(tiny_model),))
+    with pytest.raises(UsageError, match="--device cuda:97: this machine has"):
+        segment_cases(cases, tmp_path / "out", options, executor="cuda:97")
+    assert not (tmp_path / "out").exists()
+
+
+def predictors() -> tuple[int, int]:
+    """How often this process was asked for a predictor, and how often it built one."""
+    from pipeline.segment_case import _predictor
+
+    asked = _predictor.cache_info()
+    return asked.hits + asked.misses, asked.misses
+
+
+def test_workers_keep_the_model_and_the_card_is_theirs(phantoms, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.executors.CARD", "cpu")  # a device that there is
+    cases, options = discover_cases(phantoms), SegmentOptions(models=(str(tiny_model),), device="cuda:97")
+    with make_executor("cuda:0", nothing)[0] as made:
+        for case in cases:
+            choice = ConventionChoice("brats2023", "")
+            row = made.submit(segment_one, CaseTask(case, case.case_id, tmp_path, options, choice)).result()
+            assert row["status"] == "ok", row
+        assert made.submit(predictors).result() == (2, 1)

@@ -136,7 +136,9 @@ def assert_stopped(process: subprocess.Popen, number: int, output: Path, *, may_
     process.send_signal(number)  # impatience changes nothing
     said = process.communicate(timeout=30)[1]
     assert time.monotonic() - asked < 10
-    if may_not_have_begun and process.returncode == -number:  # a slow machine: no line of ours had run (a shell says 143)
+    if (
+        may_not_have_begun and process.returncode == -number
+    ):  # a slow machine: no line of ours had run (a shell says 143)
         assert not said and not output.exists()
         return
     assert process.returncode == 128 + number

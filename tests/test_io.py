@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import io, write
+from data import io, stream, write
 from data.case import ImageSource
 from data.errors import InputError
 from data.grid import Grid
+from data.nifti import read_nifti
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 OBLIQUE = nib.affines.from_matvec(
@@ -394,6 +396,50 @@ def test_a_broken_gzip_stream_is_refused(tmp_path, change: Callable[[bytes], byt
         io.read_volume(source(path))
 
 
+@pytest.mark.parametrize("inflater", [zlib, stream.isal_zlib], ids=["zlib", "isal"])
+def test_every_inflater_gives_the_same_voxels_and_refuses_the_same_streams(tmp_path, monkeypatch, inflater) -> None:
+    if inflater is None:
+        pytest.skip("isal is not installed")
+    monkeypatch.setattr(stream, "INFLATER", inflater)
+    array = RNG.integers(0, 9, (60, 50, 200)).astype("i2")  # 1.2 MB, more than one piece
+    content = nifti_bytes(array)
+    path = tmp_path / "x.nii.gz"
+    halves = gzip.compress(content[:777_777]) + gzip.compress(content[777_777:]) + bytes(512)
+    for packed in (gzip.compress(content), halves):
+        path.write_bytes(packed)
+        assert np.array_equal(io.read_volume(source(path)).array, array)
+    sitk.WriteImage(sitk.GetImageFromArray(array.T), tmp_path / "x.mha", useCompression=True)  # a zlib stream
+    assert np.array_equal(io.read_volume(source(tmp_path / "x.mha")).array, array)
+    good = gzip.compress(content)
+    flip = lambda at: good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]  # noqa: E731
+    broken = {
+        "early": [good[:-1], good[:-8], good[: len(good) // 2], halves[:-600]],
+        "damaged|more than": [flip(len(good) - 8), flip(len(good) - 4), good + b"x" * 100, flip(2)],
+        "more than": [good + good, good + gzip.compress(bytes(2**25))],
+        "damaged": [good[:3] + bytes([0x20]) + good[4:], good + b"x"],  # a flag that gzip reserves, garbage
+        "[^ ]": [flip(at) for at in range(1000, len(good) - 8, len(good) // 20)],
+    }
+    for words, streams in broken.items():
+        for packed in streams:
+            path.write_bytes(packed)
+            with pytest.raises(InputError, match=words):
+                io.read_volume(source(path))
+
+
+@pytest.mark.parametrize("cuts", [1, 3, 7, 1000, 2**20])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">f4", "<f8"])
+def test_voxels_are_put_together_wherever_the_stream_is_cut(tmp_path, monkeypatch, dtype, cuts) -> None:
+    array = RNG.integers(0, 99, (4, 5, 6, 3)).astype(dtype)
+    path = put(tmp_path / "x.nii", nifti_bytes(array, endian=">" if dtype.startswith(">") else "<"))
+    stored = read_nifti(path, 10**6)[1]
+    monkeypatch.setattr(stream, "_PIECE", cuts)
+    for channel in range(3):
+        for wanted in (None, np.float32):
+            voxels, _ = stream.load_voxels(stored, channel, wanted)
+            assert voxels.dtype == (wanted or array.dtype.newbyteorder("="))
+            assert np.array_equal(voxels, array[..., channel])
+
+
 def test_gzip_under_the_name_nii_is_refused_with_the_right_name(tmp_path) -> None:
     (tmp_path / "x.nii").write_bytes(gzip.compress(GOOD))
     with pytest.raises(InputError, match=r"rename it to end in .nii.gz"):
@@ -478,6 +524,53 @@ def test_several_files_are_one_volume_only_as_slices(tmp_path) -> None:
     path = put(tmp_path / "x.nii", GOOD)
     with pytest.raises(InputError, match="one of 2 files"):
         io.read_header(source(path, path))
+
+
+# A patient's images together
+
+
+def test_volumes_are_read_side_by_side_and_integers_stay_as_they_are(tmp_path) -> None:
+    kinds = {"a": "i2", "b": "u2", "c": ">i4", "d": "f4", "e": "f8", "f": "i8"}
+    files = {
+        name: put(
+            tmp_path / f"{name}.nii.gz",
+            nifti_bytes(VOXELS.astype(kind), endian=">" if kind.startswith(">") else "<"),
+        )
+        for name, kind in kinds.items()
+    }
+    files["scaled"] = put(tmp_path / "scaled.nii.gz", edit(GOOD, 112, "<2f", 0.5, -3.0))
+    files["slices"] = tmp_path / "x.png"
+    Image.fromarray(VOXELS[..., 0].astype("u1")).save(files["slices"])
+    volumes = io.read_volumes({name: source(path) for name, path in files.items()})
+    assert list(volumes) == list(files)
+    types = {name: volume.array.dtype.str[1:] for name, volume in volumes.items()}
+    assert types == {"a": "i2", "b": "u2", "c": "i4", "d": "f4", "e": "f4", "f": "f4", "scaled": "f4", "slices": "u1"}
+    for name, path in files.items():
+        one = io.read_volume(source(path))
+        assert one.array.dtype == np.float32
+        assert np.array_equal(volumes[name].array, one.array)
+        assert volumes[name].array.flags.writeable and volumes[name].array.dtype.isnative
+        assert volumes[name].header.warnings == one.header.warnings
+    assert io.read_volumes({}) == {}
+
+
+def test_of_several_bad_images_the_first_in_order_is_told(tmp_path) -> None:
+    good = put(tmp_path / "good.nii.gz", GOOD)
+    slow = put(tmp_path / "slow.nii.gz", nifti_bytes(np.zeros((100, 100, 100), "i2")))
+    names = {"t1": good, "t2": slow, "flair": tmp_path / "gone.nii.gz"}
+    with pytest.raises(InputError, match=r"slow.nii.gz: all its voxels are zero"):
+        io.read_volumes({name: source(path) for name, path in names.items()})
+    with pytest.raises(InputError, match="over the limit of 10"):
+        io.read_volumes({"t1": source(good)}, max_voxels=10)
+
+
+def test_integers_that_are_one_value_in_float32_are_constant_however_they_are_read(tmp_path) -> None:
+    array = np.full((5, 6, 7), 2**30, "i4")
+    array[2, 3, 4] += 1
+    path = put(tmp_path / "x.nii", nifti_bytes(array))
+    for as_stored in (False, True):
+        with pytest.raises(InputError, match="one value"):
+            io.read_volume(source(path), as_stored=as_stored)
 
 
 # Label maps

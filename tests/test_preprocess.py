@@ -14,14 +14,32 @@ import pytest
 import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import (
+    Compose,
+    ConcatItemsd,
+    CropForegroundd,
+    EnsureChannelFirstd,
+    LoadImaged,
+    NormalizeIntensityd,
+    Orientationd,
+)
 from nibabel.processing import resample_from_to
 
 from data.case import ImageSource, discover_cases
 from data.errors import InputError
 from data.grid import Grid
+from data.io import read_volumes
 from data.phantom import write_phantom
-from transforms.preprocess import BiasCorrectd, BlankAird, CheckedReader, Denoised, grid_of, preprocess_chain, run_chain
+from transforms.preprocess import (
+    BiasCorrectd,
+    BlankAird,
+    Denoised,
+    LoadVolumesd,
+    NormalizeNonzerod,
+    grid_of,
+    preprocess_chain,
+    run_chain,
+)
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 SMALL: dict[str, Any] = {"shape": (40, 40, 26), "spacing_mm": (6.0, 6.0, 6.0)}
@@ -162,6 +180,83 @@ def test_the_working_grid_lies_where_simpleitk_says_the_voxels_are(anisotropic: 
     assert compared > 30
 
 
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "ASL"])
+def test_at_the_files_own_spacing_the_tensor_is_what_monais_chain_makes(anisotropic: Path, codes: str) -> None:
+    monai = Compose(
+        [
+            LoadImaged(MODALITIES),
+            EnsureChannelFirstd(MODALITIES),
+            ConcatItemsd(MODALITIES, "image"),
+            CropForegroundd("image", source_key="image", select_fn=lambda x: x != 0),
+            Orientationd("image", axcodes=codes, labels=None),
+            NormalizeIntensityd("image", nonzero=True, channel_wise=True),
+        ]
+    )
+    expected = monai({m: str(file_of(anisotropic, m)) for m in MODALITIES})["image"]
+    image = prepare(anisotropic, spacing_mm=(None, None, None), orientation=codes)["image"]
+    assert image.is_contiguous() and image.dtype == torch.float32
+    np.testing.assert_allclose(image.numpy(), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(image.affine.numpy(), expected.affine.numpy(), atol=1e-4)
+
+
+def test_what_was_read_before_gives_the_same_as_its_files(patient: Path) -> None:
+    volumes = read_volumes(images_of(patient))
+    before = {name: volume.array.copy() for name, volume in volumes.items()}
+    chain, expected = preprocess_chain(MODALITIES), prepare(patient)
+    for some in (volumes, {**images_of(patient), "t2": volumes["t2"]}):
+        result = run_chain(chain, some)
+        assert torch.equal(result["image"].as_tensor(), expected["image"].as_tensor())
+        assert np.array_equal(result["background"], expected["background"])
+        assert result["native"].path == expected["native"].path and result["warnings"] == expected["warnings"]
+    assert all(np.array_equal(volumes[name].array, array) for name, array in before.items())
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i4", "i8", "f4", "f8", "scaled"])
+def test_the_files_type_changes_nothing_also_where_a_grid_differs_or_an_image_is_missing(
+    patient: Path, tmp_path: Path, dtype: str
+) -> None:
+    def stored(to: Path, kind: str) -> dict[str, Any]:
+        def change(modality: str, image: nib.Nifti1Image) -> nib.Nifti1Image:
+            voxels = np.round(np.asarray(image.dataobj) / 4)  # fits a byte, nearly: phantoms reach some 1000
+            affine = image.affine + (np.eye(4, k=3) * (3.0 if modality == "t2" else 0.0))
+            dtype = np.dtype("i2" if kind == "scaled" else kind)
+            # A scaling that is none to the voxels, but takes the reader's other way: 2 times a half.
+            other = nib.Nifti1Image(
+                (np.minimum(voxels, 255) * (2 if kind == "scaled" else 1)).astype(dtype), affine, dtype=dtype
+            )
+            if kind == "scaled":
+                other.header.set_slope_inter(0.5, 0.0)
+            return other
+
+        return prepare(without_t1(rewritten(patient, to, change)), zero_missing=True)
+
+    def without_t1(folder: Path) -> Path:
+        file_of(folder, "t1").unlink()
+        return folder
+
+    expected, result = stored(tmp_path / "a", "i2"), stored(tmp_path / "b", dtype)
+    assert torch.equal(result["image"].as_tensor(), expected["image"].as_tensor())
+    assert result["background"].dtype == np.float32
+    assert np.array_equal(result["background"], expected["background"])
+    assert not result["image"][0].any() and len(result["warnings"]) == 2
+
+
+def test_z_scores_are_monais_for_offsets_constants_and_nothing() -> None:
+    rng = np.random.default_rng(0)
+    inside = rng.random((40, 50, 30)) < 0.4
+    channels = [rng.normal(1e4, 1, inside.shape), rng.normal(0, 1e-6, inside.shape), np.full(inside.shape, 7.0)]
+    image = np.stack([*(np.where(inside, c, 0) for c in channels), np.zeros(inside.shape)]).astype(np.float32)
+    oracle = [c[c != 0].astype(np.float64) for c in image]
+    result = NormalizeNonzerod("image")({"image": MetaTensor(torch.as_tensor(image.copy()))})["image"].numpy()
+    assert not np.signbit(result[:, ~inside]).any() and not result[:, ~inside].any()
+    for channel, values in zip(result[:3], oracle[:3], strict=True):
+        deviation = values.std() or 1.0
+        # 1e4 is 1e-3 of a float32 step away from its neighbours: the mean is rounded to one of them.
+        np.testing.assert_allclose(channel[inside], (values - values.mean()) / deviation, atol=1e-3, rtol=1e-6)
+    monai = NormalizeIntensityd("image", nonzero=True, channel_wise=True)({"image": torch.as_tensor(image)})["image"]
+    np.testing.assert_allclose(result[1:], monai.numpy()[1:], atol=2e-6, rtol=2e-6)
+
+
 def test_single_modalities_do_not_stay_in_memory_beside_their_stack(patient: Path) -> None:
     result = prepare(patient)
     assert {"image", "native", "background", "warnings"} <= set(result) and not set(MODALITIES) & set(result)
@@ -293,7 +388,7 @@ def test_a_broken_file_gives_the_readers_own_sentence_through_monais_wrapping(pa
     assert path.name in str(caught.value) and "\n" not in str(caught.value)
     assert type(caught.value) is InputError
     with pytest.raises(InputError) as direct:
-        CheckedReader().get_data(ImageSource((path,)))
+        LoadVolumesd("flair")({"flair": ImageSource((path,))})
     assert str(caught.value) == str(direct.value)
 
 

@@ -325,3 +325,38 @@ def test_a_ball_that_goes_to_two_millimetres_and_back_keeps_its_volume_and_place
     assert 2 * (mask & (ball > 0)).sum() / (mask.sum() + ball.sum()) > 0.94
     np.testing.assert_allclose(np.argwhere(mask).mean(axis=0), [21, 17, 14], atol=0.1)
     assert math.isclose(native.voxel_volume_ml, 0.001)
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS[::5])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.3, 0.7)])
+def test_restoring_is_two_resamplings_to_the_bit_whatever_lies_outside(codes: str, spacing) -> None:
+    native = Grid((24, 20, 18), rotated((0.2, -0.1, 0.3), (1.0, 1.1, 1.2), (-80.0, 95.5, -60.0)))
+    along = native.reoriented("RAS")
+    shift = nib.affines.from_matvec(np.eye(3), [3, -2, 5])  # one side sticks out
+    working = grid_at_spacing(Grid((16, 12, 10), along.affine @ shift), spacing)
+    image = noise(working.shape, 3)
+    turned = native.reoriented(codes)
+    expected = resample_to(resample_to(image, working, turned.reoriented("RAS")), turned.reoriented("RAS"), turned)
+    back = restore(image, working, turned)
+    assert back.dtype == torch.float32 and back.is_contiguous()
+    assert torch.equal(back, expected) and back.any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("factor", [0.31, 0.5, 1.7, 2.0])
+def test_an_axis_is_the_product_with_all_of_its_weights(axis: int, factor: float) -> None:
+    shape = [5, 6, 7]
+    shape[axis] = 70
+    grid = Grid(tuple(shape), np.eye(4))
+    aim: list[float | None] = [None] * 3
+    aim[axis] = factor
+    target = grid_at_spacing(grid, tuple(aim))
+    first = float(target.affine[axis, 3])
+    inside = first + factor * np.arange(target.shape[axis])
+    inside = inside[(inside > -0.5 - 1e-6) & (inside < 69.5 + 1e-6)]
+    image = noise(grid.shape)
+    expected = np.moveaxis(np.tensordot(axis_weights(70, inside, factor), image.numpy(), (1, axis + 1)), 0, axis + 1)
+    there = resample_to(image, grid, target).numpy()
+    missing = there.shape[axis + 1] - expected.shape[axis + 1]
+    there = np.take(there, np.arange(missing // 2, missing // 2 + len(inside)), axis + 1)
+    np.testing.assert_allclose(there, expected, atol=1e-6)

@@ -63,6 +63,7 @@ EXCEPTIONS = {
     ("tests/web/conftest.py", "socket.socket"): "finds a free port for the server of the browser tests",
     ("bench/web_load.py", "httpx"): "twenty users of a server that it starts itself",
     ("bench/web_load.py", "socket.create_server"): "that server",
+    ("bench/traced_start.py", "runpy"): "starts run_pipeline.py, with a clock on its imports",
     ("bench/time_metrics.py", "importlib.import_module"): "other people's libraries, where they are installed",
     ("pipeline/web/worker.py", "importlib.import_module"): "the function that the server names to its own worker",
 }

@@ -23,7 +23,6 @@ from data.case import discover_cases
 from data.errors import CheckpointError, UsageError
 from data.io import read_header
 from pipeline.checkpoint import choose_model
-from pipeline.executors import EXECUTORS
 from pipeline.label_maps import find_label_maps
 from pipeline.segment import SegmentOptions, segment_cases
 from tests.conftest import make_model, read_mask
@@ -205,9 +204,9 @@ def test_the_same_run_writes_the_same_bytes(phantoms, tiny_model, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", list(EXECUTORS))
-def test_every_executor_gives_the_same_report_and_masks(phantoms, tiny_model, tmp_path, name):
-    spec = name if name == "serial" else f"{name}:2"
+@pytest.mark.parametrize("spec", ["serial", "overlap", "processes:2", "cuda:0"])  # test_cluster.py has the other
+def test_every_executor_gives_the_same_report_and_masks(phantoms, tiny_model, tmp_path, spec, monkeypatch):
+    monkeypatch.setattr("pipeline.executors.CARD", "cpu")
     reference = run(phantoms, tmp_path / "a", tiny_model)
     report = run(phantoms, tmp_path / "b", tiny_model, executor=spec)
     pd.testing.assert_frame_equal(reference.drop(columns="seconds"), report.drop(columns="seconds"))
@@ -735,3 +734,20 @@ def test_the_traceback_of_a_case_is_shown_only_when_asked(patients, tiny_model, 
     with caplog.at_level(logging.DEBUG, "pipeline"):
         run(patients, tmp_path, tiny_model)
     assert "Traceback" in caplog.text and FIRST in caplog.text
+
+
+def test_the_window_and_the_engine_are_part_of_what_was_asked_and_of_the_record(phantoms, tiny_model, tmp_path):
+    run(phantoms, tmp_path, tiny_model)
+    first = (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").stat().st_mtime_ns
+    run(phantoms, tmp_path, tiny_model, window="16", engine="torch")
+    assert (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").stat().st_mtime_ns > first
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["options"]["window"], record["options"]["engine"]) == ("16", "torch")
+    assert record["cases"][FIRST]["engine"] == "torch"
+
+
+@pytest.mark.parametrize("option", [{"window": "17x"}, {"engine": "abacus"}])
+def test_a_window_or_an_engine_that_cannot_be_stops_the_run_before_it_starts(phantoms, tiny_model, tmp_path, option):
+    with pytest.raises(UsageError, match=f"--{next(iter(option))}"):
+        run(phantoms, tmp_path, tiny_model, **option)
+    assert not (tmp_path / "report.csv").exists()

@@ -14,6 +14,7 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from pipeline.web import schema
 from pipeline.web.gallery import GALLERY
+from pipeline.web.store import Store
 from tests.conftest import read_mask
 from tests.web_server import FAULTS, files_of, run, running, upload, wait_for
 
@@ -33,13 +34,16 @@ def server(tmp_path_factory):
         yield server
 
 
-def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, phantoms, tiny_model):
+def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, phantoms, tiny_model, monkeypatch):
     from data.case import discover_cases
     from pipeline.segment import SegmentOptions, segment_cases
 
     folder = next(path for path in sorted(phantoms.iterdir()) if path.is_dir())
     cases = [case for case in discover_cases(phantoms) if case.case_id == folder.name]
     segment_cases(cases, tmp_path / "expected", SegmentOptions(models=(str(tiny_model),), save_probabilities=True))
+    seen: list[tuple[str, float]] = []
+    show = Store.show
+    monkeypatch.setattr(Store, "show", lambda self, r: (seen.append((r.stage, r.progress)), show(self, r)))
     with (
         running(tmp_path / "w", job_function=REAL, models=(str(tiny_model),), data=tmp_path / "expected") as server,
         server.client() as client,
@@ -47,6 +51,11 @@ def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, p
         case = run(client, folder, "", "done", "failed", seconds=300)
         assert case["state"] == "done", case["error"]
         schema.CaseInfo.model_validate(case)
+        # What the page was told meanwhile: every stage in its order, and never less done than before.
+        stages = [stage for stage, _ in seen if stage]
+        assert list(dict.fromkeys(stages)) == ["reading", "preprocessing", "network", "restoring", "scoring", "writing"]
+        shares = [share for stage, share in seen if stage]
+        assert shares == sorted(shares) and shares[0] < 0.1 and shares[-1] > 0.85
         result = case["result"]
         assert (case["name"], result["model"], result["convention"]) == (folder.name, "tiny", "brats2023")
         got = {file["name"]: client.get(file["url"]).content for file in result["files"]}

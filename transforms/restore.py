@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data.grid import TOLERANCE_MM, Grid
+
+Padding = list[tuple[int, int]]
+"""How many target voxels lie outside the source before and after those inside, for each of the three axes."""
+
+_BAND = (8, 32)  # target voxels along the first two axes that are computed together: the best of 4 to 64, measured
 
 
 def resample_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
@@ -33,6 +39,13 @@ def resample_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor
     -----
     Grids that are rotated against each other go through :func:`scipy.ndimage.affine_transform` (order 1, no averaging).
     """
+    box, padding = _resample_inside(image, source, target)
+    around = [n for sides in reversed(padding) for n in sides]
+    return F.pad(box, around) if any(around) else box.contiguous()
+
+
+def _resample_inside(image: torch.Tensor, source: Grid, target: Grid) -> tuple[torch.Tensor, Padding]:
+    """As `resample_to`, of the target voxels that lie inside the source only, in any memory order."""
     if tuple(image.shape[1:]) != source.shape:
         raise ValueError(f"image of shape {tuple(image.shape[1:])} does not lie on a grid of shape {source.shape}")
     # Rounded, so that the same patient stored flipped or permuted gives the same weights to the bit.
@@ -43,17 +56,15 @@ def resample_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor
     rest[range(3), axes] = 0
     drift = np.abs(rest * np.array(target.shape)) * np.array(source.spacing_mm)[:, None]
     if sorted(axes) != [0, 1, 2] or drift.max() > TOLERANCE_MM:
-        return _resample_rotated(image, matrix, offset, target.shape)
+        return _resample_rotated(image, matrix, offset, target.shape), [(0, 0)] * 3
     tolerance = TOLERANCE_MM / np.array(source.spacing_mm)
-    padding: list[tuple[int, int]] = []
+    padding: Padding = []
     for axis in range(3):
         step, n_target = float(matrix[axis, axes[axis]]), target.shape[axes[axis]]
         image, around = _resample_axis(image, axis, step, float(offset[axis]), n_target, float(tolerance[axis]))
         padding.append(around)
     order = [int(np.flatnonzero(axes == axis)[0]) for axis in range(3)]
-    image = image.permute(0, *(1 + axis for axis in order)).contiguous()
-    around_all = [n for axis in reversed(order) for n in padding[axis]]
-    return F.pad(image, around_all) if any(around_all) else image
+    return image.permute(0, *(1 + axis for axis in order)), [padding[axis] for axis in order]
 
 
 def _resample_axis(
@@ -79,13 +90,28 @@ def _resample_axis(
         image = image.narrow(dim, low, len(inside))
         return (image.flip(dim) if whole_step < 0 else image), around
     weights = axis_weights(n_source, centres[first : last + 1], step)
-    matrix = torch.as_tensor(weights, dtype=image.dtype, device=image.device)
+    return _weighted(image, axis, torch.as_tensor(weights, dtype=image.dtype, device=image.device)), around
+
+
+def _weighted(image: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Tensor:
+    """Matrix times image along one axis; weights (n_target, n_source), result contiguous.
+
+    A row has weights for a few neighbours only, so a few rows at a time are taken with the columns that they need. Along
+    the last axis, whose voxels lie side by side, that gains nothing.
+    """
+    before, after = image.shape[: axis + 1], image.shape[axis + 2 :]
     if axis == 2:
-        return image @ matrix.T, around
-    if axis == 1:
-        return torch.matmul(matrix, image), around
-    flat = image.reshape(image.shape[0], n_source, -1)
-    return torch.matmul(matrix, flat).reshape(image.shape[0], len(inside), *image.shape[2:]), around
+        return image @ weights.T
+    # The first axis sees the other two as one, and the second sees channels and first axis as one.
+    source = image.reshape(before.numel(), image.shape[axis + 1], -1)
+    result = source.new_empty((len(source), len(weights), source.shape[2]))
+    used = weights != 0
+    for start in range(0, len(weights), _BAND[axis]):
+        columns = torch.nonzero(used[start : start + _BAND[axis]].any(dim=0)).ravel()
+        low, high = int(columns[0]), int(columns[-1]) + 1
+        band = weights[start : start + _BAND[axis], low:high]
+        torch.matmul(band, source[:, low:high], out=result[:, start : start + len(band)])
+    return result.reshape(*before, len(weights), *after)
 
 
 def axis_weights(n_source: int, centres: NDArray[np.float64], step: float) -> NDArray[np.float64]:
@@ -129,7 +155,17 @@ def restore(image: torch.Tensor, working: Grid, native: Grid) -> torch.Tensor:
     """Bring (channels, *working.shape) back to the case's own grid; zero outside the box that was cropped.
 
     The interpolation runs on the native voxels put into the working axes' order and direction, and only then are axes
-    permuted and flipped: a patient stored in another orientation gets the same values to the bit.
+    permuted and flipped: a patient stored in another orientation gets the same values to the bit. Only the box is
+    computed and moved; the zeros around it are memory that is not touched.
     """
-    along = native.reoriented(working.orientation)
-    return resample_to(resample_to(image, working, along), along, native)
+    along, way = native.reoriented(working.orientation), native.orientation_to(working.orientation)
+    # numpy's zeros are pages that the system has not given yet, torch's are written.
+    result = np.zeros((len(image), *native.shape), image[:0].cpu().numpy().dtype)
+    for volume, channel in zip(result, image, strict=True):  # one at a time: the box takes memory once
+        box, padding = _resample_inside(channel[None], working, along)
+        inside = tuple(slice(before, n - behind) for (before, behind), n in zip(padding, along.shape, strict=True))
+        seen_along: NDArray[np.generic] = nib.orientations.apply_orientation(
+            volume, way
+        )  # a view, permuted and flipped
+        seen_along[inside] = box[0].cpu().numpy()
+    return torch.from_numpy(result).to(image.device)

@@ -9,7 +9,6 @@ Each works in the case's own folder, which is the current one, with relative pat
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import time
@@ -65,10 +64,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     options = SegmentOptions(
         models=(request["model"],), missing="zero", save_probabilities=True, max_voxels=request["max_voxels"]
     )
-    staged: dict[str, Callable[..., None]] = {}
-    if "on_stage" in inspect.signature(segment_cases).parameters:
-        staged["on_stage"] = lambda stage, share=0.0, *_: emit(str(stage), float(share))
-    report = segment_cases([case], OUTPUT, options, **staged)  # type: ignore[arg-type]
+    report = segment_cases([case], OUTPUT, options, on_stage=emit)
     row = {str(key): value for key, value in report.iloc[0].to_dict().items()}
     if row["status"] == "error":
         raise InputError(str(row["reason"]).replace(f"{INPUT}/", ""))

@@ -1,0 +1,232 @@
+"""The parts that ``segment --shard`` left, made into the one result that an undivided run would have left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import UsageError
+from data.lock import output_lock
+from data.recognise import ConventionChoice
+from data.write import atomic_write
+from pipeline.case_task import (
+    CaseTask,
+    read_state,
+    remove_results,
+    result_names,
+    result_path,
+    sha256_of,
+    state_path,
+)
+from pipeline.segment import clean_output, report_of, write_results
+from pipeline.shards import FinishedShard, ShardCase, read_shard
+from pipeline.staging import stage
+from pipeline.tables import write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LISTED = 5
+"""So many names stand in a sentence."""
+
+
+def merge_shards(
+    folders: Sequence[Path | str],
+    output: Path | str,
+    *,
+    interactive: Collection[str] = (),
+    command: str = "",
+) -> pd.DataFrame:
+    """Make one result of all parts of a run: masks, tables, page and run.json, in the order of the undivided run.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Those of all parts, in any order.
+    output : Path
+        Made if missing. Neither one of the parts nor around or inside one: `evaluate` would find each mask twice.
+    interactive, command
+        As for :func:`pipeline.segment.segment_cases`.
+
+    Returns
+    -------
+    DataFrame
+        The rows of report.csv.
+
+    Raises
+    ------
+    data.errors.UsageError
+        Before anything is written: parts are missing, there twice, unfinished, changed since, or of different runs.
+    OSError
+        A file could not be written; run it again.
+
+    Notes
+    -----
+    Files come as hard links where the file system can, which takes no space, else as copies; either way a patient's
+    files get their places together, see :mod:`pipeline.staging`. The pipeline never writes into an existing file, so
+    that neither folder changes with the other; an editor that does would change both.
+    """
+    started, output = time.time(), Path(output)
+    parts = [read_shard(Path(folder)) for folder in folders]
+    if not parts:
+        raise UsageError("merge: no folder is given; give those of all parts, such as parts/shard-*")
+    _require_outside(parts, output)
+    _require_one_run(parts)
+    found = sorted(((entry, part) for part in parts for entry in part.cases), key=lambda pair: pair[0].index)
+    _require_each_once(found)
+    _require_unchanged(found)
+    if unknown := sorted(set(interactive) - {entry.case.case_id for entry, _ in found}):
+        raise UsageError(f"--interactive: no patient {_listed(unknown)} among the parts; report.csv lists them")
+    options = parts[0].options
+    tasks = [_task(entry, output, part) for entry, part in found]
+    with output_lock(output), clean_output(output):
+        for task, (entry, part) in zip(tasks, found, strict=True):
+            _bring(task, part.folder, bool(entry.mask_sha256))
+        report = report_of([entry.row for entry, _ in found])
+        write_table(output / "report.csv", report)
+        how = asdict(options) | {key: _together(parts, key) for key in ("executor", "device_used")}
+        write_results(output, tasks, report, how, command, started, interactive, _about(parts))
+    return report
+
+
+def _require_outside(parts: Sequence[FinishedShard], output: Path) -> None:
+    top = output.resolve()
+    for part in parts:
+        folder = part.folder.resolve()
+        if folder.is_relative_to(top) or top.is_relative_to(folder):
+            raise UsageError(
+                f"{output}: the part {part.folder} would lie with the merged result, and `evaluate` would find each mask "
+                "twice; choose another --output"
+            )
+
+
+def _require_one_run(parts: Sequence[FinishedShard]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        if part.shard.of != first.shard.of:
+            raise UsageError(
+                f"{part.folder} is part {part.shard}, but {first.folder} is part {first.shard}; give the parts of one run"
+            )
+        for what in dict.fromkeys((*first.made_with, *part.made_with)):
+            ours, theirs = first.made_with.get(what), part.made_with.get(what)
+            if ours != theirs:
+                raise UsageError(
+                    f"{part.folder} was made with {what} {theirs!r}, but {first.folder} with {ours!r}; run one of them "
+                    "again as the other was"
+                )
+    _require_all_parts(parts)
+    for part in parts[1:]:
+        if (part.n_patients, part.patients) != (first.n_patients, first.patients):
+            twice = [i for i, n in Counter(entry.case.case_id for p in parts for entry in p.cases).items() if n > 1]
+            also = f", and {_listed(twice)} are in several parts" if twice else ""
+            raise UsageError(
+                f"{part.folder} is a part of {part.n_patients} patients, but {first.folder} of {first.n_patients}, or of "
+                f"others{also}: the input has changed in between; run `segment --shard` again for all parts"
+            )
+
+
+def _require_all_parts(parts: Sequence[FinishedShard]) -> None:
+    there: dict[int, Path] = {}
+    for part in parts:
+        if part.shard.number in there:
+            names = [entry.case.case_id for entry in part.cases]
+            raise UsageError(
+                f"{part.folder} and {there[part.shard.number]} are both part {part.shard}, with the same patients"
+                f"{' (' + _listed(names) + ')' if names else ''}; give one of them"
+            )
+        there[part.shard.number] = part.folder
+    n_parts, total = parts[0].shard.of, parts[0].n_patients
+    if missing := [number for number in range(1, n_parts + 1) if number not in there]:
+        lacking = total - sum(len(part.cases) for part in parts)
+        raise UsageError(
+            f"part {', '.join(f'{n}/{n_parts}' for n in missing[:LISTED])}"
+            f"{f' and {len(missing) - LISTED} more' if len(missing) > LISTED else ''} is missing, and with it {lacking} of "
+            f"{total} patients; give its folder, or run `segment --shard {missing[0]}/{n_parts}`"
+        )
+
+
+def _require_each_once(found: Sequence[tuple[ShardCase, FinishedShard]]) -> None:
+    """By ids, places and folders, whatever the parts say of themselves."""
+    for what, names in (
+        ("are in several parts", [entry.case.case_id for entry, _ in found]),
+        ("would share an output folder with others", [entry.folder.casefold() for entry, _ in found]),
+    ):
+        counts = Counter(names)
+        if twice := [entry.case.case_id for (entry, _), name in zip(found, names, strict=True) if counts[name] > 1]:
+            raise UsageError(f"{_listed(dict.fromkeys(twice))} {what}; run `segment --shard` again for all parts")
+    if [entry.index for entry, _ in found] != list(range(found[0][1].n_patients if found else 0)):
+        raise UsageError("the parts are not what their runs left (patients are missing); run `segment --shard` again")
+
+
+def _require_unchanged(found: Sequence[tuple[ShardCase, FinishedShard]]) -> None:
+    changed = [entry.case.case_id for entry, part in found if not _is_unchanged(entry, part)]
+    if changed:
+        raise UsageError(
+            f"the results of {_listed(changed)} are not what the part's run left; run its `segment --shard` again"
+        )
+
+
+def _is_unchanged(entry: ShardCase, part: FinishedShard) -> bool:
+    task = _task(entry, part.folder, part)
+    state = read_state(state_path(task))
+    if state.get("mask_sha256", "") != entry.mask_sha256:
+        return False
+    if not entry.mask_sha256:
+        return True
+    names, files = result_names(task), state.get("files", ())
+    mask = result_path(part.folder, task.folder, "seg", task.options.flat)
+    return (
+        all(name in names and (part.folder / name).is_file() for name in files)
+        and mask.relative_to(part.folder).as_posix() in files
+        and sha256_of(mask) == entry.mask_sha256
+    )
+
+
+def _task(entry: ShardCase, output: Path, part: FinishedShard) -> CaseTask:
+    return CaseTask(entry.case, entry.folder, output, part.options, ConventionChoice(None, ""))
+
+
+def _bring(task: CaseTask, source: Path, finished: bool) -> None:
+    """The case's files from its part; where that has none, an older merge's go."""
+    if not finished:
+        remove_results(task)
+        return
+    there = replace(task, output=source)
+    names, state = result_names(there), read_state(state_path(there))
+    with stage(task) as files:
+        for name in state.pop("files"):
+            _link_or_copy(source / name, files.path(names[name]))
+        files.commit(state)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one that has no links, or too many of this file
+        with open(source, "rb") as file, atomic_write(target) as copy:
+            shutil.copyfileobj(file, copy)
+
+
+def _together(parts: Sequence[FinishedShard], key: str) -> str:
+    return ", ".join(dict.fromkeys(str(part.run[key]) for part in parts))
+
+
+def _about(parts: Sequence[FinishedShard]) -> Mapping[str, object]:
+    """For run.json: where each part was made."""
+    machines = [part.run["machine"] for part in parts]
+    ordered = sorted(parts, key=lambda part: part.shard.number)
+    return {
+        "machine": machines[0] if all(machine == machines[0] for machine in machines) else None,
+        "shards": [{"shard": str(part.shard), "folder": str(part.folder)} | part.run for part in ordered],
+    }
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [repr(name) for name in list(names)[:LISTED]]
+    return ", ".join(shown) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
