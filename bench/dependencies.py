@@ -16,6 +16,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "brain-tumour-segmentation"
+OPTIONAL = ("cluster", "cpu", "web")
+"""The extras that a user may ask for; `dev` only develops and tests."""
 PINS = ROOT / "constraints.txt"
 BOOTSTRAP = {"pip", "setuptools", "wheel"}
 """What comes with Python itself, whether we ask for it or not."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench.dependencies import OURS, ROOT, installed, licence, needed_by, read_pins
+from bench.dependencies import OPTIONAL, OURS, ROOT, installed, licence, needed_by, read_pins
 
 TABLE = ROOT / "LICENCES.md"
 HEAD = """\
@@ -44,7 +44,7 @@ def licence_table() -> str:
     """The whole of LICENCES.md: pinned run-time dependencies, sorted by name."""
     environment, pins = installed(), read_pins()
     lines = ["| package | version | licence (SPDX) | asked for by |", "|---|---|---|---|"]
-    for name, askers in sorted(needed_by(OURS, (), environment).items()):
+    for name, askers in sorted(needed_by(OURS, OPTIONAL, environment).items()):
         if name not in pins:  # what a CUDA build of torch brings
             continue
         who = "us" if OURS in askers else ", ".join(sorted(askers))

@@ -21,7 +21,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from bench.dependencies import OURS, ROOT, UNKNOWN, installed, licence, needed_by
+from bench.dependencies import OPTIONAL, OURS, ROOT, UNKNOWN, installed, licence, needed_by
 
 MODELS = ROOT / "pipeline" / "models"
 NIIVUE = {
@@ -161,7 +161,7 @@ def main() -> int:
         models=[describe_model(path) for path in sorted(MODELS.glob("*.safetensors"))],
         hashes=wheel_hashes(reports),
         licences={name: expression for name, expression in licences.items() if expression != UNKNOWN},
-        needed=set(needed_by(OURS, (), environment)),
+        needed=set(needed_by(OURS, OPTIONAL, environment)),
     )
     arguments.output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     hashed = sum("hashes" in component for component in document["components"])

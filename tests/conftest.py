@@ -80,6 +80,8 @@ def make_model(
             },
             "preprocess": {"spacing_mm": (spacing_mm,) * 3},
             "window": {"size": (32,) * spatial_dims},
+            # Noise falls into thousands of specks, and each would be measured as a lesion.
+            "postprocess": {"min_component_ml": dict.fromkeys(regions, 1.0)},
             "augment": {"missing_modality": 0.2 if missing_modalities else 0.0},
             "training": {"patch": (16,) * spatial_dims},
         },
