@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import lru_cache
+from typing import Protocol
+from weakref import WeakSet
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,28 @@ def tune_malloc() -> bool:
     return all(kept)
 
 
+class Holder(Protocol):
+    """What keeps memory for its next use, and can do without."""
+
+    def release(self) -> None:
+        """Free what is kept; nothing where it is in use at this moment."""
+
+
+_holders: WeakSet[Holder] = WeakSet()
+
+
+def keep_track(holder: Holder) -> None:
+    """Have :func:`give_back` ask ``holder`` too, as long as it lives."""
+    _holders.add(holder)
+
+
 def give_back() -> bool:
-    """Return the memory that is free within this process to the machine; whether there was any to return."""
+    """Return the memory that is free within this process to the machine; whether there was any to return.
+
+    What engines keep from one case to the next goes as well.
+    """
+    for holder in list(_holders):
+        holder.release()
     libc = _glibc()
     return libc is not None and bool(libc.malloc_trim(ctypes.c_size_t(0)))
 

@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import sys
 import tempfile
+import threading
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import nn
 
 from networks.layers import PaddedNetwork
 from pipeline import engine_cache
+from pipeline.allocation import keep_track
 from pipeline.device import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,8 @@ class OpenVINONetwork(nn.Module):
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._compiled = core.compile_model(core.read_model(stored[0], self._weights), "CPU", options)
+        self._in_use = threading.Lock()
+        keep_track(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, as the network's own ``forward`` gives them."""
@@ -85,7 +89,8 @@ class OpenVINONetwork(nn.Module):
         padding = self.network.padding(x.shape[2:])
         padded = F.pad(x, padding) if any(padding) else x
         try:
-            answer = self._compiled(np.ascontiguousarray(padded.numpy()), share_inputs=True)[0]
+            with self._in_use:
+                answer = self._compiled(np.ascontiguousarray(padded.numpy()), share_inputs=True)[0]
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -96,8 +101,11 @@ class OpenVINONetwork(nn.Module):
 
     def release(self) -> None:
         """Give back what the last pass took; the next one takes it again."""
-        if not self.failure:
-            self._compiled.release_memory()
+        if not self.failure and self._in_use.acquire(blocking=False):
+            try:
+                self._compiled.release_memory()
+            finally:
+                self._in_use.release()
 
 
 def reason(error: Exception) -> str:

@@ -241,7 +241,8 @@ class Predictor:
                     on_share=clock.share,
                 )
                 remarks += [*remark, *self.runners[index].remarks()]
-                self.runners[index].release()
+                if len(self.runners) > 1:  # a single one uses again what it has, which is quicker and takes less
+                    self.runners[index].release()
             with clock.stage("restore"):
                 self._add_to_mean(mean, config, restore(probabilities, working, native.grid))
         assert native is not None and background is not None  # there is at least one model

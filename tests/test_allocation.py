@@ -56,3 +56,19 @@ def test_what_this_process_holds_unused_is_given_back_before_a_case_is_refused(m
     memory.require_room("patient", 200)
     monkeypatch.setattr(memory, "available_bytes", lambda: 100)
     assert memory.has_room(100) and not memory.has_room(101)
+
+
+def test_what_engines_keep_is_given_back_too_as_long_as_they_live() -> None:
+    class Engine:
+        released = 0
+
+        def release(self) -> None:
+            self.released += 1
+
+    engine, other = Engine(), Engine()
+    allocation.keep_track(engine)
+    allocation.keep_track(other)
+    del other
+    allocation.give_back()
+    allocation.give_back()
+    assert engine.released == 2

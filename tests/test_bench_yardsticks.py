@@ -97,6 +97,13 @@ def test_a_ratio_is_reached_only_with_its_dice():
     assert sliding(Comparison(found), "a")[1] is True
 
 
+def test_sliding_windows_on_a_few_are_taken_to_the_batch_by_their_stages():
+    found = _found()
+    found["rounds"][0]["sliding"] = _used(20.0, stages={"read": [1.0, 1.0], "network": [4.0, 4.0]})
+    # 20 s for 2, so 8 take 20 + 6 x 5 = 50 s; the yardstick's 8 take 250 s.
+    assert Comparison(found).sliding_ratio("a") == pytest.approx(5.0)
+
+
 def test_tuned_malloc_is_given_and_not_judged():
     found = _found()
     found["rounds"][0]["a2"] = found["rounds"][0]["a"]
