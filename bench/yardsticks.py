@@ -238,7 +238,7 @@ def about_this(plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     return {
-        "command": "python -m bench.yardsticks " + shlex.join(sys.argv[1:]),
+        "command": "python -m bench.yardsticks " + shlex.join(_without_places(sys.argv[1:], arguments)),
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {processor or platform.processor()}, {len(os.sched_getaffinity(0))} CPUs",
         "versions": {name: found for name, found in versions.items() if found},
@@ -248,6 +248,12 @@ def about_this(plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
         "device": plan.device,
         "nnunet": bool(plan.nnunet_python),
     }
+
+
+def _without_places(typed: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+    """The command without what is this machine's own: where another Python lies, and where the figures go."""
+    places = {str(arguments.nnunet_python): "NNUNET_PYTHON", str(arguments.raw): "RAW", str(arguments.output): "FILE"}
+    return [places.get(part, part) for part in typed]
 
 
 def options_of_segment() -> tuple[str, ...]:
