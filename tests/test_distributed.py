@@ -31,7 +31,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("distributed")
     for seed in (1, 2, 3, 4, 5):
         write_phantom(folder / "patients", seed, shape=(30, 30, 20), spacing_mm=(8.0, 8.0, 8.0))
-    recipe = Path(write_recipe(folder / "r.yaml", loss={"name": "bce"}, batch=4, epochs=2, steps_per_epoch=4))
+    recipe = Path(write_recipe(folder / "r.yaml", loss={"name": "bce"}, batch=4, epochs=2, steps_per_epoch=2))
     settings = yaml.safe_load(recipe.read_text())
     settings["network"] |= {"norm": "instance", "dropout": 0.0}
     recipe.write_text(yaml.safe_dump(settings))
@@ -54,13 +54,13 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("model: ") == 1  # only one of them speaks
-    assert done.stderr.count("epoch 1, step 4") == 1
+    assert done.stderr.count("epoch 1, step 2") == 1
     return folder / "one", folder / "two"
 
 
 def test_two_processes_have_the_losses_of_one(runs):
     one, two = (read_history(folder / "history.csv") for folder in runs)
-    assert [r.step for r in one] == [r.step for r in two] == [4, 8]
+    assert [r.step for r in one] == [r.step for r in two] == [2, 4]
     np.testing.assert_allclose([r.loss for r in two], [r.loss for r in one], rtol=1e-5)
 
 

@@ -189,3 +189,13 @@ def test_components_below_a_share_of_the_largest_go_and_the_largest_always_stays
         probabilities, PARENTS, float("nan"), min_component_ml={"WT": 1.0}, min_component_share={"WT": 0.5}
     )
     assert masks["WT"].sum() == 15  # the share needs no voxel size, the volume does
+
+
+def test_a_component_of_the_smallest_size_stays_whatever_the_header_rounds():
+    # Eight voxels of 0.125 ml are 1 ml; a header in metres, float32, makes each a ten-millionth smaller.
+    mask = np.zeros((6, 6, 6), bool)
+    mask[1:3, 1:3, 1:3] = True
+    rounded = float(np.float32(0.005)) * 1000
+    for voxel_ml in (0.125, rounded**3 / 1000 * (1 - 2e-7)):
+        assert remove_small_components(mask, 1.0 / voxel_ml).sum() == 8
+    assert not remove_small_components(mask, 8.001).any()

@@ -204,15 +204,21 @@ def test_the_same_run_writes_the_same_bytes(phantoms, tiny_model, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def serial(phantoms, tiny_model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("serial")
+    return output, run(phantoms, output, tiny_model)
+
+
 @pytest.mark.parametrize("spec", ["serial", "overlap", "processes:2", "cuda:0"])  # test_cluster.py has the other
-def test_every_executor_gives_the_same_report_and_masks(phantoms, tiny_model, tmp_path, spec, monkeypatch):
+def test_every_executor_gives_the_same_report_and_masks(serial, phantoms, tiny_model, tmp_path, spec, monkeypatch):
     monkeypatch.setattr("pipeline.executors.CARD", "cpu")
-    reference = run(phantoms, tmp_path / "a", tiny_model)
-    report = run(phantoms, tmp_path / "b", tiny_model, executor=spec)
+    expected, reference = serial
+    report = run(phantoms, tmp_path, tiny_model, executor=spec)
     pd.testing.assert_frame_equal(reference.drop(columns="seconds"), report.drop(columns="seconds"))
     for case in (FIRST, SECOND):
         path = Path(case, f"{case}_seg.nii.gz")
-        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+        assert (expected / path).read_bytes() == (tmp_path / path).read_bytes()
 
 
 def test_flat_output_holds_one_mask_a_case_side_by_side(phantoms, tiny_model, tmp_path):

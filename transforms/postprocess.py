@@ -86,8 +86,9 @@ def remove_small_components(mask: Mask, min_voxels: float, min_share: float = 0.
     components = label_components(mask[box])
     sizes = np.bincount(components.ravel(), minlength=2)
     sizes[0] = 0
-    # A volume divided by a voxel's volume may come out a hair above the whole number that it is.
-    keep = sizes >= max(min_voxels, min_share * sizes.max()) * (1 - 1e-9)
+    # A volume divided by a voxel's volume may come out a hair above the whole number that it is: headers are float32,
+    # and the same patient in other units or another orientation is rounded otherwise.
+    keep = sizes >= max(min_voxels, min_share * sizes.max()) * (1 - 1e-6)
     keep[0] = False
     result[box] = keep[components]
     return result
