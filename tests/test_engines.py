@@ -19,6 +19,7 @@ from data.case import discover_cases
 from data.errors import UsageError
 from networks import ARCHITECTURES, CHANNELS_LAST, RESOLUTIONS, SPATIAL_DIMS, NetworkConfig, build_network
 from pipeline import engine_cache, engines
+from pipeline.allocation import give_back
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.engines import ENGINES, choose_engine, multiplications, prepare
 from pipeline.openvino_network import OpenVINONetwork, installed
@@ -294,6 +295,18 @@ def test_an_engine_that_fails_in_a_case_leaves_torch_and_a_remark(tiny_model: Pa
     assert result.remarks == ("openvino could not be used (RuntimeError: gone): ran with torch",)
     assert result.engine == "torch"
     assert result.label_map.tobytes() == Predictor(tiny_model, "cpu", engine="torch")(case).label_map.tobytes()
+
+
+@pytest.mark.usefixtures("openvino")
+def test_what_openvino_keeps_is_given_back_when_memory_is_wanted_and_not_while_it_runs() -> None:
+    network = OpenVINONetwork(small("attention_unet", 2), {"model": "x"})
+    released = []
+    network._compiled = type("Compiled", (), {"release_memory": lambda self: released.append(1)})()
+    with network._in_use:
+        give_back()
+    assert released == []
+    give_back()
+    assert released == [1]
 
 
 ELSEWHERE = """

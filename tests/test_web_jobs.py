@@ -156,6 +156,17 @@ def test_time_left_comes_from_earlier_runs(server, patient):
         wait_for(client, case["id"], "done")
 
 
+def test_time_left_of_the_first_case_does_not_count_what_came_before_its_first_stage(tmp_path, patient):
+    with running(tmp_path, job_seconds=60.0) as server, server.client() as client:
+        case = run(client, patient, "late", "running")
+        while (case := client.get(f"/api/cases/{case['id']}").json())["progress"] < 0.5:
+            assert case["state"] == "running" and case["seconds_left"] is None
+            time.sleep(0.02)
+        # Half of it in 0.3 s and a little, at most 1.8 s; with the 2 s before, 2.3 s and more would be left.
+        assert 0 < case["seconds_left"] < 2
+        wait_for(client, case["id"], "done")
+
+
 def test_a_restart_shows_what_is_done_runs_what_waited_and_marks_what_was_interrupted(tmp_path, patient):
     options = {"job_seconds": 60.0}
     with running(tmp_path, **options) as server, server.client() as client:

@@ -14,10 +14,16 @@ from pipeline.web.results import Outcome, describe
 
 
 def job(request: dict[str, Any], emit: Any) -> Any:
-    """What is asked for in the name: die, exit, hang, eat, raise, slow; else the reference as a result."""
+    """What is asked for in the name: die, exit, hang, eat, raise, slow, late; else the reference as a result."""
     if request["do"] == "warm":
         return None
     wish = request["case"]["name"].partition(" ")[0]
+    if wish == "late":  # as one that loads its model first
+        time.sleep(2)
+        emit("reading", 0.0)
+        time.sleep(0.3)
+        emit("network", 0.5)
+        time.sleep(1.5)
     emit("network", 0.25)
     if wish == "die":
         os.kill(os.getpid(), 9)

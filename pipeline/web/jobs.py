@@ -47,6 +47,8 @@ class Jobs:
         self._cancelled: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._warm = False
+        self._first_stage: tuple[float, float] | None = None
+        """When the running job said its first stage, seconds since 1970, and the share that was done."""
 
     def folder(self, case_id: str) -> Path:
         """Where a case's files lie."""
@@ -194,7 +196,11 @@ class Jobs:
         expected = self._expected(record)
         if expected is not None:
             return max(expected - elapsed, 0.0)
-        return elapsed * (1 / record.progress - 1) if record.progress > 0.1 else None
+        if self._first_stage is None or record.progress <= self._first_stage[1] + 0.1:
+            return None
+        # From there on: before it a model may have been loaded, which says nothing of what is to come.
+        since, share = self._first_stage
+        return (time.time() - since) * (1 - record.progress) / (record.progress - share)
 
     def progress(self, record: CaseRecord) -> float:
         """0 to 1: what the process says, or where it says nothing what earlier runs took."""
@@ -255,11 +261,13 @@ class Jobs:
     async def _compute(self, record: CaseRecord) -> dict[str, Any]:
         def on_stage(stage: str, share: float) -> None:
             now = self.store.get(record.id)
+            self._first_stage = self._first_stage or (time.time(), share)
             if now is not None:
                 self.store.show(replace(now, stage=stage, progress=min(max(share, now.progress), 1.0)))
 
         request = {"do": "segment", "folder": str(self.folder(record.id)), "max_voxels": MAX_VOXELS}
         request |= {"model": self.models.get(record.model or "", ""), "case": asdict(record)}
+        self._first_stage = None
         start = time.monotonic()
         answer = await self.computer.ask(request, self.settings.job_seconds, on_stage)
         await self.store.add_timing(str(record.model), record.voxels, time.monotonic() - start)
