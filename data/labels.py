@@ -82,8 +82,9 @@ class LabelConvention:
                 )
         masks = {}
         for region in names:
-            mask = np.zeros_like(label_map, dtype=bool)  # in its order of axes: crossing orders costs fivefold
-            for label in self.regions[region]:
+            first, *others = sorted(self.regions[region])
+            mask = label_map == first  # in its order of axes: crossing orders costs fivefold
+            for label in others:
                 mask |= label_map == label
             masks[region] = mask
         return masks
@@ -118,10 +119,10 @@ class LabelConvention:
         shapes = {np.shape(mask) for mask in masks.values()}
         if len(shapes) > 1:
             raise ValueError(f"region masks must have one shape, not {sorted(shapes)}")
-        label_map = np.zeros(shapes.pop(), dtype=np.uint8)
-        for region in self._outermost_first():
-            if region in masks:
-                label_map[np.asarray(masks[region], dtype=bool)] = self.written_as[region]
+        painted = {r: np.asarray(masks[r], dtype=bool) for r in self._outermost_first() if r in masks}
+        label_map = np.zeros_like(next(iter(masks.values())), dtype=np.uint8)  # in its order of axes
+        for region, mask in painted.items():
+            np.copyto(label_map, self.written_as[region], where=mask)
         return label_map
 
     def unknown_labels(self, values: Collection[float]) -> tuple[int | float, ...]:

@@ -1,7 +1,7 @@
 """Where the cases are worked on: in this process, or in several.
 
 "serial"       one case after another, here
-"overlap"      here too: while one case is in the network the next is prepared and the last one written
+"overlap"      here too, three cases on their way: while one is in one part the others are in others, see pipeline.stages
 "processes:N"  N worker processes of this machine, each with its own copy of the model
 "cuda:0,1"     a worker process for each of these cards
 "dask:ADDRESS" the workers of a Dask cluster, see :mod:`pipeline.cluster`

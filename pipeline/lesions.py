@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from data.grid import Grid
 from pipeline.diameters import axial_diameters, slice_axis
-from transforms.postprocess import bounding_box, label_components
+from transforms.postprocess import bounding_box, label_components, union_box
 from transforms.watershed import split_touching
 
 SIZE_CLASSES_ML = ((0.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, math.inf))
@@ -112,7 +112,7 @@ def lesion_table(prediction: Mask, reference: Mask | None, grid: Grid, *, split:
         if mask.shape != grid.shape:
             raise ValueError(f"the {side} is {mask.shape}, the grid {grid.shape}; resample it to the grid first")
     # One voxel of background is kept around the lesions, for the watershed takes the array's edge for unknown.
-    box = bounding_box(prediction if reference is None else masks["prediction"] | masks["reference"], margin=1)
+    box = union_box([bounding_box(mask) for mask in masks.values()], grid.shape, margin=1)
     corner = np.array([cut.start for cut in box])
     labels = {side: find_lesions(mask[box], grid.spacing_mm, split=split)[0] for side, mask in masks.items()}
     matches = _matches(labels["prediction"], labels["reference"]) if reference is not None else {}

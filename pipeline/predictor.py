@@ -317,7 +317,8 @@ class Predictor:
     def _add_to_mean(self, mean: dict[str, NDArray[np.float32]], config: RunConfig, restored: torch.Tensor) -> None:
         back = restored.numpy()
         for region in self.regions:
-            share = back[config.regions.index(region)] / np.float32(len(self.networks))
+            own = back[config.regions.index(region)]
+            share = own / np.float32(len(self.networks)) if len(self.networks) > 1 else own
             mean[region] = np.add(mean[region], share, out=mean[region]) if region in mean else share
 
     def _doubts(self, native: ImageHeader) -> list[str]:

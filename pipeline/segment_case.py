@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -131,8 +131,13 @@ def _segment(task: CaseTask, start: float) -> Row:
         max_voxels=options.max_voxels,
     )
     reserve(partial(_bytes_of, predictor, case), has_room)
+    on_cpu = predictor.device.type == "cpu"
     try:
-        result = predictor(case, task.convention.name, on_stage=lambda stage, done: enter(_STAGES[stage], done))
+        result = predictor(
+            case,
+            task.convention.name,
+            on_stage=lambda stage, done: enter(_STAGES[stage], done, alone=on_cpu and stage == "network"),
+        )
     except InputError as error:
         raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
     stages = dict(result.seconds)
@@ -222,18 +227,30 @@ def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
     return text
 
 
+STEPS_OF_PROBABILITY, STEPS_OF_UNCERTAINTY = 1024, 256
+
+
 def _write_images(files: Stage, result: Segmentation) -> None:
     """The mask and the maps that go with it."""
-    # In steps of 1/256, which is finer than it is sure: as they are the maps would take 12 MB each.
+    # In steps finer than they are sure: as they are the maps would take 12 MB each, and thrice the time.
     deviations = (result.uncertainty or {}).items()
-    maps = {f"uncertainty_{region}": (np.round(256 * v) / 256).astype(np.float32) for region, v in deviations}
+    maps = {f"uncertainty_{region}": in_steps(v, STEPS_OF_UNCERTAINTY, np.round) for region, v in deviations}
     if files.task.options.save_probabilities:
-        maps |= {f"prob_{region}": values for region, values in result.probabilities.items()}
+        # Downwards: what is below the threshold of the mask must not come to lie on it.
+        probabilities = result.probabilities.items()
+        maps |= {f"prob_{region}": in_steps(v, STEPS_OF_PROBABILITY, np.floor) for region, v in probabilities}
     write_label_map(files.path("seg"), result.label_map, result.native)
     for what, values in maps.items():
         write_probability(files.path(what), values, result.native)
     if not result.native.grid.spacing_known:
         _write_slices_as_volumes(files)
+
+
+def in_steps(values: NDArray[np.float32], steps: int, rounded: Callable[..., Any]) -> NDArray[np.float32]:
+    """The same array in steps of 1 / ``steps``, a power of two, so that each is exact; same shape, float32."""
+    scaled: NDArray[np.float32] = values * np.float32(steps)
+    rounded(scaled, out=scaled)
+    return np.multiply(scaled, np.float32(1 / steps), out=scaled)
 
 
 @contextmanager

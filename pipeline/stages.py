@@ -1,9 +1,11 @@
 """Where a case is on its way: said to who listens, and with one case at a time in each part of the way.
 
-Reading and restoring leave most of a machine idle, the network does not. So several cases are on the way at once, each
-in a thread of its own (:class:`pipeline.executors.OverlappingExecutor`), and :class:`Gates` lets one of them into the
-network while another is prepared and a third is written. A case gives its place up before it asks for the next one,
-so that none waits for another that waits for it.
+Reading and scoring leave most of a machine idle, the network does not. So several cases are on the way at once, each
+in a thread of its own (:class:`pipeline.executors.OverlappingExecutor`), and :class:`Gates` lets one of them into each
+part. A network on a card leaves the CPU to the others: one case is in the network while another is prepared and a third
+is measured. A network on the CPU fills it: nobody works beside it, and between two networks the next case is prepared,
+the last one measured and the one before written, side by side. A case gives its place up before it asks for the next
+one, so that none waits for another that waits for it.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ BEGINS = {
     "writing": 0.9,
 }
 """The stages in order, each with the share of a case that is done when it begins: rounded from cases on a CPU."""
-PART = {"reading": "prepare", "preprocessing": "prepare", "network": "network"}
-"""Of the stages; the others are part of ``finish``."""
+PART = {"reading": "prepare", "preprocessing": "prepare", "restoring": "measure", "scoring": "measure"}
+"""Of the stages; ``network`` and ``writing`` are parts of their own."""
 
 
 class Stopped(BaseException):
@@ -68,15 +70,17 @@ def begin() -> None:
     enter("reading")
 
 
-def enter(stage: str, done: float = 0.0) -> None:
+def enter(stage: str, done: float = 0.0, *, alone: bool = False) -> None:
     """This thread's case is at ``stage`` and has done so much of it; waits where another one is in that part.
+
+    ``alone``: it takes the whole machine, so that it waits for all others to leave their parts, and they for it.
 
     Raises
     ------
     Stopped
     """
     if (gates := _gates.get()) is not None:
-        gates.enter(PART.get(stage, "finish"))
+        gates.enter(PART.get(stage, stage), alone=alone)
     if (way := _way.get()) is not None:
         way.enter(stage, done)
 
@@ -96,6 +100,8 @@ class Gates:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside: dict[str, int] = {}
+        self._alone: int | None = None
+        self._want_alone: set[int] = set()
         self._reserved: dict[int, int] = {}
         self._cases: set[int] = set()
         self._stopped = False
@@ -112,20 +118,33 @@ class Gates:
         finally:
             with self._changed:
                 self._cases.discard(me)
+                self._want_alone.discard(me)
                 self._leave(me)
                 self._reserved.pop(me, None)
                 self._changed.notify_all()
             _gates.reset(token)
 
-    def enter(self, part: str) -> None:
-        """Leave the part where this thread's case is, and wait until ``part`` is free."""
+    def enter(self, part: str, *, alone: bool = False) -> None:
+        """Leave the part where this thread's case is, and wait until ``part`` is free, or ``alone`` until all are.
+
+        Who wants to be alone comes before those that do not, or it might wait for ever.
+        """
         me = threading.get_ident()
         with self._changed:
             if self._inside.get(part) != me:
                 self._leave(me)
-                self._changed.wait_for(lambda: self._stopped or part not in self._inside)
+                if alone:
+                    self._want_alone.add(me)
+                    self._changed.wait_for(lambda: self._stopped or not self._inside)
+                    self._want_alone.discard(me)
+                    self._alone = me
+                else:
+                    self._changed.wait_for(lambda: self._stopped or self._has_place(part))
                 self._inside.setdefault(part, me)
             self._require_going()
+
+    def _has_place(self, part: str) -> bool:
+        return part not in self._inside and self._alone is None and not self._want_alone
 
     def reserve(self, needed: int, has_room: Callable[[int], bool]) -> None:
         """Leave the part, wait for memory, and enter ``prepare`` again.
@@ -155,6 +174,7 @@ class Gates:
     def _leave(self, me: int) -> None:
         for part in [part for part, thread in self._inside.items() if thread == me]:
             del self._inside[part]
+            self._alone = None if self._alone == me else self._alone
             self._changed.notify_all()
 
     def _require_going(self) -> None:

@@ -13,46 +13,52 @@ from pipeline.executors import OverlappingExecutor, run_tasks
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.stages import begin, enter, listening, reserve
 
-PARTS = {"reading": "prepare", "network": "network", "writing": "finish"}
+PARTS = ("reading", "network", "scoring", "writing")
 
 
 class Log:
-    """Who was in which part at the same time."""
+    """Who was in which part at the same time: the most in one part, in all, and in all while one was in the network."""
 
     def __init__(self) -> None:
         self.lock, self.inside, self.most, self.together = threading.Lock(), dict.fromkeys(PARTS, 0), 0, 0
+        self.beside_network = 0
 
     def work(self, stage: str) -> None:
         with self.lock:
             self.inside[stage] += 1
             self.most = max(self.most, *self.inside.values())
             self.together = max(self.together, sum(self.inside.values()))
+            if self.inside["network"]:
+                self.beside_network = max(self.beside_network, sum(self.inside.values()) - 1)
         time.sleep(0.02)
         with self.lock:
             self.inside[stage] -= 1
 
 
-def test_one_case_at_a_time_is_in_each_part_and_different_parts_run_at_once():
+@pytest.mark.parametrize("alone", [False, True])
+def test_one_case_at_a_time_is_in_each_part_and_different_parts_run_at_once_but_none_beside_one_that_is_alone(alone):
     log = Log()
 
     def case(number: int) -> int:
         begin()
         log.work("reading")
-        for stage in ("network", "writing"):
-            enter(stage)
+        for stage in ("network", "scoring", "writing"):
+            enter(stage, alone=alone and stage == "network")
             log.work(stage)
         return number
 
-    assert dict(run_tasks(case, range(8), "overlap", lambda n: -1)) == {n: n for n in range(8)}
+    assert dict(run_tasks(case, range(12), "overlap", lambda n: -1)) == {n: n for n in range(12)}
     assert log.most == 1 and log.together > 1
+    assert (log.beside_network == 0) is alone
 
 
-def test_cases_of_several_models_that_go_back_to_the_first_part_do_not_wait_for_each_other_for_ever():
+@pytest.mark.parametrize("alone", [False, True])
+def test_cases_of_several_models_that_go_back_to_the_first_part_do_not_wait_for_each_other_for_ever(alone):
     def case(number: int) -> int:
         begin()
         reserve(lambda: 1, lambda size: size <= 2)
         for stage in ("reading", "network", "restoring") * 3:
-            enter(stage)
+            enter(stage, alone=alone and stage == "network")
         return number
 
     assert len(dict(run_tasks(case, range(20), "overlap", lambda n: -1))) == 20
@@ -78,12 +84,13 @@ def test_a_case_waits_where_there_is_no_memory_beside_the_others_and_one_alone_n
     assert most == 1
 
 
-def test_a_failed_case_leaves_its_place_to_the_next():
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_failed_case_leaves_its_place_to_the_next(alone):
     executor = OverlappingExecutor()
 
     def fail() -> None:
         begin()
-        enter("network")
+        enter("network", alone=alone)
         raise ValueError("no")
 
     def fine() -> int:

@@ -19,6 +19,7 @@ from transforms.postprocess import (
     largest_component,
     remove_small_components,
     to_masks,
+    union_box,
 )
 
 PARENTS = {"WT": None, "TC": "WT", "ET": "TC"}
@@ -147,6 +148,17 @@ def test_the_bounding_box_is_the_smallest_that_loses_nothing(mask: NDArray[np.bo
     for axis, (side, hits) in enumerate(zip(box, np.nonzero(mask), strict=True)):
         assert side.start == max(hits.min() - margin, 0), axis
         assert min(side.stop, mask.shape[axis]) == min(hits.max() + 1 + margin, mask.shape[axis])
+
+
+@settings(max_examples=60, deadline=None)
+@given(hnp.arrays(bool, (2, 3, 5, 4)), st.integers(0, 2))
+def test_the_box_around_two_masks_is_that_of_both_together(masks: NDArray[np.bool_], margin: int) -> None:
+    together = np.zeros((3, 5, 4), bool)
+    box = union_box([bounding_box(mask) for mask in masks], together.shape, margin)
+    together[bounding_box(masks[0] | masks[1], margin)] = True
+    shown = np.zeros_like(together)
+    shown[box] = True
+    assert np.array_equal(shown, together)
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data.grid import Grid
-from transforms.restore import axis_weights, grid_at_spacing, resample_to, restore
+from transforms.restore import axis_weights, copy_planes, grid_at_spacing, resample_to, restore
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(["RL", "AP", "SI"]) for letters in itertools.product(*axes)
@@ -338,8 +338,20 @@ def test_restoring_is_two_resamplings_to_the_bit_whatever_lies_outside(codes: st
     turned = native.reoriented(codes)
     expected = resample_to(resample_to(image, working, turned.reoriented("RAS")), turned.reoriented("RAS"), turned)
     back = restore(image, working, turned)
-    assert back.dtype == torch.float32 and back.is_contiguous()
+    assert back.dtype == torch.float32 and back.permute(0, 3, 2, 1).is_contiguous()  # as in a NIfTI file
     assert torch.equal(back, expected) and back.any()
+
+
+@pytest.mark.parametrize("orders", itertools.product(itertools.permutations(range(3)), repeat=2))
+def test_a_copy_between_any_two_memory_orders_is_the_same_voxels_as_the_targets_type(orders) -> None:
+    shape = (3, 4, 5)
+    source, target = (
+        np.zeros([shape[axis] for axis in order], kind).transpose(np.argsort(order))
+        for order, kind in zip(orders, (np.int16, np.float32), strict=True)
+    )
+    source[:] = np.arange(60).reshape(shape)
+    copy_planes(source[:, ::-1], target)
+    assert target.dtype == np.float32 and np.array_equal(target, np.arange(60).reshape(shape)[:, ::-1])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -18,13 +18,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from data.case import discover_cases
 from data.errors import CheckpointError, UsageError
 from data.io import read_header
 from pipeline.checkpoint import choose_model
 from pipeline.label_maps import find_label_maps
+from pipeline.predictor import Predictor
 from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment_case import STEPS_OF_PROBABILITY, in_steps
 from tests.conftest import make_model, read_mask
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
@@ -238,13 +243,30 @@ def test_another_convention_writes_the_same_regions_in_other_numbers(phantoms, t
 
 def test_two_models_average_their_probabilities(phantoms, tiny_model, tmp_path):
     other = make_model(tmp_path / "other.safetensors", seed=1)
-    case = [c for c in discover_cases(phantoms) if c.case_id == FIRST]
-    for name, models in (("a", (tiny_model,)), ("b", (other,)), ("both", (tiny_model, other))):
-        options = SegmentOptions(models=tuple(map(str, models)), save_probabilities=True)
-        segment_cases(case, tmp_path / name, options)
-    single = [read_mask(tmp_path / n / FIRST / f"{FIRST}_prob_WT.nii.gz") for n in "ab"]
-    both = read_mask(tmp_path / "both" / FIRST / f"{FIRST}_prob_WT.nii.gz")
-    np.testing.assert_allclose(both, (single[0] + single[1]) / 2, atol=1e-6)
+    case = next(c for c in discover_cases(phantoms) if c.case_id == FIRST)
+    single = [Predictor(model, "cpu")(case).probabilities["WT"] for model in (tiny_model, other)]
+    both = (single[0] + single[1]) / 2
+    options = SegmentOptions(models=(str(tiny_model), str(other)), save_probabilities=True)
+    segment_cases([case], tmp_path / "both", options)
+    written = read_mask(tmp_path / "both" / FIRST / f"{FIRST}_prob_WT.nii.gz")
+    assert not np.array_equal(single[0], single[1])
+    # In steps of 1/1024, downwards.
+    assert np.array_equal(written * 1024, np.round(written * 1024))
+    assert (both - written).min() > -1e-6 and (both - written).max() < 1 / 1024 + 1e-6
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        20,
+        elements=st.floats(0, 1, width=32)
+        | st.sampled_from([0.5, float(np.nextafter(np.float32(0.5), np.float32(0)))]),
+    )
+)
+def test_what_is_written_of_a_probability_reaches_a_half_where_the_probability_does(values):
+    written = in_steps(values, STEPS_OF_PROBABILITY, np.floor)
+    assert np.array_equal(written >= 0.5, values >= 0.5) and written.dtype == np.float32
+    assert (written <= values).all() and (values - written < 1 / STEPS_OF_PROBABILITY).all()
 
 
 def test_models_of_different_regions_cannot_be_averaged(phantoms, tiny_model, tmp_path):

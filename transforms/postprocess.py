@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cc3d
 import numpy as np
@@ -65,6 +65,17 @@ def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
         hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
         box.append(slice(max(int(hits[0]) - margin, 0), int(hits[-1]) + 1 + margin) if hits.size else slice(0, 0))
     return tuple(box)
+
+
+def union_box(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int], margin: int = 0) -> tuple[slice, ...]:
+    """The smallest box around those of ``boxes`` that are not empty, grown by ``margin`` within ``shape``; empty for none."""
+    filled = [box for box in boxes if all(cut.stop > cut.start for cut in box)]
+    if not filled:
+        return tuple(slice(0, 0) for _ in shape)
+    return tuple(
+        slice(max(min(cut.start for cut in cuts) - margin, 0), min(max(cut.stop for cut in cuts) + margin, n))
+        for cuts, n in zip(zip(*filled, strict=True), shape, strict=True)
+    )
 
 
 def label_components(mask: Mask) -> NDArray[np.unsignedinteger]:

@@ -22,7 +22,7 @@ from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, Volume, read_volumes
 from data.patient import REFERENCE_ORDER, ImageSource
 from data.plausibility import expects_brain_alone, patient_doubts
-from transforms.restore import grid_at_spacing, resample_to
+from transforms.restore import copy_planes, grid_at_spacing, resample_to
 
 
 class LoadVolumesd(MapTransform):
@@ -194,20 +194,9 @@ class StackOrientedd(MapTransform):
         turned, way = grid.reoriented(self.orientation), grid.orientation_to(self.orientation)
         stack = torch.empty((len(self.keys), *turned.shape), dtype=torch.float32)
         for channel, key in zip(stack.numpy(), self.keys, strict=True):
-            _copy_planes(nib.orientations.apply_orientation(_voxels(d.pop(key)), way), channel)
+            copy_planes(nib.orientations.apply_orientation(_voxels(d.pop(key)), way), channel)
         d[self.name] = MetaTensor(stack, affine=_tensor(turned))
         return d
-
-
-def _copy_planes(source: NDArray[Any], target: NDArray[np.float32]) -> None:
-    """Fill a C-ordered (d1, d2, d3) target from a source in any memory order, at a third of the time of ``target[:] =``.
-
-    Plane by plane along an axis that is the fastest of neither, so that what is read and written stays in the cache.
-    """
-    fastest = int(np.argmin(np.abs(source.strides)))
-    axis = 1 if fastest != 1 else 0
-    for plane, values in zip(np.moveaxis(target, axis, 0), np.moveaxis(source, axis, 0), strict=True):
-        np.copyto(plane, values, casting="unsafe")
 
 
 class ToSpacingd(MapTransform):

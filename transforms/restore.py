@@ -156,16 +156,29 @@ def restore(image: torch.Tensor, working: Grid, native: Grid) -> torch.Tensor:
 
     The interpolation runs on the native voxels put into the working axes' order and direction, and only then are axes
     permuted and flipped: a patient stored in another orientation gets the same values to the bit. Only the box is
-    computed and moved; the zeros around it are memory that is not touched.
+    computed and moved; the zeros around it are memory that is not touched. The first axis is the fastest in memory, as
+    in NIfTI files: what is compared with a file's voxels or written to one then goes through both in one order.
     """
     along, way = native.reoriented(working.orientation), native.orientation_to(working.orientation)
     # numpy's zeros are pages that the system has not given yet, torch's are written.
-    result = np.zeros((len(image), *native.shape), image[:0].cpu().numpy().dtype)
+    result = np.zeros((len(image), *native.shape[::-1]), image[:0].cpu().numpy().dtype).transpose(0, 3, 2, 1)
     for volume, channel in zip(result, image, strict=True):  # one at a time: the box takes memory once
         box, padding = _resample_inside(channel[None], working, along)
         inside = tuple(slice(before, n - behind) for (before, behind), n in zip(padding, along.shape, strict=True))
         seen_along: NDArray[np.generic] = nib.orientations.apply_orientation(
             volume, way
         )  # a view, permuted and flipped
-        seen_along[inside] = box[0].cpu().numpy()
+        copy_planes(box[0].cpu().numpy(), seen_along[inside])
     return torch.from_numpy(result).to(image.device)
+
+
+def copy_planes(source: NDArray[np.generic], target: NDArray[np.generic]) -> None:
+    """Fill a target from a source of the same three axes; any memory orders and number types.
+
+    Plane by plane along an axis that is the fastest of neither, so that what is read and written stays in the cache: a
+    third of the time of ``target[:] = source`` where the orders differ.
+    """
+    fastest = {int(np.argmin(np.abs(array.strides))) for array in (source, target)}
+    axis = min({0, 1, 2} - fastest)
+    for plane, values in zip(np.moveaxis(target, axis, 0), np.moveaxis(source, axis, 0), strict=True):
+        np.copyto(plane, values, casting="unsafe")
