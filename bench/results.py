@@ -23,8 +23,9 @@ MOMENTS = {
     "python": "Python runs",
     "import torch": "torch is asked for",
     "imported torch": "torch is imported",
+    "first image opened": "first image is opened, to be hashed",
+    "images are read": "images begin to be read",
     "imported monai": "MONAI is imported",
-    "first image opened": "first image is opened",
     "network running": "network runs",
     "end": "end",
 }

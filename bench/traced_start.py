@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -97,7 +98,12 @@ def main() -> None:
     def audit(event: str, values: tuple[Any, ...]) -> None:
         # The reference is opened early, to recognise the label convention; the images are what the network waits for.
         if event == "open" and isinstance(values[0], str) and values[0].startswith(patients):
-            moments.mark("first image opened" if "seg" not in Path(values[0]).name else "reference opened")
+            if "seg" in Path(values[0]).name:
+                moments.mark("reference opened")
+            else:
+                moments.mark("first image opened")
+                if threading.current_thread().name.startswith("read_"):  # not to be hashed, nor for its header
+                    moments.mark("images are read")
 
     sys.addaudithook(audit)
     sys.meta_path.insert(0, ImportWatch(moments))  # type: ignore[arg-type]

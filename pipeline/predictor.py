@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data.case import Case
 from data.errors import InputError, UsageError
 from data.grid import Grid
-from data.io import MAX_VOXELS, ImageHeader, read_header
+from data.io import MAX_VOXELS, ImageHeader, Volume, read_header
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
 from pipeline.device import choose_device, free_card_bytes, out_of_memory
@@ -174,13 +174,22 @@ class Predictor:
         """Names of the models, joined by ``+``."""
         return "+".join(checkpoint.name for checkpoint in self.checkpoints)
 
-    def __call__(self, case: Case, convention: str | None = None, *, on_stage: OnStage | None = None) -> Segmentation:
+    def __call__(
+        self,
+        case: Case,
+        convention: str | None = None,
+        *,
+        volumes: dict[str, Volume] | None = None,
+        on_stage: OnStage | None = None,
+    ) -> Segmentation:
         """Segment one case.
 
         Parameters
         ----------
         convention : str, optional
             Label convention of the label map; the model's own by default.
+        volumes : dict of modality to Volume, optional
+            Images of the case that have been read (:func:`data.io.read_volumes`); taken out of it. The others are read.
         on_stage : callable, optional
             Called in this thread before anything of a stage is allocated; it may wait, which is not counted as work.
 
@@ -195,7 +204,7 @@ class Predictor:
         needed = self.predicted_bytes(case)
         require_room(str(case.folder), needed)
         try:
-            return self._segment(case, convention, _Clock(on_stage))
+            return self._segment(case, convention, {} if volumes is None else volumes, _Clock(on_stage))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -213,7 +222,7 @@ class Predictor:
         on_card = self.device.type == "cuda" if on_card is None else on_card
         return predicted_bytes(headers, self.costs, tta=self.tta, on_card=on_card)
 
-    def _segment(self, case: Case, convention: str | None, clock: _Clock) -> Segmentation:
+    def _segment(self, case: Case, convention: str | None, volumes: dict[str, Volume], clock: _Clock) -> Segmentation:
         spread = self._spread()
         mean: dict[str, NDArray[np.float32]] = {}
         warnings: list[str] = []
@@ -221,7 +230,7 @@ class Predictor:
         native: ImageHeader | None = None
         background: NDArray[np.float32] | None = None
         for index, config in enumerate(self.configs):
-            prepared = self._prepare(self.chains[index], case, config, clock)
+            prepared = self._prepare(self.chains[index], case, volumes, config, clock)
             # Grids of the models' references may differ; the first model's decides.
             native = native or prepared["native"]
             background = prepared["background"] if background is None else background
@@ -306,8 +315,11 @@ class Predictor:
         raise InputError(f"{lack}; add the file, choose --missing skip, or name another model")
 
     @staticmethod
-    def _prepare(chain: Compose, case: Case, config: RunConfig, clock: _Clock) -> dict[str, Any]:
-        data: dict[str, Any] = {m: case.images[m] for m in config.modalities if m in case.images}
+    def _prepare(
+        chain: Compose, case: Case, volumes: dict[str, Volume], config: RunConfig, clock: _Clock
+    ) -> dict[str, Any]:
+        present = [m for m in config.modalities if m in case.images]
+        data: dict[str, Any] = {m: volumes.pop(m, case.images[m]) for m in present}
         # Step by step: within one call of the chain the images that were read would stay to its end.
         for number, step in enumerate(chain.transforms):
             with clock.stage("preprocess" if number else "read"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,9 +20,12 @@ from numpy.typing import NDArray
 from data.case import Case
 from data.errors import ConventionError, InputError, SegmentationError
 from data.io import (
+    NIFTI_SUFFIXES,
+    Volume,
     read_header,
     read_label_map,
     read_volume,
+    read_volumes,
     write_image,
     write_label_map,
     write_probability,
@@ -120,22 +125,24 @@ def _segment(task: CaseTask, start: float) -> Row:
         _checked_warnings(task, [finished["reason"]] if finished["status"] == "warn" else [])
         return finished
     _checked_warnings(task, [*case.warnings, *task.convention.warnings])
-    predictor = _predictor(
-        tuple((str(c.path), c.sha256) for c in models),
-        own_device() or options.device,
-        engine=options.engine,
-        window=options.window,
-        level=options.level,
-        tta=options.tta,
-        zero_missing=options.missing == "zero",
-        max_voxels=options.max_voxels,
-    )
+    with _read_meanwhile(case, models[0].settings["modalities"], options.max_voxels) as volumes:
+        predictor = _predictor(
+            tuple((str(c.path), c.sha256) for c in models),
+            own_device() or options.device,
+            engine=options.engine,
+            window=options.window,
+            level=options.level,
+            tta=options.tta,
+            zero_missing=options.missing == "zero",
+            max_voxels=options.max_voxels,
+        )
     reserve(partial(_bytes_of, predictor, case), has_room)
     on_cpu = predictor.device.type == "cpu"
     try:
         result = predictor(
             case,
             task.convention.name,
+            volumes=volumes,
             on_stage=lambda stage, done: enter(_STAGES[stage], done, alone=on_cpu and stage == "network"),
         )
     except InputError as error:
@@ -151,6 +158,38 @@ def _segment(task: CaseTask, start: float) -> Row:
         "engine": result.engine,
     }
     return _keep(task, row | {"model": predictor.name}, result, about, start)
+
+
+READ_AHEAD_VOXELS = 2**26
+"""No more are read before the case's memory is judged."""
+
+
+@contextmanager
+def _read_meanwhile(case: Case, modalities: Sequence[str], max_voxels: int) -> Iterator[dict[str, Volume]]:
+    """Within the block, where the first case's model and MONAI are loaded, which takes seconds, its images are read.
+
+    Gives the dictionary that they come into. It stays empty where a model is loaded already, for large images, and
+    where anything is wrong: whoever needs the images then reads them himself, and says so.
+    """
+    volumes: dict[str, Volume] = {}
+
+    def read() -> None:
+        with suppress(Exception):
+            sources = {m: case.images[m] for m in modalities if m in case.images}
+            shapes = [read_header(source, max_voxels=max_voxels).grid.shape for source in sources.values()]
+            if sum(map(math.prod, shapes)) <= READ_AHEAD_VOXELS:
+                volumes.update(read_volumes(sources, max_voxels=max_voxels))
+
+    # Slices would import their reader, and two threads had better not import at the same time.
+    nifti = all(p.name.lower().endswith(NIFTI_SUFFIXES) for image in case.images.values() for p in image.paths)
+    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+    if nifti and _predictor.cache_info().currsize == 0:
+        thread.start()
+    try:
+        yield volumes
+    finally:
+        if thread.ident is not None:
+            thread.join()
 
 
 _STAGES = {"read": "reading", "preprocess": "preprocessing", "network": "network", "restore": "restoring"}
