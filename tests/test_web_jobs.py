@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -91,6 +92,35 @@ def wait_for_pid(server):
     return pid
 
 
+@pytest.fixture
+def slow_disk(server, monkeypatch):
+    """Every write of a case takes a while, as on a disk that is busy."""
+    write = Store._write
+
+    def slowly(self, case_id, document):
+        time.sleep(0.3)
+        write(self, case_id, document)
+
+    monkeypatch.setattr(Store, "_write", slowly)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.4, 0.7])
+def test_cancel_counts_however_soon_after_run_it_comes(server, patient, slow_disk, after_s):
+    """In line before the disk has it, and taken from the line before the disk has that."""
+    with server.client() as client, server.client() as other, ThreadPoolExecutor(1) as pool:
+        case = upload(client, patient, "slow 2")
+        other.cookies.update(client.cookies)
+        asked = pool.submit(other.post, f"/api/cases/{case['id']}/run")
+        while client.get(f"/api/cases/{case['id']}").json()["state"] == "ready":
+            time.sleep(0.005)
+        time.sleep(after_s)
+        assert client.post(f"/api/cases/{case['id']}/cancel").json()["state"] == "cancelled"
+        assert asked.result().status_code == 202
+        time.sleep(0.5)
+        assert client.get(f"/api/cases/{case['id']}").json()["state"] == "cancelled"
+    assert list(server.app.state.context.jobs.turns) == []
+
+
 def test_removing_a_running_case_stops_it_and_leaves_no_file(server, patient):
     with server.client() as client:
         case = run(client, patient, "hang", "running")
@@ -156,7 +186,7 @@ def test_time_left_comes_from_earlier_runs(server, patient):
         wait_for(client, case["id"], "done")
 
 
-def test_time_left_of_the_first_case_does_not_count_what_came_before_its_first_stage(tmp_path, patient):
+def test_time_left_of_the_first_case_does_not_count_what_came_before_its_first_progress(tmp_path, patient):
     with running(tmp_path, job_seconds=60.0) as server, server.client() as client:
         case = run(client, patient, "late", "running")
         while (case := client.get(f"/api/cases/{case['id']}").json())["progress"] < 0.5:
@@ -165,6 +195,41 @@ def test_time_left_of_the_first_case_does_not_count_what_came_before_its_first_s
         # Half of it in 0.3 s and a little, at most 1.8 s; with the 2 s before, 2.3 s and more would be left.
         assert 0 < case["seconds_left"] < 2
         wait_for(client, case["id"], "done")
+        # Nor does it count for the next case: 1.8 s for 95 hundredths are remembered, not 3.8 s.
+        case = run(client, patient, "slow 1.0", "running")
+        while (case := client.get(f"/api/cases/{case['id']}").json())["progress"] == 0:
+            time.sleep(0.02)
+        assert 0 < case["seconds_left"] < 2.5
+        wait_for(client, case["id"], "done")
+
+
+def test_time_left_is_the_share_left_of_what_earlier_runs_took_and_no_more_than_the_pace_so_far_says(tmp_path):
+    import asyncio
+
+    from pipeline.web.jobs import Jobs
+    from pipeline.web.settings import Settings
+    from pipeline.web.store import CaseRecord
+
+    async def left(progress, seconds, began):
+        """Of a case that is so far, after so many seconds since its first 5 hundredths."""
+        store = Store(tmp_path / "x.sqlite3")
+        jobs = Jobs(Settings(workspace=tmp_path), store, {}, "tests.web_faults:job", "tests.web_faults:job")
+        await store.add_timing("m", 1000, 20.0)
+        now = time.monotonic()
+        if seconds is not None:
+            jobs._first, jobs._latest = (now - seconds, 0.05), now
+        record = CaseRecord("a" * 32, "o", "x", "running", 1.0, 2.0, model="m", voxels=1000, progress=progress)
+        found = jobs.seconds_left(dataclasses.replace(record, started_at=time.time() - began))
+        await store.close()
+        return found
+
+    def ask(*arguments):
+        return asyncio.run(left(*arguments))
+
+    assert ask(0.0, None, 15.0) == pytest.approx(20)  # a model is being loaded: nothing of the case is done yet
+    assert ask(0.1, 0.5, 15.5) == pytest.approx(18, abs=0.1)  # too early to judge its pace
+    assert ask(0.5, 4.5, 20.0) == pytest.approx(5, abs=0.1)  # 45 hundredths in 4.5 s, not half of 20 s
+    assert ask(0.5, 45.0, 60.0) == pytest.approx(10, abs=0.1)  # slower than ever, which may be the machine's business
 
 
 def test_a_restart_shows_what_is_done_runs_what_waited_and_marks_what_was_interrupted(tmp_path, patient):

@@ -44,11 +44,12 @@ class Jobs:
         self._wake = asyncio.Event()
         self._checks: asyncio.Queue[str] = asyncio.Queue()
         self._current: asyncio.Task[Any] | None = None
-        self._cancelled: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._warm = False
-        self._first_stage: tuple[float, float] | None = None
-        """When the running job said its first stage, seconds since 1970, and the share that was done."""
+        self._first: tuple[float, float] | None = None
+        """When the running job first said that a share is done (of the monotonic clock), and that share."""
+        self._latest: float | None = None
+        """When it last said so."""
 
     def folder(self, case_id: str) -> Path:
         """Where a case's files lie."""
@@ -115,16 +116,16 @@ class Jobs:
 
     async def run(self, record: CaseRecord) -> CaseRecord:
         """Put a case in line; its earlier result is given up."""
-        record = await self.store.put(
-            replace(
-                record, state="queued", queued_at=time.time(), error=None, result=None, downloads={},
-                stage=None, progress=0.0,
-            )
+        record = replace(
+            record, state="queued", queued_at=time.time(), error=None, result=None, downloads={},
+            stage=None, progress=0.0,
         )  # fmt: skip
+        # In line before anything is waited for: who cancels while the disk writes finds it there.
         self.turns.add(record.owner, record.id)
         self._wake.set()
         self._tell_waiting()
-        return record
+        await self.store.put(record)
+        return self.store.get(record.id) or record
 
     async def cancel(self, record: CaseRecord) -> CaseRecord:
         """Take a case out of the line, or stop its process."""
@@ -132,9 +133,8 @@ class Jobs:
             record = await self.store.put(replace(record, state="cancelled", queued_at=None))
             self._tell_waiting()
         elif self.running == record.id and self._current is not None:
-            self._cancelled.add(record.id)
             self._current.cancel()
-            await self.settled(record.id, 12.0, lambda r: r.state != "running")
+            await self.settled(record.id, 12.0, lambda r: r.state not in ("queued", "running"))
             record = self.store.get(record.id) or record
         return record
 
@@ -192,25 +192,25 @@ class Jobs:
         return self.store.expected_seconds(record.model, record.voxels)
 
     def _running_left(self, record: CaseRecord) -> float | None:
-        elapsed = time.time() - (record.started_at or time.time())
+        """Of what earlier runs took, the share that is left since the process last said one; never more than its own
+        pace so far makes likely, which alone counts where there was no earlier run."""
+        pace = self._left_by_pace(record)
         expected = self._expected(record)
-        if expected is not None:
-            return max(expected - elapsed, 0.0)
-        if self._first_stage is None or record.progress <= self._first_stage[1] + 0.1:
+        if expected is None:
+            return pace
+        since = 0.0 if self._latest is None else time.monotonic() - self._latest
+        left = max(expected * (1 - record.progress) - since, 0.0)
+        return left if pace is None else min(left, pace)
+
+    def _left_by_pace(self, record: CaseRecord) -> float | None:
+        if self._first is None or record.progress <= self._first[1] + 0.1:
             return None
-        # From there on: before it a model may have been loaded, which says nothing of what is to come.
-        since, share = self._first_stage
-        return (time.time() - since) * (1 - record.progress) / (record.progress - share)
+        since, share = self._first
+        return (time.monotonic() - since) * (1 - record.progress) / (record.progress - share)
 
     def progress(self, record: CaseRecord) -> float:
-        """0 to 1: what the process says, or where it says nothing what earlier runs took."""
-        if record.state == "done":
-            return 1.0
-        if record.state != "running" or record.progress > 0:
-            return record.progress
-        expected = self._expected(record)
-        elapsed = time.time() - (record.started_at or time.time())
-        return 0.0 if not expected else min(0.95, elapsed / expected)
+        """0 to 1: what the process says."""
+        return 1.0 if record.state == "done" else record.progress
 
     def _tell_waiting(self) -> None:
         for job in self.turns:
@@ -249,8 +249,7 @@ class Jobs:
             return
         self.running = case_id
         try:
-            record = await self.store.put(replace(record, state="running", started_at=time.time(), progress=0.0))
-            self._tell_waiting()
+            # At once: who cancels a case that has left the line finds a task to stop.
             self._current = asyncio.create_task(self._compute(record))
             changes = await asyncio.shield(asyncio.gather(self._current, return_exceptions=True))
             await self._conclude(case_id, changes[0])
@@ -260,17 +259,22 @@ class Jobs:
 
     async def _compute(self, record: CaseRecord) -> dict[str, Any]:
         def on_stage(stage: str, share: float) -> None:
-            now = self.store.get(record.id)
-            self._first_stage = self._first_stage or (time.time(), share)
+            now, seconds = self.store.get(record.id), time.monotonic()
+            if share > 0:  # before that a model may have been loaded, which says nothing of what is to come
+                self._first, self._latest = self._first or (seconds, share), seconds
             if now is not None:
                 self.store.show(replace(now, stage=stage, progress=min(max(share, now.progress), 1.0)))
 
+        self._first = self._latest = None
+        record = await self.store.put(replace(record, state="running", started_at=time.time(), progress=0.0))
+        self._tell_waiting()
         request = {"do": "segment", "folder": str(self.folder(record.id)), "max_voxels": MAX_VOXELS}
         request |= {"model": self.models.get(record.model or "", ""), "case": asdict(record)}
-        self._first_stage = None
-        start = time.monotonic()
         answer = await self.computer.ask(request, self.settings.job_seconds, on_stage)
-        await self.store.add_timing(str(record.model), record.voxels, time.monotonic() - start)
+        if self._first is not None and self._first[1] < 1:
+            since, share = self._first
+            whole = (time.monotonic() - since) / (1 - share)
+            await self.store.add_timing(str(record.model), record.voxels, whole)
         return _done(answer)
 
     async def _conclude(self, case_id: str, outcome: Any) -> None:
@@ -284,7 +288,6 @@ class Jobs:
             changes = {"state": "failed", "error": "something went wrong in the server; its log says what"}
         else:
             changes = outcome
-        self._cancelled.discard(case_id)
         await self.store.change(case_id, **ended | changes)
 
     async def _sweep_loop(self) -> None:
