@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from data.assembly import Draft, Named, assemble, drafts_of_volumes, link_warnings, unusable
+from data.earlier_run import EarlierRun, read_earlier_run
 from data.image_folder import read_image_folder
 from data.naming import (
     MODALITIES,
@@ -24,7 +26,10 @@ from data.naming import (
 )
 from data.patient import Case, ImageSource
 from data.stacks import drafts_of_slices
+from data.stream import printable
 from data.tree import Entry, lift_wrapped_files, list_folder
+
+logger = logging.getLogger(__name__)
 
 _DEEPEST = 16
 
@@ -42,16 +47,35 @@ class _Loose:
 class _Walk:
     top: str
     root_real: str
+    takes_results: bool = False  # masks of an earlier run are patients too
     drafts: list[Draft] = field(default_factory=list)
     loose: list[_Loose] = field(default_factory=list)
     links: list[tuple[Entry, int]] = field(default_factory=list)  # links to folders wait until the real ones are done
     groups: set[str] = field(default_factory=set)  # real paths of folders that hold folders
+    results: dict[str, int] = field(default_factory=dict)  # of a folder that a run wrote into, how many were left out
 
 
 def find_cases(root: Path) -> list[Case]:
-    """Every patient below `root`, in no particular order; see `data.case.discover_cases`."""
+    """Every patient below `root`, in no particular order; see `data.case.discover_cases`.
+
+    What an earlier run of ours has written is no input: its mask would be the reference of the patient that it was made
+    from. Only where there is nothing else below `root` are these masks what is meant.
+    """
+    walk = _walk(root, takes_results=False)
+    if walk.results and not any(draft.n_roles for draft in walk.drafts):
+        walk = _walk(root, takes_results=True)
+    for folder, count in walk.results.items():
+        logger.warning(
+            "%s: an earlier run wrote its results here; what it wrote (%d files) was not taken for images or reference masks",
+            printable(Path(folder)),
+            count,
+        )
+    return [draft.case for draft in walk.drafts]
+
+
+def _walk(root: Path, *, takes_results: bool) -> _Walk:
     top = os.path.abspath(root)
-    walk = _Walk(top, os.path.realpath(top))
+    walk = _Walk(top, os.path.realpath(top), takes_results)
     _visit(walk, top, walk.root_real, 0, (), None)
     while walk.links:
         entry, depth = walk.links.pop(0)
@@ -62,12 +86,15 @@ def find_cases(root: Path) -> list[Case]:
         via = via or (f"{entry.name} is a link to {real} within the input",)
         _visit(walk, entry.path, real, depth, via, None)
     _join_loose(walk)
-    return [draft.case for draft in walk.drafts]
+    return walk
 
 
-def _visit(walk: _Walk, folder: str, real: str, depth: int, via: tuple[str, ...], within: int | None) -> bool:
-    """Find the patients in a folder and below; `within` is the draft whose patient's folder this one lies in. True
-    if any."""
+def _visit(
+    walk: _Walk, folder: str, real: str, depth: int, via: tuple[str, ...], within: int | None,
+    run: EarlierRun | None = None,
+) -> bool:  # fmt: skip
+    """Find the patients in a folder and below; `within` is the draft whose patient's folder this one lies in, `run` the
+    run whose output it lies in. True if any."""
     try:
         if depth > _DEEPEST:
             raise OSError(0, f"nested more than {_DEEPEST} deep")
@@ -84,15 +111,21 @@ def _visit(walk: _Walk, folder: str, real: str, depth: int, via: tuple[str, ...]
     lifted, folders = lift_wrapped_files(folders, walk.root_real)
     if folders:
         walk.groups.add(real)
-    files = files + lifted
+    run = None if walk.takes_results else read_earlier_run(folder) or run
+    files, results = _without_results(walk, run, files + lifted)
     name = patient_name(folder, walk.top)
     drafts, loose, found = _read_folder(folder, name, files, not folders, via, depth == 0)
+    # A run leaves empty folders too, of patients that it had to refuse, and tables beside them.
+    found = found or bool(results) or (run is not None and _is_runs_own(run, folder, empty=not (files or folders)))
     own = len(walk.drafts) if len(drafts) == 1 and drafts[0].n_roles > 1 else within
     walk.drafts.extend(drafts)
     walk.loose.extend(loose)
+    for entry in results:
+        if own is not None:
+            _add(walk, own, unrecognised=Path(entry.path))
     for entry in folders:
         if entry.real is None:
-            below = _visit(walk, entry.path, os.path.join(real, entry.name), depth + 1, via, own)
+            below = _visit(walk, entry.path, os.path.join(real, entry.name), depth + 1, via, own, run)
         elif (real + os.sep).startswith(entry.real.rstrip(os.sep) + os.sep):
             below = _report(
                 walk, own, entry, f"the link {entry.name} leads back to {entry.real}, which holds it; remove the link"
@@ -110,6 +143,19 @@ def _visit(walk: _Walk, folder: str, real: str, depth: int, via: tuple[str, ...]
         return found
     walk.drafts.append(unusable(folder, _nothing_known(files), via, files, name))
     return True
+
+
+def _without_results(walk: _Walk, run: EarlierRun | None, files: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Files of a folder that an earlier run did not write, and those that it did."""
+    results = [entry for entry in files if run is not None and run.wrote(entry.path)]
+    if run is not None and results:
+        walk.results[run.folder] = walk.results.get(run.folder, 0) + len(results)
+    written = set(results)
+    return [entry for entry in files if entry not in written], results
+
+
+def _is_runs_own(run: EarlierRun, folder: str, *, empty: bool) -> bool:
+    return folder == run.folder or (empty and os.path.dirname(folder) == run.folder)
 
 
 def _nothing_known(files: Sequence[Entry]) -> str:

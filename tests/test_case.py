@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
@@ -457,3 +458,75 @@ def test_a_mask_apart_whose_name_several_patients_bear_is_given_to_none_of_them(
     found = {case.case_id: case for case in discover_cases(tmp_path)}
     assert found["two"].reference is None
     assert not found["masks_of_somebody"].images
+
+
+# What an earlier run left
+
+
+def results(folder: Path, case: str, files: tuple[str, ...], inputs: tuple[Path, ...] = (), state: bool = True) -> Path:
+    """A folder as a run leaves it: its results, and either the state of each case or run.json."""
+    touch(folder, *files, "report.csv", "labels.txt", "report.html")
+    made_from = {str(path): "00" for path in inputs}
+    if state:
+        (folder / ".state").mkdir(exist_ok=True)
+        (folder / f".state/{case}.json").write_text(json.dumps({"mask_sha256": "00", "inputs": made_from}))
+    else:
+        about = {"command": "", "options": {}, "models": {}, "versions": {}}
+        (folder / "run.json").write_text(json.dumps({**about, "cases": {case: {"folder": case, "inputs": made_from}}}))
+    return folder
+
+
+NESTED = ("P1/P1_seg.nii.gz", "P1/P1_preview.png", "P1/P1_prob_WT.nii.gz", "P1/P1_t1.nii.gz", "P1/P1_flair.nii.gz")
+FLAT = ("P1.nii.gz", "previews/P1_preview.png", "probabilities/P1_prob_WT.nii.gz", "images/P1_t1c.nii.gz")
+
+
+@pytest.mark.parametrize("state", [True, False], ids=["state", "run.json"])
+@pytest.mark.parametrize("files", [NESTED, FLAT], ids=["nested", "flat"])
+@pytest.mark.parametrize("where", ["results", "P1/results", "labelsTr", "a/b/out"])
+def test_masks_of_an_earlier_run_within_the_input_are_no_references(
+    where: str, files: tuple[str, ...], state: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    brats(tmp_path, "P1", tokens=FOUR)
+    folder = results(tmp_path / where, "P1", files, state=state)
+    (folder / "refused").mkdir()  # a run leaves this of a patient that gets no mask
+    with caplog.at_level(logging.WARNING):
+        case = only(tmp_path)
+    assert case.case_id == "P1" and case.reference is None and len(case.images) == 4
+    assert not case.problems and not case.warnings
+    assert len(caplog.records) == 1 and str(folder) in caplog.text and "earlier run" in caplog.text
+
+
+def test_the_output_of_a_run_given_as_the_root_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = results(tmp_path / "results", "P1", NESTED[:3])
+    case = only(folder)
+    assert case.case_id == "P1" and case.reference and not caplog.records
+
+
+def test_patients_within_the_output_of_a_run_keep_their_rows_and_lose_its_masks(tmp_path: Path) -> None:
+    brats(tmp_path, "P2", "patients/P2", FOUR)
+    (tmp_path / "patients/P3").mkdir()
+    results(tmp_path, "P2", ("P2/P2_seg.nii.gz", "P2/P2_preview.png"))
+    cases = discover_cases(tmp_path)
+    assert [(case.case_id, case.reference, bool(case.problems)) for case in cases] == [
+        ("P2", None, False),
+        ("P3", None, True),
+    ]
+
+
+def test_the_images_that_a_run_read_are_not_taken_for_its_results(tmp_path: Path) -> None:
+    brats(tmp_path, "P1", tokens=("t1", "t1c", "t2", "flair"))
+    images = tuple((tmp_path / "P1").iterdir())
+    results(tmp_path, "P1", ("P1/P1_seg.nii.gz",), images)
+    case = only(tmp_path)
+    assert len(case.images) == 4 and case.reference is None
+    assert [path.name for path in case.unrecognised] == ["P1_seg.nii.gz"]
+
+
+def test_a_folder_called_state_or_a_foreign_run_json_makes_no_folder_a_runs_output(tmp_path: Path) -> None:
+    brats(tmp_path, "P1")
+    (tmp_path / ".state").mkdir()
+    (tmp_path / ".state/P1.json").write_text('{"open_windows": []}')
+    (tmp_path / "run.json").write_text('{"cases": {"P1": {"folder": "P1"}}}')
+    assert only(tmp_path).reference
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    assert only(tmp_path).reference

@@ -190,6 +190,16 @@ def link_to_the_input_folder(patient: Patient) -> None:
     (patient.folder / "up").symlink_to(patient.folder.parent)
 
 
+@fault("ok", same=True, scored=False)
+def results_of_an_earlier_run(patient: Patient) -> None:
+    """The output of an earlier run lies within the patient's folder: its mask is no reference."""
+    folder = patient.folder / "results"
+    (folder / patient.name).mkdir(parents=True)
+    os.rename(patient.path("seg"), folder / patient.name / f"{patient.name}_seg.nii.gz")
+    (folder / ".state").mkdir()
+    (folder / ".state" / f"{patient.name}.json").write_text('{"mask_sha256": "00"}')
+
+
 @fault("ok")
 def fifo_beside_the_images(patient: Patient) -> None:
     """A pipe that bears no image's name."""

@@ -1,0 +1,120 @@
+"""What an earlier run left below a folder: no input, whatever it looks like.
+
+A mask of ours bears its patient's name. Taken for a reference it would be scored against itself, with a Dice of 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.naming import MODALITIES, VOLUME_EXTENSIONS, split_extension
+
+_STATE, _RECORD = ".state", "run.json"
+_KINDS = frozenset({"previews", "probabilities", "uncertainties", "images"})
+_RESULT = re.compile(r"seg|preview|(?:prob|uncertainty)_[A-Za-z0-9]+|" + "|".join(MODALITIES))
+_LARGEST_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A folder into which a run has written.
+
+    Parameters
+    ----------
+    folder : str
+    cases : frozenset of str
+        What the run calls its patients' folders; empty where it was stopped before the first was done.
+    inputs : mapping of str to frozenset of str
+        Real paths of the files that a case was made from, as far as run.json tells.
+    """
+
+    folder: str
+    cases: frozenset[str]
+    inputs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def wrote(self, path: str) -> bool:
+        """Whether a file is a result of the run; an image from which it read is none, whatever it is called."""
+        parent, name = os.path.split(path)
+        where = os.path.relpath(parent, self.folder)
+        stem, extension = split_extension(name)
+        if extension not in VOLUME_EXTENSIONS and not name.endswith("_preview.png"):
+            return False
+        if where == os.curdir:
+            return stem in self.cases
+        for case, what in _readings(stem):
+            # A run that was stopped may have written a mask of which it says nothing yet.
+            if (case in self.cases and where in (case, *_KINDS)) or (case == where and what == "seg"):
+                return what not in MODALITIES or os.path.realpath(path) not in self._inputs_of(case)
+        return False
+
+    def _inputs_of(self, case: str) -> frozenset[str]:
+        if case in self.inputs:
+            return self.inputs[case]
+        state = _read_object(os.path.join(self.folder, _STATE, f"{case}.json"))
+        return _real(state.get("inputs"))
+
+
+def read_earlier_run(folder: str) -> EarlierRun | None:
+    """The run whose output a folder is: it keeps state files of ours, or our run.json; None for any other folder."""
+    states = _state_files(os.path.join(folder, _STATE))
+    record = _read_object(os.path.join(folder, _RECORD))
+    listed = record.get("cases")
+    if not (isinstance(listed, dict) and {"command", "options", "models", "versions"} <= record.keys()):
+        listed = None
+    if listed is None and not any(b'"mask_sha256"' in _read(path) for path in states):
+        return None
+    cases = {os.path.basename(path).removesuffix(".json") for path in states}
+    inputs = {}
+    for about in (listed or {}).values():
+        if isinstance(about, dict) and isinstance(name := about.get("folder"), str):
+            cases.add(name)
+            if about.get("inputs"):
+                inputs[name] = _real(about["inputs"])
+    return EarlierRun(folder, frozenset(cases), inputs)
+
+
+def _readings(stem: str) -> Iterator[tuple[str, str]]:
+    """The ways to read a result's name as that of a case and what it shows."""
+    for at in (found.start() for found in re.finditer("_", stem)):
+        if _RESULT.fullmatch(stem, at + 1):
+            yield stem[:at], stem[at + 1 :]
+
+
+def _state_files(folder: str) -> list[str]:
+    if not os.path.isdir(folder) or os.path.islink(folder):
+        return []
+    try:
+        with os.scandir(folder) as scan:
+            return sorted(item.path for item in scan if item.name.endswith(".json"))
+    except OSError:
+        return []
+
+
+def _read(path: str) -> bytes:
+    """A regular file of at most 16 MiB, never a pipe; nothing otherwise."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_BYTES:
+            return b""
+        with open(path, "rb") as file:
+            return file.read(_LARGEST_BYTES)
+    except OSError:
+        return b""
+
+
+def _read_object(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path) or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _real(inputs: Any) -> frozenset[str]:
+    return frozenset(os.path.realpath(path) for path in inputs) if isinstance(inputs, dict) else frozenset()
