@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from pipeline.web import schema
 from pipeline.web.gallery import GALLERY
 from pipeline.web.store import Store
 from tests.conftest import read_mask
-from tests.web_server import FAULTS, files_of, run, running, upload, wait_for
+from tests.web_server import FAULTS, files_of, httpx, run, running, upload, wait_for
 
 REAL = "pipeline.web.perform:job_process"
 
@@ -74,6 +77,7 @@ def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, p
             assert region["volume_ml"] == pytest.approx(float(row[f"volume_ml_{region['region']}"]))
             assert region["dice"] == pytest.approx(float(row[f"dice_{region['region']}"]))
         check_view(client, result, tmp_path, got[f"{folder.name}_seg.nii.gz"])
+        check_centres(result, tmp_path)
         # The same patient, opened as an earlier result.
         (entry,) = client.get("/api/results").json()
         opened = client.post(f"/api/results/{entry['id']}").json()
@@ -82,8 +86,85 @@ def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, p
         assert set(opened["result"]["view"]["background"]) == {"t1", "t1c", "t2", "flair"}
         assert client.get(opened["result"]["view"]["mask"]).content == got[f"{folder.name}_seg.nii.gz"]
         assert not opened["can_run"]
+        check_earlier(client, opened["result"], result, tmp_path / "expected", folder.name)
         client.delete(f"/api/cases/{opened['id']}")
         assert (tmp_path / "expected" / "report.csv").is_file()  # what was opened stays
+
+
+def check_centres(result, tmp_path):
+    """Each lesion's voxel is one of its region, in the file of the mask."""
+    labels = read_mask(tmp_path / "mask.nii.gz")
+    assert result["lesions"]
+    for lesion in result["lesions"]:
+        value = str(labels[tuple(lesion["centre_voxel"])])
+        assert lesion["region"] in result["labels"][value]["regions"]
+
+
+def check_earlier(client, opened, fresh, run, case):
+    """What the run's folder has beside the mask can be taken away, and the reference of then is shown."""
+    got = {file["name"]: client.get(file["url"]).content for file in opened["files"]}
+    for name in ("report.html", "report.csv", "metrics.csv", "lesions.csv"):
+        assert got[name] == (run / name).read_bytes(), name
+    assert got[f"{case}_preview.png"] == (run / case / f"{case}_preview.png").read_bytes()
+    assert all("of that run" in file["what"] for file in opened["files"] if file["name"].startswith("report."))
+    assert opened["has_reference"] and opened["regions"][0]["dice"] is not None
+    shown, wanted = (client.get(result["view"]["reference"]).content for result in (opened, fresh))
+    assert shown == wanted
+
+
+def test_an_earlier_result_without_its_state_or_reference_shows_what_its_tables_say(
+    tmp_path, patient, tiny_model, monkeypatch
+):
+    from data.case import discover_cases
+    from pipeline.segment import SegmentOptions, segment_cases
+
+    shutil.copytree(patient, tmp_path / "in" / patient.name)
+    reference = tmp_path / "in" / patient.name / f"{patient.name}-seg.nii.gz"
+    options = SegmentOptions(models=(str(tiny_model),))
+    report = segment_cases(discover_cases(tmp_path / "in"), tmp_path / "out", options)
+    shutil.rmtree(tmp_path / "out" / ".state")
+    reference.write_bytes(next(patient.glob("*-seg.nii.gz")).read_bytes() + b"\0")  # another file: not what was scored
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "out" / "lesions.csv").unlink()
+    (tmp_path / "out" / "lesions.csv").symlink_to(tmp_path / "secret")
+    monkeypatch.chdir(tmp_path)
+    # As in `serve --data out`: a relative path, though the process works in the case's folder.
+    with running(tmp_path / "w", data=Path("out")) as server, server.client() as client:
+        (entry,) = client.get("/api/results").json()
+        opened = client.post(f"/api/results/{entry['id']}").json()
+        assert opened["state"] == "done", opened["error"]
+        result = opened["result"]
+        schema.CaseInfo.model_validate(opened)
+        for region in result["regions"]:
+            assert region["dice"] == pytest.approx(report.iloc[0][f"dice_{region['region']}"])
+            assert region["hd95_mm"] == pytest.approx(report.iloc[0][f"hd95_mm_{region['region']}"])
+        assert result["has_reference"] and result["view"]["reference"] is None
+        names = {file["name"] for file in result["files"]}
+        assert {"report.csv", "metrics.csv", "report.html"} <= names
+        assert "lesions.csv" not in names  # a link out of the results
+
+
+def test_a_lesion_has_a_voxel_of_its_own_to_look_at(tmp_path):
+    """A ring, whose centroid lies in its hole; a cube, whose centroid is its middle; and a row of another table."""
+    from data.grid import Grid
+    from pipeline.lesions import lesion_table
+    from pipeline.web.centres import lesion_centres
+
+    mask = np.zeros((30, 20, 10), bool)
+    mask[3:10, 3:10, 4] = True
+    mask[5:8, 5:8, 4] = False  # 40 voxels around (6, 6, 4)
+    mask[20:23, 10:13, 2:5] = True  # 27 voxels around (21, 11, 3)
+    affine = np.diag([-1.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = (10, 20, 30)
+    for known in (True, False):
+        grid = Grid(mask.shape, affine, spacing_known=known)
+        rows = lesion_table(mask, None, grid)
+        # 2 voxels off along the first axis are 2 mm, along the second 4 mm: the first of the two at 2 mm.
+        assert lesion_centres(mask, grid, rows) == {1: (4, 6, 4), 2: (21, 11, 3)}
+    assert lesion_centres(mask, grid, [rows[0] | {"voxels": 39}, rows[1] | {"lesion": 3}]) == {}
+    moved = Grid(mask.shape, affine)
+    assert lesion_centres(mask, moved, [rows[1] | {"centroid_x_mm": -10.0}]) == {}
+    assert lesion_centres(~mask & mask, grid, rows) == {}
 
 
 def check_view(client, result, tmp_path, mask):
@@ -137,6 +218,13 @@ def test_an_edited_mask_is_kept_with_where_it_comes_from(server, patient, tmp_pa
         assert client.get(files["patient_seg.nii.gz"]["url"]).content == content  # the mask itself stays as it was
         with zipfile.ZipFile(io.BytesIO(client.get(files["everything.zip"]["url"]).content)) as archive:
             assert {"edited-01.nii.gz", "edited-01.json"} <= set(archive.namelist())
+        # Four at once: each is kept under a number of its own.
+        with ThreadPoolExecutor(4) as pool:
+            cookies, edited = dict(client.cookies), (tmp_path / "edited.nii").read_bytes()
+            replies = list(pool.map(lambda _: httpx.post(server.url + base, content=edited, cookies=cookies), range(4)))
+        assert [reply.status_code for reply in replies] == [200] * 4
+        names = [file["name"] for file in client.get(f"/api/cases/{case['id']}").json()["result"]["files"]]
+        assert {f"edited-{number:02d}.{kind}" for number in range(1, 6) for kind in ("nii.gz", "json")} <= set(names)
         nib.save(nib.Nifti1Image(voxels[1:], image.affine), tmp_path / "smaller.nii.gz")
         nib.save(nib.Nifti1Image(voxels + 77, image.affine), tmp_path / "unknown.nii.gz")
         for name, text in (("smaller.nii.gz", "another grid"), ("unknown.nii.gz", "does not know")):

@@ -18,8 +18,6 @@ from pipeline.web.intake import Intake, take_in
 from pipeline.web.jobs import MAX_VOXELS, new_case_id
 from pipeline.web.uploads import one_line, receive_file, receive_form
 
-MAX_EDITS = 99
-
 
 def add_incoming(app: FastAPI, context: Context) -> None:
     upload = {
@@ -91,16 +89,16 @@ def add_incoming(app: FastAPI, context: Context) -> None:
         record = context.case(request, case_id)
         if record.state != "done" or record.result is None:
             raise HTTPException(409, f"the case is {record.state}; only a finished mask can be edited")
-        number = 1 + sum(name.startswith("edited-") and name.endswith(".gz") for name in record.downloads)
-        if number > MAX_EDITS:
-            raise HTTPException(429, f"the case has {MAX_EDITS} edited masks; no more are kept")
         folder = context.jobs.folder(case_id)
         path = await _take_body(request, folder, context.settings.max_upload_bytes)
         mask = next(iter(record.downloads.values()))["path"]
-        about = {"do": "edit", "mask": mask, "upload": path, "number": number}
+        about = {"do": "edit", "mask": mask, "upload": path}
         about |= {"convention": record.result["convention"], "model": record.result["model"]}
         answer = await context.jobs.ask_checker(record, about)
-        return context.reply(await context.store.change(case_id, downloads=answer["downloads"]) or record)
+        now = context.store.get(case_id)
+        if now is None or now.result is not record.result:
+            raise HTTPException(409, "the case was run again meanwhile; edit the mask that it has then")
+        return context.reply(await context.store.put(replace(now, downloads=answer["downloads"])))
 
 
 async def _take_body(request: Request, folder: Path, limit: int) -> str:

@@ -227,7 +227,9 @@ class Jobs:
         record = self.store.get(case_id)
         if record is None or record.state != "checking":
             return
-        request = {"do": record.task, "about": record.task_about, "data": str(self.settings.data or "")}
+        # The process works in the case's folder, where a path relative to ours leads nowhere.
+        data = str(self.settings.data.resolve()) if self.settings.data else ""
+        request = {"do": record.task, "about": record.task_about, "data": data}
         try:
             answer = await self.ask_checker(record, request | {"models": list(self.models.values())})
             changes = _opened(answer) if record.task == "open" else _looked_at(record, answer)

@@ -13,21 +13,27 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.case import unique_folder_names
 from data.errors import InputError, UsageError
-from data.io import read_label_map, write_label_map, write_text_atomically
+from data.io import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
 from data.patient import ImageSource
-from pipeline.case_task import numbers_of, read_state, sha256_of
+from pipeline.case_task import numbers_of, read_state, result_path, sha256_of
 from pipeline.web.checks import FILES, Request, case_of, check
 from pipeline.web.worker import Emit
 
+if TYPE_CHECKING:
+    from pipeline.label_maps import LabelMap
+
 INPUT, OUTPUT, VIEW, EDITS = (Path(name) for name in ("input", "output", "view", "edits"))
+MAX_EDITS = 99
+"""Of one case."""
 
 
 def check_process(request: Request, emit: Emit) -> Any:
@@ -78,12 +84,12 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
 
 
-def finished(result: dict[str, Any], mask: Path) -> dict[str, Any]:
+def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> dict[str, Any]:
     """The answer of a case with a mask: its result, what can be taken away, and the zip of that, written."""
     from pipeline.web.results import offer, plain
 
     here = Path.cwd()
-    return {"result": plain(result), "downloads": offer(here / OUTPUT, here, here / mask)}
+    return {"result": plain(result), "downloads": offer(here / OUTPUT, here, here / mask, of_a_run=of_a_run)}
 
 
 # Earlier results
@@ -92,7 +98,7 @@ def finished(result: dict[str, Any], mask: Path) -> dict[str, Any]:
 def open_earlier(request: Request) -> dict[str, Any]:
     """A finished patient of a `segment` run's folder: its mask copied, its numbers read, its images packed."""
     from pipeline.label_maps import find_label_maps
-    from pipeline.web.results import Outcome, describe, read_row
+    from pipeline.web.results import OF_A_RUN, Outcome, describe, read_row
 
     root = Path(request["data"])
     found = next((item for item in find_label_maps(root) if item.case.case_id == request["about"]), None)
@@ -103,15 +109,56 @@ def open_earlier(request: Request) -> dict[str, Any]:
     row["convention"] = row.get("convention") or found.reported
     if not row["convention"]:
         raise UsageError(f"{root}: no report.csv says in which label convention {found.case.case_id} is written")
-    source = found.case.reference.paths[0]
-    if not source.resolve().is_relative_to(root.resolve()):
+    mask = _taken(found.case.reference.paths[0], root)
+    if mask is None:
         raise InputError(f"{request['about']}: its mask is a link out of the results; put the file itself there")
-    mask = OUTPUT / source.name
-    OUTPUT.mkdir(exist_ok=True)
-    shutil.copyfile(source, mask)
+    for path in (result_path(root, found.folder, "preview", flat) for flat in (False, True)):
+        _taken(path, root)
+    for name in OF_A_RUN:
+        _taken(root / name, root)
     rows = {table: [numbers_of(item) for item in state.get(table, ())] for table in ("regions", "lesions")}
-    outcome = Outcome(mask, row, rows["regions"], rows["lesions"], found.images, None)
-    return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
+    reference = _reference(root, found, request["max_voxels"])
+    outcome = Outcome(mask, row, rows["regions"], rows["lesions"], _images(root, found), reference)
+    return finished(describe(outcome, VIEW, request["max_voxels"]), mask, of_a_run=True)
+
+
+def _taken(path: Path, root: Path) -> Path | None:
+    """A file of the results copied to where a case has its own; None where it is not there, or a link out of them."""
+    if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+        return None
+    OUTPUT.mkdir(exist_ok=True)
+    shutil.copyfile(path, OUTPUT / path.name)
+    return OUTPUT / path.name
+
+
+def _images(root: Path, found: LabelMap) -> dict[str, ImageSource]:
+    """What the mask was drawn on: where that were slices, the volumes of them that the run wrote beside the mask."""
+    images = dict(found.images)
+    for modality, flat in product(images, (False, True)):
+        written = result_path(root, found.folder, modality, flat)
+        if written.is_file() and written.resolve().is_relative_to(root.resolve()):
+            images[modality] = ImageSource((written,))
+    return images
+
+
+def _reference(root: Path, found: LabelMap, max_voxels: int) -> ImageSource | None:
+    """What the run compared with: the inputs that its run.json calls no image, where they are still the same files.
+
+    Its scores are of those; another file in their place would contradict them.
+    """
+    cases = read_state(root / "run.json").get("cases")
+    record = cases.get(found.case.case_id) if isinstance(cases, dict) else None
+    inputs, images = (record.get(key) if isinstance(record, dict) else None for key in ("inputs", "files"))
+    if not isinstance(inputs, dict) or not isinstance(images, dict):
+        return None
+    shown = {name for names in images.values() if isinstance(names, list) for name in names}
+    source = ImageSource(tuple(Path(name) for name in inputs if name not in shown))
+    try:
+        read_header(source, max_voxels=max_voxels)
+        same = [sha256_of(path) == inputs[str(path)] for path in source.paths]
+    except (OSError, ValueError, InputError, IndexError):  # gone, or no longer to be read
+        return None
+    return source if all(same) else None
 
 
 def _row_of(root: Path, case: str, read_row: Callable[[Path, str], dict[str, Any]]) -> dict[str, Any]:
@@ -129,9 +176,13 @@ def take_edit(request: Request) -> dict[str, Any]:
     from pipeline.web.results import offer
 
     mask_path, limit = Path(request["mask"]), request["max_voxels"]
-    mask = read_label_map(ImageSource((mask_path,)), max_voxels=limit)
     upload = Path(request["upload"])
+    # Here, where one request is answered after the other: of two edits that come at once neither replaces the other.
+    number = 1 + max((int(path.name[7:9]) for path in EDITS.glob("edited-[0-9][0-9].nii.gz")), default=0)
     try:
+        if number > MAX_EDITS:
+            raise InputError(f"the case has {MAX_EDITS} edited masks; no more are kept")
+        mask = read_label_map(ImageSource((mask_path,)), max_voxels=limit)
         edited = read_label_map(ImageSource((upload,)), max_voxels=int(np.prod(mask.array.shape)) * 2)
         if not edited.grid.matches(mask.grid):
             raise InputError(
@@ -148,7 +199,7 @@ def take_edit(request: Request) -> dict[str, Any]:
         raise InputError(str(error).replace(str(upload), "the edited mask")) from None
     finally:
         upload.unlink(missing_ok=True)
-    stem = f"edited-{request['number']:02d}"
+    stem = f"edited-{number:02d}"
     changed = edited.array != mask.array
     write_label_map(EDITS / f"{stem}.nii.gz", edited.array.astype(np.uint8), mask.header)
     provenance = {
@@ -164,7 +215,8 @@ def take_edit(request: Request) -> dict[str, Any]:
     }
     write_text_atomically(EDITS / f"{stem}.json", json.dumps(provenance, indent=1) + "\n")
     here = Path.cwd()
-    return {"downloads": offer(here / OUTPUT, here, here / mask_path)}
+    of_a_run = not request["case"]["sources"]
+    return {"downloads": offer(here / OUTPUT, here, here / mask_path, of_a_run=of_a_run)}
 
 
 def example(request: Request) -> dict[str, Any]:

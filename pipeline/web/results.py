@@ -24,12 +24,20 @@ from data.labels import LabelConvention, load_convention
 from data.patient import ImageSource
 from pipeline.colours import label_colours, region_colour
 from pipeline.scoring import score_masks
+from pipeline.web.centres import lesion_centres
 from pipeline.web.view import turned, write_view
 
 Mask = NDArray[np.bool_]
 ZIP_NAME = "everything.zip"
 SHOWN_LESIONS = 100
 """Of each region; lesions.csv has them all."""
+OF_A_RUN = {
+    "report.csv": "all patients of that run: status, volumes, scores",
+    "metrics.csv": "all patients of that run: every score of each region",
+    "lesions.csv": "all patients of that run: every lesion",
+    "report.html": "the report of that run, one page for all its patients",
+}
+"""What an earlier run's folder has beside the masks."""
 _WHAT = {
     "seg": "the mask, in the images' own grid and label convention",
     "preview": "picture of three planes",
@@ -40,6 +48,7 @@ _WHAT = {
     "labels.txt": "label names for ITK-SNAP",
     "labels.ctbl": "label names for 3D Slicer",
 }
+_SHOWN = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 
 
 @dataclass(frozen=True)
@@ -90,21 +99,21 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
     measured = {str(row["region"]) for row in regions} | {str(row["region"]) for row in lesions}
     masks = {region: m for region, m in masks.items() if region in measured or m.any()} or masks
     row = outcome.row
+    shown = [_region(region, m, mask.grid, row, regions, lesions) for region, m in masks.items()]
     view_folder.mkdir(parents=True, exist_ok=True)
     return {
         "status": row.get("status", "ok"),
         "reason": row.get("reason") or "",
-        "flags": [flag for flag in str(row.get("flags") or "").split("; ") if flag],
+        # Columns of report.csv are not what the page shows.
+        "flags": [flag for flag in str(row.get("flags") or "").split("; ") if flag and "_<region>" not in flag],
         "model": row.get("model") or "",
         "convention": convention.name,
         "spacing_known": mask.grid.spacing_known,
-        "regions": [_region(region, m, mask.grid, regions, lesions) for region, m in masks.items()],
-        "lesions": [
-            _lesion(item) for item in lesions if item.get("side") == "prediction" and item["lesion"] <= SHOWN_LESIONS
-        ],
+        "regions": shown,
+        "lesions": _lesions(lesions, masks, mask.grid),
         "labels": _labels(convention),
         "seconds": _number(row.get("seconds")),
-        "has_reference": truth is not None,
+        "has_reference": truth is not None or any(item["dice"] is not None for item in shown),
         "view": write_view(outcome.images, mask, masks, truth, view_folder, max_voxels),
     }
 
@@ -122,7 +131,12 @@ def _labels(convention: LabelConvention) -> dict[str, Any]:
 
 
 def _region(
-    region: str, mask: Mask, grid: Grid, rows: list[dict[str, Any]], lesions: list[dict[str, Any]]
+    region: str,
+    mask: Mask,
+    grid: Grid,
+    report: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    lesions: list[dict[str, Any]],
 ) -> dict[str, Any]:
     row = next((row for row in rows if row["region"] == region), {})
     own = [item for item in lesions if item["region"] == region and item.get("side") == "prediction"]
@@ -135,17 +149,28 @@ def _region(
         "voxels": voxels,
         "lesions": len(own),
         "largest_diameter_mm": max(diameters, default=None),
-        "dice": _number(row.get("dice")),
-        "hd95_mm": _number(row.get("hd95_mm")),
+        "dice": _first_number(row.get("dice"), report.get(f"dice_{region}")),
+        "hd95_mm": _first_number(row.get("hd95_mm"), report.get(f"hd95_mm_{region}")),
     }
 
 
-def _lesion(item: Mapping[str, Any]) -> dict[str, Any]:
+def _lesions(rows: list[dict[str, Any]], masks: Mapping[str, Mask], grid: Grid) -> list[dict[str, Any]]:
+    """The predicted lesions, of each region the largest."""
+    shown = [row for row in rows if row.get("side") == "prediction" and row["lesion"] <= SHOWN_LESIONS]
+    centres = {
+        region: lesion_centres(mask, grid, [row for row in shown if row["region"] == region])
+        for region, mask in masks.items()
+    }
+    return [_lesion(row, centres.get(row["region"], {}).get(int(row["lesion"]))) for row in shown]
+
+
+def _lesion(item: Mapping[str, Any], centre: tuple[int, int, int] | None) -> dict[str, Any]:
     return {
         "region": item["region"],
         "lesion": int(item["lesion"]),
         "volume_ml": _number(item.get("volume_ml")),
         "centroid_mm": [_number(item.get(f"centroid_{axis}_mm")) for axis in "xyz"],
+        "centre_voxel": centre and list(centre),
         "diameter_mm": _number(item.get("diameter_mm")),
         "perpendicular_mm": _number(item.get("perpendicular_mm")),
     }
@@ -157,6 +182,11 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _first_number(*values: Any) -> float | None:
+    """The first that is known."""
+    return next((number for value in values if (number := _number(value)) is not None), None)
 
 
 def _reference_masks(
@@ -176,10 +206,11 @@ def _reference_masks(
 # What can be taken away
 
 
-def offer(output: Path, folder: Path, mask: Path) -> dict[str, dict[str, Any]]:
+def offer(output: Path, folder: Path, mask: Path, *, of_a_run: bool = False) -> dict[str, dict[str, Any]]:
     """What a finished case offers, the mask first: name in a URL -> path (below the case's folder), bytes, what.
 
-    ``everything.zip``, which holds all the others, is written.
+    ``everything.zip``, which holds all the others, is written. With ``of_a_run`` the tables are of a whole run, in
+    which the case was one of many.
     """
     names = {mask.name: mask}
     names |= {path.name: path for path in sorted(mask.parent.glob("*")) if path.suffix in (".gz", ".png")}
@@ -188,13 +219,15 @@ def offer(output: Path, folder: Path, mask: Path) -> dict[str, dict[str, Any]]:
     _write_zip(folder / ZIP_NAME, names)
     names[ZIP_NAME] = folder / ZIP_NAME
     return {
-        name: {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "what": _what_is(name)}
+        name: {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "what": _what_is(name, of_a_run)}
         for name, path in names.items()
     }
 
 
-def _what_is(name: str) -> str:
+def _what_is(name: str, of_a_run: bool) -> str:
     """A few words on a file that is offered."""
+    if of_a_run and name in OF_A_RUN:
+        return OF_A_RUN[name]
     if name in _WHAT:
         return _WHAT[name]
     if name == ZIP_NAME:
@@ -205,7 +238,8 @@ def _what_is(name: str) -> str:
     for mark, text in (("_prob_", "probability of "), ("_uncertainty_", "uncertainty of ")):
         if mark in stem:
             return text + stem.rpartition("_")[2]
-    return _WHAT.get(stem.rpartition("_")[2], "image")
+    what = stem.rpartition("_")[2]
+    return f"{_SHOWN[what]} image, its slices as one volume" if what in _SHOWN else _WHAT.get(what, "image")
 
 
 def _write_zip(target: Path, names: Mapping[str, Path]) -> None:

@@ -81,6 +81,10 @@ class LesionResult(BaseModel):
     lesion: int
     volume_ml: float | None
     centroid_mm: list[float | None] = Field(description="x, y, z, RAS+.")
+    centre_voxel: list[int] | None = Field(
+        description="Index in the mask of the lesion's own voxel nearest to its centroid; null where the mask shows no "
+        "such lesion."
+    )
     diameter_mm: float | None
     perpendicular_mm: float | None
 
@@ -129,7 +133,7 @@ class Result(BaseModel):
     lesions: list[LesionResult]
     labels: dict[str, LabelInfo]
     seconds: float | None
-    has_reference: bool
+    has_reference: bool = Field(description="It was compared with one, which view.reference shows where it is there.")
     view: ViewInfo
     files: list[ResultFile]
 
@@ -152,7 +156,9 @@ class CaseInfo(BaseModel):
     queue_position: int | None = Field(description="1: the next.")
     stage: str | None
     progress: float = Field(ge=0, le=1)
-    seconds_left: float | None = Field(description="By what earlier runs took; null before the first.")
+    seconds_left: float | None = Field(
+        description="By what earlier runs took and by how far it is; null while nothing is known."
+    )
     error: str | None
     result: Result | None
 
