@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ PLACEMENT_FIELDS = (
 """The NIfTI header fields that place voxels in the patient."""
 FAR = 1e9
 """No coordinate is larger, in any unit: a kilometre in microns."""
+
+SPACING_RANGE_MM = (0.01, 100.0)
+"""A voxel of a head measures so much along each axis."""
 
 _MAX_COSINE = 1e-3  # of the angle between two columns of an affine: float32 rounding stays far below, shear far above
 
@@ -87,6 +91,42 @@ def check_affine(path: Path, affine: NDArray[np.float64]) -> None:
             f"its affine is sheared: two axes meet at {math.degrees(math.acos(min(cosine, 1.0))):.4g} degrees",
             "resample the image to a rectangular grid",
         )
+
+
+def millimetres(path: Path, unit: tuple[str, float], affine: NDArray[np.float64], warn: Callable[[str], None]) -> float:
+    """The factor from a file's units, (name, mm), to mm; units that no head can have are not believed, with a warning."""
+    name, factor = unit
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    low, high = SPACING_RANGE_MM
+
+    def plausible(scale: float) -> bool:
+        return bool(low <= lengths.min() * scale and lengths.max() * scale <= high)
+
+    if not plausible(factor):
+        if factor == 1 or not plausible(1.0):
+            refuse(
+                path,
+                f"its voxels measure {[float(f'{n:.4g}') for n in lengths * factor]} mm",
+                f"a voxel of a head has {low:g} to {high:g} mm: correct the voxel size or its units",
+            )
+        warn(f"its units are said to be {name}, voxels of {lengths.max() * factor:.4g} mm; they were read as mm")
+        return 1.0
+    if factor != 1:
+        warn(f"its units are {name}; they were converted to mm")
+    return factor
+
+
+def far_away(grid: Grid) -> str | None:
+    """A doubt where the corners lie so far out that a NIfTI file, which keeps float32, cannot tell voxels apart."""
+    corners = np.array(list(product(*((0, n - 1) for n in grid.shape), (1,))))
+    farthest = float(np.abs(corners @ grid.affine[:3].T).max())
+    step = float(np.spacing(np.float32(farthest)))
+    if step <= min(grid.spacing_mm) / 2:
+        return None
+    return (
+        f"its coordinates reach {farthest:.3g} mm, where NIfTI's numbers have steps of {step:.3g} mm; correct the origin, "
+        "or its mask may lie elsewhere in other programs"
+    )
 
 
 def pick_channel(source: ImageSource, path: Path, channels: int, noun: str) -> int:

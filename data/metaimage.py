@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.header import ImageHeader, check_affine
+from data.header import ImageHeader, check_affine, far_away, millimetres
 from data.stream import StoredVoxels, check_declared, describe_bytes, open_regular, printable, refuse
 
 _META_DTYPES = {
@@ -29,6 +30,9 @@ _META_DTYPES = {
 }
 _META_DTYPES |= {"LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}
 _META_HEADER_BYTES = 2**16
+_TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_UNITS_MM = {"mm": 1.0, "um": 1e-3, "cm": 10.0, "m": 1e3}
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
@@ -42,8 +46,7 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
             f"is not MetaImage but holds {describe_bytes(head)} (no ElementDataFile line)",
             "export the image again",
         )
-    pairs = (line.split("=", 1) for line in head[: found.start()].decode("latin-1").splitlines() if "=" in line)
-    fields = {key.strip().lower(): value.strip() for key, value in pairs}
+    fields = _fields(path, head[: found.start()].decode("latin-1"))
     voxels_path, start = path, found.end()
     if (data_file := found[1].decode("utf-8", "surrogateescape")) != "LOCAL":
         if (
@@ -64,11 +67,21 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
     stored, ndim = _meta_voxels(path, voxels_path, fields, start)
     notes = (*_linked_away(path, voxels_path), *check_declared(stored, size, max_voxels))
     affine, spacing_known = _meta_affine(path, fields, ndim)
+    check_affine(path, affine)
+
+    def warn(text: str) -> None:
+        nonlocal notes
+        notes += (f"{printable(path)}: {text}",)
+
+    affine[:3] *= millimetres(path, _unit(fields, warn), affine, warn)
     if not spacing_known:
-        notes += (f"{printable(path)}: it gives no voxel size (ElementSpacing), so lengths and volumes are unknown",)
+        warn("it gives no voxel size (ElementSpacing), so lengths and volumes are unknown")
+    grid = Grid(stored.shape, affine, spacing_known)
+    if doubt := far_away(grid):
+        warn(doubt)
     header = ImageHeader(
         path,
-        Grid(stored.shape, affine, spacing_known),
+        grid,
         stored.dtype.name,
         stored.channels,
         1,
@@ -78,6 +91,44 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
         notes,
     )
     return header, stored
+
+
+def _fields(path: Path, text: str) -> dict[str, str]:
+    """The keys of a header, in lower case, and their values; one that is there twice says two things."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, is_one, value = line.partition("=")
+        key = key.strip()
+        if is_one and key.lower() in fields and key.lower() != "comment":
+            refuse(
+                path,
+                f"its header gives {key[:40]} twice ({fields[key.lower()][:40]!r} and {value.strip()[:40]!r})",
+                "remove one of the two lines, or export the image again",
+            )
+        if is_one:
+            fields[key.lower()] = value.strip()
+    return fields
+
+
+def _truth(path: Path, fields: dict[str, str], names: tuple[str, ...], default: bool) -> bool:
+    """The truth that the first of ``names`` states, as ITK's own reader takes it: by its first letter, or 1 and 0."""
+    said = {name: fields[name] for name in names if name in fields}
+    for name, text in said.items():
+        if text.lower() not in _TRUTHS:
+            refuse(path, f"its {name} is {text[:40]!r}", "write True or False, or export the image again")
+    truths = {_TRUTHS[text.lower()] for text in said.values()}
+    if len(truths) > 1:
+        contrary = " and ".join(f"{name} {text}" for name, text in said.items())
+        refuse(path, f"its header contradicts itself: {contrary}", "export the image again")
+    return truths.pop() if truths else default
+
+
+def _unit(fields: dict[str, str], warn: Callable[[str], None]) -> tuple[str, float]:
+    """The header's unit of length and its size in mm; without a word on it, or with ``?``, it is mm."""
+    said = fields.get("distanceunits", "mm")
+    if said not in ("", "?") and said.lower() not in _UNITS_MM:
+        warn(f"its DistanceUnits are {said[:40]!r}; they were read as mm")
+    return said[:40], _UNITS_MM.get(said.lower(), 1.0)
 
 
 def _linked_away(path: Path, voxels_path: Path) -> tuple[str, ...]:
@@ -95,10 +146,9 @@ def _numbers(path: Path, fields: dict[str, str], names: tuple[str, ...], default
     text = next((fields[name] for name in names if name in fields), None)
     if text is None:
         return np.array(default)
-    try:
-        values = np.array([float(word) for word in text.split()])
-    except ValueError:
-        values = np.array([])
+    words = text.split()
+    # float() takes "2_0", "nan" and digits of other scripts.
+    values = np.array([float(word) if _NUMBER.fullmatch(word) else np.nan for word in words])
     if len(values) != len(default) or not np.isfinite(values).all():
         refuse(path, f"its {names[0]} is {text[:80]!r}, not {len(default)} numbers", "export the image again")
     return values
@@ -122,16 +172,16 @@ def _meta_voxels(path: Path, voxels_path: Path, fields: dict[str, str], start: i
             f"its voxels are {element!r} with {fields.get('elementnumberofchannels', '1')} channels",
             "convert them to integers or floats, one number a voxel",
         )
-    if fields.get("binarydata", "True").lower() != "true" or fields.get("headersize", "0") != "0":
+    if not _truth(path, fields, ("binarydata",), True) or fields.get("headersize", "0") != "0":
         refuse(
             path,
             "its voxels are text or follow a foreign header (BinaryData, HeaderSize)",
             "write the image as a plain .mha file",
         )
-    big = next((fields[name] for name in ("binarydatabyteordermsb", "elementbyteordermsb") if name in fields), "False")
-    packed = fields.get("compresseddata", "False").lower() == "true"
+    big = _truth(path, fields, ("binarydatabyteordermsb", "elementbyteordermsb"), False)
+    packed = _truth(path, fields, ("compresseddata",), False)
     sizes = [int(n) for n in dims] + [1, 1]
-    dtype = np.dtype(code).newbyteorder(">" if big.lower() == "true" else "<")
+    dtype = np.dtype(code).newbyteorder(">" if big else "<")
     # 47: zlib or gzip, as the stream itself says
     return StoredVoxels(
         voxels_path, (sizes[0], sizes[1], sizes[2]), sizes[3], dtype, start, 0, 47 if packed else 0
@@ -146,16 +196,11 @@ def _meta_affine(path: Path, fields: dict[str, str], ndim: int) -> tuple[NDArray
     )
     spacing = _numbers(path, fields, ("elementspacing", "elementsize"), [1.0] * ndim)
     offset = _numbers(path, fields, ("offset", "position", "origin"), [0.0] * ndim)
-    if not ((spacing >= 0.01) & (spacing <= 100))[:3].all():
-        refuse(
-            path,
-            f"its ElementSpacing is {spacing.tolist()}",
-            "a voxel of a head has 0.01 to 100 mm: correct the voxel size",
-        )
+    if not (spacing > 0).all():
+        refuse(path, f"its ElementSpacing is {spacing.tolist()}", "a voxel has a length: correct the voxel size")
     used = min(ndim, 3)
     affine = np.eye(4)
     affine[:used, :used] = matrix[:used, :used].T * spacing[:used]
     affine[:used, 3] = offset[:used]
     affine[:2] *= -1  # MetaImage is LPS
-    check_affine(path, affine)
     return affine, any(name in fields for name in ("elementspacing", "elementsize"))

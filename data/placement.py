@@ -12,14 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.header import FAR, PLACEMENT_FIELDS, SPACING_UNKNOWN, ImageHeader, check_affine
+from data.header import (
+    FAR,
+    PLACEMENT_FIELDS,
+    SPACING_UNKNOWN,
+    ImageHeader,
+    check_affine,
+    far_away,
+    millimetres,
+)
 from data.stream import StoredVoxels, printable, refuse
 
 _QFORM_TOLERANCE_MM = 0.1
 _QUATERNION_ROUNDING = 2e-7  # of b, c and d, stored as float32, once from the sform in float32 and once in the file
 _HALF_TURN = 1e-7  # nifti1_io.c, nifti_quatern_to_mat44: 1 - b^2 - c^2 - d^2 below this is rounding, and means 0
-_SPACING_RANGE_MM = (0.01, 100.0)
 _FORM_CODES = range(1, 6)
+_QUATERNION, _OFFSET = ("quatern_b", "quatern_c", "quatern_d"), ("qoffset_x", "qoffset_y", "qoffset_z")
 _UNITS = {0: ("unknown", 1.0), 1: ("metres", 1000.0), 2: ("mm", 1.0), 3: ("microns", 0.001)}
 
 Warn = Callable[[str], None]
@@ -41,9 +49,10 @@ def place(path: Path, record: np.void, stored: StoredVoxels, ndim: int, doubts: 
     qform = None
     pixdim = _voxel_size(path, record, sform, ndim, warn)
     if qform_code in _FORM_CODES:
+        _doubt_qfac(float(record["pixdim"][0]), warn)
         qform = _qform(record, pixdim)
         if qform is None:
-            said = f"its qform is no rotation (quatern_b is {float(record['quatern_b']):g})"
+            said = f"its qform is no rotation{_qform_fault(record)}"
             if sform is None:
                 refuse(path, f"{said} and there is no sform", "set the orientation and export the image again")
             warn(f"{said}; the sform was used")
@@ -56,10 +65,14 @@ def place(path: Path, record: np.void, stored: StoredVoxels, ndim: int, doubts: 
         affine[:3, 3] = -affine[:3, :3] @ (np.array(stored.shape) - 1) / 2
         warn("it has neither sform nor qform: left and right are unknown, its first axis was taken to run to the left")
     check_affine(path, affine)
-    scale = _millimetres(path, units, affine, warn)
+    scale = millimetres(path, _UNITS.get(units & 7, (f"code {units & 7}", 1.0)), affine, warn)
+    if units & 7 not in _UNITS:
+        warn(f"its units are code {units & 7}; they were read as mm")
     affine = np.vstack([affine[:3] * scale, [0, 0, 0, 1]])
     spacing_known = bytes(record["descrip"]).rstrip(b"\0") != SPACING_UNKNOWN
     grid = Grid(stored.shape, affine, spacing_known)
+    if doubt := far_away(grid):
+        warn(doubt)
     if sform is not None and qform is not None:
         gap = _gap_mm(stored.shape, affine, qform, scale, _quaternion(record))
         if not gap <= _QFORM_TOLERANCE_MM:
@@ -129,7 +142,7 @@ def _third_axis(record: np.void, sform: NDArray[np.float64]) -> NDArray[np.float
 
 def _quaternion(record: np.void) -> NDArray[np.float64] | None:
     """(a, b, c, d) of unit length, or None where the quaternion is no rotation."""
-    vector = np.array([record[f"quatern_{c}"] for c in "bcd"], np.float64)
+    vector = np.array([record[name] for name in _QUATERNION], np.float64)
     if not np.isfinite(vector).all() or vector @ vector > 1 + 1e-6:
         return None
     rest = 1.0 - float(vector @ vector)
@@ -138,10 +151,31 @@ def _quaternion(record: np.void) -> NDArray[np.float64] | None:
     return np.array([math.sqrt(rest), *vector])
 
 
+def _doubt_qfac(qfac: float, warn: Warn) -> None:
+    """Programs differ over a qfac that is neither 1 nor -1: nifti_io and ITK take its sign, nibabel takes 1; 0 means 1."""
+    if qfac not in (1, 0, -1):
+        others = "ITK programs mirror that axis" if qfac < 0 else "it should be 1"
+        warn(
+            f"its qfac (pixdim[0]) is {qfac:g}, where 1 or -1 says which way the qform's third axis runs; 1 was used, "
+            f"{others}"
+        )
+
+
+def _qform_fault(record: np.void) -> str:
+    """The end of a sentence on a qform that is no rotation: which field it is, and its value."""
+    values = {name: float(record[name]) for name in (*_QUATERNION, *_OFFSET)}
+    odd = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if odd is None and _quaternion(record) is not None:
+        odd = max(_OFFSET, key=lambda name: abs(values[name]))
+    if odd is None:
+        return f" ({', '.join(f'{name} {values[name]:g}' for name in _QUATERNION)})"
+    return f" ({odd} is {values[odd]:g})" if odd in _QUATERNION else f" and shift ({odd} is {values[odd]:g})"
+
+
 def _qform(record: np.void, pixdim: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The (4, 4) qform in the file's units, or None where the quaternion is no rotation."""
     quaternion = _quaternion(record)
-    origin = np.array([record[f"qoffset_{c}"] for c in "xyz"], np.float64)
+    origin = np.array([record[name] for name in _OFFSET], np.float64)
     if quaternion is None or not np.abs(origin).max() <= FAR:
         return None
     affine = np.eye(4)
@@ -169,29 +203,6 @@ def _gap_mm(
     # No Grid for the qform: it may be singular and is not used.
     corners = np.array(list(product(*((0, n - 1) for n in shape), (1,))))
     return float(np.abs(corners @ (qform - affine[:3]).T).max())
-
-
-def _millimetres(path: Path, units: int, affine: NDArray[np.float64], warn: Warn) -> float:
-    """The factor from the file's units to mm; units that no head can have are not believed, with a warning."""
-    name, factor = _UNITS.get(units & 7, (f"code {units & 7}", 1.0))
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    low, high = _SPACING_RANGE_MM
-
-    def plausible(scale: float) -> bool:
-        return bool(low <= lengths.min() * scale and lengths.max() * scale <= high)
-
-    if not plausible(factor):
-        if factor == 1 or not plausible(1.0):
-            refuse(
-                path,
-                f"its voxels measure {[float(f'{n:.4g}') for n in lengths * factor]} mm",
-                f"a voxel of a head has {low:g} to {high:g} mm: correct the voxel size or its units",
-            )
-        warn(f"its units are said to be {name}, voxels of {lengths.max() * factor:.4g} mm; they were read as mm")
-        return 1.0
-    if factor != 1 or units & 7 not in _UNITS:
-        warn(f"its units are {name}; they were {'converted to' if factor != 1 else 'read as'} mm")
-    return factor
 
 
 def _placement(

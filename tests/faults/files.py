@@ -8,6 +8,7 @@ import io
 import os
 import socket
 import zipfile
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -397,3 +398,42 @@ def metaimage_whose_voxels_are_linked_out(patient: Patient) -> None:
     patient.outside.mkdir()
     (patient.outside / "voxels.raw").write_bytes(patient.arrays["t1c"].tobytes(order="F"))
     (patient.folder / "voxels.raw").symlink_to(patient.outside / "voxels.raw")
+
+
+def _meta_headers() -> None:
+    """Headers that say a thing in another way, or twice, or wrongly; the voxels fit what they say."""
+
+    def change(old: str, new: str, dtype: str = "<i2", packed: bool = False):
+        def make(patient: Patient) -> None:
+            voxels = patient.arrays["t1c"].astype(dtype).tobytes(order="F")
+            patient.remove("t1c")
+            head = META.replace(old, new) + "LOCAL\n"
+            patient.path("t1c", ".mha").write_bytes(head.encode() + (zlib.compress(voxels) if packed else voxels))
+
+        return make
+
+    order = "CompressedData = False\nBinaryDataByteOrderMSB = "
+    for name, about, status, says, make in (
+        ("big_endian_t", "T for big-endian voxels", "ok", (), change("CompressedData = False", f"{order}T", ">i2")),
+        ("big_endian_1", "1 for big-endian voxels", "ok", (), change("CompressedData = False", f"{order}1", ">i2")),
+        ("little_endian_f", "F for little-endian voxels", "ok", (), change("CompressedData = False", f"{order}F")),
+        ("packed_t", "T for packed voxels", "ok", (), change("Data = False", "Data = T", packed=True)),
+        ("order_yes", "a byte order of yes", "error", ("MSB", "'yes'"), change("Data = False\n", f"Data = False\n{order[23:]}yes\n")),
+        ("packed_maybe", "voxels that may be packed", "error", ("compresseddata", "'maybe'"), change("Data = False", "Data = maybe")),
+        ("orders_contrary", "two byte orders", "error", ("contradicts",), change("CompressedData = False", f"{order}F\nElementByteOrderMSB = T")),
+        ("dims_in_python", "dimensions as Python writes numbers", "error", ("2_0",), change("20 24 16", "2_0 2_4 1_6")),
+        ("dims_twice", "dimensions that are there twice", "error", ("twice", "24 20 16"), change("ElementType", "DimSize = 24 20 16\nElementType")),
+        ("in_centimetres", "lengths in centimetres", "warn", ("units", "cm"), change("-230 0\nElementSpacing = 10 10 10", "-23 0\nElementSpacing = 1 1 1\nDistanceUnits = cm")),
+        ("in_furlongs", "lengths in furlongs", "warn", ("furlong", "read as mm"), change("10 10 10", "10 10 10\nDistanceUnits = furlong")),
+    ):  # fmt: skip
+        add(
+            f"metaimage_{name}",
+            __name__,
+            f"a MetaImage header that says {about}",
+            make,
+            status,  # type: ignore[arg-type]
+            ("-t1c.mha", *says) if says else (),
+        )
+
+
+_meta_headers()

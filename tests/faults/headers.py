@@ -237,3 +237,38 @@ def nifti_2_dims_of_exabytes(patient: Patient) -> None:
     content = bytearray(nifti(patient.arrays["t1c"], patient.affine, nib.Nifti2Image))
     content[24:32] = np.array(2**62, "<i8").tobytes()
     patient.repack("t1c", lambda _: bytes(content))
+
+
+def _qfacs() -> None:
+    for key, qfac, says in (("2", 2.0, "is 2"), ("minus_2", -2.0, "ITK programs mirror"), ("nan", np.nan, "is nan")):
+        for alone in (False, True):
+
+            def make(patient: Patient, qfac: float = qfac, alone: bool = alone) -> None:
+                forms = {"sform_code": 0} if alone else {}
+                patient.set_fields("t1c", pixdim=[qfac, 10, 10, 10, 1, 1, 1, 1], **forms)
+
+            about = f"a qfac (pixdim[0]) of {qfac:g}{', and no sform' if alone else ''}"
+            name = f"qfac_{key}{'_without_sform' if alone else ''}"
+            add(name, __name__, about, make, "warn", (NAMED, "qfac", says), same=True)
+
+
+_qfacs()
+_fields(
+    "qform_alone_nan",
+    "no sform, and a quaternion whose last number is none",
+    "error",
+    "quatern_d is nan",
+    sform_code=0,
+    quatern_d=np.nan,
+)
+_fields(
+    "qform_shift_nan", "a shift of the qform that is no number", "warn", "qoffset_y is nan", same=True, qoffset_y=np.nan
+)
+
+
+@fault("warn", "-t1n.nii.gz", "1e+08 mm", "steps of 8 mm", same=False)
+def coordinates_of_float32(patient: Patient) -> None:
+    """Every file lies 100 km away, where the numbers of a header are 8 mm apart and voxels 10."""
+    affine = patient.affine
+    affine[:3, 3] += 1e8
+    patient.write_each(lambda what, array: array, affine)
