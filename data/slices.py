@@ -7,7 +7,7 @@ import struct
 import warnings as python_warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ SLICE_AFFINE = np.array([[0.0, -1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0
 one nominal mm apart. A viewer in the radiological convention then shows them as a picture viewer does."""
 
 _MAX_PICTURE_RATIO = 4096  # of pixels to bytes of the file: LZW and deflate stay below
+_WIDTH, _HEIGHT, _BITS = 256, 257, 258  # tags of TIFF
+_GREY_INSTEAD = (
+    "only 8 of them would be read: write each modality as grey slices of its own (flair_1.png, t1_1.png), or as NIfTI"
+)
 _PICTURE_MODES = {
     "1": "u1",
     "L": "u1",
@@ -102,7 +106,9 @@ def _picture(path: Path, file, size: int) -> Image:
             picture = Image.open(file, formats=(kind,))
             is_only = _is_only_picture(picture)
     except Exception as error:  # pillow's parsers raise whatever they meet
-        refuse(path, f"its {kind} header cannot be read ({error})", "copy it again from its source")
+        refuse(path, f"its {kind} header {_unreadable(file, kind, error)}", "copy or export the slice again")
+    if kind == "TIFF":
+        _check_depth(path, picture)
     if math.prod(picture.size) > _MAX_PICTURE_RATIO * size:
         refuse(
             path, f"declares {picture.size} pixels, which its {size} bytes cannot hold", "copy it again from its source"
@@ -110,6 +116,38 @@ def _picture(path: Path, file, size: int) -> Image:
     if not is_only:
         refuse(path, "holds more than one picture", "write one slice a file")
     return picture
+
+
+def _unreadable(file, kind: str, error: Exception) -> str:
+    """Why pillow makes no picture of a file; its own words may be no more than the repr of a Python object."""
+    from PIL import TiffImagePlugin, UnidentifiedImageError
+
+    if not isinstance(error, UnidentifiedImageError):
+        return f"cannot be read ({error})"
+    file.seek(0)
+    if kind == "PNG":
+        size: tuple[Any, Any] = struct.unpack(">II", file.read(24)[16:].ljust(8, b"\0"))
+        bits: Any = None
+    else:
+        try:
+            with python_warnings.catch_warnings():
+                python_warnings.simplefilter("ignore")
+                tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+                file.seek(tags.next)
+                tags.load(file)
+            size, bits = (tags.get(_WIDTH), tags.get(_HEIGHT)), tags.get(_BITS)
+        except Exception:  # of a directory that is damaged
+            return "is damaged"
+    if not all(size):
+        return f"declares {size[0] or 0} x {size[1] or 0} pixels"
+    return f"declares a kind of picture that is not known (bits a colour: {str(bits)[:40]})"
+
+
+def _check_depth(path: Path, picture: Image) -> None:
+    """Refuse colours of more than 8 bits, of which pillow keeps the high byte and says nothing."""
+    bits = max(picture.tag_v2.get(_BITS, (1,)))  # type: ignore[attr-defined]
+    if bits > 8 and _PICTURE_MODES.get(picture.mode, "u1") == "u1":
+        refuse(path, f"has {bits} bits a colour", _GREY_INSTEAD)
 
 
 def _is_only_picture(picture: Image) -> bool:
@@ -125,7 +163,7 @@ def _is_only_picture(picture: Image) -> bool:
 def _check_png(path: Path, content: bytes) -> None:
     """Check the CRC of every chunk, which pillow does not for pixels, and refuse 16-bit colours, which it cuts."""
     if content[24:25] == b"\x10" and content[25:26] not in (b"\0",):
-        refuse(path, "has 16 bits a colour", "export the slice as TIFF, or as grey PNG")
+        refuse(path, "has 16 bits a colour", _GREY_INSTEAD)
     at = 8
     while at + 12 <= len(content):
         (length,) = struct.unpack_from(">I", content, at)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from data.assembly import Draft, link_warnings
+from data.errors import few
 from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, Layout, load_layouts, match_suffix, split_extension
 from data.patient import Case, ImageSource
 from data.tree import Entry
@@ -35,7 +37,7 @@ def drafts_of_slices(
             if base in groups and not alone:
                 foreign = [entry.name for patient, items in groups.items() if patient != base for entry, _ in items]
                 problem = [
-                    f"the folder {base} holds another patient's file: {', '.join(foreign[:3])}; move it to that "
+                    f"the folder {base} holds another patient's file: {few(foreign, 3)}; move it to that "
                     "patient's folder"
                 ]
                 return [_draft_of_slices(folder, layout, base, base, groups[base], rest, warnings, problem)]
@@ -56,6 +58,18 @@ def _by_role(layout: Layout, items: Sequence[tuple[Entry, re.Match[str]]]) -> di
         role = REFERENCE if found["mask"] or (said and said.is_reference) else said.roles[0][0] if said else "colour"
         stacks.setdefault(role, {}).setdefault(int(found["slice"]), []).append(entry)
     return stacks
+
+
+def _first_gap(numbers: Collection[int]) -> int | None:
+    """The lowest number that is missing between the first and the last; names may hold any number, a date for one."""
+    ordered = sorted(numbers)
+    return next((low + 1 for low, high in pairwise(ordered) if high > low + 1), None)
+
+
+def _shown(number: int) -> str:
+    """A number that a file name holds, as a sentence can bear it."""
+    text = str(number)
+    return text if len(text) <= 20 else f"{text[:8]}... ({len(text)} digits)"
 
 
 def _draft_of_slices(
@@ -83,10 +97,10 @@ def _draft_of_slices(
                 f"the names do not say what the slices show ({sources['colour'][0].name}): their bands are "
                 f"taken as {', '.join(layout.channels)}"
             )
-    if numbers and (missing := sorted(set(range(min(numbers), max(numbers) + 1)) - numbers)):
+    if (gap := _first_gap(numbers)) is not None:
         warnings.append(
-            f"the slices are numbered {min(numbers)} to {max(numbers)}, but {missing[0]} is missing; the others "
-            "are stacked without it"
+            f"the slices are numbered {_shown(min(numbers))} to {_shown(max(numbers))}, but {_shown(gap)} is missing; "
+            "the others are stacked without it"
         )
     for role, stack in stacks.items():
         if set(stack) != numbers:
@@ -97,7 +111,7 @@ def _draft_of_slices(
     if masks and numbers and set(masks) != numbers:
         odd = min(set(masks) ^ numbers)
         warnings.append(
-            f"slice {odd} has {'no mask' if odd in numbers else 'a mask but no image'}, so the reference is not "
+            f"slice {_shown(odd)} has {'no mask' if odd in numbers else 'a mask but no image'}, so the reference is not "
             "used; complete the masks"
         )
         reference = None

@@ -7,13 +7,15 @@ import gzip
 import io
 import os
 import socket
+import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 
-from tests.faults.patient import Patient, nifti, png_picture, with_fields
+from tests.faults.patient import IMAGES, STEP, Patient, nifti, png_picture, with_fields
 from tests.faults.registry import CannotMake, add, fault
 
 NAMED = "-t1c.nii"
@@ -437,3 +439,53 @@ def _meta_headers() -> None:
 
 
 _meta_headers()
+
+
+# Pictures in the place of volumes
+
+
+def _slices(patient: Patient, numbers: Sequence[int]) -> None:
+    """Every image as grey PNG slices, ``t1_1.png`` and so on, from the middle of the volume."""
+    from PIL import Image
+
+    for path in patient.folder.iterdir():
+        path.unlink()
+    for what in IMAGES:
+        for layer, number in enumerate(numbers, start=7):
+            picture = (patient.arrays[what][:, :, layer] // STEP).astype(np.uint8)
+            Image.fromarray(picture).save(patient.folder / f"{what}_{number}.png")
+
+
+def _tiff(size: int, bits: int) -> bytes:
+    """A TIFF file of ``size`` x ``size`` colours, without a library that would refuse to write it."""
+    pixels = bytes(range(256)) * (size * size * 3 * bits // 8 // 256 + 1)
+    tags = {256: size, 257: size, 258: bits, 259: 1, 262: 2, 273: 300, 277: 3, 278: size, 279: len(pixels)}
+    tags[258] = 280  # where the three numbers of bits stand
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4 - (tag == 258), 3 if tag == 258 else 1, n) for tag, n in tags.items()
+    )
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return head.ljust(280, b"\0") + struct.pack("<3H", bits, bits, bits).ljust(20, b"\0") + pixels
+
+
+@fault("warn", "1 to 20261125113045", "3 is missing", same=False)
+def slice_numbered_by_a_date(patient: Patient) -> None:
+    """One slice of each modality is numbered by the second in which it was exported."""
+    _slices(patient, (1, 2, 20261125113045))
+
+
+@fault("error", "flair_1.tif", "16 bits a colour", "grey slices")
+def slices_of_16_bit_colours(patient: Patient) -> None:
+    """Slices of 16-bit colours, of which the library of pictures keeps the high byte."""
+    _slices(patient, (1, 2))
+    for number in (1, 2):
+        (patient.folder / f"flair_{number}.png").unlink()
+        (patient.folder / f"flair_{number}.tif").write_bytes(_tiff(24, 16))
+
+
+@fault("error", "flair_2.tif", "0 x 0 pixels")
+def slice_of_no_pixels(patient: Patient) -> None:
+    """A TIFF picture of no width and no height."""
+    _slices(patient, (1, 2))
+    (patient.folder / "flair_2.png").unlink()
+    (patient.folder / "flair_2.tif").write_bytes(_tiff(0, 8))
