@@ -349,6 +349,8 @@ class Serve:
     """Most megabytes of one upload."""
     token_file: Path | None = None
     """File whose first line every user must know, at least 16 characters."""
+    allowed_host: list[str] = field(default_factory=list)
+    """Names, without a port, by which a browser may ask for the server, beside localhost and IP addresses."""
     workspace: Path = Path("out/web")
     """Folder for uploads and results; readable by its owner alone."""
     keep_hours: float = 24.0
@@ -376,6 +378,7 @@ class Serve:
             token=token,
             keep_hours=self.keep_hours,
             job_seconds=60 * self.job_minutes,
+            allowed_hosts=tuple(self.allowed_host),
         )
         logging.getLogger("pipeline").setLevel(logging.INFO)
         serve(settings)

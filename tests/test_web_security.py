@@ -89,6 +89,23 @@ def test_a_rebound_page_gets_nothing(server):
             assert reply.status_code == 421 and "set-cookie" not in reply.headers
 
 
+def test_a_name_that_serve_was_told_is_a_good_host(tmp_path, monkeypatch):
+    """The way that the refusal names: --allowed-host."""
+    import run_pipeline
+
+    seen = []
+    monkeypatch.setattr("pipeline.web.app.serve", seen.append)
+    names = ["--allowed-host", "scans.example", "b.example"]
+    assert run_pipeline.main(["serve", "--workspace", str(tmp_path), *names, "--port", "1"]) == 0
+    (settings,) = seen
+    assert settings.allowed_hosts == ("scans.example", "b.example")
+    assert host_allowed("Scans.example:8000", settings) and not host_allowed("evil.example", settings)
+    with running(tmp_path, allowed_hosts=("scans.example",)) as server, server.client() as client:
+        assert client.get("/healthz", headers={"host": "scans.example"}).status_code == 200
+        refused = client.get("/healthz", headers={"host": "other.example"})
+        assert refused.status_code == 421 and "--allowed-host" in refused.json()["error"]
+
+
 def test_a_request_without_a_host_or_with_two_is_refused(server):
     for heads in (b"", b"Host: 127.0.0.1\r\nHost: evil.example\r\n"):
         with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
@@ -264,6 +281,16 @@ def test_static_files_are_those_of_their_folder_alone(server, path):
     with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
         assert b" 404 " in connection.recv(100)
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b'{"model": "x"}', b"a=1"])
+def test_a_request_to_run_that_cannot_be_read_costs_no_result(owned, body):
+    case, client = owned
+    at = f"/api/cases/{case['id']}"
+    reply = client.post(f"{at}/run", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code in (400, 422) and reply.json()["error"]
+    after = client.get(at).json()
+    assert (after["state"], after["result"]) == ("done", case["result"])
 
 
 def test_a_request_that_is_no_upload_is_small(owned):

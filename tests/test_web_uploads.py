@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import socket
@@ -16,12 +17,18 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from data.errors import InputError
+from pipeline.web.advice import for_page
+from pipeline.web.checks import case_of
+from pipeline.web.results import _what_is
 from pipeline.web.unpack import MAX_ENTRIES, unpack_zip
 from pipeline.web.uploads import clean_name
 from tests.web_server import running, upload, wait_for
 
 LIMIT = 2 * 2**20
 MODALITIES = ("t1", "t1c", "t2", "flair")
+UNKNOWN_SPACING = (
+    "the slices carry no voxel size and no orientation: volumes are in voxels, and left and right are as the slices lie"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +47,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def client(server):
     with server.client() as client:
+        client.server = server
         yield client
 
 
@@ -93,14 +101,90 @@ def test_one_zip(client, patient):
 def test_one_file_alone_whose_name_says_nothing_is_asked_for(client, patient):
     _, case = send(client, ("scan.nii.gz", (patient / f"{patient.name}-t2f.nii.gz").read_bytes()))
     assert roles_of(case) == {None: "scan.nii.gz"} and not case["can_run"]
-    assert "say what each file shows" in case["problems"][0]
+    assert case["name"] == "scan"
+    (problem,) = case["problems"]
+    assert "say what each file shows" in problem and case["warnings"] == []
     assert case["files"][0]["shape"] == [20, 24, 16]
     reply = client.patch(f"/api/cases/{case['id']}", json={"roles": {"1": "flair"}})
     case = wait_for(client, reply.json()["id"], "ready")
     assert roles_of(case) == {"flair": "scan.nii.gz"} and case["files"][0]["detected_role"] is None
     # A shipped model was trained for missing modalities: it can do with this one, and what it lacks is said.
     assert case["can_run"] and case["missing"] == ["t1", "t1c", "t2"]
-    assert any(text.startswith("no t1, t1c, t2 image") and "zeros" in text for text in case["warnings"])
+    (warning,) = [text for text in case["warnings"] if "no t1, t1c, t2 image" in text]
+    assert warning.startswith("no t1, t1c, t2 image: ") and "takes zeros in their place" in warning
+
+
+def test_no_sentence_names_an_option_or_a_folder_that_the_user_has_not(client, patient):
+    images = {name: (patient / f"{patient.name}-{name}.nii.gz").read_bytes() for name in ("t2f", "t1n", "t2w", "seg")}
+    _, case = send(client, ("x_flair.nii.gz", images["t2f"]), ("x_t1.nii.gz", images["t1n"]), ("y_t2.nii.gz", images["t2w"]),
+                   ("x_seg.nii.gz", images["seg"]))  # fmt: skip
+    sentences = [*case["problems"], *case["warnings"]]
+    assert "y_t2.nii.gz: bears another patient's name, and is not used unless you say what it shows" in sentences
+    assert [text for text in sentences if "--" in text or "patient:" in text or "folder" in text] == []
+    # The labels of a reference whose names say nothing fit several conventions alike.
+    (undecided,) = case["problems"]
+    assert undecided.endswith("alike; choose “Not used” for it, or name the files as their data set does")
+    reference = next(file["id"] for file in case["files"] if file["role"] == "reference")
+    client.patch(f"/api/cases/{case['id']}", json={"roles": {reference: None}})
+    assert wait_for(client, case["id"], "ready")["can_run"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "page"),
+    [
+        ("patient: no t1 image, and m needs t1, t2; add the file, choose --missing skip, or name another model",
+         "no t1 image, and m needs t1, t2; add the file, or choose another model"),
+        ("x.nii holds the label 7, which c does not know, so that it is not scored; name its convention with --convention",
+         "x.nii holds the label 7, which c does not know, so that it is not scored"),
+        ("x.nii: the reference has label values that no convention admitted here knows: 7; it will not be scored, name its "
+         "convention with --convention",
+         "x.nii: the reference has label values that no convention admitted here knows: 7; it will not be scored"),
+        ("the convention lgg has none of the regions TC of m; choose another with --convention",
+         "the convention lgg has none of the regions TC of m; choose another model"),
+        ("the files of patient bear different patients' names (a_t1.nii, b_t2.nii); keep one patient's files in a folder",
+         "the files bear different patients' names (a_t1.nii, b_t2.nii); check that they are one patient's"),
+        ("the folder patient holds another patient's file: a_1.tif, a_2.tif; move it to that patient's folder",
+         "a_1.tif, a_2.tif: bears another patient's name, and is not used unless you say what it shows"),
+        ("P1: not enough memory for this case; free some", "P1: not enough memory for this case; free some"),
+    ],
+)  # fmt: skip
+def test_advice_is_what_a_page_can_do(sentence, page):
+    assert for_page(sentence) == page
+    assert for_page(f"one; {sentence}") == f"one; {page}"
+
+
+def test_the_sentences_that_are_reworded_are_those_of_the_command_line():
+    """Whoever changes one there sees here that the page has to follow."""
+    root = Path(__file__).resolve().parent.parent
+    code = "".join(
+        path.read_text(encoding="utf-8") for folder in ("data", "pipeline") for path in (root / folder).glob("*.py")
+    )
+    said = re.sub(r'"\s*\n\s*f?"', "", code)  # sentences over several lines
+    for text in (
+        "; add the file, choose --missing skip, or name another model", "of the reference fit {tie} alike; say which with "
+        "--convention NAME", "; say which with --convention NAME", ", name its convention with --convention",
+        "; name its convention with --convention", "; choose another with --convention", "holds another patient's file: ",
+        "; move it to that patient's folder", "bear different patients' names (", "; keep one patient's files in a folder",
+        "the shipped model that fits best, needs ", "nothing tells which label convention to write (",
+        "; see the layouts in README", " (--debug shows where)",
+    ):  # fmt: skip
+        assert text in said, text
+
+
+def test_names_that_leave_the_convention_open_get_the_models_own_where_nothing_is_compared(client, patient):
+    """Those of BraTS-PED admit two conventions that differ, and neither is that of a model for LGG."""
+    files = [
+        (f"BraTS-PED-00001-000-{name}.nii.gz", (patient / f"{patient.name}-{name}.nii.gz").read_bytes())
+        for name in ("t1n", "t1c", "t2w", "t2f")
+    ]
+    _, case = send(client, *files)
+    model = next(name for name in case["models"] if name.startswith("lgg-"))
+    client.patch(f"/api/cases/{case['id']}", json={"model": model})
+    case = wait_for(client, case["id"], "ready")
+    assert (case["model"], case["can_run"]) == (model, True)
+    record = client.server.app.state.context.store.get(case["id"])
+    assert record.conventions == ("brats2023", "brats2024-ped") and record.convention == "lgg"
+    assert case_of(dataclasses.asdict(record)).conventions == ()  # so that the run settles it likewise
 
 
 def test_an_lgg_slice_stack(client, tmp_path):
@@ -121,6 +205,22 @@ def test_an_lgg_slice_stack(client, tmp_path):
     assert roles_of(case)["t1c"] == "TCGA_CS_0001_19990101/TCGA_CS_0001_19990101_1.tif and 3 more slices, band 3"
     assert case["files"][0]["shape"] == [24, 24, 4] and case["files"][0]["spacing_mm"] is None
     assert case["model"].startswith("lgg-") and case["can_run"]
+    assert case["warnings"].count(UNKNOWN_SPACING) == 1
+    client.post(f"/api/cases/{case['id']}/run")
+    result = wait_for(client, case["id"], "done", "failed")["result"]
+    assert result["flags"] == ["the voxel size is unknown: no mm, no ml"]  # nothing of columns, which the page has not
+    assert result["lesions"] and all(lesion["centroid_mm"] == [None] * 3 for lesion in result["lesions"])
+    assert all(len(lesion["centre_voxel"]) == 3 for lesion in result["lesions"])
+
+
+def test_volumes_of_slices_are_called_by_what_they_show():
+    shown = [_what_is(f"TCGA_CS_0001_19990101_{role}.nii.gz", False) for role in ("t1", "t1c", "flair", "seg")]
+    assert shown[:3] == [f"{name} image, its slices as one volume" for name in ("T1", "T1c", "FLAIR")]
+    assert shown[3].startswith("the mask")
+
+
+def test_images_that_carry_a_voxel_size_are_not_warned_of(client, patient):
+    assert not [text for text in upload(client, patient)["warnings"] if "voxel size" in text]
 
 
 def test_roles_can_be_changed_and_go_to_one_file_at_a_time(client, patient):

@@ -8,6 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data.io import read_label_map, write_label_map
+from data.labels import load_convention
+from pipeline.quality import quality_flags
 from pipeline.web.checks import case_of
 from pipeline.web.perform import OUTPUT, VIEW, finished
 from pipeline.web.results import Outcome, describe
@@ -50,7 +55,14 @@ def reference_as_result(request: dict[str, Any]) -> Any:
     assert case.reference is not None
     mask = OUTPUT / "patient" / "patient_seg.nii.gz"
     mask.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(case.reference.paths[0], mask)
-    row = {"status": "ok", "reason": "", "flags": "", "model": "none", "convention": "brats2023", "seconds": 0.1}
+    volume = read_label_map(case.reference, max_voxels=request["max_voxels"])
+    if len(case.reference.paths) == 1:
+        shutil.copyfile(case.reference.paths[0], mask)
+    else:  # slices
+        write_label_map(mask, volume.array.astype(np.uint8), volume.header)
+    convention = load_convention(request["case"]["convention"] or "brats2023")
+    flags = [] if volume.grid.spacing_known else quality_flags(convention.region_masks(volume.array), volume.grid)[-1:]
+    row = {"status": "ok", "reason": "", "flags": "; ".join(flags), "model": "none", "convention": convention.name}
+    row["seconds"] = 0.1
     outcome = Outcome(mask, row, [], [], case.images, case.reference)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)

@@ -65,7 +65,7 @@ def add_cases(app: FastAPI, context: Context) -> None:
         responses=wrong,
         summary="Make its mask",
     )
-    async def run(request: Request, case_id: str) -> Response:
+    async def run(request: Request, case_id: str, nothing: schema.Nothing | None = None) -> Response:
         context.case(request, case_id)
         record = await context.jobs.settled(case_id, 30.0, lambda r: r.state != "checking")
         if record is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 from data.errors import InputError, SegmentationError
 from data.io import read_header, read_label_map
 from data.labels import count_labels
-from data.naming import MODALITIES, REFERENCE, split_extension
+from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, split_extension
 from data.patient import Case, ImageSource
 from data.recognise import ConventionChoice, choose_conventions
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
+from pipeline.web.advice import FOLDER, for_page, of_use, shown_names, with_names
 
 FILES = Path("files")
 Request = dict[str, Any]
@@ -34,9 +35,12 @@ def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = F
             images[source["role"]] = ImageSource(tuple(paths), source["channel"])
     reference = images.pop(REFERENCE, None)
     ordered = {modality: images[modality] for modality in MODALITIES if modality in images}
+    conventions = tuple(record["conventions"])
+    if reference is None and record["convention"] not in (None, *conventions):
+        conventions = ()  # the names left it open, and it was settled as in _convention
     return Case(
-        record["name"], Path("patient"), record["layout"], record["layout_reason"], ordered, reference,
-        tuple(record["conventions"]), (), tuple(record["notes"]),
+        record["name"], Path(FOLDER), record["layout"], record["layout_reason"], ordered, reference,
+        conventions, (), tuple(record["notes"]),
     )  # fmt: skip
 
 
@@ -55,30 +59,37 @@ def check(request: Request) -> dict[str, Any]:
     from pipeline.inspect import inspect_case
 
     record, max_voxels = request["case"], request["max_voxels"]
-    case = case_of(record)
+    case = case_of(record | {"convention": None})
     models = [open_checkpoint(path) for path in request["models"]]
     fitting = [model for model in models if _fits(model, case)]
     chosen = _chosen(record["wanted_model"], fitting, case)
     choice = _convention(case, chosen, max_voxels)
     seen = inspect_case(case, choice, True, False, max_voxels)
-    shown = _shown_names(record["sources"])
-    problems, warnings = list(seen["problems"]), list(seen["warnings"])
+    problems, warnings = list(seen["problems"]), of_use(seen["warnings"])
     if not case.images:
         problems = ["nothing is assigned: say what each file shows (T1, T1c, T2 or FLAIR)"]
     elif not fitting:
         problems.append(_no_model(models, case))
     missing = [m for m in (chosen.settings["modalities"] if chosen else MODALITIES) if m not in case.images]
     if chosen is not None and missing:
+        place = "its place" if len(missing) == 1 else "their place"
         warnings.append(
-            f"no {', '.join(missing)} image: {chosen.name} takes zeros in its place, which it was trained for"
+            f"no {', '.join(missing)} image: {chosen.name} takes zeros in {place}, which it was trained for, but the mask "
+            "is better with all that there are"
         )
+    warnings += _unknown_spacing(case, seen)
     sources = [_looked_at(source, seen, problems + warnings, max_voxels) for source in record["sources"]]
     shape = next((s["shape"] for s in sources if s["role"] not in (None, REFERENCE) and s["shape"]), None)
+    names = shown_names(record["sources"])
+
+    def said(text: str) -> str:
+        return for_page(with_names(text, names))
+
     return {
-        "sources": [source | {"problem": _renamed(source["problem"], shown)} for source in sources],
+        "sources": [source | {"problem": source["problem"] and said(source["problem"])} for source in sources],
         "missing": missing,
-        "problems": [_renamed(text, shown) for text in problems],
-        "warnings": [_renamed(text, shown) for text in warnings],
+        "problems": [said(text) for text in problems],
+        "warnings": [said(text) for text in warnings],
         "can_run": not problems and chosen is not None,
         "model": chosen.name if chosen else None,
         "models": [model.name for model in fitting],
@@ -121,7 +132,25 @@ def _convention(case: Case, model: Checkpoint | None, max_voxels: int) -> Conven
         return count_labels(read_label_map(source, max_voxels=max_voxels).array)
 
     fallback = str(model.settings["convention"]) if model else None
-    return choose_conventions([case], fallback=fallback, read_labels=labels)[case.case_id]
+    choice = choose_conventions([case], fallback=fallback, read_labels=labels)[case.case_id]
+    if choice.error and case.reference is None and case.conventions:
+        # Nothing is compared, and a page has no --convention: the model's own, as for names that say nothing.
+        return _convention(replace(case, conventions=()), model, max_voxels)
+    return choice
+
+
+def _unknown_spacing(case: Case, seen: dict[str, Any]) -> list[str]:
+    """A sentence where an image says neither how large its voxels are nor how it lies in the patient."""
+    for role, source in case.images.items():
+        image = seen["images"][role]
+        if image["shape"] and image["spacing_mm"] is None:
+            slices = split_extension(source.paths[0].name)[1] in SLICE_EXTENSIONS
+            what, lie = ("slices", "the slices lie") if slices else ("images", "they are stored")
+            return [
+                f"the {what} carry no voxel size and no orientation: volumes are in voxels, and left and right are as "
+                f"{lie}"
+            ]
+    return []
 
 
 def _looked_at(source: dict[str, Any], seen: dict[str, Any], said: Sequence[str], max_voxels: int) -> dict[str, Any]:
@@ -138,20 +167,3 @@ def _looked_at(source: dict[str, Any], seen: dict[str, Any], said: Sequence[str]
         return known | {"shape": None, "spacing_mm": None, "orientation": None, "problem": str(error)}
     spacing = [round(s, 6) for s in grid.spacing_mm] if grid.spacing_known else None
     return known | {"shape": list(grid.shape), "spacing_mm": spacing, "orientation": grid.orientation}
-
-
-def _shown_names(sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Stored name -> what the user calls it."""
-    names: dict[str, str] = {}
-    for source in sources:
-        names |= {file: source["name"].partition(" and ")[0] for file in source["files"]}
-    return names
-
-
-def _renamed(text: str | None, shown: Mapping[str, str]) -> str | None:
-    """A sentence with the user's names in place of ours."""
-    if text is None:
-        return None
-    return re.sub(
-        r"(?:files/)?(f[0-9]{4,}\.[a-z.]*[a-z])(?![A-Za-z0-9])", lambda found: shown.get(found[1], found[1]), text
-    )

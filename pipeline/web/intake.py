@@ -202,12 +202,17 @@ def _from_cases(
 
 
 def _name(case: Case | None, label: str, sources: Sequence[Source]) -> str:
-    """What the patient is called: by its folder, else by its zip, else as its files' names begin."""
+    """What the patient is called: by its folder, else by its zip, else as its files' names begin, else as its one file."""
     if case is not None and case.case_id != label:
         return case.case_id
     stems = [split_extension(os.path.basename(source.name))[0] for source in sources if len(source.files) == 1]
     begun = {match.patient for stem in stems if (match := match_volume(stem)) and match.patient}
-    return begun.pop() if label == NAMELESS and len(begun) == 1 else label
+    if label != NAMELESS:
+        return label
+    if len(begun) == 1:
+        return begun.pop()
+    alone = stems[0] if len({source.files for source in sources}) == 1 and stems else ""
+    return _component(alone) or label
 
 
 def _sources_of(case: Case) -> dict[str, ImageSource]:

@@ -25,6 +25,7 @@ from data.io import read_header, read_label_map, write_label_map, write_text_ato
 from data.labels import count_labels, load_convention
 from data.patient import ImageSource
 from pipeline.case_task import numbers_of, read_state, result_path, sha256_of
+from pipeline.web.advice import for_page
 from pipeline.web.checks import FILES, Request, case_of, check
 from pipeline.web.worker import Emit
 
@@ -73,13 +74,15 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     report = segment_cases([case], OUTPUT, options, on_stage=emit)
     row = {str(key): value for key, value in report.iloc[0].to_dict().items()}
     if row["status"] == "error":
-        raise InputError(str(row["reason"]).replace(f"{INPUT}/", ""))
+        raise InputError(for_page(str(row["reason"]).replace(f"{INPUT}/", "")))
     emit("writing", 1.0)
     name = unique_folder_names([case.case_id])[case.case_id]
     state = read_state(OUTPUT / ".state" / f"{name}.json")
     rows = {table: [numbers_of(item) for item in state.get(table, ())] for table in ("regions", "lesions")}
     mask = OUTPUT / name / f"{name}_seg.nii.gz"
-    row["reason"], row["flags"] = (str(row[key] or "").replace(f"{INPUT}/", "") for key in ("reason", "flags"))
+    row["reason"], row["flags"] = (
+        for_page(str(row[key] or "").replace(f"{INPUT}/", "")) for key in ("reason", "flags")
+    )
     outcome = Outcome(mask, row, rows["regions"], rows["lesions"], case.images, case.reference)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
 

@@ -171,6 +171,10 @@ class Changes(BaseModel, extra="forbid"):
     name: str | None = Field(default=None, max_length=200)
 
 
+class Nothing(BaseModel, extra="forbid"):
+    """What a request says that only asks: an empty object, or no body at all. Anything else is refused."""
+
+
 class CaseTexts:
     """Cases as JSON text. A finished case is packed once: it may list hundreds of lesions, and is asked for often."""
 

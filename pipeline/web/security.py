@@ -153,7 +153,8 @@ class Guard:
         if not host_allowed(host, self.settings):
             return (
                 421,
-                f"this server is not called {_printable(host)}; open it by its address, or name it in allowed_hosts",
+                f"this server is not called {_printable(host)}; open it by its IP address, or start it with "
+                "--allowed-host and this name",
             )
         reads = scope["method"] in ("GET", "HEAD") and not scope["path"].startswith("/api/")
         if not reads and not origin_allowed(
