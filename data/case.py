@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -109,23 +110,28 @@ def folder_name(case_id: str) -> str:
 
 
 def unique_folder_names(case_ids: Iterable[str]) -> dict[str, str]:
-    """`folder_name` of every id, made different where a file system that ignores case would take two for one.
+    """`folder_name` of every id, made different where a file system that ignores case or composition takes two for one.
 
     The name of an id depends on the other ids only where they clash; the ids' order does not matter.
     """
     ids = sorted(set(case_ids))
     clashes: dict[str, int] = {}
     for case_id in ids:
-        key = folder_name(case_id).casefold()
+        key = _as_one_name(folder_name(case_id))
         clashes[key] = clashes.get(key, 0) + 1
     names: dict[str, str] = {}
     taken: set[str] = set()
     for case_id in ids:
         name = folder_name(case_id)
-        if clashes[name.casefold()] > 1:
+        if clashes[_as_one_name(name)] > 1:
             name = f"{name}-{hashlib.sha256(case_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
-        while name.casefold() in taken:
+        while _as_one_name(name) in taken:
             name += "_"
-        taken.add(name.casefold())
+        taken.add(_as_one_name(name))
         names[case_id] = name
     return names
+
+
+def _as_one_name(name: str) -> str:
+    """The same for names that some file system takes for one: of other case, or of accents composed otherwise (APFS)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

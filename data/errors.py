@@ -8,6 +8,17 @@ SegmentationError            the root; its text is one sentence for a person: wh
 └── UsageError               the run cannot start: an option, a path, a recipe
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def few(items: Iterable[object], most: int = 5) -> str:
+    """The first of many things for a sentence that stays one line: "1, 2, 3, 4, 5 and 7 more"."""
+    listed = [str(item) for item in items]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
 
 class SegmentationError(Exception):
     """Root of all errors raised on purpose. ``str(error)`` is one line that names place, value and fix."""

@@ -57,6 +57,9 @@ __all__ = [
     "write_text_atomically",
 ]
 
+LABEL_ROUNDING = 1e-5
+"""A label may be so far from a whole number, times the label where that is above 1: what float32 arithmetic leaves of it."""
+_PIECE_VOXELS = 2**20
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
 SLICE_SUFFIXES = (".tif", ".tiff", ".png")
@@ -198,7 +201,8 @@ def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volu
     Returns
     -------
     Volume
-        int16, or int32 where a label is above 32767. An empty reference (all zero) is valid.
+        int16, or int32 where a label is above 32767. An empty reference (all zero) is valid; so is what float32
+        arithmetic leaves of a whole number (:data:`LABEL_ROUNDING`).
 
     Raises
     ------
@@ -207,24 +211,47 @@ def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volu
     """
     header, array, slope, intercept = _read_stored(source, max_voxels, lambda dtype, scaled: dtype)
     with np.errstate(all="ignore"):
-        if (slope, intercept) != (1.0, 0.0):
-            array = array.astype(np.float64) * slope + intercept
-        low, high = array.min(), array.max()
-        _check_finite(header.path, array, float(low), float(high))
-        if low < 0 or high > np.iinfo(np.int32).max:
+        ends = float(array.min()), float(array.max())
+        _check_finite(header.path, array, *ends)
+        low, high = sorted(end * slope + intercept for end in ends)
+        if low < -LABEL_ROUNDING or high > np.iinfo(np.int32).max:
             refuse(
                 header.path,
-                f"holds the label {low if low < 0 else high:g}",
+                f"holds the label {_exactly(low if low < -LABEL_ROUNDING else high)}",
                 "a label is a whole number from 0 to 2147483647: correct the label map",
             )
-        labels = array.astype(np.int16 if high <= np.iinfo(np.int16).max else np.int32, order="F", copy=False)
-    if array.dtype.kind == "f" and (wrong := array != labels).any():
+        kind = np.int16 if round(high) <= np.iinfo(np.int16).max else np.int32
+        if array.dtype.kind in "iu" and (slope, intercept) == (1.0, 0.0):
+            return Volume(array.astype(kind, order="F", copy=False), header)
+        labels = _whole_labels(header.path, array, slope, intercept, kind)
+    return Volume(labels, header)
+
+
+def _whole_labels(path: Path, array: NDArray[Any], slope: float, intercept: float, kind: type) -> NDArray[Any]:
+    """Stored values as whole labels of type ``kind``, piece by piece: float64 of all would take eight bytes a voxel."""
+    labels: NDArray[Any] = np.empty(array.shape, kind, order="F")
+    stored, target = array.ravel(order="F"), labels.ravel(order="F")  # views: readers give Fortran order
+    wrong, example = 0, 0.0
+    for start in range(0, stored.size, _PIECE_VOXELS):
+        values = stored[start : start + _PIECE_VOXELS].astype(np.float64) * slope + intercept
+        whole = np.rint(values)
+        odd = np.abs(values - whole) > LABEL_ROUNDING * np.maximum(whole, 1)
+        if odd.any():
+            example = example if wrong else float(values[odd][0])
+            wrong += int(np.count_nonzero(odd))
+        target[start : start + _PIECE_VOXELS] = whole
+    if wrong:
         refuse(
-            header.path,
-            f"holds {np.count_nonzero(wrong)} labels that are no whole numbers, such as {array[wrong][0]:g}",
+            path,
+            f"holds {wrong} labels that are no whole numbers, such as {_exactly(example)}",
             "resample label maps with nearest neighbour",
         )
-    return Volume(labels, header)
+    return labels
+
+
+def _exactly(value: float) -> str:
+    """A number with the digits that tell it from its neighbours' rounding, and no more."""
+    return f"{value:.9g}"
 
 
 def _check_finite(path: Path, array: NDArray[np.generic], low: float, high: float) -> None:

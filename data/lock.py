@@ -10,7 +10,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,10 @@ def output_lock(folder: Path) -> Iterator[None]:
         descriptor = _acquire(folder, path)
     except OSError as error:
         _remove_empty(made)
-        raise UsageError(
-            f"{folder}: cannot be written to ({error.strerror or error}); free space, mend its permissions, or choose "
-            "another --output"
-        ) from None
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "a file is in its place" if in_the_way else error.strerror or error
+        what = "choose" if in_the_way else "free space, mend its permissions, or choose"
+        raise UsageError(f"{folder}: cannot be written to ({why}); {what} another --output") from None
     _held[str(path)] = (threading.get_ident(), descriptor)
     try:
         yield
@@ -95,20 +95,19 @@ def output_lock(folder: Path) -> Iterator[None]:
             _remove_empty(made)
 
 
-def remove_temporary_files(folder: Path, *, recursive: bool = True) -> None:
-    """Remove what killed writers left; only for who holds the lock of ``folder``.
+def remove_temporary_files(folder: Path, below: Iterable[str] = ()) -> None:
+    """Remove what killed writers left in a folder, and in those named below it; only for who holds the lock of ``folder``.
 
-    A folder below it in which another run is at work is left alone.
+    Nowhere else, for an output folder may hold what is not ours. A folder below that is a link, or in which another run
+    is at work, is left alone.
     """
-    for place, below, names in os.walk(folder):
-        if not recursive:
-            below.clear()
-        if Path(place) != Path(folder) and LOCK_NAME in names and _is_held(Path(place, LOCK_NAME)):
-            below.clear()
-            continue
-        for name in filter(is_temporary_name, names):
-            with contextlib.suppress(OSError):
-                Path(place, name).unlink(missing_ok=True)
+    places = [Path(folder) / name for name in dict.fromkeys(below)]
+    places = [place for place in places if not place.is_symlink() and not _is_held(place / LOCK_NAME)]
+    for place in (Path(folder), *places):
+        with contextlib.suppress(OSError):  # most are not there
+            for entry in [entry for entry in os.scandir(place) if is_temporary_name(entry.name)]:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry)
 
 
 def remove_stale_files(shared: Path) -> None:

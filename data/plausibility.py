@@ -42,6 +42,12 @@ OVERLAP = 0.5
 COVERED = 0.75
 """Part of the brain in one image that every other image shows; 1 in real BraTS patients, whose mask is one for all."""
 
+TUMOUR = 0.5
+"""Part of what an image shows that a tumour fills at most: the largest of BraTS fill a quarter of the brain."""
+OUTSIDE = 0.1
+"""Part of a reference that may lie where its image is 0: a real one, drawn within the brain mask, has next to nothing
+there, but a tumour's dark voxels may be 0."""
+
 _MOST_SAMPLES = 2**18
 _FEWEST_SAMPLES = 64  # below, a correlation near 1 may be chance, and only equal voxels count
 
@@ -105,7 +111,7 @@ def patient_doubts(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], *, sk
 
 def doubts(impressions: Mapping[str, Impression], *, skull_stripped: bool) -> list[str]:
     """As `patient_doubts`, of images that were reduced one after the other."""
-    found = _same_images(impressions)
+    found = [*_same_images(impressions), *(doubt for seen in impressions.values() for doubt in _no_picture(seen))]
     by_kind: dict[str, list[tuple[str, str]]] = {}
     for seen in impressions.values() if skull_stripped else ():
         if (doubt := _no_brain(seen)) is not None:
@@ -114,6 +120,38 @@ def doubts(impressions: Mapping[str, Impression], *, skull_stripped: bool) -> li
         more = f" (and {', '.join(name for name, _ in cases[1:])})" if len(cases) > 1 else ""
         found.append(f"{cases[0][0]}{more}: {cases[0][1]}; {_EXPECTED[kind]}")
     return [*found, *_apart(impressions, is_brain=skull_stripped and not by_kind)]
+
+
+def reference_doubts(name: str, whole: NDArray[np.bool_], shown: NDArray[np.bool_]) -> list[str]:
+    """Warnings about a reference that cannot be a tumour's: a brain mask, or labels in the air.
+
+    Parameters
+    ----------
+    name : str
+        Of its file.
+    whole : (d1, d2, d3) bool
+        Its outermost region.
+    shown : (d1, d2, d3) bool
+        Where the image on the same grid is not 0.
+
+    Returns
+    -------
+    list of str
+        Empty for an empty reference.
+    """
+    marked, inside = int(np.count_nonzero(whole)), int(np.count_nonzero(whole & shown))
+    brain = int(np.count_nonzero(shown))
+    if marked and inside < (1 - OUTSIDE) * marked:
+        return [
+            f"{name}: {100 * (1 - inside / marked):.0f} % of what it marks lies where the image is 0; check that it is "
+            "this patient's tumour"
+        ]
+    if marked and inside > TUMOUR * brain:
+        return [
+            f"{name}: it marks {100 * inside / brain:.0f} % of what the image shows, more than a tumour fills; check that "
+            "it is no brain mask"
+        ]
+    return []
 
 
 def expects_brain_alone(crop: str, blank_air: bool) -> bool:
@@ -161,6 +199,23 @@ def _no_brain(seen: Impression) -> tuple[str, str] | None:
             f"its voxels other than 0 are {measured}, and no brain is longer than {BRAIN_SIDES_MM[1]:.0f} mm",
         )
     return None
+
+
+def _no_picture(seen: Impression) -> list[str]:
+    """A sentence where the voxels that are not 0 show nothing, as those of a mask, or are upside down."""
+    values = seen.sample[seen.sample != 0]
+    if values.size < _FEWEST_SAMPLES:
+        return []
+    # Of a mask all are alike, but for a stray voxel: then the middle nine tenths are.
+    low, high = np.percentile(values, [5, 95])
+    if low == high:
+        return [
+            f"{seen.header.path.name}: nine tenths of its voxels other than 0 have the one value {low:g}, as in a mask; "
+            "put the image in its place"
+        ]
+    if high < 0:
+        return [f"{seen.header.path.name}: its values are negative; correct the slope in its header, or invert it"]
+    return []
 
 
 def _same_images(impressions: Mapping[str, Impression]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from data.errors import InputError
+from data.errors import InputError, few
 from data.labels import CONVENTIONS, load_convention
 from data.patient import Case, ImageSource
 from data.stream import printable
@@ -105,7 +105,7 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
         file = f"{printable(case.reference.paths[0])}: "
         try:
             values = read_labels(case.reference)
-        except InputError:
+        except (InputError, MemoryError):  # whoever scores it says so
             values = ()
     known = frozenset().union(*(load_convention(name).labels for name in admitted))
     whole = frozenset(int(value) for value in values if value in known)
@@ -114,14 +114,14 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
     warnings = (
         (
             f"{file}the reference has label values that no convention admitted here knows: "
-            f"{', '.join(f'{v:g}' for v in stray)}; it will not be scored, name its convention with --convention",
+            f"{few(f'{v:g}' for v in stray)}; it will not be scored, name its convention with --convention",
         )
         if stray
         else ()
     )
     if not left:
         # No single convention holds all values: they are no evidence, and the names (if they say anything) stand.
-        shown = ", ".join(map(str, sorted(whole)))
+        shown = few(sorted(whole))
         several = ", ".join(admitted)
         note = (
             f"{file}no convention among {several} has all label values of the reference ({shown}); it will not be "

@@ -40,6 +40,11 @@ GZIP = 31
 """zlib's ``wbits`` of a gzip stream."""
 _PACKED_PIECE, _PIECE = 2**18, 2**20
 _MAX_DEFLATE_RATIO = 1032  # zlib, technical details: no deflate stream expands further
+_PACKING_COST = 2**20
+"""Bytes that a packed file may have beyond its voxels and a sixty-fourth of them: deflate stores what it cannot pack with
+5 bytes for 16 kB, and a file may come in members of 18 bytes each. What is larger holds something else."""
+_EMPTY_MEMBERS = 1000
+"""So many members in a row that hold nothing: each takes time and none gives a voxel."""
 
 
 def refuse(path: Path, value: str, fix: str) -> NoReturn:
@@ -135,6 +140,7 @@ def inflate(file: BinaryIO, path: Path, wbits: int, piece: int = _PIECE) -> Iter
     """
     inflater = INFLATER if wbits == GZIP else zlib
     unpacker = inflater.decompressobj(wbits)
+    empty = 0
     try:
         while packed := file.read(_PACKED_PIECE):
             while packed:
@@ -149,7 +155,14 @@ def inflate(file: BinaryIO, path: Path, wbits: int, piece: int = _PIECE) -> Iter
                             "copy it again from its source",
                         )
                     unpacker = inflater.decompressobj(wbits)
+                    if (empty := empty + 1) > _EMPTY_MEMBERS:
+                        refuse(
+                            path,
+                            f"its compressed stream has more than {_EMPTY_MEMBERS} empty parts in a row",
+                            "copy it again from its source",
+                        )
                 if unpacked := unpacker.decompress(packed, piece):
+                    empty = 0
                     yield unpacked
                 packed = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
     except inflater.error as error:
@@ -211,6 +224,13 @@ def check_declared(stored: StoredVoxels, size: int, max_voxels: int) -> tuple[st
                 stored.path,
                 f"declares {stored.stream_bytes} bytes, more than its {available} compressed bytes can hold",
                 "copy it again from its source",
+            )
+        if available > stored.stream_bytes + stored.stream_bytes // 64 + _PACKING_COST:
+            refuse(
+                stored.path,
+                f"has {available} compressed bytes, more than the {stored.stream_bytes} bytes that its header declares "
+                "can take",
+                "its header is of another image, or something was written behind it: write it again",
             )
         return ()
     return _check_length(stored, available)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.case import Case
-from data.errors import InputError
+from data.errors import InputError, UsageError
 from data.io import MAX_VOXELS, read_header
 from data.labels import REGIONS
 from data.naming import MODALITIES
@@ -80,8 +80,22 @@ def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
 def task_path(task: CaseTask, what: str) -> Path:
     """The same for a task, its folder made."""
     path = result_path(task.output, task.folder, what, task.options.flat)
+    require_own_folders(task)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def require_own_folders(task: CaseTask) -> None:
+    """Refuse a link in the place of a folder of results: it would be written through, and cleaned, where it leads.
+
+    Raises
+    ------
+    data.errors.UsageError
+    """
+    paths = (result_path(task.output, task.folder, what, flat) for what in RESULTS for flat in (False, True))
+    for folder in dict.fromkeys(path.parent for path in paths):
+        if folder != task.output and folder.is_symlink():
+            raise UsageError(f"{folder}: is a symbolic link, and what is written stays in --output; remove the link")
 
 
 def state_path(task: CaseTask) -> Path:

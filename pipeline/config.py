@@ -22,7 +22,7 @@ UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a key that there is none of, in a model and in a dataclass."""
 
 Voxels = Annotated[int, Field(ge=1)]
-Millimetres = Annotated[float, Field(gt=0)]
+Millimetres = Annotated[float, Field(ge=0.05, le=50)]
 Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -111,7 +111,7 @@ def evaluate(
     shown = _require_cases(interactive, pairs)
     tasks = [PairTask(pair, options, resample) for pair in pairs]
     with output_lock(output):
-        remove_temporary_files(output)
+        remove_temporary_files(output, ["pictures"])
         tables = _score(tasks, output, workers, progress, compared=len(systems) > 1)
         frames = tables.frames(options)
         for name, frame in frames.items():

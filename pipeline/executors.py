@@ -180,7 +180,9 @@ def _devices(argument: str) -> list[str]:
 
 
 def _cluster(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
-    if not (argument.startswith(("tcp://", "tls://")) or re.fullmatch(f"{SLURM}(:0*[1-9][0-9]*)?", argument)):
+    # Dask would look for a host that cannot be for half a minute.
+    address = r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}"
+    if not re.fullmatch(f"{address}|{SLURM}(:0*[1-9][0-9]*)?", argument):
         raise _Malformed
     return ClusterExecutor(argument, initializer, initargs), AT_A_TIME
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.case import Case, ImageSource, discover_cases
-from data.errors import CheckpointError, InputError
+from data.errors import CheckpointError, InputError, UsageError, few
 from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
 from data.label_values import read_label_values
@@ -56,6 +56,8 @@ def inspect_cases(
         images {modality or "reference": {file, shape, spacing_mm (None: unknown), orientation, dtype}}, missing (modalities),
         problems, warnings, unrecognised (file names). Plain values only.
     """
+    if max_voxels < 1:
+        raise UsageError(f"--max-voxels {max_voxels}: give a number of at least 1")
     cases = discover_cases(root)
     if convention is not None:
         load_convention(convention)
@@ -71,10 +73,10 @@ def _label_reader(cases: Iterable[Case], max_voxels: int) -> Callable[[ImageSour
     A mask is unpacked outside Python's lock, so that threads share the processors. Each holds one mask in memory.
     """
 
-    def read(source: ImageSource) -> Collection[float] | InputError:
+    def read(source: ImageSource) -> Collection[float] | InputError | MemoryError:
         try:
             return read_label_values(source, max_voxels=max_voxels)
-        except InputError as error:
+        except (InputError, MemoryError) as error:
             return error
 
     # Where the names admit one convention only, no mask is asked for.
@@ -84,7 +86,7 @@ def _label_reader(cases: Iterable[Case], max_voxels: int) -> Callable[[ImageSour
 
     def labels(source: ImageSource) -> Collection[float]:
         found = known[source] if source in known else read(source)
-        if isinstance(found, InputError):
+        if isinstance(found, InputError | MemoryError):
             raise found
         return found
 
@@ -177,13 +179,15 @@ def _orientation(affine: bytes) -> str:
 
 
 def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
-    """One sentence for each image that does not lie where the one lies that gives the grid."""
+    """One sentence for each image that does not lie where the one lies that gives the grid; stored turned, it does."""
     native = next((headers[name] for name in (*REFERENCE_ORDER, *headers) if name in headers), None)
     return [
         f"{header.path.name}: its grid ({header.grid.described()}) is not that of {native.path.name} "
         f"({native.grid.described()})"
-        for header in headers.values()
-        if native is not None and not header.grid.matches(native.grid)
+        for name, header in headers.items()
+        if native is not None
+        and not header.grid.matches(native.grid)
+        and not (name == "reference" and header.grid.reoriented(native.grid.orientation).matches(native.grid))
     ]
 
 
@@ -218,7 +222,7 @@ def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: 
     if not unknown:
         return []
     return [
-        f"{header.path.name} holds the label {', '.join(map(str, unknown))}, which {convention} does not know, so that it "
+        f"{header.path.name} holds the label {few(unknown)}, which {convention} does not know, so that it "
         "is not scored; name its convention with --convention"
     ]
 

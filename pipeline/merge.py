@@ -85,7 +85,7 @@ def merge_shards(
         raise UsageError(f"--interactive: no patient {_listed(unknown)} among the parts; report.csv lists them")
     options = parts[0].options
     tasks = [_task(entry, output, part) for entry, part in found]
-    with output_lock(output), clean_output(output):
+    with output_lock(output), clean_output(output, [task.folder for task in tasks]):
         for task, (entry, part) in zip(tasks, found, strict=True):
             _bring(task, part.folder, bool(entry.mask_sha256))
         report = report_of([entry.row for entry, _ in found])

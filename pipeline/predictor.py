@@ -20,6 +20,7 @@ from data.case import Case
 from data.errors import InputError, UsageError
 from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, Volume, read_header
+from data.labels import load_convention
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
 from pipeline.device import choose_device, free_card_bytes, out_of_memory
@@ -262,6 +263,11 @@ class Predictor:
             if self.configs[0].postprocess.watershed and flair is None:
                 warnings.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
             label_map, masks, written = to_labels(self.configs[0], self.name, mean, native.grid, flair, convention)
+            if lost := [region for region in mean if region not in load_convention(written).regions]:
+                warnings.append(
+                    f"the label convention {written} has no label for {', '.join(lost)}: measured, but not in the mask; "
+                    "choose another with --convention"
+                )
             uncertainty, disagreement = self._disagreeing(spread, native.grid)
         said, done = tuple(dict.fromkeys(warnings)), tuple(dict.fromkeys(remarks))
         engine = "+".join(runner.running for runner in self.runners)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Mask = NDArray[np.bool_]
+
+# A name in letters that the font lacks is drawn with boxes; matplotlib would say so on the terminal, letter by letter.
+warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
 
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 _EDGES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}

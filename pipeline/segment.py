@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from data.lock import output_lock, remove_temporary_files
 from data.recognise import ConventionChoice, choose_conventions
 from pipeline.allocation import tune_malloc
 from pipeline.case_task import (
+    STATE_FOLDER,
     STATE_TABLES,
     CaseTask,
     Row,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SegmentOptions", "segment_cases"]
 
+MOST_THREADS = 1024
 SHOWN_LESIONS = 100
 """So many lesions of a region and side, the largest, stand on the page; lesions.csv has them all."""
 
@@ -117,7 +119,7 @@ def segment_cases(
     device = _check(options, executor)
     folders = unique_folder_names([case.case_id for case in cases])
     _require_apart(cases, output, folders)
-    with output_lock(output), clean_output(output):
+    with output_lock(output), clean_output(output, folders.values()):
         record_path(output).unlink(missing_ok=True)  # until this run has come to its end
         conventions = _conventions(cases, options)
         wanted = None if shard is None else shard.part_of(folders)
@@ -168,6 +170,8 @@ def _check(options: SegmentOptions, executor: str) -> str:
     for name, value in (("threads", options.threads), ("max-voxels", options.max_voxels)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: give a number of at least 1")
+    if options.threads is not None and options.threads > MOST_THREADS:
+        raise UsageError(f"--threads {options.threads}: give at most {MOST_THREADS}")
     from pipeline.device import choose_device  # torch takes seconds to import
 
     if is_elsewhere(executor) and options.device.partition(":")[0] in ("auto", "cpu", "cuda"):
@@ -179,13 +183,17 @@ def _check(options: SegmentOptions, executor: str) -> str:
 
 
 def _check_model_options(options: SegmentOptions, device: torch.device | None) -> None:
-    if options.window == "auto" and options.engine == "auto":
-        return
-    from pipeline.engines import choose_engine
+    from pipeline.engines import choose_engine, prune
     from pipeline.windows import with_window
 
+    for name in options.models:
+        open_checkpoint(name).config  # noqa: B018  it is checked
+    if options.window == "auto" and options.engine == "auto" and options.level is None:
+        return
     for model in _named_models(options):
         with_window(model.config, options.window)
+        if options.level is not None and options.models:  # of those that are not named, the one that fits is cut
+            prune(model.build(), options.level, model.name)
         if options.engine != "auto" and device is not None:
             choose_engine(options.engine, model.build(), model.config, device)
 
@@ -234,19 +242,26 @@ def report_of(rows: Sequence[Row]) -> pd.DataFrame:
 def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, str]) -> None:
     """Results never lie among inputs, where they could replace an image or a reference of the same name."""
     top = output.resolve()
+    results = {top / name for name in folders.values()}
     for case in cases:
         sources = [*case.images.values(), *([case.reference] if case.reference else [])]
         inputs = {case.folder.resolve(), *(path.parent.resolve() for source in sources for path in source.paths)}
-        if inputs & {top, top / folders[case.case_id]}:
+        around = inputs.union(*(path.parents for path in inputs))  # a patient's results around another's images, too
+        if top in inputs or results & around:
             raise UsageError(f"{output}: results would lie among the files of {case.case_id}; choose another --output")
 
 
 @contextmanager
-def clean_output(output: Path) -> Iterator[None]:
-    """What a killed run left is removed before, and what a killed worker left after."""
+def clean_output(output: Path, folders: Iterable[str]) -> Iterator[None]:
+    """What a killed run left is removed before, and what a killed worker left after; ``folders`` are the cases'."""
+    own = [STATE_FOLDER, *folders]
+    if (output / STATE_FOLDER).is_symlink():
+        raise UsageError(
+            f"{output / STATE_FOLDER}: is a symbolic link, and what is written stays in --output; remove it"
+        )
 
     def clean() -> None:
-        remove_temporary_files(output)
+        remove_temporary_files(output, own)
         shutil.rmtree(staging_folder(output), ignore_errors=True)
 
     clean()

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.case import Case
-from data.errors import ConventionError, InputError, SegmentationError
+from data.errors import ConventionError, InputError, SegmentationError, few
 from data.io import (
     NIFTI_SUFFIXES,
     Volume,
@@ -32,12 +32,14 @@ from data.io import (
 )
 from data.labels import count_labels, load_convention
 from data.patient import REFERENCE_ORDER
+from data.plausibility import reference_doubts
 from pipeline.case_task import (
     CaseTask,
     Row,
     finished_row,
     identity,
     remove_results,
+    require_own_folders,
     result_path,
 )
 from pipeline.checkpoint import choose_model, open_checkpoint
@@ -79,6 +81,7 @@ def segment_one(task: CaseTask) -> Row:
     begin()
     start = time.perf_counter()
     try:
+        require_own_folders(task)
         return _segment(task, start)
     except Exception as error:
         log.debug("case %r", task.case.case_id, exc_info=True)
@@ -313,28 +316,33 @@ def _reference_masks(
     """The case's own reference on the result's grid; why there is none to score against goes to ``warnings``."""
     if case.reference is None:
         return None
+    labels, native = load_convention(convention or result.convention), result.native.grid
     try:
+        header = read_header(case.reference, max_voxels=max_voxels)
+        warnings += header.warnings
+        name = header.path.name
+        # Its header first: one of another grid, however large, is not unpacked.
+        if not header.grid.reoriented(native.orientation).matches(native):
+            warnings.append(
+                f"not scored: {name} lies on another grid ({header.grid.described()}) than the images "
+                f"({native.described()}); resample it onto theirs"
+            )
+            return None
         reference = read_label_map(case.reference, max_voxels=max_voxels)
     except InputError as error:
         warnings.append(f"not scored: {error}")
         return None
-    warnings += reference.header.warnings
-    labels, name = load_convention(convention or result.convention), reference.header.path.name
-    unknown = labels.unknown_labels(count_labels(reference.array))
-    native = result.native.grid
-    if unknown:
-        listed = ", ".join(map(str, unknown))
-        warnings.append(
-            f"not scored: {name} holds the label {listed}, which {labels.name} does not know; name its convention with --convention"
-        )
+    except MemoryError:
+        warnings.append(f"not scored: {name}: there is not enough memory to read it; free some")
         return None
-    aligned = reference.grid.reoriented(native.orientation)
-    if not aligned.matches(native):
+    warnings += reference.header.warnings
+    if unknown := labels.unknown_labels(count_labels(reference.array)):
         warnings.append(
-            f"not scored: {name} lies on another grid ({reference.grid.described()}) than the images "
-            f"({native.described()}); resample it onto theirs"
+            f"not scored: {name} holds the label {few(unknown)}, which {labels.name} does not know; name its convention "
+            "with --convention"
         )
         return None
     array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
     truth = labels.region_masks(array)
+    warnings += reference_doubts(name, next(iter(truth.values())), result.background != 0)
     return {region: truth[region] for region in result.masks if region in truth}

@@ -251,7 +251,7 @@ def _earlier_state(output: Path, identity: Mapping[str, str], options: TrainOpti
 def _prepare(output: Path, split: Split, options: TrainOptions, process: Process) -> None:
     if not process.leads:
         return
-    remove_temporary_files(output, recursive=False)
+    remove_temporary_files(output)
     remove_stale_files(_cache(output, options))
     try:
         write_text_atomically(output / "split.json", json.dumps(vars(split), indent=1) + "\n")

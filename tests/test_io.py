@@ -396,6 +396,56 @@ def test_a_broken_gzip_stream_is_refused(tmp_path, change: Callable[[bytes], byt
         io.read_volume(source(path))
 
 
+@pytest.mark.parametrize("what", ["a hole of 2 GiB", "100000 empty members"])
+def test_what_goes_on_long_behind_the_voxels_is_refused_at_once(tmp_path, what: str) -> None:
+    path = tmp_path / "x.nii.gz"
+    packed = gzip.compress(GOOD)
+    if what == "a hole of 2 GiB":
+        path.write_bytes(packed)
+        os.truncate(path, 2**31)
+    else:
+        path.write_bytes(packed + gzip.compress(b"", mtime=0) * 100_000)
+    start = time.monotonic()
+    with pytest.raises(InputError, match="x.nii.gz: has [0-9]+ compressed bytes, more than the|empty parts in a row"):
+        io.read_volume(source(path))
+    assert time.monotonic() - start < 1
+
+
+def test_a_few_hundred_members_and_voxels_that_cannot_be_packed_are_fine(tmp_path) -> None:
+    array = RNG.integers(-(2**15), 2**15, (40, 40, 40)).astype("i2")  # noise: deflate stores it as it is
+    content = nifti_bytes(array)
+    members = [gzip.compress(content[at : at + 300], 1) for at in range(0, len(content), 300)]
+    path = tmp_path / "x.nii.gz"
+    path.write_bytes(b"".join(members) + gzip.compress(b"") * 900 + bytes(4096))
+    assert path.stat().st_size > len(content)
+    assert np.array_equal(io.read_volume(source(path)).array, array)
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.1, 1 / 255])
+def test_labels_that_are_whole_but_for_rounding_are_whole(tmp_path, slope: float) -> None:
+    labels = RNG.integers(0, 5, (6, 7, 8))
+    path = tmp_path / "x.nii"
+    stored = np.round(labels / slope).astype("i2")
+    path.write_bytes(nifti_bytes(stored, scl_slope=slope, scl_inter=0))
+    read = io.read_label_map(source(path))
+    assert np.array_equal(read.array, labels) and read.array.dtype == np.int16
+    path.write_bytes(nifti_bytes((labels * (1 - 1e-6)).astype("f8")))
+    assert np.array_equal(io.read_label_map(source(path)).array, labels)
+    path.write_bytes(nifti_bytes((labels * 1.0001).astype("f8")))
+    with pytest.raises(
+        InputError, match=f"holds {np.count_nonzero(labels)} labels that are no whole numbers, such as [1-4].000"
+    ):
+        io.read_label_map(source(path))
+
+
+def test_labels_of_many_pieces_are_those_of_one(tmp_path, monkeypatch) -> None:
+    labels = RNG.integers(0, 5, (6, 7, 8))
+    path = tmp_path / "x.nii"
+    path.write_bytes(nifti_bytes((labels * 2).astype("f4"), scl_slope=0.5, scl_inter=0))
+    monkeypatch.setattr(io, "_PIECE_VOXELS", 11)
+    assert np.array_equal(io.read_label_map(source(path)).array, labels)
+
+
 @pytest.mark.parametrize("inflater", [zlib, stream.isal_zlib], ids=["zlib", "isal"])
 def test_every_inflater_gives_the_same_voxels_and_refuses_the_same_streams(tmp_path, monkeypatch, inflater) -> None:
     if inflater is None:

@@ -98,9 +98,10 @@ def test_the_same_thread_enters_again_and_another_does_not(tmp_path, way):
 
 
 def test_a_forked_child_does_not_keep_the_lock_alive_after_its_parent(tmp_path):
-    code = HOLD.replace("print(", "import os; os.fork(); print(os.getpid(), ")
+    # Each line in one write: those of two processes must not come between each other.
+    code = HOLD.replace("print('held', flush=True)", "import os; os.fork(); os.write(1, b'%d held\\n' % os.getpid())")
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    # Both say so: a child that has not run yet has not closed anything either.
+    # Both have said so: a child that has not run yet has not closed anything either.
     alive = {int(holder.stdout.readline().split()[0]) for _ in range(2)}
     (child,) = alive - {holder.pid}
     try:
@@ -200,14 +201,17 @@ def test_temporary_files_go_but_for_those_of_a_run_at_work_below(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / STALE).touch()
         (tmp_path / name / "mask.nii.gz").touch()
+    (tmp_path / "not-ours").mkdir()
+    (tmp_path / "not-ours" / STALE).touch()
+    (tmp_path / "link").symlink_to("not-ours")
     (tmp_path / "dead" / LOCK_NAME).write_text(owner(pid=2**22 - 1))
     holder = hold(tmp_path / "other")
     try:
-        remove_temporary_files(tmp_path)
+        remove_temporary_files(tmp_path, ["case", "other", "dead", "link", "missing"])
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    assert [path.parent.name for path in tmp_path.glob(f"*/{STALE}")] == ["other"]
+    assert sorted(path.parent.name for path in tmp_path.glob(f"*/{STALE}")) == ["link", "not-ours", "other"]
     assert len(list(tmp_path.glob("*/mask.nii.gz"))) == 3
 
 

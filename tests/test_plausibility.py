@@ -17,7 +17,7 @@ from data.grid import Grid
 from data.header import ImageHeader
 from data.io import read_volume
 from data.phantom import draw_patient, make_phantom, make_phantom_slice
-from data.plausibility import expects_brain_alone, impression, patient_doubts
+from data.plausibility import expects_brain_alone, impression, patient_doubts, reference_doubts
 from pipeline.inspect import inspect_cases
 from transforms.preprocess import preprocess_chain, run_chain
 
@@ -107,7 +107,40 @@ def test_two_masks_or_a_few_voxels_are_one_image_only_where_they_are_equal() -> 
     # Four points on a line prove nothing; nor does what has one value inside.
     assert not any("same image" in text for text in doubts_of(few, 2 * few))
     assert any("same image" in text for text in doubts_of(few, few.copy()))
-    assert doubts_of(BRAIN.astype(np.float32), np.where(ellipsoid((60, 80, 60)), 1, 0).astype(np.float32)) == []
+    masks = doubts_of(BRAIN.astype(np.float32), np.where(ellipsoid((60, 80, 60)), 1, 0).astype(np.float32))
+    assert len(masks) == 2 and all("as in a mask" in text for text in masks)  # each, and not as one image
+
+
+@pytest.mark.parametrize(
+    ("part", "word"), [(0.2, ""), (0.45, ""), (0.55, "no brain mask"), (1.0, "no brain mask"), (0.0, "")]
+)
+def test_a_reference_that_marks_more_than_half_of_the_brain_is_doubted(part: float, word: str) -> None:
+    voxels = np.argwhere(BRAIN)
+    whole = np.zeros_like(BRAIN)
+    whole[tuple(voxels[: int(part * len(voxels))].T)] = True
+    found = reference_doubts("seg.nii.gz", whole, BRAIN)
+    assert len(found) == bool(word) and all(word in text and "seg.nii.gz" in text for text in found)
+
+
+def test_a_reference_of_which_a_tenth_lies_in_the_air_is_doubted() -> None:
+    shown = np.ones((10, 10, 40), bool)
+    shown[..., 20:] = False
+    whole = np.zeros_like(shown)
+    whole[0, :, 11:20] = True
+    for columns, doubted in ((1, False), (2, True)):  # 10 of 100 voxels, 20 of 110
+        whole[0, :, 20 : 20 + columns] = True
+        found = reference_doubts("seg.nii.gz", whole, shown)
+        assert bool(found) is doubted and all("where the image is 0" in text for text in found)
+
+
+def test_an_image_whose_values_are_negative_or_one_value_is_doubted_and_a_z_scored_one_is_not() -> None:
+    image = texture(BRAIN)
+    centred = np.where(BRAIN, image - image[BRAIN].mean(), 0).astype(np.float32)
+    assert doubts_of(centred) == []
+    assert "negative" in doubts_of(-np.abs(image))[0]
+    nearly = BRAIN.astype(np.float32)
+    nearly[tuple(np.argwhere(BRAIN)[:20].T)] = 5
+    assert "as in a mask" in doubts_of(nearly)[0]
 
 
 def test_images_of_other_shapes_are_not_compared() -> None:

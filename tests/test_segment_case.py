@@ -1,12 +1,15 @@
-"""The first case's images are read while what segments them is loaded; whatever is wrong is left to who needs them."""
+"""One case: its images are read while what segments them is loaded, and what is written stays in the output folder."""
 
 from __future__ import annotations
+
+import unicodedata
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from data.case import discover_cases
+from data.case import discover_cases, unique_folder_names
+from data.errors import UsageError
 from data.io import MAX_VOXELS, read_volumes
 from pipeline import segment_case
 from pipeline.segment import SegmentOptions, segment_cases
@@ -85,3 +88,111 @@ def test_a_second_model_reads_its_own_images(case, tiny_model, tmp_path):
     other = make_model(tmp_path / "other.safetensors", seed=1)
     report = segment_cases([case], tmp_path / "out", SegmentOptions(models=(str(tiny_model), str(other))))
     assert report["status"].tolist() == ["ok"]
+
+
+# ---- nothing is written, and nothing cleaned, anywhere else ----
+
+
+def run(case, output, model):
+    return segment_cases([case], output, SegmentOptions(models=(str(model),)))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_link_in_the_place_of_a_cases_folder_is_its_error_and_is_not_written_through(
+    case, tiny_model, tmp_path, missing
+):
+    victim, output = tmp_path / "victim", tmp_path / "out"
+    output.mkdir()
+    if not missing:
+        victim.mkdir()
+        (victim / f"{FIRST}_seg.nii.gz").write_bytes(b"another's")
+    (output / FIRST).symlink_to(victim)
+    report = run(case, output, tiny_model)
+    assert report["status"].tolist() == ["error"]
+    assert "symbolic link" in report["reason"][0] and FIRST in report["reason"][0]
+    assert victim.exists() is not missing
+    if not missing:
+        assert [p.name for p in victim.iterdir()] == [f"{FIRST}_seg.nii.gz"]
+        assert (victim / f"{FIRST}_seg.nii.gz").read_bytes() == b"another's"
+
+
+def test_a_link_in_the_place_of_the_state_folder_stops_the_run(case, tiny_model, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out" / ".state").symlink_to(tmp_path / "victim")
+    with pytest.raises(UsageError, match=r"out/\.state: is a symbolic link"):
+        run(case, tmp_path / "out", tiny_model)
+    assert not list((tmp_path / "victim").iterdir())
+
+
+def test_results_around_the_images_of_another_patient_are_refused_and_nothing_of_theirs_is_removed(
+    phantoms, tiny_model, tmp_path
+):
+    root = tmp_path / "set"
+    for name in ("set", "P1"):
+        (root / name).mkdir(parents=True)
+        for path in (phantoms / FIRST).iterdir():
+            (root / name / path.name.replace(FIRST, name)).symlink_to(path)
+    kept = root / "P1" / ".notes.123-deadbeef.tmp"
+    kept.write_text("the user's")
+    with pytest.raises(UsageError, match="results would lie among the files of"):
+        segment_cases(discover_cases(root), tmp_path, SegmentOptions(models=(str(tiny_model),)))
+    segment_cases(discover_cases(root), tmp_path / "out", SegmentOptions(models=(str(tiny_model),)))
+    assert kept.read_text() == "the user's"
+
+
+def test_names_that_differ_in_how_their_accents_are_composed_get_folders_that_do_not():
+    composed, apart = "Andr\u00e9", "Andre\u0301"
+    names = unique_folder_names([composed, apart])
+    assert len({unicodedata.normalize("NFC", name) for name in names.values()}) == 2
+
+
+# ---- what is said ----
+
+
+def test_a_convention_without_labels_for_some_regions_is_said(case, tiny_model, tmp_path):
+    options = SegmentOptions(models=(str(tiny_model),), convention="lgg")
+    report = segment_cases([case], tmp_path, options)
+    assert report["status"].tolist() == ["warn"]
+    assert "lgg has no label for TC, ET" in report["reason"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"threads": 10**11}, "--threads"), ({"level": 99}, "--level 99"), ({"level": 2}, "no UNet")]
+)
+def test_an_option_that_cannot_be_stops_the_run_before_the_first_case(case, tiny_model, tmp_path, options, words):
+    with pytest.raises(UsageError, match=words):
+        segment_cases([case], tmp_path / "out", SegmentOptions(models=(str(tiny_model),), **options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_the_place_of_a_table_is_named(case, tiny_model, tmp_path):
+    (tmp_path / "report.csv").mkdir()
+    with pytest.raises(OSError) as caught:
+        run(case, tmp_path, tiny_model)
+    assert caught.value.filename == str(tmp_path / "report.csv")
+
+
+def test_a_reference_of_another_grid_is_not_unpacked(case, tiny_model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(segment_case, "read_label_map", lambda source, **k: asked.append(source))
+    header = nib.load(case.reference.paths[0])
+    folder = tmp_path / "in" / FIRST
+    folder.mkdir(parents=True)
+    for path in case.folder.iterdir():
+        if path != case.reference.paths[0]:
+            (folder / path.name).symlink_to(path)
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), header.affine), folder / case.reference.paths[0].name)
+    (found,) = discover_cases(tmp_path / "in")
+    report = run(found, tmp_path / "out", tiny_model)
+    assert "another grid (9x9x9" in report["reason"][0] and not asked
+
+
+def test_a_reference_for_which_there_is_no_memory_costs_its_scores_alone(case, tiny_model, tmp_path, monkeypatch):
+    def too_large(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(segment_case, "read_label_map", too_large)
+    report = run(case, tmp_path, tiny_model)
+    assert report["status"].tolist() == ["warn"] and "not scored" in report["reason"][0]
+    assert "memory" in report["reason"][0] and (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").is_file()

@@ -27,9 +27,10 @@ def _labels() -> None:
         "unknown_label": ("the label 7", with_spot(7, "u1"), "7"),
         "label_of_a_mask": ("the label 255", lambda a: (a > 0).astype(np.uint8) * 255, "255"),
         "huge_label": ("the label 70000", with_spot(70000, "i4"), "70000"),
-        "label_beyond_32_bits": ("the label 2^40", with_spot(2**40, "i8"), "1.09951e+12"),
+        "label_beyond_32_bits": ("the label 2^40", with_spot(2**40, "i8"), "1.09951163e+12"),
         "negative_label": ("the label -1", with_spot(-1, "i2"), "-1"),
         "fractional_label": ("the label 1.5, as smoothing leaves it", with_spot(1.5, "f4"), "1.5"),
+        "nearly_whole_label": ("the label 1.001", with_spot(1.001, "f4"), "such as 1.001"),
         "label_nan": ("a label that is no number", with_spot(np.nan, "f4"), "NaN"),
         "label_infinite": ("an infinite label", with_spot(np.inf, "f4"), "infinite"),
         "probabilities": (
@@ -99,6 +100,39 @@ def reference_with_slope(patient: Patient) -> None:
     """Labels that are whole numbers once the slope is applied."""
     patient.write("seg", patient.arrays["seg"] * 2)
     patient.set_fields("seg", scl_slope=0.5)
+
+
+@fault("ok", scored=True)
+def reference_whose_labels_were_rounded(patient: Patient) -> None:
+    """Labels as float32 arithmetic leaves them: 0.999999 is 1."""
+    patient.write("seg", patient.arrays["seg"].astype(np.float32) * np.float32(0.999999))
+
+
+@fault("ok", scored=True)
+def reference_with_a_slope_that_is_no_binary_fraction(patient: Patient) -> None:
+    """Ten times the labels, with the slope 0.1."""
+    patient.write("seg", patient.arrays["seg"].astype(np.int16) * 10)
+    patient.set_fields("seg", scl_slope=0.1)
+
+
+@fault("warn", NAMED, "no brain mask", same=True, scored=True)
+def reference_that_is_a_brain_mask(patient: Patient) -> None:
+    """The reference marks the whole brain."""
+    patient.write("seg", (patient.arrays["flair"] > 0).astype(np.uint8))
+
+
+@fault("warn", NAMED, "where the image is 0", same=True, scored=True)
+def reference_in_the_air(patient: Patient) -> None:
+    """The reference's tumour lies in a corner of the picture."""
+    labels = np.zeros_like(patient.arrays["seg"])
+    labels[:3, :3, :3] = 3
+    patient.write("seg", labels)
+
+
+@fault("warn", "not scored", NAMED, "more", same=True, scored=False)
+def reference_of_noise(patient: Patient) -> None:
+    """An image under the reference's name: hundreds of labels, of which the row names some."""
+    patient.write("seg", np.random.default_rng(1).integers(0, 30000, patient.arrays["seg"].shape, np.int16))
 
 
 @fault("ok", scored=True)

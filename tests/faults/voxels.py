@@ -52,6 +52,26 @@ def another_modality_all_zero(patient: Patient) -> None:
     patient.write("flair", patient.arrays["flair"] * 0)
 
 
+@fault("warn", NAMED, "as in a mask", same=False)
+def mask_under_the_name_of_an_image(patient: Patient) -> None:
+    """T1c is the brain's mask."""
+    patient.write("t1c", (patient.arrays["t1c"] > 0).astype(np.uint8))
+
+
+@fault("warn", NAMED, "as in a mask", same=False)
+def mask_with_a_stray_value(patient: Patient) -> None:
+    """T1c is the brain's mask but for one voxel."""
+    mask = (patient.arrays["t1c"] > 0).astype(np.uint16) * 65535
+    mask[10, 12, 8] = 3
+    patient.write("t1c", mask)
+
+
+@fault("warn", NAMED, "negative", same=False)
+def upside_down(patient: Patient) -> None:
+    """T1c's slope is -1."""
+    patient.set_fields("t1c", scl_slope=-1)
+
+
 @fault("warn", "-t1n.nii.gz", "-t1c.nii.gz", same=False)
 def same_image_under_two_names(patient: Patient) -> None:
     """T1 is a copy of T1c, byte for byte."""
