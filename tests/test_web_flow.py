@@ -120,7 +120,7 @@ def test_an_earlier_result_without_its_state_or_reference_shows_what_its_tables_
 
     shutil.copytree(patient, tmp_path / "in" / patient.name)
     reference = tmp_path / "in" / patient.name / f"{patient.name}-seg.nii.gz"
-    options = SegmentOptions(models=(str(tiny_model),))
+    options = SegmentOptions(models=(str(tiny_model),), flat=True)
     report = segment_cases(discover_cases(tmp_path / "in"), tmp_path / "out", options)
     shutil.rmtree(tmp_path / "out" / ".state")
     reference.write_bytes(next(patient.glob("*-seg.nii.gz")).read_bytes() + b"\0")  # another file: not what was scored
@@ -140,8 +140,32 @@ def test_an_earlier_result_without_its_state_or_reference_shows_what_its_tables_
             assert region["hd95_mm"] == pytest.approx(report.iloc[0][f"hd95_mm_{region['region']}"])
         assert result["has_reference"] and result["view"]["reference"] is None
         names = {file["name"] for file in result["files"]}
-        assert {"report.csv", "metrics.csv", "report.html"} <= names
+        assert {f"{patient.name}_preview.png", "report.csv", "metrics.csv", "report.html"} <= names
+        assert (result["files"][0]["name"], result["files"][0]["what"][:8]) == (f"{patient.name}.nii.gz", "the mask")
         assert "lesions.csv" not in names  # a link out of the results
+
+
+def test_an_earlier_result_of_slices_is_shown_on_the_volumes_that_the_run_wrote(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from data.case import discover_cases
+    from pipeline.segment import SegmentOptions, segment_cases
+    from pipeline.web.perform import open_earlier
+
+    name, drawn = "TCGA_CS_0001_19990101", np.zeros((32, 32), np.uint8)
+    drawn[8:20, 8:20] = 255
+    (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "case").mkdir()
+    for number in (1, 2, 3):
+        colours = np.random.default_rng(number).integers(1, 255, (32, 32, 3)).astype(np.uint8)
+        Image.fromarray(colours).save(tmp_path / "in" / name / f"{name}_{number}.tif")
+        Image.fromarray(drawn).save(tmp_path / "in" / name / f"{name}_{number}_mask.tif")
+    segment_cases(discover_cases(tmp_path / "in"), tmp_path / "out", SegmentOptions(models=("lgg-attention-unet-2d",)))
+    monkeypatch.chdir(tmp_path / "case")
+    result = open_earlier({"data": str(tmp_path / "out"), "about": name, "max_voxels": 2**20})["result"]
+    assert set(result["view"]["background"]) == {"t1", "t1c", "flair"}
+    assert result["view"]["reference"] == "reference.nii.gz" and result["has_reference"]
+    assert np.count_nonzero(read_mask(Path("view/reference.nii.gz"))) == 3 * 12 * 12
 
 
 def test_a_lesion_has_a_voxel_of_its_own_to_look_at(tmp_path):

@@ -80,9 +80,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     state = read_state(OUTPUT / ".state" / f"{name}.json")
     rows = {table: [numbers_of(item) for item in state.get(table, ())] for table in ("regions", "lesions")}
     mask = OUTPUT / name / f"{name}_seg.nii.gz"
-    row["reason"], row["flags"] = (
-        for_page(str(row[key] or "").replace(f"{INPUT}/", "")) for key in ("reason", "flags")
-    )
+    row["reason"], row["flags"] = (str(row[key] or "").replace(f"{INPUT}/", "") for key in ("reason", "flags"))
     outcome = Outcome(mask, row, rows["regions"], rows["lesions"], case.images, case.reference)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
 

@@ -24,6 +24,7 @@ from data.labels import LabelConvention, load_convention
 from data.patient import ImageSource
 from pipeline.colours import label_colours, region_colour
 from pipeline.scoring import score_masks
+from pipeline.web.advice import for_page
 from pipeline.web.centres import lesion_centres
 from pipeline.web.view import turned, write_view
 
@@ -103,9 +104,11 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
     view_folder.mkdir(parents=True, exist_ok=True)
     return {
         "status": row.get("status", "ok"),
-        "reason": row.get("reason") or "",
+        "reason": for_page(str(row.get("reason") or "")),
         # Columns of report.csv are not what the page shows.
-        "flags": [flag for flag in str(row.get("flags") or "").split("; ") if flag and "_<region>" not in flag],
+        "flags": [
+            flag for flag in for_page(str(row.get("flags") or "")).split("; ") if flag and "_<region>" not in flag
+        ],
         "model": row.get("model") or "",
         "convention": convention.name,
         "spacing_known": mask.grid.spacing_known,
@@ -218,8 +221,9 @@ def offer(output: Path, folder: Path, mask: Path, *, of_a_run: bool = False) -> 
     names |= {path.name: path for path in sorted((folder / "edits").glob("*")) if path.suffix in (".gz", ".json")}
     _write_zip(folder / ZIP_NAME, names)
     names[ZIP_NAME] = folder / ZIP_NAME
+    said = {name: _what_is(name, of_a_run) for name in names} | {mask.name: _WHAT["seg"]}
     return {
-        name: {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "what": _what_is(name, of_a_run)}
+        name: {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "what": said[name]}
         for name, path in names.items()
     }
 
