@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import few
 from data.naming import (
     MODALITIES,
     REFERENCE,
@@ -154,7 +155,7 @@ def _same_patient(owner: str, name: str, items: Sequence[Named]) -> bool:
 
 
 def _foreign_sentence(base: str, own: Sequence[Named], foreign: Sequence[Named]) -> str:
-    names = ", ".join(item.entry.name for item in foreign)
+    names = few((item.entry.name for item in foreign), 3)
     if len(own) == len(foreign):
         return f"the files of {base} bear different patients' names ({names}); keep one patient's files in a folder"
     return f"the folder {base} holds another patient's file: {names}; move it to that patient's folder"
@@ -167,29 +168,24 @@ def assemble(
     """One patient from files whose names are understood; doubled and unusable files become sentences."""
     layout, reason = _choose_layout(named)
     problems, warnings = list(problems), list(warnings)
-    by_role: dict[str, list[tuple[Entry, int | None]]] = {}
+    by_role: dict[str, list[tuple[Named, int | None]]] = {}
     for item in named:
         for role, channel in item.match.roles:
-            by_role.setdefault(role, []).append((item.entry, channel))
+            by_role.setdefault(role, []).append((item, channel))
     sources = {}
     for role, found in by_role.items():
-        names = " and ".join(entry.name for entry, _ in found)
-        entry, channel = found[0]
+        item, channel = found[0]
+        entry = item.entry
         if len(found) > 1 and role == REFERENCE:
+            names = _several(item.entry.name for item, _ in found)
             warnings.append(f"more than one reference mask: {names}; none is scored, keep one")
         elif len(found) > 1:
-            problems.append(f"{role} is there more than once: {names}; keep one")
+            problems.append(_doubled_sentence(role, found))
         elif entry.problem and role == REFERENCE:
             warnings.append(f"the reference {entry.name} {entry.problem}")
         else:
-            sources[role] = ImageSource((Path(entry.path),), channel)
-    problems += sorted(
-        {
-            f"{item.entry.name} {item.entry.problem}"
-            for item in named
-            if item.entry.problem and not item.match.is_reference
-        }
-    )
+            sources[role] = ImageSource((Path(entry.path),), channel, item.match.volumes)
+    problems += entry_problems([item.entry for item in named if not item.match.is_reference])
     warnings += link_warnings([item.entry for item in named])
     renamed = _called_after_another(case_id, patient, named)
     images = {modality: sources[modality] for modality in MODALITIES if modality in sources}
@@ -199,6 +195,32 @@ def assemble(
         tuple(problems), (*warnings, *renamed), tuple(Path(entry.path) for entry in rest),
     )  # fmt: skip
     return Draft(case, patient, scope)
+
+
+def entry_problems(entries: Sequence[Entry]) -> list[str]:
+    """Why files cannot be used, a sentence each; of many only the first."""
+    found = sorted({f"{entry.name} {entry.problem}" for entry in entries if entry.problem})
+    more = [f"{len(found) - 4} more files cannot be used either; look at them all"] if len(found) > 5 else []
+    return [*found[: 4 if more else 5], *more]
+
+
+def _doubled_sentence(role: str, found: Sequence[tuple[Named, int | None]]) -> str:
+    """One modality in several places: files, or the channels that dataset.json gives one name."""
+    names = _several(item.entry.name for item, _ in found)
+    if len({item.entry.path for item, _ in found}) == 1:
+        channels = _several(str(channel) for _, channel in found)
+        return (
+            f"{role} is there more than once: dataset.json calls the channels {channels} of {found[0][0].entry.name} so; "
+            "correct its channel_names"
+        )
+    if found[0][0].match.layout.kind == "numbered":
+        return f"{role} is there more than once: dataset.json calls {names} so; correct its channel_names"
+    return f"{role} is there more than once: {names}; keep one"
+
+
+def _several(items: Iterable[str]) -> str:
+    listed = list(items)
+    return " and ".join(listed) if len(listed) <= 3 else few(listed, 3)
 
 
 def link_warnings(entries: Sequence[Entry]) -> list[str]:

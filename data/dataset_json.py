@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.errors import few
 from data.labels import CONVENTIONS, load_convention
 from data.naming import modality_called
 
@@ -50,18 +51,48 @@ def read_dataset_json(path: str) -> DatasetJson:
     if not os.path.isfile(path) or os.path.getsize(path) > _LARGEST_BYTES:
         return DatasetJson(warning=f"{path} is no file of at most 16 MiB and was not read; write it again")
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        with open(path, "rb") as file:
+            content = json.loads(file.read(_LARGEST_BYTES).decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return DatasetJson(warning=f"{path} is no UTF-8 text and was not used; save it as UTF-8")
     except (OSError, ValueError, RecursionError) as error:
-        return DatasetJson(warning=f"{path} could not be read as JSON ({type(error).__name__}); write it again")
+        return DatasetJson(warning=f"{path} could not be read as JSON ({_why_no_json(error)}); write it again")
     if not isinstance(content, dict):
-        return DatasetJson(warning=f"{path} must hold an object, not a {type(content).__name__}; write it again")
+        return DatasetJson(warning=f"{path} holds {_kind(content)}, not an object; write it again")
     channels = content.get("channel_names", content.get("modality"))
     labels = content.get("labels")
+    named = _channels(channels) if isinstance(channels, dict) else ()
     return DatasetJson(
-        _channels(channels) if isinstance(channels, dict) else (),
+        named,
         _conventions_that_agree(labels) if isinstance(labels, dict) else (),
+        None if any(named) else f"{path} names no channel that is known ({_why_no_channel(channels)}); {_EXAMPLE}",
     )
+
+
+_EXAMPLE = 'write "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"} into it, in the order of the files'
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _why_no_json(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} in line {error.lineno}"
+    return str(error.strerror) if isinstance(error, OSError) else "a number in it is too long"
+
+
+def _why_no_channel(raw: Any) -> str:
+    if raw is None:
+        return "it has no channel_names"
+    if not isinstance(raw, dict):
+        return f"its channel_names are {_kind(raw)}, not an object"
+    shown = few((f"{key[:20]!r}: {str(value)[:20]!r}" for key, value in raw.items()), 4)
+    return f"its channel_names are {{{shown}}}"
 
 
 def _channels(raw: Mapping[str, Any]) -> tuple[str | None, ...]:

@@ -9,9 +9,18 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from data.assembly import Draft, Named, assemble, drafts_of_volumes, link_warnings, unusable
+from data.assembly import Draft, Named, drafts_of_volumes, unusable
+from data.belonging import (
+    below,
+    gather_split_patients,
+    name_below_the_root,
+    names_only_what_it_shows,
+    part_of_a_patient,
+)
 from data.earlier_run import EarlierRun, read_earlier_run
+from data.errors import few
 from data.image_folder import read_image_folder
+from data.loose_masks import LooseMask, join_loose_masks
 from data.naming import (
     MODALITIES,
     REFERENCE,
@@ -24,7 +33,7 @@ from data.naming import (
     session_folder,
     split_extension,
 )
-from data.patient import Case, ImageSource
+from data.patient import Case
 from data.stacks import drafts_of_slices
 from data.stream import printable
 from data.tree import Entry, lift_wrapped_files, list_folder
@@ -35,23 +44,15 @@ _DEEPEST = 16
 
 
 @dataclass(frozen=True)
-class _Loose:
-    """A mask that lies apart from its images."""
-
-    folder: str
-    scope: str
-    named: Named
-
-
-@dataclass(frozen=True)
 class _Walk:
     top: str
     root_real: str
     takes_results: bool = False  # masks of an earlier run are patients too
     drafts: list[Draft] = field(default_factory=list)
-    loose: list[_Loose] = field(default_factory=list)
+    loose: list[LooseMask] = field(default_factory=list)
     links: list[tuple[Entry, int]] = field(default_factory=list)  # links to folders wait until the real ones are done
     groups: set[str] = field(default_factory=set)  # real paths of folders that hold folders
+    parts: dict[str, list[tuple[str, list[Entry]]]] = field(default_factory=dict)  # folders called T1 and the like
     results: dict[str, int] = field(default_factory=dict)  # of a folder that a run wrote into, how many were left out
 
 
@@ -70,7 +71,7 @@ def find_cases(root: Path) -> list[Case]:
             printable(Path(folder)),
             count,
         )
-    return [draft.case for draft in walk.drafts]
+    return [draft.case for draft in name_below_the_root(gather_split_patients(walk.drafts, walk.top), walk.top)]
 
 
 def _walk(root: Path, *, takes_results: bool) -> _Walk:
@@ -85,7 +86,7 @@ def _walk(root: Path, *, takes_results: bool) -> _Walk:
         via = (f"{entry.name} is a link out of the input to {real}; it was followed",) if entry.link_target else ()
         via = via or (f"{entry.name} is a link to {real} within the input",)
         _visit(walk, entry.path, real, depth, via, None)
-    _join_loose(walk)
+    walk.drafts[:] = join_loose_masks(walk.drafts, walk.loose, walk.top)
     return walk
 
 
@@ -98,12 +99,13 @@ def _visit(
     try:
         if depth > _DEEPEST:
             raise OSError(0, f"nested more than {_DEEPEST} deep")
-        files, folders = list_folder(folder, walk.root_real)
+        files, folders, hidden = list_folder(folder, walk.root_real)
     except OSError as error:
         walk.drafts.append(
             unusable(
                 folder,
-                f"the folder {os.path.basename(folder)} cannot be searched ({error.strerror}); check it, or move it up",
+                f"{below(walk.top, folder)}the folder {os.path.basename(folder)} cannot be searched ({error.strerror}); "
+                "check it, or move it up",
                 via,
             )
         )
@@ -114,35 +116,86 @@ def _visit(
     run = None if walk.takes_results else read_earlier_run(folder) or run
     files, results = _without_results(walk, run, files + lifted)
     name = patient_name(folder, walk.top)
-    drafts, loose, found = _read_folder(folder, name, files, not folders, via, depth == 0)
+    drafts, loose, found = _read_folder(walk, folder, name, files, not folders, via)
     # A run leaves empty folders too, of patients that it had to refuse, and tables beside them.
     found = found or bool(results) or (run is not None and _is_runs_own(run, folder, empty=not (files or folders)))
     own = len(walk.drafts) if len(drafts) == 1 and drafts[0].n_roles > 1 else within
     walk.drafts.extend(drafts)
     walk.loose.extend(loose)
     for entry in results:
-        if own is not None:
-            _add(walk, own, unrecognised=Path(entry.path))
+        _add(walk, own, unrecognised=Path(entry.path))
+    found = _mention_hidden(walk, folder, hidden, len(walk.drafts) - 1 if len(drafts) == 1 else own) or found
     for entry in folders:
-        if entry.real is None:
-            below = _visit(walk, entry.path, os.path.join(real, entry.name), depth + 1, via, own, run)
-        elif (real + os.sep).startswith(entry.real.rstrip(os.sep) + os.sep):
-            below = _report(
-                walk, own, entry, f"the link {entry.name} leads back to {entry.real}, which holds it; remove the link"
-            )
-        else:
-            walk.links.append((entry, depth + 1))
-            below = True
-        if not below and own is not None:
+        is_known = _visit_below(walk, entry, real, depth + 1, via, own, run)
+        if not is_known:
             _add(walk, own, unrecognised=Path(entry.path))
-        found = found or below
+        found = found or is_known
     for entry in files:  # a dangling link without an extension stands for a patient's folder
         if entry.problem and not os.path.splitext(entry.name)[1] and os.path.islink(entry.path):
             found = _report(walk, own, entry, f"{entry.name} {entry.problem}") or found
+    _gather_parts(walk, folder, via)
     if found or within is not None or (depth == 0 and not any(split_extension(entry.name)[1] for entry in files)):
         return found
-    walk.drafts.append(unusable(folder, _nothing_known(files), via, files, name))
+    if depth > 1 and not folders and names_only_what_it_shows(folder):
+        walk.parts.setdefault(os.path.dirname(folder), []).append((folder, files))
+    else:
+        walk.drafts.append(unusable(folder, below(walk.top, folder) + _nothing_known(files), via, files, name))
     return True
+
+
+def _mention_hidden(walk: _Walk, folder: str, hidden: Sequence[str], own: int | None) -> bool:
+    """Say of hidden images that they were not read: among what else lies in their patient's folder, or in a row of
+    their own. True where there is such a row."""
+    for name in hidden:
+        _add(walk, own, unrecognised=Path(folder, name))
+    if own is not None or not hidden:
+        return False
+    folders = [name for name in hidden if os.path.isdir(os.path.join(folder, name))]
+    for name in folders:
+        path = os.path.join(folder, name)
+        problem = (
+            f"the folder {name} holds images and is hidden by the dot before its name; rename it if it is a patient"
+        )
+        walk.drafts.append(unusable(path, below(walk.top, path) + problem))
+    images = [name for name in hidden if name not in folders]
+    if images and folder != walk.top:
+        problem = f"hidden by the dot before the name: {few(images, 3)}; rename what belongs to the patient"
+        walk.drafts.append(unusable(folder, below(walk.top, folder) + problem, name=patient_name(folder, walk.top)))
+    elif images:
+        logger.warning(
+            "%s: hidden by the dot before the name and not read: %s", printable(Path(folder)), few(images, 3)
+        )
+    return folder != walk.top or bool(folders)
+
+
+def _visit_below(
+    walk: _Walk, entry: Entry, real: str, depth: int, via: tuple[str, ...], own: int | None, run: EarlierRun | None
+) -> bool:
+    """Visit a folder within another, whose real path is `real`; one that is a link waits. True if it is known."""
+    if entry.real is None:
+        return _visit(walk, entry.path, os.path.join(real, entry.name), depth, via, own, run)
+    if (real + os.sep).startswith(entry.real.rstrip(os.sep) + os.sep):
+        return _report(
+            walk, own, entry, f"the link {entry.name} leads back to {entry.real}, which holds it; remove the link"
+        )
+    walk.links.append((entry, depth))
+    return True
+
+
+def _gather_parts(walk: _Walk, folder: str, via: Sequence[str]) -> None:
+    """Folders called T1 and the like that hold nothing to read belong to the patient in whose folder they lie."""
+    parts = walk.parts.pop(folder, [])
+    if not parts:
+        return
+    mine = [
+        n for n, d in enumerate(walk.drafts) if d.case.images and session_folder(str(d.case.folder), folder) == folder
+    ]
+    if len(mine) == 1:
+        for place, _ in parts:
+            _add(walk, mine[0], unrecognised=Path(place))
+        return
+    files = next((files for _, files in parts if files), [])
+    walk.drafts.append(part_of_a_patient([place for place, _ in parts], _nothing_known(files), walk.top, via, files))
 
 
 def _without_results(walk: _Walk, run: EarlierRun | None, files: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -179,7 +232,10 @@ def _report(walk: _Walk, own: int | None, entry: Entry, sentence: str) -> bool:
     return True
 
 
-def _add(walk: _Walk, index: int, *, warning: str | None = None, unrecognised: Path | None = None) -> None:
+def _add(walk: _Walk, index: int | None, *, warning: str | None = None, unrecognised: Path | None = None) -> None:
+    """Add to what is said of a patient; of none, nothing."""
+    if index is None:
+        return
     draft = walk.drafts[index]
     case = draft.case
     warnings = (*case.warnings, warning) if warning else case.warnings
@@ -188,15 +244,15 @@ def _add(walk: _Walk, index: int, *, warning: str | None = None, unrecognised: P
 
 
 def _read_folder(
-    folder: str, name: str, files: Sequence[Entry], is_leaf: bool, via: tuple[str, ...], is_root: bool
-) -> tuple[list[Draft], list[_Loose], bool]:
+    walk: _Walk, folder: str, name: str, files: Sequence[Entry], is_leaf: bool, via: tuple[str, ...]
+) -> tuple[list[Draft], list[LooseMask], bool]:
     """Patients whose files lie directly in this folder, masks that lie there without images, and whether it was
     understood; `name` is what its patient is called."""
     base, parent = os.path.basename(folder), os.path.dirname(folder)
     drafts: list[Draft] = []
-    loose: list[_Loose] = []
+    loose: list[LooseMask] = []
     if base in _folders("image"):
-        drafts, files = read_image_folder(folder, files, via)
+        drafts, files = read_image_folder(folder, files, via, walk.root_real)
     named, rest = [], []
     for entry in files:
         stem, extension = split_extension(entry.name)
@@ -207,7 +263,7 @@ def _read_folder(
             and (match is None or match.layout.kind == "channels")
         ):
             loose.append(
-                _Loose(
+                LooseMask(
                     folder,
                     parent,
                     Named(
@@ -220,9 +276,9 @@ def _read_folder(
         else:
             rest.append(entry)
     if named and all(item.match.is_reference for item in named):
-        loose += [_Loose(folder, "", item) for item in named]
+        loose += [LooseMask(folder, "", item) for item in named]
     elif named:
-        drafts += drafts_of_volumes(folder, name, named, _not_companions(rest, named), via, is_root=is_root)
+        drafts += drafts_of_volumes(folder, name, named, _not_companions(rest, named), via, is_root=folder == walk.top)
     elif not drafts and not loose:
         drafts = drafts_of_slices(folder, name, files, via, is_leaf=is_leaf)
     set_folder = base in _folders("image") | _folders(REFERENCE) or _holds_ignored_only(base, rest)
@@ -252,51 +308,3 @@ def _not_companions(rest: Sequence[Entry], named: Sequence[Named]) -> list[Entry
         for entry in rest
         if not (os.path.splitext(entry.name)[0] in headers and entry.name.lower().endswith(("raw", ".gz")))
     ]
-
-
-def _join_loose(walk: _Walk) -> None:
-    """Give each mask that lies apart to the one patient whose name it bears; one that finds none is a patient
-    without images."""
-    by_name: dict[str, list[int]] = {}
-    by_folder: dict[str, list[int]] = {}
-    for index, draft in enumerate(walk.drafts):
-        if draft.case.images:
-            by_name.setdefault(draft.patient, []).append(index)
-            by_folder.setdefault(session_folder(str(draft.case.folder), walk.top), []).append(index)
-    left: dict[str, list[_Loose]] = {}
-    for mask in walk.loose:
-        patient = mask.named.match.patient
-        fits = (
-            [index for index in by_name.get(patient, []) if not mask.scope or walk.drafts[index].scope == mask.scope]
-            if patient
-            else []
-        )
-        if len(fits) > 1:  # files of several patients bear this name, so that it says nothing
-            fits = []
-        fits = fits or by_folder.get(mask.folder) or by_folder.get(os.path.dirname(mask.folder), [])
-        fits = [
-            index
-            for index in fits
-            if walk.drafts[index].case.reference is None
-            and (not patient or patient == (walk.drafts[index].patient or walk.drafts[index].case.case_id))
-        ]
-        if len(fits) == 1 and not mask.named.entry.problem:
-            draft = walk.drafts[fits[0]]
-            case = replace(
-                draft.case,
-                reference=ImageSource((Path(mask.named.entry.path),)),
-                warnings=(*draft.case.warnings, *link_warnings([mask.named.entry])),
-            )
-            walk.drafts[fits[0]] = replace(draft, case=case)
-        else:
-            left.setdefault(mask.folder, []).append(mask)
-    for folder, masks in left.items():
-        if masks[0].scope:
-            walk.drafts.extend(
-                assemble(folder, mask.named.match.patient, mask.named.match.patient, [mask.named], [], scope=mask.scope)
-                for mask in masks
-            )
-        else:
-            walk.drafts.extend(
-                drafts_of_volumes(folder, patient_name(folder, walk.top), [mask.named for mask in masks], [], ())
-            )

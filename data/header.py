@@ -131,10 +131,20 @@ def far_away(grid: Grid) -> str | None:
 
 def pick_channel(source: ImageSource, path: Path, channels: int, noun: str) -> int:
     """The channel that is asked for; refused where there is none such, or a choice that nobody made."""
-    if source.channel is None and channels > 1:
-        refuse(path, f"holds {channels} {noun}", "say which one is meant (its channel), or split the file")
-    if not 0 <= (source.channel or 0) < channels:
+    if source.volumes is not None and source.volumes != channels:
         refuse(
-            path, f"has no channel {source.channel}, only {channels} {noun}", f"name a channel from 0 to {channels - 1}"
+            path,
+            f"holds {channels} {noun}, but {source.volumes} are named",
+            "correct channel_names in dataset.json (without it, MSD's order of four is taken), or the file",
         )
+    if source.channel is None and channels > 1:
+        refuse(path, f"holds {channels} {noun}, and which one is meant cannot be told", _SPLIT[noun])
+    if not 0 <= (source.channel or 0) < channels:
+        refuse(path, f"has no channel {source.channel}, only {channels} {noun}, counted from 0", _SPLIT[noun])
     return source.channel or 0
+
+
+_SPLIT = {
+    "volumes": "write each volume into a file of its own",
+    "colour bands": "write each modality as grey slices of its own, named after it (flair_1.png)",
+}

@@ -6,16 +6,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data.assembly import Draft, Named, assemble, unusable
+from data.assembly import Draft, Named, assemble, link_warnings, unusable
 from data.dataset_json import DatasetJson, read_dataset_json
+from data.errors import few
 from data.naming import VOLUME_EXTENSIONS, Match, load_layouts, match_volume, split_extension
-from data.tree import Entry
+from data.tree import Entry, linked_out
 
 
-def read_image_folder(folder: str, files: Sequence[Entry], via: tuple[str, ...]) -> tuple[list[Draft], list[Entry]]:
+def read_image_folder(
+    folder: str, files: Sequence[Entry], via: tuple[str, ...], root_real: str
+) -> tuple[list[Draft], list[Entry]]:
     """Patients of an ``imagesTr`` folder (MSD, nnU-Net), and the files that are none of theirs."""
     parent = os.path.dirname(folder)
-    said = read_dataset_json(os.path.join(parent, "dataset.json"))
+    index = os.path.join(parent, "dataset.json")
+    said = read_dataset_json(index)
+    via = (*via, *link_warnings(linked_out(index, root_real)))
     groups: dict[str, list[Named]] = {}
     rest = []
     for entry in files:
@@ -30,20 +35,16 @@ def read_image_folder(folder: str, files: Sequence[Entry], via: tuple[str, ...])
         readable = [item for item in named if item.match.roles]
         others = [item.entry for item in named if not item.match.roles]
         if not readable:
-            names = ", ".join(entry.name for entry in others)
-            draft = unusable(
-                folder,
-                f"which modality {names} is cannot be told: write a dataset.json with channel_names into {parent}",
-                via,
-                others,
-            )
+            names = few((entry.name for entry in others), 4)
+            why = said.warning or _unnamed(said) or f"write a dataset.json with channel_names into {parent}"
+            draft = unusable(folder, f"which modality {names} is cannot be told: {why}", via, others)
             drafts.append(
                 replace(
                     draft, case=replace(draft.case, case_id=patient, layout="nnunet"), patient=patient, scope=parent
                 )
             )
             continue
-        warnings = [*via, *([said.warning] if said.warning else [])]
+        warnings = [*via, *([said.warning] if said.warning else []), *_beyond(others, said)]
         candidates = _candidates(readable[0].match.layout.conventions, said)
         drafts.append(
             assemble(
@@ -51,6 +52,29 @@ def read_image_folder(folder: str, files: Sequence[Entry], via: tuple[str, ...])
             )
         )
     return drafts, rest
+
+
+def _unnamed(said: DatasetJson) -> str:
+    if not said.channels:
+        return ""
+    return f"dataset.json names {len(said.channels)} channels, and none of these files is one that is known"
+
+
+def _beyond(others: Sequence[Entry], said: DatasetJson) -> list[str]:
+    """A warning where there are files of more channels than dataset.json names."""
+    pattern = load_layouts()["nnunet"].pattern
+    found = {
+        entry.name: int(match["channel"])
+        for entry in others
+        if pattern and (match := pattern.fullmatch(split_extension(entry.name)[0]))
+    }
+    beyond = [name for name, channel in found.items() if channel >= len(said.channels)]
+    if not beyond:
+        return []
+    return [
+        f"{few(beyond, 4)}: channel {found[beyond[0]]} (they count from 0), but dataset.json names {len(said.channels)} "
+        "channels; it was left aside"
+    ]
 
 
 def _match_in_set(stem: str, said: DatasetJson) -> Match | None:
@@ -63,7 +87,8 @@ def _match_in_set(stem: str, said: DatasetJson) -> Match | None:
     ordinary = match_volume(stem)
     known = [(modality, channel) for channel, modality in enumerate(said.channels) if modality]
     if known and (ordinary is None or ordinary.layout.kind == "channels"):
-        return Match(layouts["msd"], stem, tuple(known) if len(said.channels) > 1 else ((known[0][0], None),))
+        roles = tuple(known) if len(said.channels) > 1 else ((known[0][0], None),)
+        return Match(layouts["msd"], stem, roles, len(said.channels))
     return ordinary if ordinary and ordinary.layout.kind == "channels" else None
 
 

@@ -81,11 +81,14 @@ class Match:
         As the name spells it; ``""`` when it names none.
     roles : tuple of (str, int or None)
         Modality (or ``"reference"``) and the channel that holds it; several for a 4D file.
+    volumes : int or None
+        So many volumes a 4D file must have for its channels to be these; None for a file of one image.
     """
 
     layout: Layout
     patient: str
     roles: tuple[tuple[str, int | None], ...]
+    volumes: int | None = None
 
     @property
     def is_reference(self) -> bool:
@@ -197,9 +200,8 @@ def match_volume(stem: str) -> Match | None:
         if found:
             patient = found.groupdict().get("patient") or ""
             if layout.kind == "channels":
-                return Match(
-                    layout, patient, tuple((modality, channel) for channel, modality in enumerate(layout.channels))
-                )
+                roles = tuple((modality, channel) for channel, modality in enumerate(layout.channels))
+                return Match(layout, patient, roles, len(roles))
             return Match(layout, patient, ((layout.tokens[found["token"].lower()], None),))
         if any(pattern.fullmatch(stem) for pattern in layout.other_references):
             return Match(layout, "", ((REFERENCE, None),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 REFERENCE_ORDER = ("t1c", "flair", "t1", "t2")
@@ -20,10 +20,13 @@ class ImageSource:
         One file, or the slices of one volume in natural order.
     channel : int or None
         Index of the volume in a 4D file or of the band in colour slices; None when there is only one.
+    volumes : int or None
+        So many volumes the names, or dataset.json, give the file; None where they say nothing of it.
     """
 
     paths: tuple[Path, ...]
     channel: int | None = None
+    volumes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

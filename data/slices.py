@@ -140,7 +140,7 @@ def _unreadable(file, kind: str, error: Exception) -> str:
             return "is damaged"
     if not all(size):
         return f"declares {size[0] or 0} x {size[1] or 0} pixels"
-    return f"declares a kind of picture that is not known (bits a colour: {str(bits)[:40]})"
+    return f"is damaged, or of a kind that is not known (bits a colour: {str(bits)[:40]})"
 
 
 def _check_depth(path: Path, picture: Image) -> None:

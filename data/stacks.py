@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from data.assembly import Draft, link_warnings
+from data.assembly import Draft, entry_problems, link_warnings
 from data.errors import few
 from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, Layout, load_layouts, match_suffix, split_extension
 from data.patient import Case, ImageSource
@@ -79,13 +79,11 @@ def _draft_of_slices(
 ) -> Draft:  # fmt: skip
     problems, warnings = list(problems), [*warnings, *link_warnings([entry for entry, _ in items])]
     stacks = _by_role(layout, items)
-    problems += [f"{entry.name} {entry.problem}" for entry, _ in items if entry.problem]
+    problems += entry_problems([entry for entry, _ in items])
     for stack in stacks.values():
         doubled = next((found for found in stack.values() if len(found) > 1), None)
         if doubled:
-            problems.append(
-                f"one slice is there more than once: {' and '.join(entry.name for entry in doubled)}; keep one"
-            )
+            problems.append(f"one slice is there more than once: {few((entry.name for entry in doubled), 3)}; keep one")
     masks = stacks.pop(REFERENCE, None)
     sources = {role: tuple(Path(stack[number][0].path) for number in sorted(stack)) for role, stack in stacks.items()}
     images = {role: ImageSource(paths) for role, paths in sources.items() if role != "colour"}

@@ -6,10 +6,13 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from data.naming import SLICE_EXTENSIONS, VOLUME_EXTENSIONS, is_ignored, match_volume, natural_key, split_extension
 
-_NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"}
+_NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r", ".DS_Store"}
+_PROGRAMS_OWN = (".git", ".svn", ".hg", ".datalad", ".state", ".cache", ".trash", ".snapshot", ".ipynb_checkpoints")
+"""How hidden folders begin in which programs keep copies of files: nobody's patients."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,27 @@ class Entry:
     real: str | None = None
 
 
-def list_folder(folder: str, root_real: str) -> tuple[list[Entry], list[Entry]]:
-    """Files and folders directly in `folder`, hidden ones left out, in natural order. Nothing is opened.
+class Listing(NamedTuple):
+    """What lies in a folder, in natural order.
 
-    A folder whose name begins with one dot is hidden; one that begins with two is somebody's odd name and listed.
+    Parameters
+    ----------
+    files, folders : list of Entry
+        Not the hidden ones.
+    hidden : list of str
+        Names that begin with a dot and may be a patient's all the same: images, and folders that hold some. What a Mac
+        or another program leaves is not among them.
+    """
+
+    files: list[Entry]
+    folders: list[Entry]
+    hidden: list[str]
+
+
+def list_folder(folder: str, root_real: str) -> Listing:
+    """What lies directly in `folder`. Nothing is opened.
+
+    A name that begins with one dot is hidden; one that begins with two is somebody's odd name and listed.
 
     Raises
     ------
@@ -48,9 +68,14 @@ def list_folder(folder: str, root_real: str) -> tuple[list[Entry], list[Entry]]:
     """
     files: list[Entry] = []
     folders: list[Entry] = []
+    hidden: list[str] = []
     with os.scandir(folder) as scan:
         for item in scan:
-            if item.name in _NEVER or (item.name.startswith(".") and not item.name.startswith("..")):
+            if item.name in _NEVER:
+                continue
+            if item.name.startswith(".") and not item.name.startswith(".."):
+                if _hides_images(item):
+                    hidden.append(item.name)
                 continue
             if item.is_symlink():
                 entry, is_folder = _follow(item.path, item.name, root_real)
@@ -59,9 +84,28 @@ def list_folder(folder: str, root_real: str) -> tuple[list[Entry], list[Entry]]:
                 odd = None if is_folder or item.is_file() else "is a pipe, socket or device and not a file; remove it"
                 entry = Entry(item.name, item.path, problem=odd)
             (folders if is_folder else files).append(entry)
-    return sorted(files, key=lambda entry: natural_key(entry.name)), sorted(
-        folders, key=lambda entry: natural_key(entry.name)
-    )
+    files, folders = (sorted(found, key=lambda entry: natural_key(entry.name)) for found in (files, folders))
+    return Listing(files, folders, sorted(hidden, key=natural_key))
+
+
+def _hides_images(item: os.DirEntry[str]) -> bool:
+    """Whether a hidden name is that of an image, or of a folder with an image that a layout names."""
+    if item.name.startswith("._") or item.name.lower().startswith(_PROGRAMS_OWN):
+        return False
+    if not item.is_dir(follow_symlinks=False):
+        return bool(split_extension(item.name)[1])
+    try:
+        with os.scandir(item.path) as scan:
+            inside = [split_extension(inner.name) for inner in scan if not inner.name.startswith(".")]
+    except OSError:
+        return False
+    return any(match_volume(stem) for stem, extension in inside if extension in VOLUME_EXTENSIONS)
+
+
+def linked_out(path: str, root_real: str) -> list[Entry]:
+    """The file at `path` where it is a link out of the input, of which its user must be told; else nothing."""
+    entry = _follow(path, os.path.basename(path), root_real)[0] if os.path.islink(path) else None
+    return [entry] if entry is not None and entry.link_target else []
 
 
 def _follow(path: str, name: str, root_real: str) -> tuple[Entry, bool]:
@@ -109,7 +153,7 @@ def lift_wrapped_files(folders: list[Entry], root_real: str) -> tuple[list[Entry
 
 def _unwrap(folder: Entry, stem: str, extension: str, root_real: str) -> Entry | None:
     try:
-        files, folders = list_folder(folder.path, root_real)
+        files, folders, _ = list_folder(folder.path, root_real)
     except OSError:
         return None
     volumes = [entry for entry in files if split_extension(entry.name)[1] in VOLUME_EXTENSIONS]

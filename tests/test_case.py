@@ -530,3 +530,91 @@ def test_a_folder_called_state_or_a_foreign_run_json_makes_no_folder_a_runs_outp
     assert only(tmp_path).reference
     (tmp_path / "run.json").write_text("[" * 100_000)
     assert only(tmp_path).reference
+
+
+# Whose row it is
+
+
+def test_folders_called_after_modalities_are_parts_of_the_patient_above(tmp_path: Path) -> None:
+    for patient in ("MUELLER", "SCHMIDT"):
+        touch(tmp_path, *(f"{patient}/{sequence}/IM{n}.dcm" for sequence in ("T1", "FLAIR") for n in (0, 1)))
+    touch(tmp_path, *(f"P1/images/{token}.nii" for token in FOUR))
+    (tmp_path / "P1/seg").mkdir()
+    first, second, third = discover_cases(tmp_path)
+    assert (first.case_id, second.case_id, third.case_id) == ("MUELLER", "P1", "SCHMIDT")
+    assert first.problems[0].startswith("MUELLER/FLAIR, MUELLER/T1: no image") and "IM0.dcm" in first.problems[0]
+    assert not second.problems and second.unrecognised == (tmp_path / "P1/seg",)
+
+
+def test_a_folder_deep_below_the_root_that_holds_nothing_to_read_is_said_with_its_path(tmp_path: Path) -> None:
+    brats(tmp_path, "P1")
+    touch(tmp_path, "MUELLER/study/series7/IM0.dcm")
+    case = discover_cases(tmp_path)[0]
+    assert case.case_id == "series7" and case.problems[0].startswith("MUELLER/study/series7: ")
+
+
+@pytest.mark.parametrize("root", [".", "P1"])
+def test_one_patients_images_in_several_folders_are_one_row_that_says_where(root: str, tmp_path: Path) -> None:
+    touch(tmp_path, "P1/one/P1_t1.nii", "P1/one/P1_t1c.nii", "P1/two/P1_t2.nii", "P1/two/P1_flair.nii")
+    case = only(tmp_path / root)
+    assert case.case_id == "P1" and not case.images
+    assert "one (t1, t1c), two (t2, flair)" in case.problems[0] and "one folder" in case.problems[0]
+
+
+def test_sessions_and_sites_that_hold_the_same_modalities_stay_apart(tmp_path: Path) -> None:
+    for session in ("first", "second"):
+        brats(tmp_path, "P1", f"P1/{session}", FOUR)
+    brats(tmp_path, "P2", "site/P2", FOUR[:2])
+    brats(tmp_path, "P2", "other/P2", FOUR[2:])
+    assert {case.case_id: len(case.images) for case in discover_cases(tmp_path)} == {
+        "first": 4,
+        "second": 4,
+        "other/P2": 2,
+        "site/P2": 2,
+    }
+
+
+def test_a_patient_called_images_keeps_its_name_beside_others_and_gives_it_to_the_root_alone(tmp_path: Path) -> None:
+    touch(tmp_path / "in", *(f"{name}/{token}.nii" for name in ("images", "scans") for token in FOUR))
+    assert [case.case_id for case in discover_cases(tmp_path / "in")] == ["images", "scans"]
+    assert not any(case.warnings for case in discover_cases(tmp_path / "in"))
+    touch(tmp_path / "smith", *(f"anat/{token}.nii" for token in FOUR), "dwi/x.bval")
+    assert [case.case_id for case in discover_cases(tmp_path / "smith")] == ["smith", "dwi"]
+    brats(tmp_path / "flat", "P1", "images")
+    brats(tmp_path / "flat", "P2", "images")
+    assert [case.case_id for case in discover_cases(tmp_path / "flat")] == ["P1", "P2"]
+
+
+def test_hidden_images_are_said_and_what_programs_hide_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    brats(tmp_path, "P1")
+    touch(
+        tmp_path, "P1/.P1_t1.nii", "P1/.old/P1_t2.nii", "P1/.notes", ".P2/P2_t1.nii", ".git/x_t1.nii", ".hidden/a.txt"
+    )
+    touch(tmp_path, "g/P3/.P3_t1.nii", "g/P3/.P3_flair.nii.gz", "._P4_t1.nii", ".Trash-1000/P5_t1.nii", ".DS_Store")
+    cases = {case.case_id: case for case in discover_cases(tmp_path)}
+    assert sorted(cases) == [".P2", "P1", "P3"] and not caplog.records
+    assert [path.name for path in cases["P1"].unrecognised] == [".old", ".P1_t1.nii"] and not cases["P1"].problems
+    assert ".P2 holds images" in cases[".P2"].problems[0]
+    assert cases["P3"].problems[0].startswith("g/P3: hidden") and ".P3_t1.nii" in cases["P3"].problems[0]
+    touch(tmp_path, ".P6_t1.nii")
+    discover_cases(tmp_path)
+    assert ".P6_t1.nii" in caplog.text
+
+
+def test_a_set_without_a_usable_dataset_json_has_one_row_a_patient(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"set/imagesTr/p_{n:04d}.nii" for n in range(4)), "set/labelsTr/p.nii")
+    (tmp_path / "set/dataset.json").write_text("123")
+    case = only(tmp_path)
+    assert case.case_id == "p" and len(case.problems) == 1
+    assert "dataset.json holds a number" in case.problems[0] and "write a dataset.json" not in case.problems[0]
+
+
+def test_long_lists_of_names_are_cut(tmp_path: Path) -> None:
+    touch(brats(tmp_path, "BraTS2021_00001"), *(f"BraTS2021_00001/BraTS2021_{n:05d}_t1.nii" for n in range(2, 900)))
+    touch(tmp_path, *(f"twice/twice_t1{'.' * n}.nii" for n in range(1, 90)), "twice/t2.nii")
+    touch(tmp_path, *(f"many/imagesTr/p_{n:04d}.nii" for n in range(500)))
+    os.mkdir(tmp_path / "pipes")
+    for n in range(99):
+        os.mkfifo(tmp_path / f"pipes/flair_{n}.png")
+    for case in discover_cases(tmp_path):
+        assert case.problems and len(" ".join(case.problems)) < 600 and "more" in " ".join(case.problems), case.case_id

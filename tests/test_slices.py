@@ -41,7 +41,7 @@ def png(columns: int, rows: int, bits: int, kind: int) -> bytes:
         ("rgb16.tif", tiff(4, 4, 3, 16, bytes(96)), "16 bits a colour; only 8.*grey slices"),
         ("rgba16.tif", tiff(4, 4, 4, 16, bytes(128)), "16 bits a colour"),
         ("rgb16.png", png(4, 4, 16, 2), "16 bits a colour; only 8.*grey slices"),
-        ("rgb32.tif", tiff(4, 4, 3, 32, bytes(192)), "kind of picture that is not known.*32"),
+        ("rgb32.tif", tiff(4, 4, 3, 32, bytes(192)), "of a kind that is not known.*32"),
         ("none.tif", tiff(0, 0, 3, 8, b""), "declares 0 x 0 pixels"),
         ("flat.tif", tiff(4, 0, 1, 8, b""), "declares 4 x 0 pixels"),
         ("none.png", png(0, 4, 8, 0), "declares 0 x 4 pixels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -114,6 +115,168 @@ def folder_of_dicom(patient: Patient) -> None:
         path.unlink()
     for number in range(3):
         (patient.folder / f"IM_000{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+
+
+@fault("error", "T1, ", "T1c", "IM0.dcm", "export")
+def folders_of_dicom(patient: Patient) -> None:
+    """As an archive exports it: a folder of DICOM files for each sequence. The row is the patient's."""
+    for path in list(patient.folder.iterdir()):
+        path.unlink()
+    for sequence in ("T1", "T1c", "T2", "FLAIR"):
+        (patient.folder / sequence).mkdir()
+        for number in range(2):
+            (patient.folder / sequence / f"IM{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+
+
+@fault("error", "one (t1, t1c)", "two (t2, flair)", "one folder")
+def images_in_two_folders(patient: Patient) -> None:
+    """Two images lie in a folder called one, two in a folder called two."""
+    patient.remove("seg")
+    for place, whats in (("one", ("t1", "t1c")), ("two", ("t2", "flair"))):
+        (patient.folder / place).mkdir()
+        for what in whats:
+            os.rename(patient.path(what), patient.folder / place / patient.path(what).name)
+
+
+@fault("error", "another patient's file", "BraTS-GLI-70002-000-t1c.nii.gz", "and 57 more")
+def files_of_sixty_other_patients(patient: Patient) -> None:
+    """Sixty files of other patients: the row names some of them."""
+    for number in range(60):
+        (patient.folder / f"BraTS-GLI-{70000 + number}-000-t1c.nii.gz").write_bytes(b"")
+
+
+@fault("error", "no t1c", "not recognised: .BraTS")
+def hidden_image(patient: Patient) -> None:
+    """A dot before the name of an image: it is not read, and the row says that it is there."""
+    os.rename(patient.path("t1c"), patient.path("t1c").with_name("." + patient.path("t1c").name))
+
+
+@fault("error", "hidden by the dot", "rename")
+def all_images_hidden(patient: Patient) -> None:
+    """A dot before the name of every file."""
+    for path in list(patient.folder.iterdir()):
+        os.rename(path, path.with_name("." + path.name))
+
+
+@fault("error", "hidden by the dot", "rename")
+def hidden_patient(patient: Patient) -> Sequence[str]:
+    """A dot before the name of the patient's folder."""
+    hidden = patient.folder.with_name("." + patient.name)
+    os.rename(patient.folder, hidden)
+    return (hidden.name,)
+
+
+# Sets whose files dataset.json explains
+
+
+_TISSUES = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [1, 3], "enhancing tumor": [3]}
+
+
+def _index(*names: str) -> dict[str, object]:
+    return {"channel_names": {str(n): name for n, name in enumerate(names)}, "labels": _TISSUES}
+
+
+_FOUR = ("T1", "T1ce", "T2", "FLAIR")
+_USUAL = json.dumps(_index(*_FOUR)).encode()
+
+
+def _numbered(patient: Patient, index: bytes | None, *more: str) -> None:
+    """The patient as nnU-Net keeps it, a numbered file each image."""
+    (patient.folder / "imagesTr").mkdir()
+    (patient.folder / "labelsTr").mkdir()
+    for number, what in enumerate((*IMAGES, *more)):
+        shutil.copy(patient.path(what), patient.folder / "imagesTr" / f"{patient.name}_{number:04d}.nii.gz")
+    patient.remove(*IMAGES)
+    os.rename(patient.path("seg"), patient.folder / "labelsTr" / f"{patient.name}.nii.gz")
+    if index is not None:
+        (patient.folder / "dataset.json").write_bytes(index)
+
+
+def _stacked(patient: Patient, index: bytes | None, *more: str) -> None:
+    """The patient as the Medical Segmentation Decathlon keeps it, all images in one file."""
+    (patient.folder / "imagesTr").mkdir()
+    patient.write("t1c", np.stack([patient.arrays[what] for what in (*IMAGES, *more)], axis=-1))
+    os.rename(patient.path("t1c"), patient.folder / "imagesTr" / f"{patient.name}.nii.gz")
+    patient.remove("t1", "t2", "flair", "seg")
+    if index is not None:
+        (patient.folder / "dataset.json").write_bytes(index)
+
+
+def _indices() -> None:
+    contents: dict[str, tuple[str, bytes | None, str]] = {
+        "missing": ("is not there", None, "write a dataset.json"),
+        "in_utf_16": ("is in UTF-16", _USUAL.decode().encode("utf-16"), "UTF-8"),
+        "nested_deep": ("is nested 200,000 deep", b"[" * 200_000 + b"]" * 200_000, "nested too deep"),
+        "of_a_long_number": ("holds a number of 5000 digits", b'{"a": ' + b"9" * 5000 + b"}", "a number in it is too long"),
+        "of_a_number": ("is a number", b"123", "holds a number"),
+        "cut": ("is cut", _USUAL[:40], "line 1"),
+        "of_a_list": ("lists its channels without numbers", json.dumps({"channel_names": _FOUR}).encode(), "a list"),
+        "of_others": ("names other channels", json.dumps(_index("CT", "PET", "ADC", "DWI")).encode(), "'0': 'CT'"),
+    }  # fmt: skip
+    for key, (about, content, says) in contents.items():
+
+        def make(patient: Patient, content: bytes | None = content) -> None:
+            _numbered(patient, content)
+
+        about = f"numbered files whose dataset.json {about}"
+        add(f"dataset_json_{key}", __name__, about, make, "error", ("dataset.json", "_0000.nii.gz", says))
+
+
+_indices()
+
+
+@fault("error", "dataset.json is no file")
+def dataset_json_that_is_a_fifo(patient: Patient) -> None:
+    """A pipe bears the name of dataset.json."""
+    _numbered(patient, None)
+    if not hasattr(os, "mkfifo"):
+        raise CannotMake("this platform has no named pipes")
+    os.mkfifo(patient.folder / "dataset.json")
+
+
+@fault("ok", scored=True)
+def dataset_json_with_a_byte_order_mark(patient: Patient) -> None:
+    """dataset.json begins with a byte order mark, as some editors leave it."""
+    _numbered(patient, b"\xef\xbb\xbf" + _USUAL)
+
+
+@fault("warn", "dataset.json is a link out of the input to", same=True)
+def dataset_json_linked_out(patient: Patient) -> None:
+    """dataset.json is a link out of INPUT."""
+    _numbered(patient, None)
+    patient.outside.mkdir()
+    (patient.outside / "index.json").write_bytes(_USUAL)
+    (patient.folder / "dataset.json").symlink_to(patient.outside / "index.json")
+
+
+@fault("warn", "_0004.nii.gz", "channel 4", "names 4 channels", same=True)
+def channel_beyond_dataset_json(patient: Patient) -> None:
+    """A fifth numbered file where dataset.json names four channels."""
+    _numbered(patient, _USUAL, "t2")
+
+
+@fault("error", "t1 is there more than once", "_0000.nii.gz and", "correct its channel_names")
+def dataset_json_names_two_files_alike(patient: Patient) -> None:
+    """dataset.json calls two numbered files T1."""
+    _numbered(patient, json.dumps(_index("T1", "T1", "T2", "FLAIR")).encode())
+
+
+@fault("error", "t2 is there more than once", "channels 2 and 4", "correct its channel_names")
+def dataset_json_names_two_volumes_alike(patient: Patient) -> None:
+    """dataset.json calls two volumes of one file T2."""
+    _stacked(patient, json.dumps(_index(*_FOUR, "T2")).encode(), "t2")
+
+
+@fault("error", "holds 4 volumes", "5 are named", "dataset.json")
+def volume_that_only_dataset_json_has(patient: Patient) -> None:
+    """dataset.json names five channels, the file has four volumes."""
+    _stacked(patient, json.dumps(_index(*_FOUR, "ADC")).encode())
+
+
+@fault("error", "holds 5 volumes", "4 are named", "dataset.json")
+def volume_that_dataset_json_does_not_name(patient: Patient) -> None:
+    """dataset.json names four channels, the file has five volumes: which are they?"""
+    _stacked(patient, _USUAL, "t2")
 
 
 @fault("error", "holds 3 volumes", "-t1c.nii.gz")
@@ -302,6 +465,8 @@ NAMES = {
     "temporary": "x.12-0123abcd.tmp",
     "lock": "lock",
     "as_another_output": "previews",
+    "as_what_folders_hold": "images",
+    "as_what_folders_hold_too": "scans",
 }  # fmt: skip
 """What a patient may be called; each name is a fault of its own and must do no harm."""
 

@@ -1,0 +1,77 @@
+"""Whose row is it? What only the whole walk shows: one patient's files in several folders, and names that say nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from data.assembly import Draft, unusable
+from data.errors import few
+from data.naming import match_volume, patient_name, session_folder
+from data.tree import Entry
+
+
+def names_only_what_it_shows(folder: str) -> bool:
+    """``T1`` and ``FLAIR`` are no patients: a folder that is called after a modality is part of the one above."""
+    match = match_volume(os.path.basename(folder))
+    return match is not None and not match.patient
+
+
+def below(top: str, folder: str) -> str:
+    """The path of a folder below the root, for a sentence; empty where the folder's name is as good."""
+    path = os.path.relpath(folder, top)
+    return f"{path}: " if os.sep in path else ""
+
+
+def gather_split_patients(drafts: Sequence[Draft], top: str) -> list[Draft]:
+    """One row for a patient whose modalities lie in several folders side by side; it is said, and nothing is joined.
+
+    The folders must be called after no patient, hold files of one patient's name, and no modality twice: otherwise they
+    are sessions, or sites.
+    """
+    together: dict[tuple[str, str], list[Draft]] = {}
+    for draft in drafts:
+        if draft.patient and draft.case.images and not draft.scope:
+            together.setdefault((os.path.dirname(draft.case.folder), draft.patient), []).append(draft)
+    gathered: dict[int, Draft] = {}
+    for (parent, patient), parts in together.items():
+        modalities = [modality for draft in parts for modality in draft.case.images]
+        if len({draft.case.folder for draft in parts}) < 2 or len(set(modalities)) < len(modalities):
+            continue
+        places = few((f"{draft.case.folder.name} ({', '.join(draft.case.images)})" for draft in parts), 4)
+        problem = f"the images of {patient} lie in several folders, {places}; put them into one folder"
+        by_folder = all(draft.case.case_id == draft.case.folder.name for draft in parts)
+        name = patient_name(parent, top) if by_folder and parent != top else patient
+        warnings = dict.fromkeys(warning for draft in parts for warning in draft.case.warnings)
+        row = unusable(parent, problem, tuple(warnings), (), name)
+        gathered |= {id(draft): row for draft in parts}
+    return list({id(draft): draft for draft in (gathered.get(id(draft), draft) for draft in drafts)}.values())
+
+
+def name_below_the_root(drafts: Sequence[Draft], top: str) -> list[Draft]:
+    """Give patients called ``images`` or ``scans`` their own names where there are others: what lies in such a folder
+    is the root's own patient only where the root holds no second."""
+
+    def is_roots_own(draft: Draft) -> bool:
+        folder = str(draft.case.folder)
+        climbed = folder != top and session_folder(folder, top) == top
+        return climbed and draft.case.case_id == os.path.basename(top) and not draft.scope
+
+    climbed = [is_roots_own(draft) for draft in drafts]
+    patients = sum(own or bool(draft.case.images) for draft, own in zip(drafts, climbed, strict=True))
+    if patients < 2:
+        return list(drafts)
+    return [
+        replace(draft, case=replace(draft.case, case_id=os.path.relpath(draft.case.folder, top))) if own else draft
+        for draft, own in zip(drafts, climbed, strict=True)
+    ]
+
+
+def part_of_a_patient(
+    folders: Sequence[str], problem: str, top: str, via: Sequence[str], files: Sequence[Entry]
+) -> Draft:
+    """One row for folders that are called after modalities and hold nothing to read, under the patient's folder."""
+    parent = os.path.dirname(folders[0])
+    shown = few((os.path.relpath(folder, top) for folder in folders), 4)
+    return unusable(parent, f"{shown}: {problem}", via, files, patient_name(parent, top))
