@@ -1,9 +1,10 @@
 // The page: which patient is shown, and what the parts of the page ask for.
 
 import * as api from "./api.js";
-import {caseHeader, progressPanel, setupPanel} from "./case_page.js";
+import {caseHeader, progressPanel, rerunNote, setupPanel} from "./case_page.js";
 import {announce, confirmed, el, fill} from "./dom.js";
 import {wireDrop} from "./drop.js";
+import {DISCARD_QUESTION} from "./editing.js";
 import {stateName} from "./format.js";
 import {showKeys, wireKeys} from "./keys.js";
 import {resultPage, summary} from "./result_page.js";
@@ -16,8 +17,8 @@ const POLL_MS = 4000;
 
 let models = [];
 let cases = [];
-/** What is on the page: {id, close()}; id null for the start page. */
-let shown = {id: null, close: () => {}};
+/** What is on the page: {id, close(), isDrawn()}; id null for the start page, isDrawn true while something drawn is not saved. */
+let shown = {id: null, close: () => {}, isDrawn: () => false};
 
 function fail(error) {
   if (error?.name === "AbortError") return;
@@ -35,17 +36,34 @@ function fail(error) {
   notice.hidden = false;
 }
 
-function showing(id, element, close = () => {}) {
+function showing(id, element, close = () => {}, isDrawn = () => false) {
   shown.close();
-  shown = {id, close};
+  shown = {id, close, isDrawn};
   notice.hidden = true;
   fill(main, element);
-  document.title = `${id ? (cases.find(known => known.id === id)?.name ?? "Patient") : "Open a patient"} · Brain tumour segmentation`;
+  nameWindow();
   scrollTo(0, 0);
   // A screen reader begins to read here; on the first load the focus is left where the browser puts it.
   if (document.body.dataset.started) main.querySelector("h1")?.focus({preventScroll: true});
   document.body.dataset.started = "yes";
   drawList();
+  list.querySelector("[aria-current]")?.scrollIntoView({block: "nearest", inline: "nearest"});
+}
+
+function nameWindow() {
+  const name = shown.id ? (cases.find(known => known.id === shown.id)?.name ?? "Patient") : "Open a patient";
+  document.title = `${name} · Brain tumour segmentation`;
+}
+
+let asking = null;
+
+/** Ask before the page is left with something drawn that is not saved; one question at a time. */
+function mayLeave() {
+  if (!shown.isDrawn()) return true;
+  asking ??= confirmed(DISCARD_QUESTION, "Discard").finally(() => {
+    asking = null;
+  });
+  return asking;
 }
 
 function keep(patient) {
@@ -89,6 +107,7 @@ const go = hash => {
 };
 
 async function route() {
+  if (!(await mayLeave())) return history.replaceState(null, "", `#/case/${shown.id}`);
   const id = location.hash.match(/^#\/case\/([0-9a-f]{32})$/)?.[1];
   if (!id) return showStart();
   try {
@@ -117,6 +136,7 @@ function showStart() {
 
 async function send(files) {
   if (!files.length) return fail(new Error("There is no file in what was dropped."));
+  if (!(await mayLeave())) return;
   const abort = new AbortController();
   const page = uploadPage(files, () => abort.abort());
   showing(null, page.element, () => abort.abort());
@@ -148,6 +168,17 @@ function actionsFor(id) {
     fail,
     replace: keep,
     change: change => attempt(() => api.changeCase(id, change)),
+    // The rest of the page stays as it is, and what is being drawn on it.
+    rename: async name => {
+      try {
+        keep(await api.changeCase(id, {name}));
+        nameWindow();
+      } catch (error) {
+        fail(error);
+      }
+    },
+    again: async () => (await mayLeave()) && showSetup(cases.find(known => known.id === id)),
+    back: () => showResult(cases.find(known => known.id === id)),
     run: () => attempt(() => api.runCase(id)),
     cancel: () => attempt(() => api.cancelCase(id)),
     remove: async () => {
@@ -158,33 +189,48 @@ function actionsFor(id) {
         return fail(error);
       }
       cases = cases.filter(known => known.id !== id);
+      shown.isDrawn = () => false;
       go("#/");
     },
   };
 }
 
 function showCase(patient) {
-  const actions = actionsFor(patient.id);
   if (patient.state === "checking" && shown.id === patient.id && main.querySelector(".setup")) return recheck(patient);
-  if (api.isMoving(patient)) return showProgress(patient, actions);
+  if (api.isMoving(patient)) return showProgress(patient, actionsFor(patient.id));
+  if (patient.state === "done" && patient.result) return showResult(patient);
+  showSetup(patient);
+}
+
+function showResult(patient) {
+  const actions = actionsFor(patient.id);
+  const page = resultPage(patient, models, actions);
+  showing(
+    patient.id,
+    el("article.case", {}, caseHeader(patient, summary(patient.result), actions), page.element),
+    page.close,
+    page.isDrawn,
+  );
+  announce(`The result of ${patient.name} is there.`);
+  page.start();
+}
+
+/** Roles and model: before the first run, and again on request beside a result. */
+function showSetup(patient) {
+  const actions = actionsFor(patient.id);
   const focused = shown.id === patient.id ? document.activeElement?.id : "";
-  if (patient.state === "done" && patient.result) {
-    const page = resultPage(patient, models, actions);
-    showing(
-      patient.id,
-      el("article.case", {}, caseHeader(patient, summary(patient.result), actions), page.element),
-      page.close,
-    );
-    announce(`The result of ${patient.name} is there.`);
-    page.start();
-  } else {
-    showing(
-      patient.id,
-      el("article.case", {}, caseHeader(patient, listLine(patient), actions), setupPanel(patient, models, actions)),
-    );
-    // What was just used is built anew, and must not lose the focus.
-    if (focused) document.getElementById(focused)?.focus();
-  }
+  showing(
+    patient.id,
+    el(
+      "article.case",
+      {},
+      caseHeader(patient, patient.state === "done" ? "" : listLine(patient), actions),
+      patient.result ? rerunNote(actions) : null,
+      setupPanel(patient, models, actions),
+    ),
+  );
+  // What was just used is built anew, and must not lose the focus.
+  if (focused) document.getElementById(focused)?.focus();
 }
 
 /** A change of a role is checked anew: the table stays, and the focus in it, until the answer is there. */

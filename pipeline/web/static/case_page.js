@@ -121,7 +121,8 @@ function runForm(patient, models, actions) {
   );
   model.value = patient.model ?? names[0] ?? "";
   const about = fitting.find(known => known.name === patient.model);
-  const again = ["failed", "cancelled", "interrupted"].includes(patient.state);
+  const again = Boolean(patient.result) || ["failed", "cancelled", "interrupted"].includes(patient.state);
+  const hasRole = patient.files.some(file => file.role && file.role !== "reference");
   return el(
     "form.run",
     {
@@ -132,13 +133,30 @@ function runForm(patient, models, actions) {
     },
     names.length
       ? el("label", {}, "Model", model)
-      : el("p.quiet-text", {}, "No model of this server fits these images."),
+      : el("p.quiet-text", {}, hasRole ? "No model of this server fits these images." : chooseFirst(patient.files)),
     el(
       "button.primary",
       {type: "submit", id: "run", disabled: !patient.can_run},
       again ? "Run again" : "Find the tumour",
     ),
     about ? el("p.quiet-text.about", {}, modelLine(about)) : null,
+  );
+}
+
+function chooseFirst(files) {
+  return files.length > 1 ? "Choose what the files show first." : "Choose what the file shows first.";
+}
+
+/**
+ * Above the form of a patient who has a result already.
+ * @param {{back: () => void}} actions
+ */
+export function rerunNote(actions) {
+  return el(
+    "p.rerun",
+    {},
+    "A new run takes the place of the result and its files. ",
+    el("button.link", {type: "button", id: "back", onclick: actions.back}, "Back to the result"),
   );
 }
 
@@ -237,7 +255,7 @@ export function caseHeader(patient, state, actions) {
     "aria-label": "Name of the patient",
     maxLength: 80,
     spellcheck: false,
-    onchange: () => name.value.trim() && actions.change({name: name.value.trim()}),
+    onchange: () => name.value.trim() && actions.rename(name.value.trim()),
   });
   const head = el(
     "header.case-head",

@@ -53,14 +53,9 @@ export function cut(volume, offset, dims) {
   return box;
 }
 
-/** Put a box back into a volume; returns how many voxels are changed by it. */
+/** Put a box back into a volume. */
 export function paste(volume, box, offset, dims) {
-  let changed = 0;
-  eachRow(volume, offset, dims, (from, to) => {
-    for (let i = 0; i < dims[0]; i++) changed += volume.data[from + i] !== box[to + i];
-    volume.data.set(box.subarray(to, to + dims[0]), from);
-  });
-  return changed;
+  eachRow(volume, offset, dims, (from, to) => volume.data.set(box.subarray(to, to + dims[0]), from));
 }
 
 function eachRow(volume, offset, dims, use) {

@@ -9,8 +9,8 @@ import {makeViewer} from "./viewer.js";
 /**
  * @param {import("./api.js").Case} patient in state "done"
  * @param {Array<Object>} models
- * @param {{replace: (patient: import("./api.js").Case) => void, fail: (error: Error) => void}} actions
- * @returns {{element: HTMLElement, start: () => Promise<void>, close: () => void}}
+ * @param {{replace: (patient: import("./api.js").Case) => void, again: () => void, fail: (error: Error) => void}} actions
+ * @returns {{element: HTMLElement, start: () => Promise<void>, close: () => void, isDrawn: () => boolean}} `isDrawn`: there are changes of the mask that are not saved
  */
 export function resultPage(patient, models, actions) {
   const {result} = patient;
@@ -18,7 +18,7 @@ export function resultPage(patient, models, actions) {
   const edits = viewer && editBar(patient, viewer, actions);
   if (edits) {
     viewer.secondBar.append(edits.begin);
-    viewer.secondBar.after(edits.tools);
+    viewer.secondBar.after(edits.tools, edits.said);
   }
   const downloads = el("div.downloads-box", {}, downloadsPanel(result));
   const panel = el(
@@ -28,17 +28,25 @@ export function resultPage(patient, models, actions) {
     viewer ? regionsPanel(result, viewer) : null,
     lesionsPanel(result, viewer),
     downloads,
-    modelPanel(patient, models),
+    modelPanel(patient, models, actions),
   );
   const element = el("div.result", {}, viewer?.element ?? null, panel);
-  if (edits) edits.onSaved = saved => downloads.replaceChildren(downloadsPanel(saved.result));
+  if (edits)
+    edits.onSaved = saved => {
+      actions.replace(saved);
+      downloads.replaceChildren(downloadsPanel(saved.result));
+    };
   return {
     element,
     start: async () => {
       await viewer?.start();
       edits?.ready();
     },
-    close: () => viewer?.close(),
+    close: () => {
+      edits?.close();
+      viewer?.close();
+    },
+    isDrawn: () => Boolean(edits?.isDrawn()),
   };
 }
 
@@ -83,13 +91,13 @@ function table(caption, heads, rows, kind) {
 }
 
 function regionsPanel(result, viewer) {
-  const heads = [["Region"], ["ml", "Volume"], ["Lesions", "Number of lesions"], ["⌀ mm", "Largest axial diameter"]];
-  const compared = result.has_reference && result.regions.some(row => isNumber(row.dice));
-  if (compared)
-    heads.push(
-      ["Dice", "Agreement with the reference, 0 to 1"],
-      ["HD95 mm", "95th percentile of the surface distance"],
-    );
+  // Without a voxel size there are no millilitres and no millimetres, only voxels.
+  const heads = viewer.hasSpacing
+    ? [["Region"], ["ml", "Volume"], ["Lesions", "Number of lesions"], ["⌀ mm", "Largest axial diameter"]]
+    : [["Region"], ["Voxels", "Number of voxels"], ["Lesions", "Number of lesions"]];
+  const compared = result.regions.some(row => isNumber(row.dice));
+  if (compared) heads.push(["Dice", "Agreement with the reference, 0 to 1"]);
+  if (compared && viewer.hasSpacing) heads.push(["HD95 mm", "95th percentile of the surface distance"]);
   const boxes = new Map();
   const rows = result.regions.map(row => {
     const bit = result.view.regions.indexOf(row.region);
@@ -115,10 +123,11 @@ function regionsPanel(result, viewer) {
           el("span", {}, regionName(row.region), el("small", {}, row.region)),
         ),
       ),
-      el("td.number", {}, measure(row.volume_ml)),
+      el("td.number", {}, viewer.hasSpacing ? measure(row.volume_ml) : fixed(row.voxels, 0)),
       el("td.number", {}, fixed(row.lesions, 0)),
-      el("td.number", {}, fixed(row.largest_diameter_mm, 1)),
-      ...(compared ? [el("td.number", {}, fixed(row.dice, 3)), el("td.number", {}, fixed(row.hd95_mm, 1))] : []),
+      viewer.hasSpacing ? el("td.number", {}, fixed(row.largest_diameter_mm, 1)) : null,
+      compared ? el("td.number", {}, fixed(row.dice, 3)) : null,
+      compared && viewer.hasSpacing ? el("td.number", {}, fixed(row.hd95_mm, 1)) : null,
     );
   });
   viewer.toggleRegion = bit => {
@@ -133,27 +142,34 @@ function regionsPanel(result, viewer) {
     {},
     el("h2", {}, "Regions"),
     viewer.overlayControls,
-    table("Regions", heads, rows, "regions"),
+    viewer.whenReady(table("Regions", heads, rows, "regions")),
   );
+}
+
+/** Where to look for a lesion: a voxel in it, else its centroid (which can lie outside of a ring); null where neither is known. */
+function placeOf({centre_voxel: voxel, centroid_mm: mm}) {
+  if (voxel?.every(isNumber)) return {voxel};
+  return mm?.length === 3 && mm.every(isNumber) ? {mm} : null;
 }
 
 function lesionsPanel(result, viewer) {
   const lesions = result.lesions ?? [];
   if (!lesions.length) return el("section.panel", {}, el("h2", {}, "Lesions"), el("p", {}, "No lesion was found."));
   const colours = Object.fromEntries(result.regions.map(row => [row.region, row.colour]));
+  const isSized = result.spacing_known !== false;
   const rows = [];
   const go = i => {
     rows.forEach((row, other) => {
       row.toggleAttribute("data-current", other === i);
     });
     rows[i].scrollIntoView({block: "nearest"});
-    const {region, lesion, centroid_mm: mm} = lesions[i];
-    viewer.jump(mm, `lesion ${lesion} of ${regionName(region)}`);
+    const {region, lesion} = lesions[i];
+    viewer.jump(placeOf(lesions[i]), `lesion ${lesion} of ${regionName(region)}`);
     viewer.lesion = i;
   };
   lesions.forEach((lesion, i) => {
     const name = `${lesion.region} ${lesion.lesion}`;
-    const place = (lesion.centroid_mm ?? []).map(value => fixed(value, 0)).join(" ");
+    const place = ((isSized ? lesion.centroid_mm : lesion.centre_voxel) ?? []).map(value => fixed(value, 0)).join(" ");
     rows.push(
       el(
         "tr",
@@ -162,7 +178,7 @@ function lesionsPanel(result, viewer) {
           "th",
           {scope: "row"},
           swatch(colours[lesion.region]),
-          viewer
+          viewer && placeOf(lesion)
             ? el(
                 "button.link",
                 {
@@ -174,34 +190,44 @@ function lesionsPanel(result, viewer) {
               )
             : name,
         ),
-        el("td.number", {}, measure(lesion.volume_ml)),
-        el(
-          "td.number",
-          {},
-          isNumber(lesion.diameter_mm) ? `${fixed(lesion.diameter_mm, 1)} × ${fixed(lesion.perpendicular_mm, 1)}` : "–",
-        ),
-        el("td.number", {}, place),
+        isSized ? el("td.number", {}, measure(lesion.volume_ml)) : null,
+        isSized ? el("td.number", {}, diameters(lesion)) : null,
+        el("td.number", {}, place || "–"),
       ),
     );
   });
-  if (viewer)
-    viewer.stepLesion = by => go(((viewer.lesion ?? (by > 0 ? -1 : 0)) + by + lesions.length) % lesions.length);
-  return el(
-    "section.panel",
-    {},
-    el("h2", {}, "Lesions", el("small", {}, String(lesions.length))),
-    table(
-      "Lesions",
-      [
+  const placed = lesions.map((_, i) => i).filter(i => placeOf(lesions[i]));
+  if (viewer && placed.length)
+    viewer.stepLesion = by => {
+      const at = viewer.lesion === undefined ? (by > 0 ? -1 : 0) : placed.indexOf(viewer.lesion);
+      go(placed[(at + by + placed.length) % placed.length]);
+    };
+  const heads = isSized
+    ? [
         ["Lesion"],
         ["ml", "Volume"],
         ["⌀ mm", "Longest axial diameter × longest perpendicular to it"],
         ["Centre x y z (mm)", "Centre in mm, to the right, front and top"],
-      ],
-      rows,
-      "lesions",
+      ]
+    : [["Lesion"], ["Centre i j k (voxel)", "A voxel in its middle, as indices of the mask's array"]];
+  // A lesion has a row for each of the nested regions, so that only the outermost region's rows tell how many there are.
+  const outermost = result.regions[0];
+  const content = table("Lesions", heads, rows, "lesions");
+  return el(
+    "section.panel",
+    {},
+    el(
+      "h2",
+      {},
+      "Lesions",
+      outermost?.lesions ? el("small", {}, `${regionName(outermost.region)}: ${outermost.lesions}`) : null,
     ),
+    viewer ? viewer.whenReady(content) : content,
   );
+}
+
+function diameters({diameter_mm: longest, perpendicular_mm: across}) {
+  return isNumber(longest) ? `${fixed(longest, 1)} × ${fixed(across, 1)}` : "–";
 }
 
 function downloadsPanel(result) {
@@ -224,7 +250,7 @@ function downloadsPanel(result) {
   );
 }
 
-function modelPanel(patient, models) {
+function modelPanel(patient, models, actions) {
   const {result} = patient;
   const model = models.find(known => known.name === result.model);
   const facts = [
@@ -240,6 +266,10 @@ function modelPanel(patient, models) {
     el("h2", {}, "About this result"),
     el("dl.facts", {}, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     el("p.research", {}, "For research use only. Not a medical device: do not base a diagnosis or a treatment on it."),
+    // The images of an earlier run lie elsewhere, and are assigned for good.
+    patient.files?.length
+      ? el("button", {type: "button", id: "again", onclick: actions.again}, "Run again with other settings…")
+      : null,
     model?.card ? el("details.card-box", {}, el("summary", {}, "Model card"), markdown(model.card)) : null,
   );
 }
@@ -247,5 +277,7 @@ function modelPanel(patient, models) {
 /** One line for the top of the page: the largest region and its volume. */
 export function summary(result) {
   const first = result.regions?.[0];
-  return first ? `${regionName(first.region)} ${millilitres(first.volume_ml)}` : "";
+  if (!first) return "";
+  const size = isNumber(first.volume_ml) ? millilitres(first.volume_ml) : `${fixed(first.voxels, 0)} voxels`;
+  return `${regionName(first.region)} ${size}`;
 }

@@ -48,11 +48,12 @@ function loadLibrary() {
  * @param {HTMLCanvasElement} canvas inside an element of its own, which decides its size
  * @param {HTMLCanvasElement} lines over it, of the same size
  * @param {Object} view `result.view` of the API
+ * @param {string} layout one of LAYOUTS
  * @param {{onPlace: (place: {mm: number[], value: number}) => void}} listeners
  * @returns {Promise<Scene>}
  * @throws {Error} no WebGL 2, or a file that cannot be had
  */
-export async function openScene(canvas, lines, view, listeners) {
+export async function openScene(canvas, lines, view, layout, listeners) {
   const niivue = await loadLibrary();
   const nv = new niivue.Niivue({
     isRadiologicalConvention: true,
@@ -89,7 +90,7 @@ export async function openScene(canvas, lines, view, listeners) {
     windows: structuredClone(view.windows ?? {}),
     state: {
       modality,
-      layout: "four",
+      layout,
       shown: view.regions.map(() => true),
       side: "prediction",
       opacity: 0.45,
@@ -102,7 +103,7 @@ export async function openScene(canvas, lines, view, listeners) {
   nv.addVolume(await background(scene, modality));
   for (const side of ["prediction", "reference"]) if (view[side]) await addOverlay(scene, side);
   drawTogether(scene, lines);
-  setLayout(scene, "four");
+  setLayout(scene, layout);
   redraw(scene);
   turnToTumour(scene);
   jump(scene, view.centre_mm);
@@ -252,16 +253,43 @@ export function step(scene, right, front, top) {
   scene.nv.moveCrosshairInVox(right, front, top);
 }
 
+/** Where in its file's array an image has the voxel at a place in mm; undefined outside of it. */
+function indexAt(image, mm) {
+  const [x, y, z] = Array.from(image.mm2vox(mm)).map(Math.round);
+  const [n1, n2, n3] = image.dimsRAS.slice(1, 4);
+  if (x < 0 || y < 0 || z < 0 || x >= n1 || y >= n2 || z >= n3) return undefined;
+  const {img2RASstart: from, img2RASstep: by} = image;
+  return from[0] + from[1] + from[2] + x * by[0] + y * by[1] + z * by[2];
+}
+
 /** The regions at a place in mm, of the side that is shown. */
 export function regionsAt(scene, mm) {
   const overlay = scene.overlays[scene.state.side === "reference" ? "reference" : "prediction"];
-  if (!overlay) return [];
-  const [x, y, z] = Array.from(overlay.image.mm2vox(mm)).map(Math.round);
-  const [n1, n2, n3] = overlay.image.dimsRAS.slice(1, 4);
-  if (x < 0 || y < 0 || z < 0 || x >= n1 || y >= n2 || z >= n3) return [];
-  const {img2RASstart: from, img2RASstep: by} = overlay.image;
-  const bits = overlay.bits[from[0] + from[1] + from[2] + x * by[0] + y * by[1] + z * by[2]];
+  const bits = overlay?.bits[indexAt(overlay.image, mm)] ?? 0;
   return scene.view.regions.filter((_, bit) => (bits >> bit) & 1);
+}
+
+/** [i, j, k] in the mask's own array of the voxel at a place in mm; null outside of what is shown. */
+export function voxelAt(scene, mm) {
+  const {image} = scene.overlays.prediction,
+    [n1, n2] = image.hdr.dims.slice(1, 3),
+    index = indexAt(image, mm);
+  if (index === undefined) return null;
+  const shown = [index % n1, Math.floor(index / n1) % n2, Math.floor(index / (n1 * n2))];
+  return shown.map((value, axis) => value + scene.view.offset[axis]);
+}
+
+/** The middle in mm of a voxel of the mask's own array. */
+export function placeOfVoxel(scene, voxel) {
+  const shown = voxel.map((value, axis) => value - scene.view.offset[axis]);
+  return scene.overlays.prediction.image.hdr.affine
+    .slice(0, 3)
+    .map(row => row[0] * shown[0] + row[1] * shown[1] + row[2] * shown[2] + row[3]);
+}
+
+/** The axis of the mask's array (0, 1 or 2) along which each of the patient's axes runs: right, front, top. */
+export function arrayAxes(scene) {
+  return Array.from(scene.overlays.prediction.image.permRAS).map(axis => Math.abs(axis) - 1);
 }
 
 /** The 3D view from the side of the head on which the tumour lies. */

@@ -75,11 +75,15 @@ function shelf(title, text, kind, list, open, actions) {
       if (!items?.length) return;
       const pick = async (item, button) => {
         button.disabled = true;
+        const waiting = el("span.opening", {}, "Opening…");
+        button.append(waiting);
+        announce(`Opening ${item.title}`);
         try {
           actions.open(await open(item.id));
         } catch (error) {
           actions.fail(error);
         }
+        waiting.remove();
         button.disabled = false;
       };
       fill(

@@ -18,8 +18,9 @@ export let current = null;
  * @property {HTMLElement} element
  * @property {scenes.Scene} scene
  * @property {HTMLElement} overlayControls opacity, style and side: for the panel beside the picture
+ * @property {(...children: Node[]) => HTMLElement} whenReady a box whose controls work once the pictures are there
  * @property {(bit: number, on: boolean) => void} showRegion
- * @property {(mm: number[], what: string) => void} jump
+ * @property {(place: {mm?: number[], voxel?: number[]}, what: string) => void} jump to a place in mm, or to a voxel of the mask's array
  */
 
 /**
@@ -38,11 +39,16 @@ export function makeViewer(result, name) {
   const labels = el("div.plane-labels", {"aria-hidden": "true"});
   const stage = el("div.stage", {}, canvas, lines, labels);
   const note = el("p.stage-note", {role: "status"}, "Loading the viewer…");
-  const viewer = {result, view, canvas, lines, stage, labels, note, listeners: [], tool: "crosshair", place: null};
+  // Without a voxel size the other planes are strips of the slices' edges.
+  const hasSpacing = result.spacing_known !== false;
+  const layout = hasSpacing ? "four" : "axial";
+  const viewer = {view, hasSpacing, layout, canvas, lines, stage, labels, note, tool: "crosshair", place: null};
+  Object.assign(viewer, {result, listeners: [], waiting: []});
+  viewer.whenReady = (...children) => waitingBox(viewer, "fieldset", ...children);
   viewer.bar = toolbar(viewer);
   viewer.readout = el("output.readout", {"aria-label": "Crosshair"});
   viewer.windowing = windowFields(viewer);
-  viewer.secondBar = el("div.toolbar", {}, viewer.tools, viewer.windowing);
+  viewer.secondBar = waitingBox(viewer, "fieldset.toolbar", viewer.tools, viewer.windowing);
   viewer.overlayControls = overlayControls(viewer);
   viewer.element = el(
     "section.viewer",
@@ -54,8 +60,10 @@ export function makeViewer(result, name) {
     el(
       "p.convention",
       {},
-      el("strong", {}, "Radiological convention: "),
-      "the patient’s left is on the right of the picture. ",
+      el("strong", {}, hasSpacing ? "Radiological convention: " : "Radiological convention, assumed: "),
+      hasSpacing
+        ? "the patient’s left is on the right of the picture. "
+        : "the files do not say which side is the patient’s left; it is taken to be on the right of the picture. ",
       el(
         "span.quiet-text",
         {},
@@ -69,8 +77,8 @@ export function makeViewer(result, name) {
     viewer.scene.state.shown[bit] = on;
     change(viewer, {});
   };
-  viewer.jump = (mm, what) => {
-    scenes.jump(viewer.scene, mm);
+  viewer.jump = ({mm, voxel}, what) => {
+    scenes.jump(viewer.scene, voxel ? scenes.placeOfVoxel(viewer.scene, voxel) : mm);
     announce(`Crosshair at ${what}`);
   };
   viewer.onChange = listener => viewer.listeners.push(listener);
@@ -79,7 +87,7 @@ export function makeViewer(result, name) {
 
 async function start(viewer) {
   try {
-    viewer.scene = await scenes.openScene(viewer.canvas, viewer.lines, viewer.view, {
+    viewer.scene = await scenes.openScene(viewer.canvas, viewer.lines, viewer.view, viewer.layout, {
       onPlace: place => showPlace(viewer, place),
     });
   } catch (error) {
@@ -99,7 +107,15 @@ async function start(viewer) {
   labelPlanes(viewer);
   scenes.jump(viewer.scene, viewer.view.centre_mm);
   showWindow(viewer);
+  for (const box of viewer.waiting) box.disabled = false;
   viewer.element.dataset.state = "ready";
+}
+
+/** A fieldset of controls that need the scene: switched off until it is open, and for good where it cannot be opened. */
+function waitingBox(viewer, tag, ...children) {
+  const box = el(tag, {disabled: true}, ...children);
+  viewer.waiting.push(box);
+  return box;
 }
 
 function close(viewer) {
@@ -122,7 +138,7 @@ function toolbar(viewer) {
     ...Object.keys(viewer.view.background).filter(name => !MODALITIES.includes(name)),
   ];
   const first = ["t1c", "flair", "t2", "t1"].find(name => names.includes(name)) ?? names[0];
-  viewer.layouts = segmented("Views", layouts, "four", value => setLayout(viewer, value));
+  viewer.layouts = segmented("Views", layouts, viewer.layout, value => setLayout(viewer, value));
   viewer.backgrounds = segmented(
     "Background",
     names.map(value => ({value, text: roleName(value)})),
@@ -139,7 +155,7 @@ function toolbar(viewer) {
     "crosshair",
     value => setTool(viewer, value),
   );
-  return el("div.toolbar", {}, viewer.layouts, viewer.backgrounds);
+  return waitingBox(viewer, "fieldset.toolbar", viewer.layouts, viewer.backgrounds);
 }
 
 export function setLayout(viewer, layout) {
@@ -210,21 +226,25 @@ function overlayControls(viewer) {
       "prediction",
       value => change(viewer, {side: value}),
     );
+  const legend = el("p.quiet-text.legend", {hidden: true});
   queueMicrotask(() =>
     viewer.onChange(state => {
+      legend.hidden = state.side !== "both";
+      legend.textContent = `${state.outline ? "Solid" : "Filled"}: prediction, dashed: reference`;
       opacity.value = Math.round(state.opacity * 100);
       visible.checked = state.visible;
       style.choose(state.outline ? "outline" : "fill");
       if (side) side.choose(state.side);
     }),
   );
-  return el(
-    "div.overlay-controls",
-    {},
+  return waitingBox(
+    viewer,
+    "fieldset.overlay-controls",
     el("label.check", {}, visible, "Overlay"),
     style,
     el("label.slider", {}, "Opacity", opacity),
     side || null,
+    side ? legend : null,
   );
 }
 
@@ -243,11 +263,22 @@ function labelPlanes(viewer) {
 }
 
 function showSlices(viewer) {
+  const {mm} = viewer.place;
+  const voxel = viewer.hasSpacing ? null : scenes.voxelAt(viewer.scene, mm);
   for (const label of viewer.labels.children) {
     const axis = AXES[label.dataset.plane];
-    if (axis !== undefined)
-      label.textContent = `${PLANE_NAMES[label.dataset.plane]} ${"xyz"[axis]} ${fixed(viewer.place.mm[axis], 1)}`;
+    if (axis === undefined) continue;
+    const along = scenes.arrayAxes(viewer.scene)[axis];
+    const at = viewer.hasSpacing ? `${"xyz"[axis]} ${fixed(mm[axis], 1)}` : `${"ijk"[along]} ${fixed(voxel?.[along], 0)}`;
+    label.textContent = `${PLANE_NAMES[label.dataset.plane]} ${at}`;
   }
+}
+
+/** The crosshair's place in mm; as indices of the mask's array where nobody knows how large a voxel is. */
+function placeText(viewer, mm) {
+  if (viewer.hasSpacing) return `x ${fixed(mm[0], 1)}  y ${fixed(mm[1], 1)}  z ${fixed(mm[2], 1)} mm`;
+  const voxel = scenes.voxelAt(viewer.scene, mm) ?? [];
+  return `voxel  i ${fixed(voxel[0], 0)}  j ${fixed(voxel[1], 0)}  k ${fixed(voxel[2], 0)}`;
 }
 
 function showPlace(viewer, place) {
@@ -261,7 +292,7 @@ function showPlace(viewer, place) {
   const inside = scenes.regionsAt(scene, place.mm).map(regionName);
   fill(
     viewer.readout,
-    el("span.place", {}, `x ${fixed(place.mm[0], 1)}  y ${fixed(place.mm[1], 1)}  z ${fixed(place.mm[2], 1)} mm`),
+    el("span.place", {}, placeText(viewer, place.mm)),
     el("span.value", {}, value),
     el("span.inside", {}, inside.length ? listed(inside) : "no region"),
   );
