@@ -262,6 +262,25 @@ def test_an_edited_mask_is_kept_with_where_it_comes_from(server, patient, tmp_pa
         assert client.post(f"/api/cases/{fresh['id']}/edits", content=b"x").status_code == 409
 
 
+def test_an_edit_of_a_mask_that_was_made_anew_meanwhile_is_not_put_beside_the_new_one(server, patient, monkeypatch):
+    jobs = server.app.state.context.jobs
+    ask = jobs.ask_checker
+
+    async def run_meanwhile(record, about):
+        answer = await ask(record, about)
+        await jobs.run(jobs.store.get(record.id))
+        return answer
+
+    with server.client() as client:
+        case = run(client, patient, "slow 0.5", "done")
+        mask = client.get(case["result"]["view"]["mask"]).content
+        monkeypatch.setattr(jobs, "ask_checker", run_meanwhile)
+        reply = client.post(f"/api/cases/{case['id']}/edits", content=mask)
+        assert reply.status_code == 409 and "run again meanwhile" in reply.json()["error"]
+        assert wait_for(client, case["id"], "queued", "running", "done")["error"] is None
+        wait_for(client, case["id"], "done")
+
+
 def test_an_example_of_the_gallery_is_ready_to_run(server):
     with server.client() as client:
         listed = client.get("/api/gallery").json()
