@@ -1,9 +1,10 @@
 """Scores of the shipped models on patients that they have not seen, beside a baseline of one line.
 
-    python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--missing] [--output FILE]
+    python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--window N] [--tta] [--missing] [--output FILE]
 
 Without --model: the shipped models whose card says that all these cases were held out.
 
+With --window: in sliding windows of N voxels a side instead of the model's own; with --tta: averaged over mirrorings.
 With --missing: each model again with each modality left out in turn, Dice of the whole tumour.
 
 The baseline for the whole tumour: FLAIR, z-scored over its non-zero voxels, above 1; the largest component.
@@ -39,9 +40,9 @@ def flair_baseline(flair: np.ndarray) -> np.ndarray:
     return largest_component((flair - brain.mean()) / brain.std() > 1)
 
 
-def score_patients(cases: list[Case], names: list[str]) -> pd.DataFrame:
+def score_patients(cases: list[Case], names: list[str], window: str = "auto", tta: bool = False) -> pd.DataFrame:
     """One row for each system and patient; systems are ``names`` and the baseline."""
-    predictors = {name: Predictor(name, "cpu") for name in names}
+    predictors = {name: Predictor(name, "cpu", window=window, tta=tta) for name in names}
     rows = []
     for case in cases:
         reference, grid = _reference(case)
@@ -108,12 +109,16 @@ def main() -> None:
     parser.add_argument("patients", type=Path)
     parser.add_argument("--cases", nargs="+", required=True)
     parser.add_argument("--model", nargs="*", default=[])
+    parser.add_argument("--window", default="auto")
+    parser.add_argument("--tta", action="store_true")
     parser.add_argument("--missing", action="store_true")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     unseen_by = [m.name for m in shipped_models() if set(arguments.cases) <= set(m.card.get("held_out", ()))]
-    names = [open_checkpoint(name).name for name in arguments.model] or unseen_by
+    for name in arguments.model:
+        open_checkpoint(name)  # an error of all of them before the first is scored
+    names = arguments.model or unseen_by
     if not names:
         parser.error("every shipped model has been trained on some of these cases; name one with --model all the same")
     cases = [case for case in discover_cases(arguments.patients) if case.case_id in arguments.cases]
@@ -125,7 +130,7 @@ def main() -> None:
         ]
         text = "".join(f"| {line} |\n" for line in lines)
     else:
-        text = as_markdown(score_patients(cases, names))
+        text = as_markdown(score_patients(cases, names, arguments.window, arguments.tta))
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
     sys.stdout.write(text)
