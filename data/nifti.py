@@ -81,9 +81,12 @@ def _nifti_record(path: Path, head: bytes) -> np.void:
                 return np.frombuffer(head, layout.newbyteorder(order), 1)[0]  # type: ignore[arg-type,return-value]
     if head[344:348] == b"ni1\0":
         refuse(path, "is the header of a .hdr/.img pair", "write the pair as one .nii file")
+    content = describe_bytes(head)
     refuse(
         path,
-        f"is not NIfTI but holds {describe_bytes(head)} (magic {head[344:348]!r})",
+        f"is not NIfTI, though its first four bytes are (magic {head[344:348]!r})"
+        if "NIfTI" in content
+        else f"is not NIfTI but holds {content} (magic {head[344:348]!r})",
         "export the image as NIfTI again",
     )
 

@@ -55,7 +55,7 @@ _fields("dims_one_too_many", "one slice more than there is", "error", "missing",
 _fields("dims_one_too_few", "one slice less than there is", "error", "more than the", dim=_dims(3, D1, D2, D3 - 1))
 _fields("magic_wrong", "a magic that is none", "error", "abcd", magic=b"abcd")
 _fields("magic_of_a_pair", "the magic of a .hdr and .img pair", "error", "pair", magic=b"ni1")
-_fields("magic_missing", "an Analyze header without a magic", "error", "not NIfTI", magic=b"")
+_fields("magic_missing", "an Analyze header without a magic", "error", "not NIfTI, though", magic=b"")
 _fields("header_size_wrong", "a header size of 349", "error", "not NIfTI", sizeof_hdr=349)
 _fields("dtype_zero", "no voxel type", "error", "datatype 0", datatype=0)
 _fields("dtype_unknown", "an unknown voxel type", "error", "datatype 3", datatype=3)
