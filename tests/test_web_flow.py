@@ -17,6 +17,7 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from pipeline.web import schema
 from pipeline.web.gallery import GALLERY
+from pipeline.web.perform import set_edits_aside
 from pipeline.web.store import Store
 from tests.conftest import read_mask
 from tests.web_server import FAULTS, files_of, httpx, run, running, upload, wait_for
@@ -260,6 +261,18 @@ def test_an_edited_mask_is_kept_with_where_it_comes_from(server, patient, tmp_pa
         assert not list(folder.glob("upload-*"))
         fresh = upload(client, patient)
         assert client.post(f"/api/cases/{fresh['id']}/edits", content=b"x").status_code == 409
+
+
+def test_edits_of_a_mask_that_is_made_anew_are_kept_as_those_of_an_earlier_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edits").mkdir()
+    for round_ in (1, 2):
+        for name in ("edited-01.nii.gz", "edited-01.json", "edited-02.nii.gz"):
+            (tmp_path / "edits" / name).write_text(f"{name} {round_}")
+        set_edits_aside()
+    found = {path.name: path.read_text() for path in (tmp_path / "edits").iterdir()}
+    assert len(found) == 6 and found["earlier-1-edited-02.nii.gz"] == "edited-02.nii.gz 1"
+    assert found["earlier-2-edited-01.json"] == "edited-01.json 2"
 
 
 def test_an_edit_of_a_mask_that_was_made_anew_meanwhile_is_not_put_beside_the_new_one(server, patient, monkeypatch):

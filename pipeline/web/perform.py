@@ -10,6 +10,7 @@ Each works in the case's own folder, which is the current one, with relative pat
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     record = request["case"]
     for folder in (OUTPUT, VIEW, INPUT):
         shutil.rmtree(folder, ignore_errors=True)
+    set_edits_aside()
     case = case_of(record, INPUT, linked=True)
     options = SegmentOptions(
         models=(request["model"],), missing="zero", save_probabilities=True, max_voxels=request["max_voxels"]
@@ -170,6 +172,13 @@ def _row_of(root: Path, case: str, read_row: Callable[[Path, str], dict[str, Any
 
 
 # Edits and examples
+
+
+def set_edits_aside() -> None:
+    """Keep the edits of a mask that is made anew under a name of their own: they are somebody's work, but not of that mask."""
+    earlier = [int(found[1]) for path in EDITS.glob("*") if (found := re.match(r"earlier-([0-9]+)-edited-", path.name))]
+    for path in sorted(EDITS.glob("edited-*")):
+        path.rename(path.with_name(f"earlier-{max(earlier, default=0) + 1}-{path.name}"))
 
 
 def take_edit(request: Request) -> dict[str, Any]:
