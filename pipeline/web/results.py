@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -236,8 +237,8 @@ def _what_is(name: str, of_a_run: bool) -> str:
         return _WHAT[name]
     if name == ZIP_NAME:
         return "all of these in one file"
-    if name.startswith("earlier-"):
-        return "of an earlier result: " + _what_is(name[name.index("edited-") :])
+    if earlier := re.match(r"earlier-[0-9]+-(edited-.*)", name):
+        return "of an earlier result: " + _what_is(earlier[1], of_a_run)
     if name.startswith("edited-"):
         return "mask with changes by hand" if name.endswith(".gz") else "where the edited mask comes from"
     stem = name.removesuffix(".nii.gz").removesuffix(".png")
