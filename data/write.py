@@ -59,8 +59,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         try:
             os.replace(temporary, path)
-        except OSError as error:  # it would name the temporary file
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        except OSError as error:
+            error.filename, error.filename2 = str(path), None  # it would name the temporary file
+            raise
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
