@@ -60,7 +60,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         try:
             os.replace(temporary, path)
         except OSError as error:
-            error.filename, error.filename2 = str(path), None  # it would name the temporary file
+            if error.errno is not None:  # it would name the temporary file
+                error.filename, error.filename2 = str(path), None
             raise
     except BaseException:
         with contextlib.suppress(OSError):
