@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 Round = Mapping[str, Any]
@@ -20,7 +21,7 @@ class Comparison:
         As from :func:`bench.yardsticks.measure`.
     """
 
-    EACH: ClassVar = ("batch", "a", "a2", "b")
+    EACH: ClassVar = ("batch", "overlap", "a", "a2", "b")
     """Systems whose time for one more patient is known."""
 
     def __init__(self, found: Mapping[str, Any]) -> None:
@@ -44,15 +45,15 @@ class Comparison:
         return max(one[name]["peak_gib"] for one in self.rounds if name in one)
 
     def patients_of(self, name: str) -> int:
-        return {"one": 1, "batch": self.n_batch}.get(name, self.n_few)
+        return {"one": 1, "batch": self.n_batch, "overlap": self.n_batch}.get(name, self.n_few)
 
     def each(self, name: str, unit: str) -> float:
         """Seconds of one more patient."""
         return self.over_rounds(lambda one: self._each(one, name, unit), name)
 
     def _each(self, one: Round, name: str, unit: str) -> float:
-        if name == "batch":
-            return (one["batch"][unit] - one["one"][unit]) / (self.n_batch - 1)
+        if name in ("batch", "overlap"):
+            return (one[name][unit] - one["one"][unit]) / (self.n_batch - 1)
         if name == "b":
             start_up = one["b"]["result"]["start_up" if unit == "wall" else "start_up_cpu"]
             return (one["b"][unit] - start_up) / self.n_few
@@ -151,6 +152,7 @@ def rows(models: Sequence[Comparison], start: Mapping[str, Any]) -> list[list[st
     per_model: list[tuple[str, str, Callable[[Comparison], Cell]]] = [
         ("read, checks, network, restore, write / fastest floor", "<= 1.15", core_over_floor),
         ("the same with preview, report and scores", "<= 1.35", whole_over_floor),
+        ("the same, `--executor overlap`", "<= 1.35", partial(whole_over_floor, name="overlap")),
         ("(a) / ours, batch, default window", ">= 15, Dice within .005", lambda m: against_plain(m, "a")),
         ("(a2) / ours, batch, default window", "given", lambda m: against_plain(m, "a2")),
         ("(a) / ours, batch, sliding windows", ">= 4.5, Dice within .002", lambda m: sliding(m, "a")),
@@ -179,10 +181,10 @@ def core_over_floor(model: Comparison) -> Cell:
     return f"{core / min(floors):.2f}", core / min(floors) <= 1.15
 
 
-def whole_over_floor(model: Comparison) -> Cell:
-    if not model.floors("wall"):
+def whole_over_floor(model: Comparison, name: str = "batch") -> Cell:
+    if not model.floors("wall") or not model.has(name):
         return MISSING
-    wall, cpu = (model.each("batch", unit) / min(model.floors(unit)) for unit in ("wall", "cpu"))
+    wall, cpu = (model.each(name, unit) / min(model.floors(unit)) for unit in ("wall", "cpu"))
     return f"{wall:.2f} (CPU {cpu:.2f})", wall <= 1.35
 
 
@@ -222,7 +224,7 @@ def against_nnunet(model: Comparison) -> Cell:
 
 
 def peak_memory(model: Comparison) -> Cell:
-    peak_gb = max(model.peak_gib(name) for name in ("one", "batch")) * 2**30 / 1e9
+    peak_gb = max(model.peak_gib(name) for name in ("one", "batch", "overlap") if model.has(name)) * 2**30 / 1e9
     return f"{peak_gb:.2f} GB", peak_gb <= 3
 
 

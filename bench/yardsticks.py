@@ -69,6 +69,10 @@ class Plan:
     """Of `segment`, as its --help names them."""
 
 
+SYSTEMS = ("one", "batch", "overlap", "tta", "sliding", "a", "a2", "b")
+"""Those that write masks."""
+
+
 def segment_command(plan: Plan, patients: Path, output: Path, model: Checkpoint, *more: str) -> list[str]:
     """Arguments of run_pipeline.py."""
     threads = ["--threads", str(plan.threads)] if plan.threads else []
@@ -81,7 +85,7 @@ def systems(plan: Plan, model: Checkpoint, number: int) -> Iterator[tuple[str, l
 
     Masks go to ``plan.scratch / name``, which each round writes anew.
     """
-    out = {name: plan.scratch / f"{number}" / name for name in ("one", "batch", "tta", "sliding", "a", "a2", "b")}
+    out = {name: plan.scratch / f"{number}" / name for name in SYSTEMS}
     ours = [sys.executable, "run_pipeline.py"]
     common = ["--model", str(model.path), "--device", plan.device, "--result", "{result}"]
     common += ["--threads", str(plan.threads)] if plan.threads else []
@@ -91,6 +95,9 @@ def systems(plan: Plan, model: Checkpoint, number: int) -> Iterator[tuple[str, l
         command = [sys.executable, "-m", "bench.plain_monai", str(plan.few), str(out[name]), *common]
         yield name, command, environment
     yield "batch", [*ours, *segment_command(plan, plan.batch, out["batch"], model)], {}
+    if "--executor" in plan.options:
+        overlap = segment_command(plan, plan.batch, out["overlap"], model, "--executor", "overlap")
+        yield "overlap", [*ours, *overlap], {}
     if "--window" in plan.options:
         window = ["--window", str(min(*model.settings["window"]["size"], LARGEST_WINDOW))]
         yield "sliding", [*ours, *segment_command(plan, plan.few, out["sliding"], model, *window)], {}
