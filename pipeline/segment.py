@@ -183,13 +183,13 @@ def _check(options: SegmentOptions, executor: str) -> str:
 
 
 def _check_model_options(options: SegmentOptions, device: torch.device | None) -> None:
-    from pipeline.engines import choose_engine, prune
-    from pipeline.windows import with_window
-
     for name in options.models:
         open_checkpoint(name).config  # noqa: B018  it is checked
     if options.window == "auto" and options.engine == "auto" and options.level is None:
         return
+    from pipeline.engines import choose_engine, prune  # they import MONAI, beside which the first case is read
+    from pipeline.windows import with_window
+
     for model in _named_models(options):
         with_window(model.config, options.window)
         if options.level is not None and options.models:  # of those that are not named, the one that fits is cut
