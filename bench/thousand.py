@@ -1,10 +1,10 @@
 """A thousand patients with thirty broken ones among them: every one must have its row.
 
-    python -m bench.thousand FOLDER [--patients N] [--executor NAME] [--model NAME]
+    python -m bench.thousand [FOLDER] [--patients N] [--executor NAME] [--model NAME]
 
 Makes the patients in FOLDER/in (copies of ten small phantoms under different names; the faults are those of
 `tests.faults`, spread over their kinds), runs `run_pipeline.py segment` on them in a process of its own, and prints
-what came of it. By default the model is a small 3D network with random weights: what is measured is the pipeline.
+what came of it. Without FOLDER a temporary one. By default the model is a small 3D network with random weights: what is measured is the pipeline.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -95,15 +96,21 @@ def _peak_mib(pid: int) -> float:
 def main() -> int:
     """Make the patients, run, print; 1 where a patient was lost or a fault had another outcome than it should."""
     parser = argparse.ArgumentParser(prog="python -m bench.thousand", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "folder", type=Path, help="for patients and results; `in`, `out` and `outside` in it are replaced"
-    )
+    about = "for patients and results, which stay; `in`, `out` and `outside` in it are replaced"
+    parser.add_argument("folder", type=Path, nargs="?", help=about)
     parser.add_argument("--patients", type=int, default=1000)
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--executor", default="serial")
     parser.add_argument("--model", default="", help="a shipped name or a file; default: small, with random weights")
     arguments = parser.parse_args()
-    folder = arguments.folder.resolve()
+    if arguments.folder is not None:
+        return run(arguments.folder.resolve(), arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        return run(Path(scratch).resolve(), arguments)
+
+
+def run(folder: Path, arguments: argparse.Namespace) -> int:
+    """What :func:`main` says, in ``folder``."""
     for name in ("in", "out", "outside"):
         shutil.rmtree(folder / name, ignore_errors=True)
     start = time.perf_counter()
