@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,9 +15,11 @@ from data.case import discover_cases, unique_folder_names
 from data.errors import UsageError
 from data.io import MAX_VOXELS, read_volumes
 from pipeline import segment_case
+from pipeline.inspect import inspect_cases
 from pipeline.segment import SegmentOptions, segment_cases
 from tests.conftest import make_model
 
+ROOT = Path(__file__).resolve().parent.parent
 FIRST = "BraTS-GLI-90001-000"
 MODALITIES = ("t1", "t1c", "t2", "flair")
 
@@ -196,3 +201,43 @@ def test_a_reference_for_which_there_is_no_memory_costs_its_scores_alone(case, t
     report = run(case, tmp_path, tiny_model)
     assert report["status"].tolist() == ["warn"] and "not scored" in report["reason"][0]
     assert "memory" in report["reason"][0] and (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").is_file()
+
+
+def test_a_reference_that_is_stored_turned_lies_on_the_images_grid_for_inspect_as_for_segment(case, tmp_path):
+    folder = tmp_path / FIRST
+    folder.mkdir()
+    reference = case.reference.paths[0]
+    for path in case.folder.iterdir():
+        if path != reference:
+            (folder / path.name).symlink_to(path)
+    turned = nib.as_closest_canonical(nib.load(reference))
+    flipped = turned.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]]))
+    nib.save(flipped, folder / reference.name)
+    (found,) = inspect_cases(tmp_path, full=True)
+    assert not [text for text in found["warnings"] if "its grid" in text], found["warnings"]
+
+
+def test_inspect_refuses_a_limit_that_segment_refuses(phantoms):
+    with pytest.raises(UsageError, match="--max-voxels -1"):
+        inspect_cases(phantoms, max_voxels=-1)
+
+
+def test_a_file_in_the_place_of_the_output_is_called_so(case, tiny_model, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(
+        UsageError, match=r"out: cannot be written to \(a file is in its place\); choose another --output"
+    ):
+        run(case, tmp_path / "out", tiny_model)
+
+
+def test_a_title_in_letters_that_the_font_lacks_is_drawn_without_a_word(tmp_path):
+    # In a process of its own: pytest has its own filter of warnings.
+    program = (
+        "import sys; from pathlib import Path; import numpy as np; from data.grid import Grid\n"
+        "from pipeline.preview import write_preview\n"
+        "write_preview(Path(sys.argv[1]), '\\uac00', None, {'WT': np.ones((8, 8, 8), bool)}, Grid((8, 8, 8), np.eye(4)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x.png")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "x.png").is_file() and done.stderr == ""
