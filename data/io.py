@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 LABEL_ROUNDING = 1e-5
-"""A label may be so far from a whole number, times the label where that is above 1: what float32 arithmetic leaves of it."""
+"""A label may be so far from a whole number, times the label between 1 and 1000: what float32 arithmetic leaves of it."""
 _PIECE_VOXELS = 2**20
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
@@ -235,7 +235,7 @@ def _whole_labels(path: Path, array: NDArray[Any], slope: float, intercept: floa
     for start in range(0, stored.size, _PIECE_VOXELS):
         values = stored[start : start + _PIECE_VOXELS].astype(np.float64) * slope + intercept
         whole = np.rint(values)
-        odd = np.abs(values - whole) > LABEL_ROUNDING * np.maximum(whole, 1)
+        odd = np.abs(values - whole) > LABEL_ROUNDING * np.clip(whole, 1, 1000)
         if odd.any():
             example = example if wrong else float(values[odd][0])
             wrong += int(np.count_nonzero(odd))

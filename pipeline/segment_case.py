@@ -317,10 +317,10 @@ def _reference_masks(
     if case.reference is None:
         return None
     labels, native = load_convention(convention or result.convention), result.native.grid
+    name = case.reference.paths[0].name
     try:
         header = read_header(case.reference, max_voxels=max_voxels)
         warnings += header.warnings
-        name = header.path.name
         # Its header first: one of another grid, however large, is not unpacked.
         if not header.grid.reoriented(native.orientation).matches(native):
             warnings.append(

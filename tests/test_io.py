@@ -438,6 +438,16 @@ def test_labels_that_are_whole_but_for_rounding_are_whole(tmp_path, slope: float
         io.read_label_map(source(path))
 
 
+@pytest.mark.parametrize("value", [1.001, 300.01, 60_000.4, 2_000_000.25])
+def test_a_fraction_is_none_of_rounding_however_large_the_label(tmp_path, value: float) -> None:
+    labels = np.zeros((6, 7, 8))
+    labels[3, 3, 3] = value
+    path = tmp_path / "x.nii"
+    path.write_bytes(nifti_bytes(labels))
+    with pytest.raises(InputError, match="holds 1 labels that are no whole numbers"):
+        io.read_label_map(source(path))
+
+
 def test_labels_of_many_pieces_are_those_of_one(tmp_path, monkeypatch) -> None:
     labels = RNG.integers(0, 5, (6, 7, 8))
     path = tmp_path / "x.nii"

@@ -193,11 +193,18 @@ def test_a_reference_of_another_grid_is_not_unpacked(case, tiny_model, tmp_path,
     assert "another grid (9x9x9" in report["reason"][0] and not asked
 
 
-def test_a_reference_for_which_there_is_no_memory_costs_its_scores_alone(case, tiny_model, tmp_path, monkeypatch):
-    def too_large(*_, **__):
-        raise MemoryError
+@pytest.mark.parametrize("reader", ["read_label_map", "read_header"])
+def test_a_reference_for_which_there_is_no_memory_costs_its_scores_alone(
+    case, tiny_model, tmp_path, monkeypatch, reader
+):
+    original = getattr(segment_case, reader)
 
-    monkeypatch.setattr(segment_case, "read_label_map", too_large)
+    def too_large(source, **options):
+        if source == case.reference:
+            raise MemoryError
+        return original(source, **options)
+
+    monkeypatch.setattr(segment_case, reader, too_large)
     report = run(case, tmp_path, tiny_model)
     assert report["status"].tolist() == ["warn"] and "not scored" in report["reason"][0]
     assert "memory" in report["reason"][0] and (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").is_file()
