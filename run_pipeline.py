@@ -268,7 +268,7 @@ class Train:
     """The part that is validated on, from 0; "all" learns from every patient."""
     split: Path | None = None
     """JSON file with the lists train, validation and test of case ids, instead of folds."""
-    extra: list[Path] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
     """Further folders to learn from (patients, or BraTS 2020 slices as .h5); none of them is validated on."""
     leave_out: list[str] = field(default_factory=list)
     """Cases that are neither learnt from nor validated on."""

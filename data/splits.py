@@ -149,13 +149,14 @@ def match_split(split: Split, case_ids: Iterable[str], source: Path | str) -> Sp
     found = set(case_ids)
     named = {*split.train, *split.validation, *split.test}
     if absent := sorted(named - found):
-        raise UsageError(f"{source}: no case {_listed(absent)} in the data; correct the split or add the data")
+        raise UsageError(f"{source}: no case {listed(absent)} in the data; correct the split or add the data")
     if unnamed := sorted(found - named):
-        log.warning("%s: does not name %s; left out", source, _listed(unnamed))
+        log.warning("%s: does not name %s; left out", source, listed(unnamed))
     return split
 
 
-def _listed(ids: Sequence[str], most: int = 5) -> str:
+def listed(ids: Sequence[str], most: int = 5) -> str:
+    """The first of the ids for a sentence, and how many more there are."""
     rest = f" and {len(ids) - most} more" if len(ids) > most else ""
     return ", ".join(ids[:most]) + rest
 
@@ -171,7 +172,7 @@ def _read_ids(ids: Any, name: str, path: Path) -> tuple[str, ...]:
     if not isinstance(ids, list) or not all(isinstance(case_id, str) and case_id for case_id in ids):
         raise UsageError(f"{path}: {name} must be a list of case ids")
     if twice := sorted({case_id for case_id in ids if ids.count(case_id) > 1}):
-        raise UsageError(f"{path}: {name} names {_listed(twice)} twice; keep one")
+        raise UsageError(f"{path}: {name} names {listed(twice)} twice; keep one")
     return tuple(ids)
 
 
@@ -179,4 +180,4 @@ def _refuse_overlap(split: Split, path: Path) -> None:
     groups = {field.name: {patient_id(case_id) for case_id in getattr(split, field.name)} for field in fields(split)}
     for one, other in combinations(groups, 2):
         if both := sorted(groups[one] & groups[other]):
-            raise UsageError(f"{path}: {_listed(both)} is in {one} and in {other}; a patient belongs to one of them")
+            raise UsageError(f"{path}: {listed(both)} is in {one} and in {other}; a patient belongs to one of them")

@@ -22,7 +22,7 @@ from data.write import atomic_write
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the same files and recipe are to give other arrays: older ones are then made anew."""
 
 

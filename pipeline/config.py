@@ -72,6 +72,8 @@ class WindowConfig(Strict):
     """Windows (2D: slices) that go through the network together."""
     context: int = Field(default=0, ge=0, le=8)
     """2D: how many neighbouring slices on each side the network sees as further channels ("2.5D")."""
+    context_step: int = Field(default=1, ge=1, le=8)
+    """2D: the neighbours are every so many slices apart; at 1 mm a step of 2 shows as much as one of 1 at 2 mm."""
 
 
 class PostprocessConfig(Strict):
@@ -124,6 +126,13 @@ class AugmentConfig(Strict):
     """Chance that one modality is sampled down to a quarter to four fifths and up again."""
     missing_modality: Share = 0.0
     """Chance that a sample lacks one modality."""
+    transplant: Share = 0.0
+    """Chance that a patient's sample shows a lesion of another patient, put into the brain (transforms.transplant)."""
+
+    @property
+    def of_the_patch(self) -> dict[str, Any]:
+        """The options of :func:`transforms.augment.training_chain`: all but what happens before a patch is cut out."""
+        return self.model_dump(exclude={"transplant"})
 
 
 class LossConfig(Strict):
@@ -172,6 +181,8 @@ class SamplingConfig(Strict):
     """Share of the samples centred on a region, each region that a patient has with equal chance; the others: brain."""
     extra_share: Share = 0.0
     """Share of the samples that come from the further folders (``--extra``), where there are any."""
+    extra_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """How the further folders' share is divided among kinds (``cube``, ``slice``...); empty: each case has equal chance."""
     phantom_share: Share = 0.0
     """Share of the samples that come from synthetic patients."""
     phantoms: int = Field(default=12, ge=0)

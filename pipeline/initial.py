@@ -97,8 +97,8 @@ def _by_name(
 
 def _inputs(config: RunConfig) -> list[tuple[str, int]]:
     """Modality and offset of the slice of every input channel (see transforms.augment.slices_as_channels)."""
-    context = config.window.context
-    return [(modality, offset) for modality in config.modalities for offset in range(-context, context + 1)]
+    context, step = config.window.context, config.window.context_step
+    return [(m, offset * step) for m in config.modalities for offset in range(-context, context + 1)]
 
 
 def _pairs(theirs: Sequence[Any], own: Sequence[Any]) -> list[tuple[int, int]]:

@@ -23,12 +23,17 @@ class Pair:
     logits: Tensor
     target: Tensor
     weight: Tensor
-    """``(batch, regions)``: 1 where known, else 0."""
+    """1 where known, else 0: ``(batch, regions, dim_1, ..., dim_N)``, or with every dim 1 where all voxels are alike."""
 
     @property
     def probability(self) -> Tensor:
         """Sigmoid where known, 0 elsewhere."""
-        return torch.sigmoid(self.logits) * self.weight.reshape(*self.weight.shape, *[1] * (self.logits.ndim - 2))
+        return torch.sigmoid(self.logits) * self.weight
+
+    @property
+    def told(self) -> Tensor:
+        """``(batch, regions)``: 1 where at least one voxel is known, else 0."""
+        return self.weight.flatten(2).amax(2) if self.weight.numel() else self.weight.new_zeros(self.weight.shape[:2])
 
 
 def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
@@ -37,11 +42,16 @@ def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
         raise ValueError(f"logits {(*logits.shape,)}, target {(*target.shape,)}: both are (batch, regions, dim_1, ...)")
     dtype = torch.promote_types(logits.dtype, torch.float32)  # squares and sums of float16 overflow
     logits, target = logits.to(dtype), target.to(dtype)
+    alike = (*logits.shape[:2], *[1] * (logits.ndim - 2))
     if known is None:
-        return Pair(logits, target, logits.new_ones(logits.shape[:2]))
-    if known.shape != logits.shape[:2] or known.dtype != torch.bool:
-        raise ValueError(f"known {(*known.shape,)} {known.dtype}: not bool (batch, regions) {(*logits.shape[:2],)}")
-    unknown = ~known.reshape(*known.shape, *[1] * (logits.ndim - 2))
+        return Pair(logits, target, logits.new_ones(alike))
+    if known.shape not in (logits.shape[:2], logits.shape) or known.dtype != torch.bool:
+        raise ValueError(
+            f"known {(*known.shape,)} {known.dtype}: neither bool (batch, regions) {(*logits.shape[:2],)} "
+            f"nor bool {(*logits.shape,)}"
+        )
+    known = known if known.shape == logits.shape else known.reshape(alike)
+    unknown = ~known
     # Filled before any function is applied: a product with 0 would let NaN through, in the gradient too.
     return Pair(logits.masked_fill(unknown, 0), target.masked_fill(unknown, 0), known.to(dtype))
 
@@ -50,7 +60,7 @@ def dice_term(pair: Pair, smooth: float, per_sample: bool) -> Tensor:
     """See :func:`pipeline.losses.dice`."""
     axes, p, t = _axes(pair, smooth, per_sample), pair.probability, pair.target
     total = p.square().sum(axes) + t.square().sum(axes)
-    return region_mean((p - t).square().sum(axes) / (total + smooth), pair.weight)
+    return region_mean((p - t).square().sum(axes) / (total + smooth), pair.told)
 
 
 def tversky_scores(pair: Pair, alpha: float, beta: float, smooth: float, per_sample: bool) -> Tensor:
@@ -116,6 +126,6 @@ def _cross_entropy(pair: Pair) -> Tensor:
 
 
 def _voxel_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the voxels of all known pairs; 0 if there are none."""
-    voxels = max(1, math.prod(values.shape[2:]))
-    return (values.flatten(2).sum(2) * weight).sum() / (weight.sum().clamp(min=1) * voxels)
+    """Mean over the known voxels of all pairs; 0 if there are none."""
+    each = max(1, values.numel()) / max(1, weight.numel())  # voxels that one weight stands for
+    return (values * weight).sum() / (weight.sum().clamp(min=1 / each) * each)

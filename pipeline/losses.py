@@ -7,11 +7,12 @@ Every loss in :data:`LOSSES` keeps one contract, ``loss(logits, target, known=No
 - ``target`` is in [0, 1]; the caller clamps it. Shares between 0 and 1 (interpolated labels) are allowed: Dice and
   focal are then 0 at ``sigmoid(logits) == target`` and nowhere else, BCE is lowest there (at the target's entropy),
   and Tversky is not, see :func:`tversky`.
-- ``known``: ``(batch, regions)`` bool, or None for all. A pair that is not known (some references tell the whole tumour
-  only) adds nothing to the value and gets a zero gradient, even where its logits or target are NaN. Nothing known
-  or an empty batch gives 0, with a zero gradient, still attached to the graph.
-- Cross-entropy and focal are means over the voxels of all known pairs; Dice and Tversky are means over the regions that
-  at least one sample knows.
+- ``known``: bool, ``(batch, regions)`` (some references tell the whole tumour only) or as ``target`` (voxel by voxel:
+  nothing is known beyond a lesion that was cut out), or None for all. What is not known adds nothing to the value and
+  gets a zero gradient, even where its logits or target are NaN. Nothing known or an empty batch gives 0, with a zero
+  gradient, still attached to the graph.
+- Cross-entropy and focal are means over the known voxels of all pairs; Dice and Tversky count over known voxels and are
+  means over the regions of which at least one sample knows a voxel.
 
 Dice and Tversky count over the whole batch, one score a region: a patch without tumour is then no score of its own that
 jumps between 0 and 1. ``per_sample=True`` gives one score for each known sample and region instead (MONAI's
@@ -149,7 +150,7 @@ def tversky(
     """
     check_weights(alpha=alpha, beta=beta)
     pair = known_pair(logits, target, known)
-    return region_mean(tversky_scores(pair, alpha, beta, smooth, per_sample), pair.weight)
+    return region_mean(tversky_scores(pair, alpha, beta, smooth, per_sample), pair.told)
 
 
 def focal_tversky(
@@ -182,7 +183,7 @@ def focal_tversky(
     check_number("gamma", gamma, least=1)
     pair = known_pair(logits, target, known)
     scores = tversky_scores(pair, alpha, beta, smooth, per_sample)
-    return region_mean(scores.clamp(min=POWER_FLOOR) ** (1 / gamma), pair.weight)
+    return region_mean(scores.clamp(min=POWER_FLOOR) ** (1 / gamma), pair.told)
 
 
 LOSSES: dict[str, Loss] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +13,21 @@ from torch.utils.data import Dataset
 
 from data.errors import UsageError
 from transforms.augment import crop_size, training_chain
+from transforms.transplant import Donor, draw_placement, make_donor, transplant
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
+    from pipeline.config import RunConfig, SamplingConfig
     from pipeline.training_cases import TrainingCase
 
 log = logging.getLogger(__name__)
 
 
 def crop_around(
-    voxels: np.ndarray, centre: Sequence[int] | np.ndarray, patch: Sequence[int], crop: Sequence[int]
+    voxels: np.ndarray,
+    centre: Sequence[int] | np.ndarray,
+    patch: Sequence[int],
+    crop: Sequence[int],
+    beyond: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cut ``crop`` voxels out of (channels, *spatial), zeros beyond the volume.
 
@@ -35,6 +41,8 @@ def crop_around(
         May lie outside the volume.
     patch, crop : (dims,) int
         In voxels; no axis of the patch is longer than the crop's.
+    beyond : (channels,) array, optional
+        What each channel is beyond the volume, instead of zero.
 
     Returns
     -------
@@ -42,10 +50,11 @@ def crop_around(
         Voxel ``patch // 2`` of the patch is ``centre``, where that need not be moved.
     """
     result = np.zeros((len(voxels), *crop), np.float32)
+    if beyond is not None:
+        result[:] = np.reshape(beyond, (-1, *(1,) * len(crop)))
     source, target = [slice(None)], [slice(None)]
-    for middle, inner, outer, size in zip(centre, patch, crop, voxels.shape[1:], strict=True):
-        first = (size - inner) // 2 if size <= inner else int(np.clip(middle - inner // 2, 0, size - inner))
-        first -= (outer - inner) // 2
+    firsts = crop_start(centre, patch, crop, voxels.shape[1:])
+    for first, outer, size in zip(firsts, crop, voxels.shape[1:], strict=True):
         start, stop = max(first, 0), min(first + outer, size)
         source.append(slice(start, stop))
         target.append(slice(start - first, stop - first))
@@ -53,16 +62,28 @@ def crop_around(
     return result
 
 
+def crop_start(
+    centre: Sequence[int] | np.ndarray, patch: Sequence[int], crop: Sequence[int], shape: Sequence[int]
+) -> list[int]:
+    """The volume's voxel at which the crop of :func:`crop_around` begins, along each axis; it may be negative."""
+    firsts = []
+    for middle, inner, outer, size in zip(centre, patch, crop, shape, strict=True):
+        first = (size - inner) // 2 if size <= inner else int(np.clip(middle - inner // 2, 0, size - inner))
+        firsts.append(first - (outer - inner) // 2)
+    return firsts
+
+
 class PatchDataset(Dataset):
     """Augmented patches of one epoch after another; the same for any number of loading processes.
 
-    Item ``i`` of an epoch is ``{"image", "regions", "known"}``: (channels, *patch) float32, (regions, *patch) float32 in
-    [0, 1], (regions,) bool. Kinds are drawn with the recipe's shares, cases of a kind with equal chance.
+    Item ``i`` of an epoch is ``{"image", "regions"}``: (channels, *patch) float32, and (regions, *patch) float32 in [0, 1]
+    or NaN where a share is not known. Kinds are drawn with the recipe's shares, cases of a kind with equal chance.
 
     Parameters
     ----------
     cases : sequence of TrainingCase
-        Of the data set; ``extra`` are those of further folders, ``phantoms`` synthetic ones.
+        Of the data set; ``extra`` are those of further folders, ``phantoms`` synthetic ones. Where the recipe transplants,
+        the volumes among ``cases`` and ``extra`` that are brains are hosts, and all that have a lesion are donors.
 
     Raises
     ------
@@ -79,7 +100,7 @@ class PatchDataset(Dataset):
     ) -> None:
         sampling, training = config.training.sampling, config.training
         own_share = round(1 - sampling.extra_share - sampling.phantom_share, 9)  # 1 - 0.9 - 0.1 is not quite 0
-        shares = ((cases, own_share), (extra, sampling.extra_share), (phantoms, sampling.phantom_share))
+        shares = [(cases, own_share), *_by_kind(extra, sampling), (phantoms, sampling.phantom_share)]
         if extra and sampling.extra_share == 0:
             log.warning("the recipe's training.sampling.extra_share is 0: %d further cases are not used", len(extra))
         self.pools = [(list(pool), share) for pool, share in shares if len(pool) and share > 0]
@@ -91,9 +112,14 @@ class PatchDataset(Dataset):
         self.chances = [share / total for _, share in self.pools]
         self.patch, self.dims = training.patch, config.network.spatial_dims
         self.crop = crop_size(self.dims, self.patch, config.window.context)
-        self.context = config.window.context
+        self.context, self.step = config.window.context, config.window.context_step
         self.regions, self.regions_share = config.regions, sampling.regions_share
-        self.chain = training_chain(self.dims, self.patch, **config.augment.model_dump())
+        self.chain = training_chain(self.dims, self.patch, **config.augment.of_the_patch)
+        self.transplant = config.augment.transplant
+        # Left and right alone are alike.
+        side = [axis for axis in range(3) if config.preprocess.orientation[axis] in "LR"][0]
+        self.mirror_axis = side if side in config.augment.flip_axes else None
+        self.donors = [c for c in (*cases, *extra) if self.transplant and _may_give(c, config.regions[0])]
         self.batch, self.seed, self.epoch = training.batch, training.seed, 0
         self.length = training.steps_per_epoch * training.batch
 
@@ -104,15 +130,42 @@ class PatchDataset(Dataset):
         generator = np.random.default_rng((self.seed, self.epoch, index))
         pool, _ = self.pools[generator.choice(len(self.pools), p=self.chances)]
         case = pool[generator.integers(len(pool))]
-        cut = self._cut(case, self._centre(case, generator))
+        cut = None
+        if self.donors and _may_take(case) and generator.random() < self.transplant:
+            cut = self._transplanted(case, generator)
+        if cut is None:
+            cut, _ = self._cut(case, self._centre(case, generator))
         self.chain.set_random_state(int(generator.integers(2**32)))
         images, regions = torch.as_tensor(cut[: case.n_images]), torch.as_tensor(cut[case.n_images :])
         sample: Mapping[Any, Any] = self.chain({"image": images, "regions": regions})
         return {
             "image": sample["image"],
-            "regions": sample["regions"].clamp(0, 1),  # interpolation rounds
-            "known": torch.tensor(case.known),
+            "regions": sample["regions"].clamp(0, 1),  # interpolation rounds; NaN stays
         }
+
+    def _transplanted(self, host: TrainingCase, generator: np.random.Generator) -> np.ndarray | None:
+        """A cut of the host about a lesion of another patient; None where its brain does not hold the one drawn."""
+        giver = self.donors[generator.integers(len(self.donors))]
+        if giver.patient == host.patient:
+            return None
+        donor = _donor(giver)
+        placement = draw_placement(donor, host.voxels[: host.n_images], generator, mirror_axis=self.mirror_axis)
+        if placement is None:
+            return None
+        middle = donor.middles[generator.integers(len(donor.middles))]
+        centre = np.round(placement.to_host(middle, donor.voxels.shape[1:])).astype(int)
+        centre = np.clip(self._off_middle(centre, generator), 0, np.array(host.voxels.shape[1:]) - 1)
+        cut, positions = self._cut(host, centre)
+        # Scanners differ by more than z-scores take away.
+        contrast = np.stack((generator.normal(1, 0.1, host.n_images), generator.normal(0, 0.1, host.n_images)), axis=1)
+        return transplant(cut, positions, donor, placement, contrast.clip(-2, 2))
+
+    def _off_middle(self, centre: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """A voxel off ``centre`` by up to a quarter of the patch."""
+        reach = [n // 4 for n in self.patch]
+        centre = centre.copy()
+        centre[: len(reach)] += generator.integers([-r for r in reach], [r + 1 for r in reach])
+        return centre
 
     def _centre(self, case: TrainingCase, generator: np.random.Generator) -> np.ndarray:
         """A voxel of a region that the case has, off the patch's middle by up to a quarter of it, or of the brain.
@@ -129,16 +182,57 @@ class PatchDataset(Dataset):
             slices = np.unique(places[:, 2])
             places = places[places[:, 2] == slices[generator.integers(len(slices))]]
         centre = places[generator.integers(len(places))].astype(int)
-        if about_region:
-            reach = [n // 4 for n in self.patch]
-            centre[: len(reach)] += generator.integers([-r for r in reach], [r + 1 for r in reach])
-        return centre
+        return self._off_middle(centre, generator) if about_region else centre
 
-    def _cut(self, case: TrainingCase, centre: np.ndarray) -> np.ndarray:
+    def _cut(self, case: TrainingCase, centre: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The crop about a voxel, and which of the case's voxels it shows along each axis."""
+        # A region that the reference does not tell is unknown beyond the volume, too: its first voxel says so.
+        beyond = np.where(np.isnan(case.voxels[:, 0, 0, 0]), np.nan, 0).astype(np.float32)
+        if not case.beyond_known:
+            beyond[case.n_images :] = np.nan
+        shape = case.voxels.shape[1:]
         if self.dims == 3:
-            return crop_around(case.voxels, centre, self.patch, self.crop)
+            firsts = crop_start(centre, self.patch, self.crop, shape)
+            positions = [np.arange(first, first + n) for first, n in zip(firsts, self.crop, strict=True)]
+            return crop_around(case.voxels, centre, self.patch, self.crop, beyond), positions
         # Across the slices nothing moves: the neighbours of the chosen one, the last slice repeated beyond the ends.
-        last = case.voxels.shape[-1] - 1
-        near = [min(max(int(centre[2]) + k, 0), last) for k in range(-self.context, self.context + 1)]
-        slices = [crop_around(case.voxels[..., k], centre[:2], self.patch, self.crop[:2]) for k in near]
-        return np.stack(slices).transpose(1, 2, 3, 0)
+        last = shape[2] - 1
+        offsets = range(-self.context * self.step, self.context * self.step + 1, self.step)
+        near = np.array([min(max(int(centre[2]) + k, 0), last) for k in offsets])
+        slices = [crop_around(case.voxels[..., k], centre[:2], self.patch, self.crop[:2], beyond) for k in near]
+        firsts = crop_start(centre[:2], self.patch, self.crop[:2], shape[:2])
+        positions = [np.arange(first, first + n) for first, n in zip(firsts, self.crop[:2], strict=True)]
+        return np.stack(slices).transpose(1, 2, 3, 0), [*positions, near]
+
+
+def _by_kind(extra: Sequence[TrainingCase], sampling: SamplingConfig) -> list[tuple[list[TrainingCase], float]]:
+    """The further cases by kind, with the share of each: its weight times its number, unless the recipe weighs it."""
+    kinds: dict[str, list[TrainingCase]] = {}
+    for case in extra:
+        kinds.setdefault(case.kind, []).append(case)
+    weights = {
+        kind: sampling.extra_weights.get(kind, 0.0 if sampling.extra_weights else len(cases))
+        for kind, cases in kinds.items()
+    }
+    if unused := [kind for kind, weight in weights.items() if weight == 0]:
+        log.warning("the recipe's training.sampling.extra_weights gives no weight to: %s", ", ".join(unused))
+    total = sum(weights.values()) or 1.0
+    return [(cases, sampling.extra_share * weights[kind] / total) for kind, cases in kinds.items()]
+
+
+def _may_give(case: TrainingCase, lesion: str) -> bool:
+    """Whether a case has a lesion, in all images, that another brain can take."""
+    volume = min(case.voxels.shape[1:]) > 1
+    return volume and lesion in case.centres and bool(all(image.any() for image in case.voxels[: case.n_images]))
+
+
+def _may_take(case: TrainingCase) -> bool:
+    """Whether a case is a brain: a volume whose place in the head is known because it is all of it."""
+    return case.kind in ("patient", "tumour-free", "silver") and min(case.voxels.shape[1:]) > 1 and case.place is None
+
+
+@lru_cache(maxsize=1024)
+def _donor(case: TrainingCase) -> Donor:
+    donor = make_donor(case.voxels, case.n_images, case.place)
+    assert donor is not None  # _may_give has looked
+    return donor

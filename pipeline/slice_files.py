@@ -23,6 +23,11 @@ SLICE_REGIONS = ("WT", "TC", "ET")
 _SIZE = 240
 
 
+def is_slice_folder(folder: Path) -> bool:
+    """Whether a folder holds slices, told by its files' names."""
+    return any(Path(folder).glob("*.h5"))
+
+
 def slice_files(folder: Path, modalities: Sequence[str]) -> list[Path]:
     """The slices of a folder by name.
 
@@ -48,7 +53,7 @@ def read_slice_file(
     ----------
     path : Path
     modalities, regions : sequence of str
-        Channels in order; a region that is not in `SLICE_REGIONS` is all 0.
+        Channels in order.
     preprocess : PreprocessConfig
         Its orientation and the first two of its spacings; the slice has no third.
 
@@ -57,6 +62,7 @@ def read_slice_file(
     images : (modalities, d1, d2, 1) float32
         z-scored over the non-zero pixels of each, background 0.
     shares : (regions, d1, d2, 1) float32 in [0, 1]
+        NaN in a region that is not in `SLICE_REGIONS`.
 
     Raises
     ------
@@ -73,8 +79,8 @@ def read_slice_file(
     channels = np.moveaxis(pixels, -1, 0)[[SLICE_CHANNELS.index(m) for m in modalities]] * brain
     whole, core, enhancing = tissue.any(axis=-1), tissue[..., 0] | tissue[..., 2], tissue[..., 2]
     masks = dict(zip(SLICE_REGIONS, (whole, core, enhancing), strict=True))
-    empty = np.zeros_like(brain)
-    stack = np.stack([*channels, *(masks.get(region, empty).astype(np.float32) for region in regions)])
+    untold = np.full(brain.shape, np.nan)
+    stack = np.stack([*channels, *(masks.get(region, untold).astype(np.float32) for region in regions)])
     rows, columns = np.flatnonzero(brain.any(axis=1)), np.flatnonzero(brain.any(axis=0))
     # Resampling starts from the brain's own box, as the chain of a patient does.
     box = stack[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, None]

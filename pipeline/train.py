@@ -239,7 +239,8 @@ def _learn(
 ) -> float:
     """One step of the optimiser; returns the loss before it."""
     device = process.device
-    image, target, known = (batch[key].to(device, non_blocking=True) for key in ("image", "regions", "known"))
+    image, target = (batch[key].to(device, non_blocking=True) for key in ("image", "regions"))
+    known = ~target.isnan()
     with torch.autocast(device.type, dtype=torch.float16, enabled=trainee.scaler.is_enabled()):
         outputs = network(image)
     loss = supervised_loss(outputs, target, loss_function, known)

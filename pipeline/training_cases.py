@@ -30,15 +30,18 @@ from data.labels import count_labels, load_convention
 from data.metaimage import read_metaimage
 from data.phantom import Contrast, draw_patient
 from data.recognise import choose_conventions
+from data.splits import patient_id
 from pipeline.case_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig
 from pipeline.executors import make_executor
-from pipeline.slice_files import SLICE_REGIONS, read_slice_file, slice_files
+from pipeline.slice_files import read_slice_file, slice_files
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to
 
 log = logging.getLogger(__name__)
 
+_INFINITE = 0x7C00
+"""The bits of float16 infinity."""
 MAX_CENTRES = 4096
 """Most voxel positions that are kept of each region; more would not make the patches more various."""
 
@@ -52,37 +55,49 @@ class TrainingCase:
     name : str
         The case id.
     kind : str
-        "patient", "slice" or "phantom".
+        Of its source: "patient", "phantom", "slice", "cube"...
     voxels : (modalities + regions, d1, d2, d3) float16
         Read-only, mapped from the cache. First the images as the network sees them, then the share of each voxel that a
-        region fills, in [0, 1]. On disk the slices of the third axis follow each other, so that a slice or a patch is
-        read from few pages.
+        region fills, in [0, 1]; NaN where that is not known. On disk the slices of the third axis follow each other, so
+        that a slice or a patch is read from few pages.
     n_images : int
         How many of the first channels are images.
-    known : tuple of bool
-        For each region, whether this reference can tell it; the shares of one that it cannot are 0 and mean nothing.
     centres : mapping of str to (n, 3) int16
         "brain" (any image is not 0) and each region (share above 0) to voxel positions, all or `MAX_CENTRES` drawn at
         random, the same for the same content. What fills no voxel is absent.
+    patient : str
+        Whom it shows; cases of one patient never stand on two sides.
+    beyond_known : bool
+        Whether nothing is beyond the volume's faces, as around a brain. If not, the lesion may go on there.
+    place : three floats, optional
+        Where the volume's middle lies in the brain's box, from 0 to 1 along each axis. None: the volume is that box.
     """
 
     name: str
     kind: str
     voxels: np.ndarray
     n_images: int
-    known: tuple[bool, ...]
     centres: Mapping[str, np.ndarray]
+    patient: str = ""
+    beyond_known: bool = True
+    place: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A case and how its voxels are made where the cache does not have them; what is in here can go to a worker."""
+class Entry:
+    """A case and how its voxels are made where the cache does not have them; what is in here can go to a worker.
+
+    ``make`` gives images and region shares, (channels, d1, d2, d3) float32 each, NaN where a share is not known. The other
+    fields are those of :class:`TrainingCase`.
+    """
 
     name: str
     kind: str
     path: Path
-    known: tuple[bool, ...]
     make: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    patient: str = ""
+    beyond_known: bool = True
+    place: tuple[float, float, float] | None = None
 
 
 def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
@@ -115,21 +130,26 @@ def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, work
             log.warning("%s: %s", case.case_id, sentence)
         if choice.name is None:
             raise _naming(case.case_id, choice.error or choice.reason)
-        known = _known(choice.name, config)
-        if not any(known):
+        if not _tells_any(choice.name, config):
             raise InputError(
                 f"{case.case_id}: its labels ({choice.name}) tell none of the recipe's regions "
                 f"({', '.join(config.regions)}); leave it out"
             )
         try:
-            made_from = ["patient", _recipe(config), choice.name, _digests(case, config)]
+            made_from = ["patient", recipe_key(config), choice.name, _digests(case, config)]
         except InputError as error:
             raise _naming(case.case_id, str(error)) from None
         path = array_path(cache, case.case_id, made_from)
         entries.append(
-            _Entry(case.case_id, "patient", path, known, partial(_on_working_grid, case, config, choice.name))
+            Entry(
+                case.case_id,
+                "patient",
+                path,
+                partial(_on_working_grid, case, config, choice.name),
+                patient=patient_id(case.case_id),
+            )
         )
-    return _through_cache(entries, config, workers)
+    return cached_cases(entries, config, workers)
 
 
 def phantom_cases(seeds: Sequence[int], config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
@@ -137,7 +157,6 @@ def phantom_cases(seeds: Sequence[int], config: RunConfig, cache: Path, *, worke
 
     Contrast and lesions are those of ``config.training.sampling``; of "both" contrasts an even seed has the clinical one.
     """
-    known = _known("brats2023", config)
     # What a seed gives is decided by these files: they stand for the input.
     sources = sorted(Path(data.phantom.__file__).parent.glob("phantom*.py"))
     generator = [file_digest(source) for source in sources] if seeds else []
@@ -146,14 +165,16 @@ def phantom_cases(seeds: Sequence[int], config: RunConfig, cache: Path, *, worke
         name, contrast = f"phantom-{seed}", sampling.phantom_contrast
         if contrast == "both":
             contrast = "random" if seed % 2 else "mri"
-        made_from = ["phantom", _recipe(config), int(seed), generator, contrast, sampling.phantom_lesions]
+        made_from = ["phantom", recipe_key(config), int(seed), generator, contrast, sampling.phantom_lesions]
         make = partial(_phantom, int(seed), config, contrast)
-        entries.append(_Entry(name, "phantom", array_path(cache, name, made_from), known, make))
-    return _through_cache(entries, config, workers)
+        entries.append(Entry(name, "phantom", array_path(cache, name, made_from), make, patient=name))
+    return cached_cases(entries, config, workers)
 
 
-def slice_cases(folder: Path, config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
-    """Single axial slices of BraTS 2020 (see `pipeline.slice_files`), d3 = 1; else as `patient_cases`.
+def slice_cases(
+    folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
+) -> list[TrainingCase]:
+    """Single axial slices of BraTS 2020 (see `pipeline.slice_files`), d3 = 1, or those ``names``; else as `patient_cases`.
 
     Raises
     ------
@@ -162,13 +183,14 @@ def slice_cases(folder: Path, config: RunConfig, cache: Path, *, workers: int = 
     data.errors.InputError
         A file is no such slice.
     """
-    known = tuple(region in SLICE_REGIONS for region in config.regions)
     entries = []
     for file in slice_files(folder, config.modalities):
-        path = array_path(cache, file.stem, ["slice", _recipe(config), file_digest(file)])
+        if names is not None and file.stem not in names:
+            continue
+        path = array_path(cache, file.stem, ["slice", recipe_key(config), file_digest(file)])
         make = partial(read_slice_file, file, config.modalities, config.regions, config.preprocess)
-        entries.append(_Entry(file.stem, "slice", path, known, make))
-    return _through_cache(entries, config, workers)
+        entries.append(Entry(file.stem, "slice", path, make, patient=patient_id(file.stem)))
+    return cached_cases(entries, config, workers)
 
 
 # What a case was made from
@@ -193,11 +215,12 @@ def _naming(name: str, sentence: str) -> InputError:
     return InputError(sentence if name in sentence else f"{name}: {sentence}")
 
 
-def _known(convention: str, config: RunConfig) -> tuple[bool, ...]:
-    return tuple(region in load_convention(convention).regions for region in config.regions)
+def _tells_any(convention: str, config: RunConfig) -> bool:
+    return any(region in load_convention(convention).regions for region in config.regions)
 
 
-def _recipe(config: RunConfig) -> list[Any]:
+def recipe_key(config: RunConfig) -> list[Any]:
+    """What of a recipe decides a case's voxels."""
     return [config.modalities, config.regions, config.preprocess.model_dump(mode="json")]
 
 
@@ -250,10 +273,10 @@ def _on_working_grid(case: Case, config: RunConfig, convention: str) -> tuple[to
 def _shares(
     name: str, label_map: NDArray[Any], grid: Grid, convention: str, working: Grid, config: RunConfig
 ) -> torch.Tensor:
-    """Share of each voxel of the working grid that a region fills, (regions, d1, d2, d3) float32."""
+    """Share of each voxel of the working grid that a region fills, (regions, d1, d2, d3) float32; NaN: not told."""
     told = [region for region in config.regions if region in load_convention(convention).regions]
     masks = load_convention(convention).region_masks(label_map, told)
-    shares = torch.zeros((len(config.regions), *working.shape))
+    shares = torch.full((len(config.regions), *working.shape), torch.nan)
     for region, mask in masks.items():  # one at a time, for a float copy of all of them would be the largest array here
         moved = resample_to(torch.as_tensor(mask[None]).float(), grid, working)[0]
         if mask.any() and not moved.any():
@@ -285,7 +308,7 @@ def _phantom(seed: int, config: RunConfig, contrast: Contrast) -> tuple[torch.Te
     return image.as_tensor(), shares
 
 
-def _make(entry: _Entry) -> None:
+def _make(entry: Entry) -> None:
     """Make the voxels of a case and write them into the cache; where it runs changes nothing."""
     threads, start = torch.get_num_threads(), time.monotonic()
     torch.set_num_threads(1)  # a sum that is split among threads rounds differently
@@ -296,13 +319,13 @@ def _make(entry: _Entry) -> None:
     finally:
         torch.set_num_threads(threads)
     voxels = torch.cat((image, shares.clamp(0, 1))).half().add_(0)  # + 0: no -0, which is no background to a bit test
-    if not voxels.isfinite().all():
+    if not voxels[: len(image)].isfinite().all():
         raise InputError(f"{entry.name}: image values beyond 65504 do not fit float16; normalise them (preprocess)")
     write_array(entry.path, voxels.permute(3, 0, 1, 2).numpy())
     log.info("%s: preprocessed in %.1f s", entry.name, time.monotonic() - start)
 
 
-def _make_all(entries: Sequence[_Entry], workers: int) -> None:
+def _make_all(entries: Sequence[Entry], workers: int) -> None:
     if workers <= 0 or len(entries) <= 1:
         for entry in entries:
             _make(entry)
@@ -326,7 +349,8 @@ def _start_worker() -> None:
 # Opening
 
 
-def _through_cache(entries: Sequence[_Entry], config: RunConfig, workers: int) -> list[TrainingCase]:
+def cached_cases(entries: Sequence[Entry], config: RunConfig, workers: int) -> list[TrainingCase]:
+    """Open the cases, those first made that the cache does not have; in the order of ``entries``."""
     channels = len(config.modalities) + len(config.regions)
     # One after another is looked at and closed again: a limit of open files does not limit the cases.
     waiting = {entry.path: entry for entry in entries if _open(entry.path, channels) is None}
@@ -338,20 +362,33 @@ def _open(path: Path, channels: int) -> NDArray[Any] | None:
     return open_array(path, np.float16, (None, channels, None, None))
 
 
-def _training_case(entry: _Entry, config: RunConfig, channels: int) -> TrainingCase:
+def _training_case(entry: Entry, config: RunConfig, channels: int) -> TrainingCase:
     stored = _open(entry.path, channels)
     if stored is None:
         raise UsageError(f"{entry.path}: vanished or was damaged while it was used; give the run a cache of its own")
     n_images = len(config.modalities)
     centres = _centres(stored, n_images, config.regions, key_of(entry.path))
-    return TrainingCase(entry.name, entry.kind, stored.transpose(1, 2, 3, 0), n_images, entry.known, centres)
+    return TrainingCase(
+        entry.name,
+        entry.kind,
+        stored.transpose(1, 2, 3, 0),
+        n_images,
+        centres,
+        entry.patient,
+        entry.beyond_known,
+        entry.place,
+    )
 
 
 def _centres(stored: NDArray[Any], n_images: int, regions: Sequence[str], seed: int) -> dict[str, NDArray[np.int16]]:
     bits = stored.view(np.uint16)  # numpy compares float16 by way of float32, twenty times slower
     centres = {}
     for index, name in enumerate(("brain", *regions)):
-        present = (bits[:, :n_images] != 0).any(axis=1) if name == "brain" else bits[:, n_images + index - 1] != 0
+        if name == "brain":
+            present = (bits[:, :n_images] != 0).any(axis=1)
+        else:
+            share = bits[:, n_images + index - 1]
+            present = (share != 0) & (share <= _INFINITE)  # NaN, which is not known, lies above
         places = np.flatnonzero(present)
         if len(places) > MAX_CENTRES:
             places = np.random.default_rng([seed, index]).choice(places, MAX_CENTRES, replace=False)

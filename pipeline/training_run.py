@@ -21,7 +21,7 @@ from torch import nn
 from data.case import Case, discover_cases
 from data.errors import UsageError
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
-from data.splits import Split, fold_split, match_split, patient_id, read_split
+from data.splits import Split, fold_split, listed, match_split, patient_id, read_split
 from data.write import write_text_atomically
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
@@ -32,7 +32,8 @@ from pipeline.losses import build_loss
 from pipeline.sampling import PatchDataset
 from pipeline.tables import write_table
 from pipeline.train import Trainee, train
-from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases, slice_cases
+from pipeline.training.sources import Source, source_of
+from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases
 from pipeline.training_state import load_state, save_state
 from pipeline.validation import Reference, mean_scores, references, validate
 
@@ -43,6 +44,9 @@ FIRST_PHANTOM = 1000
 
 STATE_NAME = "state.safetensors"
 
+Further = Sequence[tuple[Path, Source, list[str]]]
+"""Folders to learn from beside the patients, with their kind and the names of their cases."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -50,7 +54,7 @@ class TrainOptions:
 
     split : file with the lists train, validation, test; instead of folds. folds, fold : one part of a cross-validation
     by patient is validated on; fold "all" learns from every patient and validates on none. extra : further folders to
-    learn from, patients or BraTS 2020 slices (.h5); a patient that is held back is left out of them. leave_out : cases
+    learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources); a patient that is held back is left out of them. leave_out : cases
     that are neither learnt from nor validated on. cache : folder of preprocessed cases, to be shared between runs;
     OUTPUT/cache by default. minutes : instead of the recipe's. workers : processes that load and augment. on_step :
     see :func:`pipeline.train.train`.
@@ -60,7 +64,7 @@ class TrainOptions:
     split: Path | None = None
     folds: int = 5
     fold: int | str = 0
-    extra: Sequence[Path] = ()
+    extra: Sequence[str | Path] = ()
     leave_out: Sequence[str] = ()
     cache: Path | None = None
     init: str | None = None
@@ -95,7 +99,7 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
         cases = {case.case_id: case for case in discover_cases(patients, exclude=output)}
         split = _split(list(cases), options)
         further = _further(options.extra, {*split.validation, *split.test})
-        _check_leave_out(options.leave_out, [*cases, *(name for found in further.values() for name in found)])
+        _check_leave_out(options.leave_out, [*cases, *(name for _, _, found in further for name in found)])
         with output_lock(output) if process.leads else nullcontext():
             return _run_in(output, cases, split, further, config, process, options)
 
@@ -104,7 +108,7 @@ def _run_in(
     output: Path,
     cases: Mapping[str, Case],
     split: Split,
-    further: Mapping[Path, Mapping[str, Case | None]],
+    further: Further,
     config: RunConfig,
     process: Process,
     options: TrainOptions,
@@ -174,19 +178,18 @@ def _split(names: Sequence[str], options: TrainOptions) -> Split:
     return fold_split(kept, options.folds, fold)
 
 
-def _further(folders: Sequence[Path], held_back: Iterable[str]) -> dict[Path, dict[str, Case | None]]:
-    """The cases of each further folder by name, None for a slice; no patient that is held back is among them."""
+def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further:
+    """The cases of each further folder; no patient that is held back is among them."""
     patients = {patient_id(name) for name in held_back}
-    further: dict[Path, dict[str, Case | None]] = {}
-    for folder in folders:
-        slices = sorted(folder.glob("*.h5")) if folder.is_dir() else []
-        found: dict[str, Case | None] = dict.fromkeys(path.stem for path in slices)
-        if not slices:
-            found = {case.case_id: case for case in discover_cases(folder)}
-        for name in [name for name in found if patient_id(name) in patients]:
-            log.warning("%s: %s is held back; not learnt from", folder, name)
-            del found[name]
-        further[folder] = found
+    further = []
+    for option in options:
+        folder, source = source_of(option)
+        found = source.names(folder)
+        kept = [name for name, patient in found.items() if patient not in patients]
+        if len(kept) < len(found):
+            left = sorted(set(found) - set(kept))
+            log.warning("%s: held back, not learnt from: %s", folder, listed(left))
+        further.append((folder, source, kept))
     return further
 
 
@@ -197,18 +200,17 @@ def _check_leave_out(leave_out: Sequence[str], names: Sequence[str]) -> None:
 
 def _dataset(
     cases: Sequence[Case],
-    further: Mapping[Path, Mapping[str, Case | None]],
+    further: Further,
     config: RunConfig,
     output: Path,
     options: TrainOptions,
 ) -> PatchDataset:
     cache, workers, sampling = _cache(output, options), options.workers, config.training.sampling
     extra: list[TrainingCase] = []
-    for folder, found in further.items():
-        wanted = {name: case for name, case in found.items() if name not in options.leave_out}
-        extra += patient_cases([c for c in wanted.values() if c is not None], config, cache, workers=workers)
-        if None in wanted.values():
-            extra += [c for c in slice_cases(folder, config, cache, workers=workers) if c.name in wanted]
+    left_out = {patient_id(name) for name in options.leave_out}
+    for folder, source, names in further:
+        wanted = [name for name in names if name not in options.leave_out and patient_id(name) not in left_out]
+        extra += source.cases(folder, config, cache, names=wanted, workers=workers)
     count = sampling.phantoms if sampling.phantom_share > 0 else 0
     phantoms = phantom_cases(range(FIRST_PHANTOM, FIRST_PHANTOM + count), config, cache, workers=workers)
     own = patient_cases(cases, config, cache, workers=workers)
@@ -219,11 +221,9 @@ def _dataset(
 # What a run is, and where it was
 
 
-def _identity(
-    config: RunConfig, split: Split, further: Mapping[Path, Mapping[str, Any]], options: TrainOptions
-) -> dict[str, str]:
+def _identity(config: RunConfig, split: Split, further: Further, options: TrainOptions) -> dict[str, str]:
     """What must be the same for a run to go on."""
-    names = sorted(name for found in further.values() for name in found if name not in options.leave_out)
+    names = sorted(name for _, _, found in further for name in found if name not in options.leave_out)
     digest = hashlib.sha256(json.dumps(names).encode("utf-8", "surrogateescape")).hexdigest()
     return {"recipe": config.model_dump_json(), "split": json.dumps(vars(split)), "list of further cases": digest}
 

@@ -179,7 +179,7 @@ def _one_pass(
 ) -> torch.Tensor:
     """Probabilities (1, regions, d1, d2, d3) of the image mirrored along ``axes``, mirrored back, on ``way.stitch_on``."""
     network.to(way.device)
-    batch = slices_as_channels(image[None].to(way.stitch_on), config.window.context)
+    batch = slices_as_channels(image[None].to(way.stitch_on), config.window.context, config.window.context_step)
     batch = batch.flip(axes) if axes else batch
     logits = windows_of(config, network, batch, way)
     if not torch.isfinite(logits).all():

@@ -66,7 +66,7 @@ def test_every_shipped_recipe_loads_by_name_and_by_path_and_its_network_can_be_b
     assert sum(p.numel() for p in network.parameters()) > 0
     assert parse_config(config.model_dump(mode="json"), "again") == config
     build_loss(config.training.loss.name, config.training.loss.parameters)
-    training_chain(config.network.spatial_dims, config.training.patch, **config.augment.model_dump())
+    training_chain(config.network.spatial_dims, config.training.patch, **config.augment.of_the_patch)
 
 
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: path.stem)
@@ -311,9 +311,9 @@ def test_modalities_may_be_missing_where_they_were_left_out_in_training() -> Non
 
 def test_the_augmentation_takes_just_the_options_of_its_configuration() -> None:
     options = {name for name, p in signature(training_chain).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    assert options == set(AugmentConfig.model_fields)
-    for name, field in AugmentConfig.model_fields.items():
-        assert signature(training_chain).parameters[name].default == field.default
+    assert options == set(AugmentConfig().of_the_patch)
+    for name, value in AugmentConfig().of_the_patch.items():
+        assert signature(training_chain).parameters[name].default == value
 
 
 def test_what_is_left_out_is_named() -> None:

@@ -359,6 +359,51 @@ def test_what_is_not_known_may_hold_anything_even_nan(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("per_sample", [False, True])
+def test_voxels_that_are_not_known_are_as_if_cut_off_the_patch_and_have_no_gradient(name, per_sample):
+    parameters = {} if name == "bce" else {"per_sample": per_sample}
+    logits, target = random_case(soft=True)
+    known = torch.zeros(logits.shape, dtype=torch.bool)
+    known[..., 1:3] = True
+    value = LOSSES[name](logits, target, known, **parameters)
+    assert value.item() == pytest.approx(
+        LOSSES[name](logits[..., 1:3], target[..., 1:3], **parameters).item(), rel=1e-12
+    )
+    slope = gradient(LOSSES[name], logits, target, known, **parameters)
+    assert (slope[~known] == 0).all() and (slope[known] != 0).any()
+    spoilt = logits.masked_fill(~known, torch.nan), target.masked_fill(~known, torch.nan)
+    assert torch.equal(gradient(LOSSES[name], *spoilt, known, **parameters), slope)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_region_without_a_known_voxel_is_as_if_left_out(name):
+    logits, target = random_case()
+    known = torch.ones(logits.shape, dtype=torch.bool)
+    known[:, 1] = False
+    value = LOSSES[name](logits, target, known)
+    assert value.item() == pytest.approx(LOSSES[name](logits[:, ::2], target[:, ::2]).item(), rel=1e-12)
+
+
+def test_bce_is_the_mean_over_known_voxels_where_samples_know_unequally_many():
+    logits, target = torch.zeros(2, 1, 3), torch.zeros(2, 1, 3)
+    logits[0, 0, 0] = 1.0
+    known = torch.tensor([[[True, False, False]], [[True, True, True]]])
+    expected = (math.log(1 + math.e) + 3 * math.log(2)) / 4
+    assert LOSSES["bce"](logits, target, known).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spatial", [(3,), (4, 3), (2, 3, 4)])
+def test_a_mask_of_pairs_is_the_mask_of_all_their_voxels(name, spatial):
+    logits, target = torch.randn(2, 3, *spatial), (torch.rand(2, 3, *spatial) > 0.5).float()
+    known = torch.tensor([[1, 0, 1], [1, 1, 0]], dtype=torch.bool)
+    whole = known.reshape(2, 3, *[1] * len(spatial)).expand(logits.shape)
+    assert LOSSES[name](logits, target, known).item() == pytest.approx(
+        LOSSES[name](logits, target, whole).item(), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("per_sample", [False, True])
 def test_nothing_known_gives_zero_with_a_zero_gradient_still_attached(name, per_sample):
     parameters = {} if name == "bce" else {"per_sample": per_sample}
     logits, target = random_case()

@@ -75,6 +75,7 @@ def make_case(
     places: dict[str, Any] | None = None,
     value: float | None = None,
     known: tuple[bool, bool] = (True, True),
+    **attributes: Any,
 ) -> TrainingCase:
     """Each voxel of the first image is its own number (or ``value``), the second is 1; regions are single voxels."""
     voxels = np.zeros((4, *shape), np.float16)
@@ -86,7 +87,8 @@ def make_case(
     for index, (region, at) in enumerate(places.items() if places else ()):
         voxels[(2 + index, *at)] = 1
         centres[region] = np.array([at], np.int16)
-    return TrainingCase(name, "patient", voxels, 2, known, centres)
+    voxels[2:][~np.array(known)] = np.nan
+    return TrainingCase(name, "patient", voxels, 2, centres, **{"patient": name, **attributes})
 
 
 # ---------------------------------------------------------------------------------------------------------- crops
@@ -197,25 +199,42 @@ def test_a_case_of_one_slice_serves_a_2d_network_with_context() -> None:
 
 def test_a_case_without_brain_and_tumour_gives_its_middle() -> None:
     case = make_case()
-    empty = TrainingCase("b", "patient", case.voxels, 2, (True, True), {})
+    empty = TrainingCase("b", "patient", case.voxels, 2, {})
     sample = PatchDataset([empty], make_config())[0]
     expected = case.voxels[:2, 11:19, 10:18, 9:17].astype(np.float32)  # 30 // 2 - 4, 28 // 2 - 4, 26 // 2 - 4
     assert np.array_equal(sample["image"], expected)
 
 
-def test_what_a_reference_cannot_tell_goes_with_every_sample_of_it() -> None:
+@pytest.mark.parametrize("augment", [None, {}], ids=["still", "moved"])
+def test_what_a_reference_cannot_tell_is_nan_in_every_sample_of_it(augment: Any) -> None:
     cases = [make_case("whole", value=1, known=(True, False)), make_case("all", value=2)]
-    dataset = PatchDataset(cases, make_config())
+    dataset = PatchDataset(cases, make_config(augment=augment))
     seen = set()
     for index in range(20):
-        sample = dataset[index]
-        assert sample["known"].dtype == torch.bool and sample["known"].shape == (2,)
-        whole = bool((sample["image"][0] == 1).all())
-        assert sample["known"].tolist() == ([True, False] if whole else [True, True])
-        seen.add(whole)
+        whole, enhancing = dataset[index]["regions"].isnan()
+        assert not whole.any()
+        assert enhancing.all() or not enhancing.any()
+        seen.add(bool(enhancing.any()))
     assert seen == {True, False}
-    batch = next(iter(DataLoader(dataset, batch_size=4)))
-    assert batch["known"].shape == (4, 2)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_beyond_the_faces_of_a_cut_out_lesion_nothing_is_known_and_beyond_a_brain_nothing_is(dims: int) -> None:
+    for beyond_known in (True, False):
+        case = make_case(shape=(6, 6, 6), beyond_known=beyond_known)
+        (sample,) = (PatchDataset([case], make_config(dims, patch=12))[0],)
+        within = sample["image"][1] != 0  # the second image is 1 inside the volume
+        assert 0 < within.sum() < within.numel()
+        assert bool(sample["regions"][:, ~within].isnan().all()) is not beyond_known
+        assert not sample["regions"][:, within].isnan().any()
+
+
+def test_an_unknown_voxel_makes_its_neighbours_unknown_where_they_are_interpolated_from_it() -> None:
+    case = make_case(shape=(8, 8, 1))
+    case.voxels[2, 4, 4, 0] = np.nan
+    sample = PatchDataset([case], make_config(2, augment={}))[0]
+    assert sample["regions"][0].isnan().any() and not sample["regions"][1].isnan().any()
+    assert not sample["image"].isnan().any()
 
 
 def test_regions_stay_between_0_and_1() -> None:

@@ -64,7 +64,7 @@ def ball_case(seed: int) -> TrainingCase:
     centres = {name: np.argwhere(m).astype(np.int16) for name, m in zip(("WT", "TC"), masks, strict=True)}
     centres["brain"] = place.reshape(-1, 3).astype(np.int16)
     voxels = np.concatenate((images, masks)).astype(np.float16)
-    return TrainingCase(f"ball {seed}", "phantom", voxels, 2, (True, True), centres)
+    return TrainingCase(f"ball {seed}", "phantom", voxels, 2, centres)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_any_number_of_workers_gives_the_same_batches(cases):
     given = list(_batches(dataset, 3, ALONE, 2))
     assert len(given) == len(expected) == 6
     for one, other in zip(expected, given, strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in ("image", "regions", "known"))
+        assert all(torch.equal(one[key], other[key]) for key in ("image", "regions"))
 
 
 class Threads(PatchDataset):

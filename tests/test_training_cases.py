@@ -91,11 +91,24 @@ def voxels_in(cache: Path) -> list[Path]:
 # What a case is
 
 
+def told(case):
+    """For each region, whether it is known in all of the volume; it is nowhere if not."""
+    unknown = np.isnan(case.voxels[case.n_images :]).reshape(len(case.voxels) - case.n_images, -1)
+    assert (unknown.all(axis=1) | ~unknown.any(axis=1)).all()
+    return tuple(bool(known) for known in ~unknown.any(axis=1))
+
+
 def test_a_patient_is_learnt_from_as_the_predictor_sees_it(phantoms, tmp_path):
     config, case = recipe(), discover_cases(phantoms)[0]
     (learnt,) = patient_cases([case], config, tmp_path)
     seen = run_chain(preprocess_chain(MODALITIES, **config.preprocess.model_dump()), case.images)["image"].numpy()
-    assert (learnt.name, learnt.kind, learnt.n_images, learnt.known) == (FIRST, "patient", 4, (True,) * 3)
+    assert (learnt.name, learnt.kind, learnt.n_images, learnt.patient) == (
+        FIRST,
+        "patient",
+        4,
+        FIRST.rpartition("-")[0],
+    )
+    assert told(learnt) == (True,) * 3 and learnt.beyond_known and learnt.place is None
     assert learnt.voxels.dtype == np.float16 and learnt.voxels.shape == (7, *seen.shape[1:])
     np.testing.assert_allclose(learnt.voxels[:4].astype(np.float32), seen, atol=4e-3, rtol=1e-3)  # float16
     np.testing.assert_array_equal(learnt.voxels[:4] == 0, seen == 0)  # the background is 0 to the bit
@@ -141,9 +154,9 @@ def test_centres_depend_on_the_content_alone(phantoms, tmp_path):
 def test_a_region_that_the_references_convention_lacks_is_not_known(lgg_patient, tmp_path):
     config = recipe(None, modalities=("t1", "t1c", "flair"), dims=2)
     (learnt,) = patient_cases(discover_cases(lgg_patient), config, tmp_path / "cache")
-    assert learnt.known == (True, False, False)
+    assert told(learnt) == (True, False, False)
     assert learnt.voxels.shape[1:] in ((24, 20, 3), (20, 24, 3))  # cropped to what is not black
-    assert learnt.voxels[3].sum() == 4 * 6 and not learnt.voxels[4:].any()
+    assert learnt.voxels[3].sum() == 4 * 6 and np.isnan(learnt.voxels[4:]).all()
     assert set(learnt.centres) == {"brain", "WT"} and len(learnt.centres["WT"]) == 4 * 6
     assert set(learnt.centres["WT"][:, 2]) == {1}
 
@@ -211,7 +224,7 @@ def test_a_second_run_unpacks_nothing(phantoms, tmp_path, monkeypatch):
         patient_cases(cases, recipe(), tmp_path / "other")
     second = patient_cases(cases, recipe(learning_rate=0.1), tmp_path)  # how it is trained changes no voxel
     for one, two in zip(first, second, strict=True):
-        assert one.name == two.name and one.known == two.known
+        assert one.name == two.name and told(one) == told(two)
         np.testing.assert_array_equal(one.voxels, two.voxels)
 
 
@@ -339,7 +352,7 @@ def test_a_phantom_is_a_patient_with_everything_and_is_drawn_once(tmp_path, monk
     config = recipe(regions=("WT", "TC", "ET", "RC"))
     first, second = phantom_cases([1, 2], config, tmp_path)
     assert (first.name, first.kind, second.name) == ("phantom-1", "phantom", "phantom-2")
-    assert first.known == (True, True, True, False)  # a phantom has had no surgery
+    assert told(first) == (True, True, True, False)  # a phantom has had no surgery
     assert {"brain", "WT", "TC", "ET"} == set(first.centres)
     monkeypatch.setattr(training_cases, "draw_patient", None)
     (again,) = phantom_cases([2], config, tmp_path)
@@ -361,7 +374,7 @@ def write_slice(path: Path) -> None:
 def test_a_slice_file_is_read_in_the_order_of_its_pictures_and_put_upright(tmp_path):
     write_slice(tmp_path / "volume_1_slice_2.h5")
     (learnt,) = slice_cases(tmp_path, recipe(1.0, dims=2), tmp_path / "cache")
-    assert (learnt.name, learnt.kind, learnt.known) == ("volume_1_slice_2", "slice", (True,) * 3)
+    assert (learnt.name, learnt.kind, told(learnt)) == ("volume_1_slice_2", "slice", (True,) * 3)
     assert learnt.voxels.shape == (7, 40, 80, 1)
     # Rows grow to the left in the file and to the right in RAS; the corner comes to the far end of both axes.
     assert [np.unravel_index(image.argmax(), image.shape)[:2] for image in learnt.voxels[:4]] == [(39, 79)] * 4

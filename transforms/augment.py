@@ -34,7 +34,7 @@ def crop_size(spatial_dims: int, patch: Sequence[int], context: int = 0) -> tupl
     return (*sizes, 2 * context + 1) if spatial_dims == 2 else tuple(sizes)  # type: ignore[return-value]
 
 
-def slices_as_channels(volume: torch.Tensor, context: int) -> torch.Tensor:
+def slices_as_channels(volume: torch.Tensor, context: int, step: int = 1) -> torch.Tensor:
     """Give every slice its neighbours as channels.
 
     Parameters
@@ -42,6 +42,8 @@ def slices_as_channels(volume: torch.Tensor, context: int) -> torch.Tensor:
     volume : (batch, modalities, d1, d2, d3) tensor
     context : int
         Neighbours on each side; beyond the ends the last slice is repeated.
+    step : int
+        Slices from one neighbour to the next.
 
     Returns
     -------
@@ -52,7 +54,8 @@ def slices_as_channels(volume: torch.Tensor, context: int) -> torch.Tensor:
         return volume
     depth = volume.shape[-1]
     at = torch.arange(depth, device=volume.device)
-    shifted = [volume[..., (at + k).clamp(0, depth - 1)] for k in range(-context, context + 1)]
+    offsets = range(-context * step, context * step + 1, step)
+    shifted = [volume[..., (at + k).clamp(0, depth - 1)] for k in offsets]
     return torch.stack(shifted, dim=2).flatten(1, 2)
 
 
@@ -76,7 +79,7 @@ def training_chain(
     """Move and disturb one training sample.
 
     Input is a dictionary with ``image`` (modalities, c1, c2, c3) float32, z-scored with background 0, and ``regions``
-    (regions, c1, c2, c3) float32 in [0, 1], at :func:`crop_size`. Output has ``image`` and ``regions`` at the size
+    (regions, c1, c2, c3) float32 in [0, 1] or NaN, at :func:`crop_size`. Output has ``image`` and ``regions`` at the size
     ``patch``; in 2D the image's channels are modalities times slices (:func:`slices_as_channels`), and the regions are
     those of the middle slice.
 
@@ -105,7 +108,8 @@ def training_chain(
 class RandMoved(RandomizableTransform):
     """Rotate, scale, mirror and bend image and regions together, in one linear interpolation, down to the patch.
 
-    What lies beyond the crop is 0.
+    What lies beyond the crop is 0; NaN in a region that is NaN at the crop's edge there. A voxel that is interpolated from
+    NaN is NaN.
 
     Parameters
     ----------
@@ -158,7 +162,12 @@ class RandMoved(RandomizableTransform):
             offset = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
             shape = [n if other == axis else 1 for other in range(len(self.patch))]
             place = place + (offset[:, None] * columns[axis]).reshape(*shape, -1)
-        return F.grid_sample(crop[None], place[None], align_corners=True)[0]
+        moved = F.grid_sample(crop[None], place[None], align_corners=True)[0]
+        for channel, voxels in zip(moved, crop, strict=True):
+            if voxels.isnan().any():  # beyond the crop nothing is known either where nothing is at its edge
+                edge = F.grid_sample(voxels[None, None], place[None], padding_mode="border", align_corners=True)[0, 0]
+                channel.masked_fill_(edge.isnan(), torch.nan)
+        return moved
 
     def _matrix(self) -> np.ndarray:
         """From an offset off the patch's middle to one off the crop's, in voxels."""

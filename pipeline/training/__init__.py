@@ -1,0 +1,1 @@
+"""Training: what is learnt from, and how."""

@@ -1,0 +1,121 @@
+"""Kinds of folders to learn from beside the patients: one module each, and what every kind tells of itself.
+
+A source gives cases whose shares are NaN wherever it does not know (see `pipeline.training_cases.TrainingCase`); losses
+take no gradient from there. To add one: a module here, and a line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.case import Case, discover_cases
+from data.errors import UsageError
+from data.splits import patient_id
+from pipeline.config import RunConfig
+from pipeline.slice_files import is_slice_folder
+from pipeline.training.sources.cubes import cube_cases, is_cube_folder
+from pipeline.training_cases import TrainingCase, patient_cases, slice_cases
+
+Cases = Callable[..., list[TrainingCase]]
+"""``(folder, config, cache, *, names, workers)``: those of the cases that are called ``names``."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of folder.
+
+    Parameters
+    ----------
+    kind : str
+        As the user and the recipe's ``extra_weights`` name it.
+    help : str
+        What a folder of this kind holds, in a phrase.
+    recognises : callable
+        Whether a folder is of this kind, told by its names.
+    names : callable
+        ``folder -> {case name: patient}``.
+    cases : callable
+        See `Cases`.
+    """
+
+    kind: str
+    help: str
+    recognises: Callable[[Path], bool]
+    names: Callable[[Path], Mapping[str, str]]
+    cases: Cases
+
+
+def _patients(folder: Path) -> dict[str, Case]:
+    return {case.case_id: case for case in discover_cases(folder)}
+
+
+def _patient_names(folder: Path) -> dict[str, str]:
+    return {name: patient_id(name) for name in _patients(folder)}
+
+
+def _patients_of(
+    folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str], workers: int = 0
+) -> list[TrainingCase]:
+    found = _patients(folder)
+    return patient_cases([found[name] for name in names], config, cache, workers=workers)
+
+
+def _file_names(pattern: str) -> Callable[[Path], dict[str, str]]:
+    def names(folder: Path) -> dict[str, str]:
+        return {path.stem: patient_id(path.stem) for path in sorted(folder.glob(pattern))}
+
+    return names
+
+
+SOURCES: dict[str, Source] = {
+    source.kind: source
+    for source in (
+        Source(
+            "cube",
+            "lesions of BraTS 2020 cut out as cubes, .npz",
+            is_cube_folder,
+            _file_names("*.npz"),
+            cube_cases,
+        ),
+        Source(
+            "slice",
+            "labelled axial slices of BraTS 2020, .h5",
+            is_slice_folder,
+            _file_names("*.h5"),
+            slice_cases,
+        ),
+        Source(
+            "patient",
+            "patients in any layout, also with some of the labels alone",
+            lambda folder: True,
+            _patient_names,
+            _patients_of,
+        ),
+    )
+}
+"""By kind; a folder without a kind is of the first that recognises it."""
+
+
+def source_of(option: str | Path) -> tuple[Path, Source]:
+    """The folder and the kind that an option ``FOLDER[:kind]`` names.
+
+    Raises
+    ------
+    data.errors.UsageError
+        There is no such folder or kind.
+    """
+    text = str(option)
+    folder, _, kind = text.rpartition(":")
+    if not folder or kind not in SOURCES:
+        if folder and not Path(text).exists() and Path(folder).exists():
+            raise UsageError(f"--extra {text}: no kind {kind!r}; choose one of: {', '.join(SOURCES)}")
+        folder, kind = text, ""
+    path = Path(folder)
+    if not path.is_dir():
+        raise UsageError(f"--extra {text}: no such folder; check the path")
+    return path, SOURCES[kind] if kind else next(s for s in SOURCES.values() if s.recognises(path))
+
+
+__all__ = ["SOURCES", "Source", "source_of"]
