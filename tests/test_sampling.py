@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from data.errors import UsageError
 from pipeline.config import RunConfig, parse_config
-from pipeline.sampling import PatchDataset, crop_around
+from pipeline.sampling import PatchDataset, _may_give, _may_take, crop_around
 from pipeline.training_cases import TrainingCase
 
 STILL: dict[str, Any] = {
@@ -367,3 +367,86 @@ def test_loading_processes_give_the_same_bytes_as_none(epoch: int) -> None:
 
 def test_an_epoch_has_its_steps_times_the_batch() -> None:
     assert len(make_random_dataset(2)) == 10
+
+
+# ------------------------------------------------------------------------------------------------- transplanting
+
+
+def lesion_case(name: str, value: float, kind: str = "patient", **attributes: Any) -> TrainingCase:
+    """A brain of 1 with a cube of 7 voxels of ``value`` in its middle, all of it WT and its middle voxel ET."""
+    case = make_case(name, shape=(40, 40, 40), value=1, **attributes)
+    case.voxels[:2, 17:24, 17:24, 17:24] = value
+    case.voxels[2, 17:24, 17:24, 17:24], case.voxels[3, 20, 20, 20] = 1, 1
+    case.centres["WT"] = np.argwhere(case.voxels[2] > 0).astype(np.int16)  # type: ignore[index]
+    return replace(case, kind=kind)
+
+
+def transplanting(dims: int = 3, share: float = 1.0, **changes: Any) -> RunConfig:
+    return make_config(dims, augment={**STILL, "transplant": share, "flip_axes": [0]}, patch=12, **changes)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_transplanted_sample_shows_another_patients_lesion_in_this_ones_brain(dims: int) -> None:
+    host, donor = make_case("host", shape=(40, 40, 40), value=1), lesion_case("donor", 9)
+    config = transplanting(dims, sampling={"extra_share": 0.01, "regions_share": 0})
+    dataset = PatchDataset([host], config, extra=[donor])
+    shown = 0
+    for index in range(40):
+        sample = dataset[index]
+        lesion = sample["regions"][0] > 0.5
+        shown += bool(lesion.any())
+        if lesion.sum() > 20:  # drawn about 9, by a tenth, and interpolated
+            assert 4 < float(sample["image"][0][lesion].median()) < 12
+    assert shown > 30
+
+
+def test_without_transplanting_a_brain_shows_its_own_lesions_alone() -> None:
+    host, donor = make_case("host", shape=(40, 40, 40), value=1), lesion_case("donor", 9)
+    dataset = PatchDataset([host], transplanting(share=0.0, sampling={"extra_share": 0.0}), extra=[donor])
+    assert dataset.donors == [] and not any(dataset[index]["regions"].any() for index in range(10))
+
+
+def test_no_patient_is_given_a_lesion_of_its_own() -> None:
+    first, second = lesion_case("a-1", 9, patient="a"), lesion_case("a-2", 9, patient="a")
+    dataset = PatchDataset([first, second], transplanting(sampling={"regions_share": 0}))
+    case = dataset.pools[0][0][0]
+    assert dataset._transplanted(case, np.random.default_rng(0)) is None
+
+
+def test_slices_phantoms_and_cubes_take_no_lesion_and_a_brain_without_t1_gives_none() -> None:
+    host = make_case("host", shape=(40, 40, 40), value=1)
+    lacking = lesion_case("lacking", 9)
+    lacking.voxels[1] = 0
+    takers = {
+        "patient": host,
+        "phantom": replace(host, kind="phantom"),
+        "cube": replace(host, kind="cube", place=(0.5, 0.5, 0.5)),
+        "slice": make_case("slice", shape=(40, 40, 1)),
+    }
+    assert [kind for kind, case in takers.items() if _may_take(case)] == ["patient"]
+    assert not _may_give(lacking, "WT") and not _may_give(host, "WT") and _may_give(lesion_case("d", 9), "WT")
+
+
+def test_the_further_folders_share_is_divided_by_the_recipes_weights() -> None:
+    cases = [make_case("own", value=1)]
+    extra = [replace(make_case(f"c{n}", value=2), kind="cube") for n in range(3)]
+    extra += [replace(make_case("s", value=3), kind="slice"), replace(make_case("p", value=4), kind="patient")]
+    sampling = {"extra_share": 0.6, "extra_weights": {"cube": 1, "slice": 3}}
+    dataset = PatchDataset(cases, make_config(sampling=sampling), extra)
+    shares = {pool[0].kind if pool[0].name != "own" else "own": share for pool, share in dataset.pools}
+    assert shares == {"own": pytest.approx(0.4), "cube": pytest.approx(0.15), "slice": pytest.approx(0.45)}
+    even = PatchDataset(cases, make_config(sampling={"extra_share": 0.5}), extra)
+    assert [share for _, share in even.pools] == pytest.approx([0.5, 0.3, 0.1, 0.1])
+
+
+def test_neighbours_are_the_recipes_step_apart() -> None:
+    case = make_case(shape=(12, 12, 9))
+    case.voxels[0] = np.arange(9)
+    config = make_config(2, 2, patch=12)
+    settings = config.model_dump()
+    settings["window"]["context_step"] = 3
+    dataset = PatchDataset([case], parse_config(settings, "test"))
+    for index in range(5):
+        seen = dataset[index]["image"][:5, 6, 6].tolist()
+        middle = seen[2]
+        assert seen == [max(0, middle - 6), max(0, middle - 3), middle, min(8, middle + 3), min(8, middle + 6)]
