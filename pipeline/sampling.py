@@ -116,6 +116,7 @@ class PatchDataset(Dataset):
         self.regions, self.regions_share = config.regions, sampling.regions_share
         self.chain = training_chain(self.dims, self.patch, **config.augment.of_the_patch)
         self.transplant = config.augment.transplant
+        self.flat = config.preprocess.spacing_mm[2] is None
         # Left and right alone are alike.
         side = [axis for axis in range(3) if config.preprocess.orientation[axis] in "LR"][0]
         self.mirror_axis = side if side in config.augment.flip_axes else None
@@ -148,7 +149,7 @@ class PatchDataset(Dataset):
         giver = self.donors[generator.integers(len(self.donors))]
         if giver.patient == host.patient:
             return None
-        donor = _donor(giver)
+        donor = _donor(giver, self.flat)
         placement = draw_placement(donor, host.voxels[: host.n_images], generator, mirror_axis=self.mirror_axis)
         if placement is None:
             return None
@@ -232,7 +233,7 @@ def _may_take(case: TrainingCase) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _donor(case: TrainingCase) -> Donor:
-    donor = make_donor(case.voxels, case.n_images, case.place)
+def _donor(case: TrainingCase, flat: bool) -> Donor:
+    donor = make_donor(case.voxels, case.n_images, case.place, flat=flat)
     assert donor is not None  # _may_give has looked
     return donor

@@ -185,10 +185,20 @@ def test_a_donor_is_the_lesion_with_its_surroundings_and_its_place_in_the_brain(
     assert donor.distance[REACH, REACH, REACH] == 0 and donor.distance[0, REACH + 3, REACH + 3] == REACH
 
 
+def test_of_slices_at_an_unknown_distance_only_those_with_lesion_come_along() -> None:
+    source, host = with_lesion(), brain(value=3.0)
+    donor = make_donor(source, N, None, flat=True)
+    assert donor is not None
+    result = transplant(host, everywhere(host), donor, at_its_place(host, donor, reach=5.0))
+    np.testing.assert_array_equal(result[2:], source[2:])
+    np.testing.assert_array_equal(np.flatnonzero((result[0] != 3.0).any(axis=(0, 1))), np.arange(15, 22))
+    np.testing.assert_allclose(result[0, 24:30, 22, 18], [1.0, 1.5, 2.0, 2.5, 3.0, 3.0], rtol=1e-5)
+
+
 def test_a_placement_is_held_by_the_brain_or_there_is_none() -> None:
     source, host = with_lesion(half=5), brain(value=2.0)
     donor, generator = donor_of(source), np.random.default_rng(0)
-    drawn = [draw_placement(donor, host[:N], generator, jitter=4.0) for _ in range(60)]
+    drawn = [draw_placement(donor, host[:N], generator, jitter=0.1) for _ in range(60)]
     assert all(drawn) and {placement.mirrored[0] for placement in drawn if placement} == {True, False}
     for placement in drawn:
         assert placement is not None

@@ -37,7 +37,7 @@ class Donor:
         z-scored images, 0 outside the brain; then each region's share, NaN where it is not known.
     n_images : int
     distance : (d1, d2, d3) uint8
-        Voxels from the lesion, 0 inside, up to `REACH`.
+        Voxels from the lesion, 0 inside, up to `REACH`; within the slice alone where the slices' distance is not known.
     lesion : (n, 3) int
         Positions within the lesion (of the first region), for the check that the host's brain holds it.
     middles : (m, 3) int
@@ -89,7 +89,12 @@ class Placement:
 
 
 def make_donor(
-    voxels: NDArray[np.floating], n_images: int, place: tuple[float, float, float] | None, most: int = 512
+    voxels: NDArray[np.floating],
+    n_images: int,
+    place: tuple[float, float, float] | None,
+    *,
+    flat: bool = False,
+    most: int = 512,
 ) -> Donor | None:
     """Cut the lesion of a volume out, with its surroundings; None where there is none, or nothing that is known of it.
 
@@ -99,6 +104,8 @@ def make_donor(
         The first region is the whole lesion.
     place : three floats, optional
         As of :class:`Donor`, of ``voxels``; None: the volume is the brain's box.
+    flat : bool
+        The slices (of the third axis) lie at an unknown distance: from a slice without lesion nothing comes along.
     most : int
         Positions of the lesion that are kept, at even steps.
     """
@@ -112,7 +119,14 @@ def make_donor(
         middle = [(side.start + side.stop - 1) / 2 / max(n - 1, 1) for side, n in zip(box, whole.shape, strict=True)]
         place = (float(middle[0]), float(middle[1]), float(middle[2]))
         whole = whole[tuple(box)]
-    distance = ndi.distance_transform_edt(~whole).clip(0, REACH).round().astype(np.uint8)
+    if flat:
+        marked = whole.any(axis=(0, 1))
+        away = np.full(whole.shape, float(REACH))
+        for k in np.flatnonzero(marked):
+            away[..., k] = ndi.distance_transform_edt(~whole[..., k])
+    else:
+        away = ndi.distance_transform_edt(~whole)
+    distance = away.clip(0, REACH).round().astype(np.uint8)
     positions = np.argwhere(whole)
     positions = positions[:: max(1, len(positions) // most)]
     from_face = np.minimum(positions, np.array(whole.shape) - 1 - positions).min(axis=1)
@@ -127,7 +141,7 @@ def draw_placement(
     generator: np.random.Generator,
     *,
     mirror_axis: int | None = 0,
-    jitter: float = 6.0,
+    jitter: float = 0.04,
     tries: int = 5,
 ) -> Placement | None:
     """Choose where a lesion stands: at its own place in the brain or mirrored, moved and scaled a little.
@@ -139,7 +153,7 @@ def draw_placement(
     mirror_axis : int, optional
         The axis from left to right; half of the lesions are mirrored along it. None: no lesion is.
     jitter : float
-        Standard deviation of the move along each axis, in voxels.
+        Standard deviation of the move along each axis, as a share of the brain: some 6 mm.
     tries : int
         Draws until the brain holds the lesion (`HELD_BY_BRAIN`).
 
@@ -153,7 +167,7 @@ def draw_placement(
         place, mirrored = np.array(donor.place), [False] * 3
         if mirror_axis is not None and generator.random() < 0.5:
             place[mirror_axis], mirrored[mirror_axis] = 1 - place[mirror_axis], True
-        centre = place * (shape - 1) + generator.normal(0, jitter, 3)
+        centre = (place + generator.normal(0, jitter, 3)) * (shape - 1)
         scale = float(np.exp(np.clip(generator.normal(0, 0.1), -0.25, 0.25)))
         placement = Placement(tuple(centre), scale, tuple(mirrored), float(generator.uniform(3, REACH)))  # type: ignore[arg-type]
         at = np.round(placement.to_host(donor.lesion, own)).astype(int)
