@@ -1,8 +1,11 @@
 """Scores of the shipped models on patients that they have not seen, beside a baseline of one line.
 
-    python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--window N] [--tta] [--missing] [--output FILE]
+    python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--window N] [--tta] [--missing] [--seen]
+        [--output FILE]
 
-Without --model: the shipped models whose card says that all these cases were held out.
+Without --model: the shipped models whose card says that all these cases were held out. A model that has learnt from one
+of the cases, by name, by another name of the same patient or by image (pipeline.provenance), is refused; to score it
+all the same, name it and say --seen. Older models do not say whom they have learnt from.
 
 With --window: in sliding windows of N voxels a side instead of the model's own; with --tta: averaged over mirrorings.
 With --missing: each model again with each modality left out in turn, Dice of the whole tumour.
@@ -26,8 +29,10 @@ from data.grid import Grid
 from data.io import read_label_map, read_volume
 from data.labels import count_labels, load_convention
 from data.recognise import choose_conventions
+from data.splits import known_as
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predictor import Predictor
+from pipeline.provenance import prints_of, why_seen
 from pipeline.scoring import score_case
 from transforms.postprocess import largest_component
 
@@ -104,6 +109,18 @@ def as_markdown(scores: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def seen_cases(names: list[str], cases: list[Case]) -> list[str]:
+    """A sentence for each model and case that it has learnt from; models that do not say give none."""
+    models = [model for model in map(open_checkpoint, names) if "learnt_from" in model.card]
+    sentences = []
+    for case in cases if models else []:
+        prints = prints_of(case)
+        for model in models:
+            if reason := why_seen(model.card, case.case_id, prints):
+                sentences.append(f"{model.name} has learnt from {case.case_id} ({reason})")
+    return sentences
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("patients", type=Path)
@@ -112,16 +129,22 @@ def main() -> None:
     parser.add_argument("--window", default="auto")
     parser.add_argument("--tta", action="store_true")
     parser.add_argument("--missing", action="store_true")
+    parser.add_argument("--seen", action="store_true")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    unseen_by = [m.name for m in shipped_models() if set(arguments.cases) <= set(m.card.get("held_out", ()))]
+    wanted = set(map(known_as, arguments.cases))
+    unseen_by = [m.name for m in shipped_models() if wanted <= set(map(known_as, m.card.get("held_out", ())))]
     for name in arguments.model:
         open_checkpoint(name)  # an error of all of them before the first is scored
     names = arguments.model or unseen_by
     if not names:
         parser.error("every shipped model has been trained on some of these cases; name one with --model all the same")
     cases = [case for case in discover_cases(arguments.patients) if case.case_id in arguments.cases]
+    if seen := seen_cases(names, cases):
+        if not (arguments.model and arguments.seen):
+            parser.error(f"{'; '.join(seen)}: the scores would say nothing; to have them all the same, add --seen")
+        sys.stderr.write(f"{'; '.join(seen)}\n")
     if arguments.missing:
         table = score_missing(cases, names)
         lines = [" | ".join(map(str, table.columns)), "|".join(["---"] * table.shape[1])]

@@ -7,14 +7,18 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
+from data.strict_yaml import read_strict_yaml
 
 log = logging.getLogger(__name__)
 
+SAME_PATIENT = Path(__file__).with_name("same_patient.yaml")
+"""Patients who stand in several sets under several names."""
 _REMARKS = ("data", "rule")
 """Keys of a split file that explain it to a person."""
 
@@ -45,11 +49,25 @@ class Split:
         Seen while training, for stopping and choosing; may be empty in a split read from a file.
     test : tuple of str
         Held back for the last figure.
+    set_aside : tuple of str
+        Held back as well, of further folders: lesions of which a model is measured on (bench.cubes). They need not be
+        among the patients.
     """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
+
+    @property
+    def held_back(self) -> tuple[str, ...]:
+        """All that is not learnt from, in the order of the lists."""
+        return (*self.validation, *self.test, *self.set_aside)
+
+    def as_lists(self) -> dict[str, tuple[str, ...]]:
+        """What a split file holds; without ``set_aside`` where it is empty, as files were before it."""
+        lists = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: ids for name, ids in lists.items() if ids or name != "set_aside"}
 
 
 def patient_id(case_id: str) -> str:
@@ -64,13 +82,34 @@ def patient_id(case_id: str) -> str:
     return case_id
 
 
+def known_as(case_id: str) -> str:
+    """The one name of a patient across public sets: :func:`patient_id`, and one name where several are known.
+
+    ``BraTS2021_01476`` and ``volume_271_slice_80`` give ``BraTS20_Training_271``. Read from `SAME_PATIENT`.
+    """
+    same, spelt = _same_patients()
+    name = patient_id(case_id)
+    for pattern, form in spelt:
+        if found := pattern.fullmatch(name):
+            name = form.format(*found.groups())
+            break
+    return same.get(name, name)
+
+
+@lru_cache(maxsize=1)
+def _same_patients() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
+    content = read_strict_yaml(SAME_PATIENT)
+    same = {name: names[0] for names in content["same"] for name in names}
+    return same, [(re.compile(pattern, re.DOTALL), form) for pattern, form in content["spelt"]]
+
+
 def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
     """One fold of a cross-validation: patients sorted by id and dealt round-robin.
 
     Parameters
     ----------
     case_ids : sequence of str
-        In any order; the cases of one patient (see `patient_id`) stay together.
+        In any order; the cases of one patient (see `known_as`) stay together.
     folds : int
         How many parts, from 2 to the number of patients.
     fold : int
@@ -86,7 +125,10 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
     data.errors.UsageError
         The numbers do not fit each other or the patients.
     """
-    patients = sorted({patient_id(case_id) for case_id in case_ids})
+    names: dict[str, str] = {}  # sorted by the name in the data, so that a second name elsewhere moves nobody
+    for case_id in sorted(set(case_ids)):
+        names.setdefault(known_as(case_id), patient_id(case_id))
+    patients = sorted(names, key=lambda patient: names[patient])
     if folds < 2:
         raise UsageError(f"--folds {folds}: a cross-validation needs at least 2 folds")
     if folds > len(patients):
@@ -96,14 +138,15 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
     held_back = set(patients[fold::folds])
     ordered = sorted(set(case_ids))
     return Split(
-        tuple(case_id for case_id in ordered if patient_id(case_id) not in held_back),
-        tuple(case_id for case_id in ordered if patient_id(case_id) in held_back),
+        tuple(case_id for case_id in ordered if known_as(case_id) not in held_back),
+        tuple(case_id for case_id in ordered if known_as(case_id) in held_back),
     )
 
 
 def read_split(path: Path) -> Split:
-    """Read a split from a JSON file with the lists of case ids ``train``, ``validation`` and perhaps ``test``.
+    """Read a split from a JSON file with the lists of case ids ``train``, ``validation`` and perhaps others.
 
+    The others are ``test`` and ``set_aside``, see :class:`Split`.
     The texts ``data`` and ``rule`` may explain it; any other key is an error.
 
     Raises
@@ -177,7 +220,7 @@ def _read_ids(ids: Any, name: str, path: Path) -> tuple[str, ...]:
 
 
 def _refuse_overlap(split: Split, path: Path) -> None:
-    groups = {field.name: {patient_id(case_id) for case_id in getattr(split, field.name)} for field in fields(split)}
+    groups = {field.name: {known_as(case_id) for case_id in getattr(split, field.name)} for field in fields(split)}
     for one, other in combinations(groups, 2):
         if both := sorted(groups[one] & groups[other]):
             raise UsageError(f"{path}: {listed(both)} is in {one} and in {other}; a patient belongs to one of them")

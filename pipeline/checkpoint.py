@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `models` needs none of i
 MODELS = Path(__file__).parent / "models"
 FORMAT = "brain-tumour-checkpoint 2"
 FORMAT_WITHOUT_DIGEST = "brain-tumour-checkpoint 1"
-CARD_KEYS = ("trained_on", "held_out", "scores", "licence", "date", "command")
+CARD_KEYS = ("trained_on", "held_out", "scores", "licence", "date", "command", "learnt_from", "parents")
+"""The last two since 0.6 (pipeline.provenance); a card without them does not say."""
 LARGEST_FILE = 2**31
 """Bytes of a model file: a thousand million weights. A larger one is refused before it is read."""
 COPY_AGAIN = "copy it again from its source"
@@ -46,7 +47,8 @@ class Checkpoint:
     settings : dict
         The RunConfig as plain data.
     card : dict
-        ``trained_on``, ``held_out``, ``scores`` {metric_region: value}, ``licence``, ``date``, ``command``.
+        ``trained_on``, ``held_out``, ``scores`` {metric_region: value}, ``licence``, ``date``, ``command``; perhaps
+        ``learnt_from`` and ``parents`` (pipeline.provenance).
     sha256 : str
         Of the whole file, as ``sha256sum`` gives it.
     """
@@ -170,7 +172,11 @@ def _check_kinds(settings: Any, card: Any) -> None:
     """What is used without torch, and so before the settings are checked as a recipe. ValueError, TypeError, KeyError."""
     network, scores = settings["network"], card.get("scores", {})
     lists = (settings["modalities"], settings["regions"], card.get("held_out", []))
-    names = (settings["convention"], network["architecture"], *lists[0], *lists[1], *lists[2])
+    names = [settings["convention"], network["architecture"], *lists[0], *lists[1], *lists[2]]
+    for cases in card.get("learnt_from", {}).values():
+        names += [text for prints in cases.values() for text in prints.values()]
+    for parent in card.get("parents", ()):
+        names += parent.values()
     if (
         not all(isinstance(part, dict) for part in (settings, network, card, scores))
         or not all(isinstance(part, list) for part in lists)

@@ -42,7 +42,7 @@ from pipeline.case_task import (
     require_own_folders,
     result_path,
 )
-from pipeline.checkpoint import choose_model, open_checkpoint
+from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
 from pipeline.executors import own_device
 from pipeline.memory import ModelCost, has_room, one_window_bytes
 from pipeline.quality import quality_flags
@@ -160,7 +160,8 @@ def _segment(task: CaseTask, start: float) -> Row:
         "models": {str(c.path): c.sha256 for c in models},
         "engine": result.engine,
     }
-    return _keep(task, row | {"model": predictor.name}, result, about, start)
+    about_models = _learnt_from(models, case, result)
+    return _keep(task, row | {"model": predictor.name}, result, about, start, about_models)
 
 
 READ_AHEAD_VOXELS = 2**26
@@ -222,8 +223,28 @@ def _working_shape(predictor: Predictor, case: Case, cost: ModelCost) -> tuple[i
     return grid_at_spacing(grid, preprocess.spacing_mm).shape
 
 
-def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: float) -> Row:
-    """Score the result and write all of the case; returns its row, complete."""
+def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation) -> list[str]:
+    """A remark where a case with a reference is one that a model has learnt from: its scores would deceive."""
+    listing = [model for model in models if "learnt_from" in model.card]
+    if case.reference is None or not listing:
+        return []
+    from pipeline.fingerprint import fingerprint
+    from pipeline.provenance import why_seen
+
+    read = models[0].settings["modalities"]
+    # The one image that is still at hand, see `pipeline.predictor.Segmentation`.
+    shown = next(m for m in ("flair", *REFERENCE_ORDER, *read) if m in read and m in case.images)
+    prints = {shown: fingerprint(result.background, result.native.grid)}
+    reasons = {model.name: why_seen(model.card, case.case_id, prints) for model in listing}
+    return [
+        f"the model {name} has learnt from this patient ({reason}); its Dice says nothing"
+        for name, reason in reasons.items()
+        if reason
+    ]
+
+
+def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: float, remarks: list[str]) -> Row:
+    """Score the result and write all of the case; returns its row, complete. ``remarks`` come before its own."""
     grid, stages = result.native.grid, about["stages"]
     warnings = [*task.case.warnings, *task.convention.warnings, *result.warnings]
     enter("scoring")
@@ -242,7 +263,7 @@ def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: flo
 
             picture = files.path("preview")
             write_preview(picture, task.case.case_id, result.background, result.masks, grid, reference_masks=truth)
-        remarks = [*result.remarks, *quality_flags(result.masks, grid, result.disagreement), *scores.flags]
+        remarks = [*remarks, *result.remarks, *quality_flags(result.masks, grid, result.disagreement), *scores.flags]
         row |= {
             "status": "warn" if warnings else "ok",
             "reason": reason,

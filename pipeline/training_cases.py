@@ -30,7 +30,7 @@ from data.labels import count_labels, load_convention
 from data.metaimage import read_metaimage
 from data.phantom import Contrast, draw_patient
 from data.recognise import choose_conventions
-from data.splits import patient_id
+from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig
 from pipeline.executors import make_executor
@@ -146,7 +146,7 @@ def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, work
                 "patient",
                 path,
                 partial(_on_working_grid, case, config, choice.name),
-                patient=patient_id(case.case_id),
+                patient=known_as(case.case_id),
             )
         )
     return cached_cases(entries, config, workers)
@@ -189,7 +189,7 @@ def slice_cases(
             continue
         path = array_path(cache, file.stem, ["slice", recipe_key(config), file_digest(file)])
         make = partial(read_slice_file, file, config.modalities, config.regions, config.preprocess)
-        entries.append(Entry(file.stem, "slice", path, make, patient=patient_id(file.stem)))
+        entries.append(Entry(file.stem, "slice", path, make, patient=known_as(file.stem)))
     return cached_cases(entries, config, workers)
 
 

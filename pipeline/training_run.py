@@ -21,14 +21,15 @@ from torch import nn
 from data.case import Case, discover_cases
 from data.errors import UsageError
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
-from data.splits import Split, fold_split, listed, match_split, patient_id, read_split
+from data.splits import Split, fold_split, known_as, listed, match_split, read_split
 from data.write import write_text_atomically
-from pipeline.checkpoint import save_checkpoint
+from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.distributed import Process, joined
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.initial import initial_network
 from pipeline.losses import build_loss
+from pipeline.provenance import as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.sampling import PatchDataset
 from pipeline.tables import write_table
 from pipeline.train import Trainee, train
@@ -43,6 +44,7 @@ FIRST_PHANTOM = 1000
 """Seed of the first synthetic patient that is learnt from; those of the demo and the benchmarks lie below."""
 
 STATE_NAME = "state.safetensors"
+LAST_NAME = "last.safetensors"
 
 Further = Sequence[tuple[Path, Source, list[str]]]
 """Folders to learn from beside the patients, with their kind and the names of their cases."""
@@ -97,9 +99,11 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
     with joined(options.device) as process:
         _check_batch(config, process)
         cases = {case.case_id: case for case in discover_cases(patients, exclude=output)}
-        split = _split(list(cases), options)
-        further = _further(options.extra, {*split.validation, *split.test})
-        _check_leave_out(options.leave_out, [*cases, *(name for _, _, found in further for name in found)])
+        split = _split(list(cases), replace(options, leave_out=_of_patients(options.leave_out, cases)))
+        further = _further(options.extra, split.held_back)
+        names = [*cases, *(name for _, _, found in further for name in found)]
+        _check_leave_out(options.leave_out, names)
+        options = replace(options, leave_out=_of_patients(options.leave_out, names))
         with output_lock(output) if process.leads else nullcontext():
             return _run_in(output, cases, split, further, config, process, options)
 
@@ -120,13 +124,19 @@ def _run_in(
     with process.leader_first():
         _prepare(output, split, options, process)
         dataset = _dataset([cases[name] for name in split.train], further, config, output, options)
+        card = _card(dataset, split, options)
+        whole = [cases[name] for name in split.train]
+        for folder, source, names in further:
+            found = source.whole(folder)
+            whole += [found[name] for name in names if name in found]
+        card |= _provenance(dataset, whole, output, options, earlier=state is not None)
     torch.manual_seed(config.training.seed)  # for the weights that --init does not give
     init = None if options.init is None or state else initial_network(options.init, config)
     trainee = Trainee.new(config, process.device, init)
     if state:
         trainee.restore(state["trainee"])
     tensorboard = open_tensorboard(output / "tensorboard")
-    run = _Run(output, config, identity, held_back, process, _card(dataset, split, options), tensorboard)
+    run = _Run(output, config, identity, held_back, process, card, tensorboard)
     train(
         trainee,
         dataset,
@@ -168,7 +178,7 @@ def _split(names: Sequence[str], options: TrainOptions) -> Split:
     if options.split is not None:
         split = match_split(read_split(options.split), names, options.split)
         parts = {part: tuple(name for name in ids if name in kept) for part, ids in vars(split).items()}
-        return replace(split, **parts)
+        return replace(split, **parts | {"set_aside": split.set_aside})
     if options.fold == "all":
         return Split(tuple(sorted(kept)), ())
     try:
@@ -180,12 +190,12 @@ def _split(names: Sequence[str], options: TrainOptions) -> Split:
 
 def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further:
     """The cases of each further folder; no patient that is held back is among them."""
-    patients = {patient_id(name) for name in held_back}
+    patients = {known_as(name) for name in held_back}
     further = []
     for option in options:
         folder, source = source_of(option)
         found = source.names(folder)
-        kept = [name for name, patient in found.items() if patient not in patients]
+        kept = [name for name, patient in found.items() if known_as(patient) not in patients]
         if len(kept) < len(found):
             left = sorted(set(found) - set(kept))
             log.warning("%s: held back, not learnt from: %s", folder, listed(left))
@@ -193,8 +203,14 @@ def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further
     return further
 
 
+def _of_patients(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that show one of the wanted patients, under whatever name."""
+    patients = {known_as(name) for name in wanted}
+    return tuple(name for name in names if known_as(name) in patients)
+
+
 def _check_leave_out(leave_out: Sequence[str], names: Sequence[str]) -> None:
-    if unknown := sorted(set(leave_out) - set(names)):
+    if unknown := sorted(name for name in leave_out if not _of_patients([name], names)):
         raise UsageError(f"--leave-out: no case {', '.join(unknown)}; `inspect` lists those that there are")
 
 
@@ -207,9 +223,8 @@ def _dataset(
 ) -> PatchDataset:
     cache, workers, sampling = _cache(output, options), options.workers, config.training.sampling
     extra: list[TrainingCase] = []
-    left_out = {patient_id(name) for name in options.leave_out}
     for folder, source, names in further:
-        wanted = [name for name in names if name not in options.leave_out and patient_id(name) not in left_out]
+        wanted = [name for name in names if name not in options.leave_out]
         extra += source.cases(folder, config, cache, names=wanted, workers=workers)
     count = sampling.phantoms if sampling.phantom_share > 0 else 0
     phantoms = phantom_cases(range(FIRST_PHANTOM, FIRST_PHANTOM + count), config, cache, workers=workers)
@@ -225,7 +240,7 @@ def _identity(config: RunConfig, split: Split, further: Further, options: TrainO
     """What must be the same for a run to go on."""
     names = sorted(name for _, _, found in further for name in found if name not in options.leave_out)
     digest = hashlib.sha256(json.dumps(names).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"recipe": config.model_dump_json(), "split": json.dumps(vars(split)), "list of further cases": digest}
+    return {"recipe": config.model_dump_json(), "split": json.dumps(split.as_lists()), "list of further cases": digest}
 
 
 def _earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptions) -> dict[str, Any] | None:
@@ -254,7 +269,7 @@ def _prepare(output: Path, split: Split, options: TrainOptions, process: Process
     remove_temporary_files(output)
     remove_stale_files(_cache(output, options))
     try:
-        write_text_atomically(output / "split.json", json.dumps(vars(split), indent=1) + "\n")
+        write_text_atomically(output / "split.json", json.dumps(split.as_lists(), indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"{output}: cannot be written to ({error.strerror}); choose another --output") from None
 
@@ -267,12 +282,31 @@ def _card(dataset: PatchDataset, split: Split, options: TrainOptions) -> dict[st
     kinds = Counter(case.kind for pool, _ in dataset.pools for case in pool)
     return {
         "trained_on": ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in kinds.items()),
-        "held_out": [*split.validation, *split.test],
+        "held_out": [*split.held_back],
         "scores": {},
         "licence": options.licence,
         "date": date.today().isoformat(),
         "command": options.command,
     }
+
+
+def _provenance(
+    dataset: PatchDataset, cases: Sequence[Case], output: Path, options: TrainOptions, earlier: bool
+) -> dict[str, Any]:
+    """The card's ``learnt_from`` and ``parents``; a run that goes on (``earlier``) keeps those of its last model."""
+    names: dict[str, list[str]] = {}
+    for pool, _ in dataset.pools:
+        for case in pool:
+            names.setdefault(case.kind, []).append(case.name if case.kind == "patient" else case.patient)
+    names.pop("phantom", None)
+    whole = set(names.pop("patient", []))
+    entries = patient_entries([c for c in cases if c.case_id in whole], _cache(output, options))
+    about: dict[str, Any] = {"learnt_from": as_listing([*entries, *part_entries(names)])}
+    if options.init is not None:
+        weights = Path(options.init)
+        about = with_parent(about, weights if weights.suffix in (".pth", ".pt") else open_checkpoint(options.init))
+    last = output / LAST_NAME
+    return with_earlier(about, open_checkpoint(last).card) if earlier and last.is_file() else about
 
 
 @dataclass(frozen=True)
@@ -295,7 +329,7 @@ class _Run:
 
     @property
     def last(self) -> Path:
-        return self.output / "last.safetensors"
+        return self.output / LAST_NAME
 
     def validate(self, network: nn.Module) -> dict[str, Any]:
         """Score the file that a user would get, float16 weights and all."""

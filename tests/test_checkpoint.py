@@ -343,6 +343,20 @@ def test_settings_are_checked_as_strictly_as_a_recipe(saved: Path, change: dict[
     assert text.endswith("the file was made by another version or is damaged")
 
 
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"learnt_from": ["a"]},
+        {"learnt_from": {"patient": ["a"]}},
+        {"learnt_from": {"patient": {"a": {"flair": 3}}}},
+        {"parents": [3]},
+        {"parents": [{"name": 3}]},
+    ],
+)
+def test_provenance_of_another_kind_is_refused_when_the_file_is_opened(saved: Path, about: dict[str, Any]) -> None:
+    assert "header is damaged" in refused(with_header(saved, card=json.dumps(CARD | about)))
+
+
 @pytest.mark.parametrize("part", ["modalities", "regions"])
 @pytest.mark.parametrize("value", [[["t1"]], [None], [1], {"t1": 1}, "t1", None])
 def test_names_that_are_no_text_are_refused_when_the_file_is_opened(saved: Path, part: str, value: Any) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UsageError
-from data.splits import Split, fold_split, match_split, patient_id, read_split
+from data.splits import SAME_PATIENT, Split, fold_split, known_as, match_split, patient_id, read_split
+from data.strict_yaml import read_strict_yaml
 from tests.conftest import SHARED
 
 
@@ -46,7 +47,45 @@ def test_the_patient_is_the_case_without_its_time_point(case_id, patient):
     assert patient_id(case_id) == patient
 
 
+@pytest.mark.parametrize(
+    ("case_id", "patient"),
+    [
+        ("BraTS2021_01476", "BraTS20_Training_271"),
+        ("volume_271_slice_80", "BraTS20_Training_271"),
+        ("volume_5_slice_12", "BraTS20_Training_005"),
+        ("BraTS20_Training_271", "BraTS20_Training_271"),
+        ("BraTS20_Training_271/lesion 1", "BraTS20_Training_271"),
+        ("brats_2013_pat0001_1", "BraTS20_Training_130"),
+        ("TCGA_CS_4942_19970222", "BraTS20_Training_271"),
+        ("TCGA-FG-6692", "BraTS20_Training_320"),
+        ("TCGA_FG_6692_20020606", "BraTS20_Training_320"),
+        ("TCGA_FG_6691_20020405", "TCGA_FG_6691"),
+        ("BraTS-GLI-00009-001", "BraTS-GLI-00009"),
+        ("smith 2", "smith 2"),
+    ],
+)
+def test_a_patient_has_one_name_across_sets(case_id, patient):
+    assert known_as(case_id) == patient
+
+
+def test_no_name_stands_for_two_patients():
+    content = read_strict_yaml(SAME_PATIENT)
+    names = [name for line in content["same"] for name in line]
+    assert len(names) == len(set(names)) > 30
+    assert all(len(line) > 1 for line in content["same"])
+
+
 # Folds
+
+
+def test_two_names_of_a_patient_stay_together_and_move_no_other():
+    ids = ["BraTS2021_01475", "BraTS2021_01476", "BraTS2021_01477", "BraTS2021_01479"]
+    assert fold_split(ids, 2, 0) == Split(
+        ("BraTS2021_01476", "BraTS2021_01479"), ("BraTS2021_01475", "BraTS2021_01477")
+    )
+    more = [*ids, "BraTS20_Training_271"]  # 01476
+    train = ("BraTS2021_01476", "BraTS2021_01479", "BraTS20_Training_271")
+    assert fold_split(more, 2, 0) == Split(train, ("BraTS2021_01475", "BraTS2021_01477"))
 
 
 def test_patients_are_sorted_and_dealt_round_robin():
@@ -136,6 +175,11 @@ def test_the_published_split_of_the_lgg_set_is_read():
             {"train": ["BraTS-GLI-00009-000"], "validation": [], "test": ["BraTS-GLI-00009-001"]},
             "BraTS-GLI-00009 is in train and in test",
         ),
+        (
+            {"train": ["BraTS2021_01476"], "validation": [], "test": ["BraTS20_Training_271"]},
+            "BraTS20_Training_271 is in train and in test",
+        ),
+        ({"train": ["P1"], "validation": [], "set_aside": ["P1"]}, "P1 is in train and in set_aside"),
         ({"train": ["P1", "P1"], "validation": []}, "train names P1 twice"),
         ({"train": ["P1"]}, "has the keys train and validation"),
         ({"train": [], "validation": ["P1"]}, "train is empty"),
@@ -177,3 +221,15 @@ def test_a_case_that_a_split_does_not_name_is_left_out_and_logged(caplog):
     caplog.clear()
     match_split(split, "ab", "s.json")
     assert not caplog.messages
+
+
+def test_what_is_set_aside_need_not_be_there_but_is_held_back():
+    split = Split(("a",), ("b",), (), ("c",))
+    assert match_split(split, "ab", "s.json") == split
+    assert split.held_back == ("b", "c")
+
+
+def test_a_split_without_anything_set_aside_is_written_as_before(tmp_path):
+    assert Split(("a",), ("b",)).as_lists() == {"train": ("a",), "validation": ("b",), "test": ()}
+    lists = {"train": ["a"], "validation": ["b"], "test": [], "set_aside": ["c"]}
+    assert read_split(written(tmp_path, lists)).as_lists() == {name: tuple(ids) for name, ids in lists.items()}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,9 @@ def test_the_card_says_what_the_model_is(undisturbed):
     assert (card["trained_on"], card["held_out"]) == ("2 patients", FOLD_0[1])
     assert (card["licence"], card["command"]) == ("CC0", "train it")
     assert set(card["scores"]) == {"dice_WT", "dice_TC", "dice_ET"}
+    assert "parents" not in card and list(card["learnt_from"]) == ["patient"]
+    learnt = card["learnt_from"]["patient"]
+    assert list(learnt) == FOLD_0[0] and all(set(prints) == {"flair", "t1c"} for prints in learnt.values())
 
 
 def test_the_per_patient_table_is_the_models_and_its_means_are_the_historys(undisturbed):
@@ -377,6 +381,35 @@ def test_further_folders_add_cases_but_never_one_of_a_patient_that_is_held_back(
     left_out = TrainOptions(**options, extra=[extra], leave_out=["BraTS-GLI-90005-000"])
     run_training(patients, settings, tmp_path / "other", left_out)
     assert learnt_from == sorted([*FOLD_0[0], NAMES[1]])
+
+
+def test_a_patient_is_held_back_and_left_out_under_all_its_names(patients, options, tmp_path, learnt_from):
+    root = tmp_path / "in"
+    for name, source in zip(("BraTS2021_01476", "BraTS2021_01477", "BraTS2021_01478"), NAMES, strict=False):
+        shutil.copytree(patients / source, root / name)  # a case is called as its folder
+    extra = tmp_path / "extra"
+    for name in ("BraTS20_Training_271", "BraTS20_Training_272", "BraTS20_Training_280"):
+        shutil.copytree(patients / NAMES[3], extra / name)
+    split = {"train": ["BraTS2021_01477", "BraTS2021_01478"], "validation": ["BraTS2021_01476"]}
+    (tmp_path / "s.json").write_text(json.dumps(split | {"set_aside": ["BraTS20_Training_280"]}))
+    settings = write_recipe(tmp_path / "r.yaml", sampling={"extra_share": 0.5})
+    run = TrainOptions(**options, split=tmp_path / "s.json", extra=[extra])
+    run_training(root, settings, tmp_path / "a", run)
+    assert learnt_from == ["BraTS2021_01477", "BraTS2021_01478", "BraTS20_Training_272"]
+    run_training(root, settings, tmp_path / "b", replace(run, leave_out=["BraTS2021_01477"]))
+    assert learnt_from == ["BraTS2021_01478"]
+
+
+def test_a_model_that_goes_on_from_another_has_learnt_from_its_patients_too(
+    undisturbed, patients, recipe, options, tmp_path, monkeypatch
+):
+    cards = []
+    monkeypatch.setattr(training_run, "train", lambda *_, keep, **__: cards.append(keep.__self__.card))
+    init = undisturbed / "model.safetensors"
+    run_training(patients, recipe, tmp_path / "a", TrainOptions(**options | {"fold": 1}, init=str(init)))
+    (card,) = cards
+    assert card["parents"] == [{"name": "model", "sha256": open_checkpoint(init).sha256}]
+    assert list(card["learnt_from"]["patient"]) == sorted([*FOLD_0[0], *FOLD_0[1]])
 
 
 def test_a_validation_patient_without_a_modality_is_refused_at_once_unless_the_recipe_trains_for_it(

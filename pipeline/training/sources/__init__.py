@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.case import Case, discover_cases
 from data.errors import UsageError
-from data.splits import patient_id
+from data.splits import known_as
 from pipeline.config import RunConfig
 from pipeline.slice_files import is_slice_folder
 from pipeline.training.sources.cubes import cube_cases, is_cube_folder
@@ -38,6 +38,8 @@ class Source:
         ``folder -> {case name: patient}``.
     cases : callable
         See `Cases`.
+    whole : callable
+        ``folder -> {case name: Case}`` of those that are whole patients, for their fingerprints; none by default.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Source:
     recognises: Callable[[Path], bool]
     names: Callable[[Path], Mapping[str, str]]
     cases: Cases
+    whole: Callable[[Path], Mapping[str, Case]] = lambda folder: {}
 
 
 def _patients(folder: Path) -> dict[str, Case]:
@@ -52,7 +55,7 @@ def _patients(folder: Path) -> dict[str, Case]:
 
 
 def _patient_names(folder: Path) -> dict[str, str]:
-    return {name: patient_id(name) for name in _patients(folder)}
+    return {name: known_as(name) for name in _patients(folder)}
 
 
 def _patients_of(
@@ -64,7 +67,7 @@ def _patients_of(
 
 def _file_names(pattern: str) -> Callable[[Path], dict[str, str]]:
     def names(folder: Path) -> dict[str, str]:
-        return {path.stem: patient_id(path.stem) for path in sorted(folder.glob(pattern))}
+        return {path.stem: known_as(path.stem) for path in sorted(folder.glob(pattern))}
 
     return names
 
@@ -92,6 +95,7 @@ SOURCES: dict[str, Source] = {
             lambda folder: True,
             _patient_names,
             _patients_of,
+            _patients,
         ),
     )
 }
