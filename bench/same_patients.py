@@ -1,6 +1,11 @@
 """Do two data sets share patients? Compare the place of the tumours, register the likely pairs, correlate the images.
 
     python -m bench.same_patients SET OTHER [--modality flair] [--output FILE]
+    python -m bench.same_patients DATA --all [--split FILE] [--output FILE]
+
+With --all: all sets of the collected data at once (bench.sets), without registration: who shares whom by names, by
+fingerprints of whole images and by masks (bench.shared_patients). With --split: exit status 1 where a patient is on two
+of its sides (bench.sides). Else two sets, as follows.
 
 Names do not tell: BraTS holds patients of TCGA, renamed. The set that is called LGG has no voxel size and a skull, the
 other none; so an affine registration (mutual information inside the brain of SET) stands before the comparison. For each
@@ -114,13 +119,37 @@ def _image(array: np.ndarray, spacing_mm: tuple[float, ...]) -> sitk.Image:
     return image
 
 
+def _all_sets(data: Path, split: Path | None, output: Path | None) -> int:
+    """Write who shares whom; the exit status."""
+    from bench.shared_patients import shared, summary, two_sides, unnamed
+    from data.splits import read_split
+
+    table, remarks = shared(data)
+    if output:
+        write_table(output, table)
+    sys.stdout.write("patients that two sets share\n" + summary(table).to_string(index=False) + "\n\n")
+    sys.stdout.write("\n".join(remarks) + "\n\n")
+    sys.stdout.write("alike without a common name\n" + unnamed(table).round(3).to_string(index=False) + "\n")
+    if split is None:
+        return 0
+    double = two_sides(table, read_split(split))
+    sys.stdout.write("\n" + ("\n".join(double) or f"{split}: no patient is on two sides") + "\n")
+    return int(bool(double))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)
-    parser.add_argument("other", type=Path)
+    parser.add_argument("other", type=Path, nargs="?")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--split", type=Path)
     parser.add_argument("--modality", default="flair")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.all:
+        sys.exit(_all_sets(arguments.set, arguments.split, arguments.output))
+    if arguments.other is None:
+        parser.error("give two sets, or the folder of all of them with --all")
     own, others = read_heads(arguments.set, arguments.modality), read_heads(arguments.other, arguments.modality)
     rows = []
     for (name, one), (other_name, other) in itertools.product(own.items(), others.items()):

@@ -1,0 +1,79 @@
+"""Scores of models on lesions that are set aside, through the same Predictor as the user's.
+
+    python -m bench.cubes CUBES --split FILE --model NAME ... [--output FILE]
+
+CUBES is the folder of the lesions (pipeline.cube_validation), FILE a split with the list ``set_aside`` (bench.sides).
+Each lesion stands alone: the network sees zeros outside of its cube, and no component is removed. With --output: a table
+(CSV) with one row for each model and lesion. A model that has learnt from one of the patients is refused, see
+bench.heldout; --seen scores it all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from data.errors import SegmentationError
+from data.splits import read_split
+from pipeline.checkpoint import Checkpoint, open_checkpoint
+from pipeline.cube_validation import Cube, read_cubes, validate_cubes, without_empty
+from pipeline.distributed import Process
+from pipeline.provenance import why_seen
+from pipeline.tables import write_table
+from pipeline.validation import mean_scores
+
+REGIONS = ("WT", "TC", "ET")
+
+
+def seen_cubes(model: Checkpoint, cubes: list[Cube]) -> list[str]:
+    """Lesions of patients whom a model has learnt from, by name."""
+    return [cube.name for cube in cubes if why_seen(model.card, cube.name, {})]
+
+
+def as_markdown(rows: pd.DataFrame) -> str:
+    """A line a model: mean Dice over all lesions, and over those whose reference is not empty."""
+    columns = [f"{region}{more}" for more in ("", ", not empty") for region in REGIONS]
+    lines = ["| model | lesions | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for model, own in rows.groupby("model", sort=False):
+        records = own.to_dict("records")
+        means = [mean_scores(records, "dice", REGIONS), without_empty(records, REGIONS)]
+        cells = [f"{mean[region]:.3f}" if region in mean else "" for mean in means for region in REGIONS]
+        lines.append(f"| {model} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cubes", type=Path)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--model", nargs="+", required=True)
+    parser.add_argument("--seen", action="store_true")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        cubes = read_cubes(arguments.cubes, read_split(arguments.split).set_aside)
+        models = [open_checkpoint(name) for name in arguments.model]
+        for model in models:
+            if (seen := seen_cubes(model, cubes)) and not arguments.seen:
+                parser.error(
+                    f"{model.name} has learnt from the patients of {len(seen)} of these lesions, the first is {seen[0]}: "
+                    "the scores would say nothing; to have them all the same, add --seen"
+                )
+        alone = Process(0, 1, torch.device("cpu"))
+        tables = [pd.DataFrame(validate_cubes(m.path, cubes, alone)).assign(model=m.name) for m in models]
+    except SegmentationError as error:
+        parser.error(str(error))
+    rows = pd.concat(tables, ignore_index=True)
+    if arguments.output is not None:
+        write_table(arguments.output, rows)
+    sys.stdout.write(as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

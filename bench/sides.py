@@ -1,0 +1,89 @@
+"""The fixed sides: who is learnt from, validated on, and kept for the last figure, by a rule that anybody can repeat.
+
+    python -m bench.sides DATA --output split.json
+
+DATA is the folder of the collected sets (bench.sets). The rule, by the one name that a patient has in all sets:
+
+- test: BraTS2021_01476, 01479, 01482 and 01485 (BraTS20_Training_271, 274, 277 and 280), as for all models so far;
+- validation: of the other patients in `brats` the two whose names have the smallest SHA-256;
+- set_aside: of the patients of `brats2020_cubes` who are neither in `brats` nor in `brats_2013` the 60 whose names have
+  the smallest SHA-256. All 60 serve both for choosing while training and for the last figure on lesions, so that figure
+  is a little kind to the model; the test patients' is not.
+- train: the other patients in `brats`.
+
+Give the file to `train --split`: nothing of a patient who is not in train, slice or cube, is learnt from under any name
+in the --extra folders. Printed is what remains of each set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.sets import cases_in
+from data.splits import Split, known_as
+from data.write import write_text_atomically
+
+TEST = ("BraTS2021_01476", "BraTS2021_01479", "BraTS2021_01482", "BraTS2021_01485")
+VALIDATION_PATIENTS = 2
+SET_ASIDE = 60
+RULE = "test: as for all models so far; validation, set_aside: the smallest SHA-256 of the patient's name (bench.sides)"
+
+
+def by_digest(names: Iterable[str]) -> list[str]:
+    """The names by the SHA-256 of the patient's one name across sets: an order without a reason."""
+    return sorted(names, key=lambda name: hashlib.sha256(known_as(name).encode()).hexdigest())
+
+
+def fixed_sides(patients: Iterable[str], brats_2013: Iterable[str], cubes: Iterable[str]) -> Split:
+    """The split of the rule above.
+
+    Parameters
+    ----------
+    patients : iterable of str
+        Case ids of the whole BraTS patients; of the four of the test those that are there.
+    brats_2013, cubes : iterable of str
+        Case ids of the other sets.
+    """
+    patients = sorted(patients)
+    test = {known_as(name) for name in TEST}
+    others = by_digest(name for name in patients if known_as(name) not in test)
+    whole = test | {known_as(name) for name in (*patients, *brats_2013)}
+    lesions = by_digest({known_as(name) for name in cubes} - whole)
+    return Split(
+        train=tuple(sorted(others[VALIDATION_PATIENTS:])),
+        validation=tuple(sorted(others[:VALIDATION_PATIENTS])),
+        test=tuple(name for name in patients if known_as(name) in test),
+        set_aside=tuple(sorted(lesions[:SET_ASIDE])),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    found = cases_in(arguments.data)
+    split = fixed_sides(*(found.get(name, {}) for name in ("brats", "brats_2013", "brats2020_cubes")))
+    if not split.train or len(split.set_aside) < SET_ASIDE:
+        parser.error(
+            f"{arguments.data}: {len(split.train)} patients are left to learn from, {len(split.set_aside)} of {SET_ASIDE} "
+            "are set aside; give the folder that holds brats and brats2020_cubes"
+        )
+    lists = {"data": "collected BraTS sets, see bench.sets", "rule": RULE, **split.as_lists()}
+    write_text_atomically(arguments.output, json.dumps(lists, indent=1) + "\n")
+    held_back = {known_as(name) for name in split.held_back}
+    for name, ids in split.as_lists().items():
+        sys.stdout.write(f"{name}: {len(ids)} ({', '.join(ids[:12])}{', ...' if len(ids) > 12 else ''})\n")
+    for name, cases in found.items():
+        back = [case for case in cases if known_as(case) in held_back]
+        left = {known_as(case) for case in cases} - held_back
+        sys.stdout.write(f"{name}: {len(cases)} cases, {len(back)} held back, {len(left)} patients to learn from\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Validation on single lesions of BraTS 2020, cut out as cubes: many patients at the price of one.
+
+A file ``BraTS20_Training_NNN.npz`` holds of one patient ``images`` (n, 4, 32, 32, 32), T1, T1c, T2 and FLAIR, z-scored
+over the whole brain by their publisher with a background of 0, and ``labels`` (n, 32, 32, 32) of 0, 1, 2, 4. The voxels
+are those of the 240 x 240 x 155 volume of 1 mm at 128 places along each axis, ends included, axes L, P, S.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data.case import Case, ImageSource
+from data.errors import InputError, UsageError
+from data.labels import load_convention
+from data.splits import known_as
+from pipeline.checkpoint import Checkpoint, open_checkpoint
+from pipeline.distributed import Process
+from pipeline.metrics import dice
+from pipeline.predictor import Predictor
+
+MODALITIES = ("t1", "t1c", "t2", "flair")
+SIDE = 32
+SPACING_MM = (239 / 127, 239 / 127, 154 / 127)
+CONVENTION = "brats2017"
+Row = dict[str, float | str]
+
+
+@dataclass(frozen=True, eq=False)
+class Cube:
+    """One lesion.
+
+    Parameters
+    ----------
+    name : str
+        The patient and the lesion's number in the file, from 0: ``BraTS20_Training_005/0``.
+    images : (4, 32, 32, 32) float32
+        In the order of `MODALITIES`.
+    labels : (32, 32, 32) uint8
+    """
+
+    name: str
+    images: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+
+
+def read_cubes(folder: Path, patients: Collection[str]) -> list[Cube]:
+    """The lesions of some patients, by patient and number.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the .npz files.
+    patients : collection of str
+        Whose cubes are wanted, under any of their names (:func:`data.splits.known_as`).
+
+    Raises
+    ------
+    data.errors.UsageError
+        A patient has no file there.
+    data.errors.InputError
+        A file is not of this kind.
+    """
+    files = {known_as(path.stem): path for path in sorted(folder.glob("*.npz"))}
+    wanted = sorted({known_as(name) for name in patients})
+    if absent := [name for name in wanted if name not in files]:
+        raise UsageError(f"{folder}: no cubes of {absent[0]} ({len(absent)} such patients); correct the split")
+    return [cube for name in wanted for cube in _cubes_of(files[name])]
+
+
+def validate_cubes(model: Path, cubes: Sequence[Cube], process: Process) -> list[Row]:
+    """One row for each lesion: ``case`` and, per region of the model, ``dice_WT`` and ``voxels_WT``.
+
+    Dice is over the cube's voxels; both masks empty give 1, one of them 0. ``voxels_WT`` counts the reference's. The
+    processes of a distributed run share the lesions; each gets all rows.
+
+    Raises
+    ------
+    data.errors.InputError
+        The model has no region that the labels tell, or needs another modality.
+    """
+    predictor = cube_predictor(open_checkpoint(model), str(process.device))
+    return process.gathered([_scores(predictor, cube) for cube in process.share(list(cubes))])
+
+
+def cube_predictor(checkpoint: Checkpoint, device: str) -> Predictor:
+    """The user's predictor for images that are z-scored already, and without what needs the whole brain.
+
+    Nothing is normalised, and no component is removed, no hole filled and no border moved; thresholds and nesting stay.
+    """
+    settings = _without_normalising(checkpoint.settings)
+    settings["postprocess"] = {"threshold": checkpoint.config.postprocess.threshold}
+    return Predictor(replace(checkpoint, settings=settings), device)
+
+
+def without_empty(rows: Sequence[Row], regions: Sequence[str]) -> dict[str, float]:
+    """Mean Dice of each region over the lesions whose reference has a voxel of it; absent where none has."""
+    known = {r: [float(row[f"dice_{r}"]) for row in rows if row.get(f"voxels_{r}", 0) != 0] for r in regions}
+    return {region: float(np.mean(values)) for region, values in known.items() if values}
+
+
+def _without_normalising(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with every ``preprocess.normalise`` off, also of a network within a network's settings."""
+    changed = {
+        key: _without_normalising(value) if isinstance(value, Mapping) else value for key, value in settings.items()
+    }
+    if "preprocess" in changed:
+        changed["preprocess"]["normalise"] = "none"
+    elif "network" in changed:
+        changed["preprocess"] = {"normalise": "none"}
+    return changed
+
+
+def _cubes_of(path: Path) -> Iterator[Cube]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            images, labels = content["images"].astype(np.float32), content["labels"]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: holds no images and labels of cubes ({error}); copy it again") from None
+    if images.shape[1:] != (len(MODALITIES), SIDE, SIDE, SIDE) or labels.shape != (len(images), SIDE, SIDE, SIDE):
+        raise InputError(f"{path}: its images are {images.shape} and its labels {labels.shape}; copy it again")
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        yield Cube(f"{path.stem}/{number}", image, label)
+
+
+def _scores(predictor: Predictor, cube: Cube) -> Row:
+    convention = load_convention(CONVENTION)
+    told = [region for region in predictor.regions if region in convention.regions]
+    if not told:
+        raise InputError(f"{predictor.name}: has none of the regions {', '.join(convention.regions)}; leave cubes out")
+    with _as_case(cube) as case:
+        masks = predictor(case).masks
+    row: Row = {"case": cube.name}
+    for region, truth in convention.region_masks(cube.labels, told).items():
+        row |= {f"dice_{region}": dice(masks[region], truth), f"voxels_{region}": int(truth.sum())}
+    return row
+
+
+@contextmanager
+def _as_case(cube: Cube) -> Iterator[Case]:
+    """The lesion as a patient's files, for the time of the block."""
+    affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
+    with tempfile.TemporaryDirectory(prefix="cube-") as name:
+        images: Mapping[str, ImageSource] = {
+            modality: ImageSource((Path(name) / f"{modality}.nii",)) for modality in MODALITIES
+        }
+        for source, image in zip(images.values(), cube.images, strict=True):
+            nib.save(nib.Nifti1Image(image, affine), source.paths[0])
+        yield Case(cube.name, Path(name), "cube", "one lesion of BraTS 2020", images, None)
