@@ -238,7 +238,8 @@ class Models:
             print(json.dumps(listing, indent=1))
             return OK
         for model in listing:
-            print(f"{model['name']}: {model['architecture']}, {model['spatial_dims']}D")
+            after = f", in the box that an {model['first']} finds" if "first" in model else ""
+            print(f"{model['name']}: {model['architecture']}, {model['spatial_dims']}D{after}")
             print(
                 f"    from {', '.join(model['modalities'])} to {', '.join(model['regions'])}; trained on {model['trained_on']}"
             )

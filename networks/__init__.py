@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from networks.attention_unet import AttentionUNet
+from networks.cascade import Cascade
 from networks.layers import PaddedNetwork, check_widths
 from networks.unet_plus_plus import UNetPlusPlus
 from networks.vgg19_unet import VGG19_WIDTHS, VGG19UNet, load_vgg19_bn
@@ -117,6 +118,7 @@ __all__ = [
     "RESOLUTIONS",
     "SPATIAL_DIMS",
     "AttentionUNet",
+    "Cascade",
     "NetworkConfig",
     "PaddedNetwork",
     "UNetPlusPlus",

@@ -70,7 +70,13 @@ class Checkpoint:
             raise CheckpointError(f"{str(error)[:500]}; the file was made by another version or is damaged") from None
 
     def build(self) -> nn.Module:
-        """The network with its weights, float32, in ``eval`` mode. Raises :class:`data.errors.CheckpointError`."""
+        """The network with its weights, float32, in ``eval`` mode; of a cascade :class:`networks.Cascade`.
+
+        Raises
+        ------
+        data.errors.CheckpointError
+            The weights are not those of the settings, not finite, or the file was changed.
+        """
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -82,7 +88,7 @@ class Checkpoint:
         own = network.state_dict()
         if misfit := _misfit(header, own):
             raise CheckpointError(
-                f"{self.path}: its weights do not fit the {self.config.network.architecture} it says it is: {misfit}; "
+                f"{self.path}: its weights do not fit the {_kind(self.config)} it says it is: {misfit}; "
                 "take another checkpoint"
             )
         try:
@@ -102,26 +108,29 @@ class Checkpoint:
         """Shapes alone: how much memory we take is decided by the file's size, not by its header."""
         import torch
 
-        from networks import build_network
+        from networks import Cascade, build_network
 
-        settings = self.config.network
+        stages = self.config.stages
         try:
             with torch.device("meta"):
-                return build_network(settings)
+                built = [build_network(stage.network) for stage in stages]
+                return built[0] if len(built) == 1 else Cascade(*built)
         except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # sizes beyond any integer
             detail = " ".join(str(error).split())[:100]
             raise CheckpointError(
-                f"{self.path}: no {settings.architecture} can be built as its header says ({detail}); "
+                f"{self.path}: no {_kind(self.config)} can be built as its header says ({detail}); "
                 "take another checkpoint"
             ) from None
 
     def as_listing(self) -> dict[str, Any]:
         """What ``models --json`` shows of one model."""
-        network = self.settings["network"]
+        network, first = self.settings["network"], self.settings.get("first")
+        found_by = {} if first is None else {"first": first["recipe"]["network"]["architecture"]}
         return {
             "name": self.name,
             "architecture": network["architecture"],
             "spatial_dims": network["spatial_dims"],
+            **found_by,
             "modalities": list(self.settings["modalities"]),
             "regions": list(self.settings["regions"]),
             "convention": self.settings["convention"],
@@ -171,6 +180,10 @@ def _opened(path: Path, _state_of_the_file: tuple[int, ...]) -> Checkpoint:
 def _check_kinds(settings: Any, card: Any) -> None:
     """What is used without torch, and so before the settings are checked as a recipe. ValueError, TypeError, KeyError."""
     network, scores = settings["network"], card.get("scores", {})
+    if settings.get("first") is not None and not isinstance(
+        settings["first"]["recipe"]["network"]["architecture"], str
+    ):
+        raise ValueError("a part of it is of the wrong kind")
     lists = (settings["modalities"], settings["regions"], card.get("held_out", []))
     names = [settings["convention"], network["architecture"], *lists[0], *lists[1], *lists[2]]
     for cases in card.get("learnt_from", {}).values():
@@ -214,6 +227,11 @@ def _read_sealed(path: Path) -> tuple[bytes, SealedHeader]:
     return content, header
 
 
+def _kind(config: RunConfig) -> str:
+    architectures = [stage.network.architecture for stage in config.stages]
+    return architectures[0] if len(architectures) == 1 else f"cascade of {' and '.join(architectures)}"
+
+
 def _misfit(header: SealedHeader, own: Mapping[str, torch.Tensor]) -> str:
     """In which way a file's tensors are not those of a network with the weights ``own``; empty where they are."""
     for names, what in (
@@ -255,6 +273,11 @@ def shipped_models() -> list[Checkpoint]:
 
 def save_checkpoint(path: Path, network: nn.Module, config: RunConfig, card: Mapping[str, Any]) -> None:
     """Write a model file atomically: floating point weights as float16, the rest as it is.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Of ``config``; where that has a first stage, a :class:`networks.Cascade` of both.
 
     Raises
     ------

@@ -8,7 +8,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from data.errors import ConventionError, UsageError
 from data.labels import load_convention
@@ -232,6 +241,37 @@ class TrainingConfig(Strict):
     seed: int = Field(default=0, ge=0)
 
 
+class FirstStageConfig(Strict):
+    """The network that finds the box in which this one works; the two are a cascade (see pipeline.cascade)."""
+
+    recipe: RunConfig
+    """Its own settings, whole. A recipe file may name another recipe here, or a file beside it."""
+    regions: tuple[str, ...]
+    """Regions whose probabilities are further input channels, behind the modalities, in order."""
+    threshold: float = Field(default=0.3, gt=0, lt=1)
+    """The box holds every voxel to which the first network gives any region with at least this probability,"""
+    margin_mm: float = Field(default=10.0, ge=0, le=100)
+    """and so much around them."""
+    smallest_mm: float = Field(default=40.0, ge=0, le=300)
+    """No side of the box is shorter, but for where the image ends."""
+    blend_mm: float = Field(default=5.0, ge=0, le=100)
+    """Depth inside the box's faces over which the first network's answer passes into the second's."""
+    training_probabilities: Literal["simulated"] = "simulated"
+    """simulated: degraded from each sample's reference (see transforms.first_stage)."""
+    errors: float = Field(default=1.0, ge=0, le=3)
+    """Strength of the errors that they get in training; 1: warps of 2 voxels of the first network and the like."""
+
+    @model_validator(mode="after")
+    def _two_stages(self) -> FirstStageConfig:
+        if self.recipe.first is not None:
+            raise ValueError(f"{self.recipe.name} is a cascade itself; name a recipe without first")
+        if self.blend_mm > self.margin_mm:
+            raise ValueError(
+                f"blend_mm {self.blend_mm:g} is more than margin_mm {self.margin_mm:g}: it would reach into the tumour"
+            )
+        return self
+
+
 class RunConfig(Strict):
     """One experiment: the difference between two experiments is a diff of two files."""
 
@@ -248,11 +288,31 @@ class RunConfig(Strict):
     postprocess: PostprocessConfig = PostprocessConfig()
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig
+    first: FirstStageConfig | None = None
+    """The first stage of a cascade, of which this is the second; null: this network works alone."""
 
     @property
     def missing_modalities(self) -> bool:
         """Trained with modalities left out, so that a missing one may be replaced by zeros."""
-        return self.augment.missing_modality > 0
+        return all(stage.augment.missing_modality > 0 for stage in self.stages)
+
+    @property
+    def stages(self) -> tuple[RunConfig, ...]:
+        """The settings of each network, in the order in which they run; this one's come last."""
+        return (self,) if self.first is None else (self.first.recipe, self)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the images that the network sees: modalities, then the first stage's regions (``"first WT"``)."""
+        return (*self.modalities, *(f"first {region}" for region in (self.first.regions if self.first else ())))
+
+    @model_serializer(mode="wrap")
+    def _without_first(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A network that works alone is written as before there were cascades: same model files, same runs to resume."""
+        plain: dict[str, Any] = handler(self)
+        if self.first is None:
+            plain.pop("first", None)
+        return plain
 
     @field_validator("modalities", "regions")
     @classmethod
@@ -266,9 +326,10 @@ class RunConfig(Strict):
         if self.window.context and self.network.spatial_dims == 3:
             raise ValueError(f"window.context {self.window.context} is for 2D networks; a 3D one sees its neighbours")
         slices = 2 * self.window.context + 1
-        if self.network.in_channels != slices * len(self.modalities):
+        if self.network.in_channels != slices * len(self.inputs):
             raise ValueError(
                 f"in_channels is {self.network.in_channels} but there are {len(self.modalities)} modalities"
+                + (f" and {len(self.first.regions)} regions of the first stage" if self.first else "")
                 + (f" of {slices} slices each" if slices > 1 else "")
             )
         if self.network.out_channels != len(self.regions):
@@ -290,6 +351,31 @@ class RunConfig(Strict):
             if unnamed := set(getattr(self.postprocess, option)) - set(self.regions):
                 raise ValueError(f"postprocess.{option} names {', '.join(sorted(unnamed))}, which is not in regions")
         return self
+
+    @model_validator(mode="after")
+    def _follows_its_first_stage(self) -> RunConfig:
+        """The first stage alone answers outside the box, and no file is read for it that the second does not read."""
+        if self.first is None:
+            return self
+        first = self.first.recipe
+        for what, wanted, there in (
+            ("first.recipe has no region", self.regions, first.regions),
+            ("first.recipe reads the modality", first.modalities, self.modalities),
+            ("first.regions names", self.first.regions, self.regions),
+        ):
+            if lacking := [name for name in wanted if name not in there]:
+                end = "modalities" if there is self.modalities else "regions"
+                holder = f"which {first.name}" if there is first.regions else "which this recipe"
+                raise ValueError(
+                    f"{what} {', '.join(lacking)}, {holder} does not have among its {end}; make them agree"
+                )
+        if len(set(self.first.regions)) != len(self.first.regions):
+            raise ValueError(f"first.regions needs distinct names, got {self.first.regions}")
+        return self
+
+
+FirstStageConfig.model_rebuild()
+RunConfig.model_rebuild()
 
 
 def parse_config(
@@ -328,11 +414,31 @@ def parse_config(
 
 def load_recipe(name_or_path: str) -> RunConfig:
     """Read a shipped recipe by name or a YAML file by path. Raises :class:`data.errors.UsageError`."""
+    path, settings = _read_recipe(name_or_path)
+    return parse_config(_with_first_stage(settings, path), str(path), partial(line_of, path))
+
+
+def _with_first_stage(settings: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The settings with the whole recipe in the place of its name in ``first``."""
+    first = settings.get("first")
+    if not isinstance(first, dict) or not isinstance(named := first.get("recipe"), str):
+        return settings
+    beside = path.parent / named
+    place, inner = _read_recipe(str(beside if Path(named).suffix in (".yaml", ".yml") else named))
+    if "first" in inner:  # it might name itself
+        line = line_of(path, ("first", "recipe"))
+        raise UsageError(f"{path}, line {line}: first.recipe: {named} is a cascade itself; name a recipe without first")
+    parse_config(inner, str(place), partial(line_of, place))  # an error in there has its own file and line
+    return {**settings, "first": {**first, "recipe": inner}}
+
+
+def _read_recipe(name_or_path: str) -> tuple[Path, dict[Any, Any]]:
+    """Where a recipe is, and its settings as they stand there."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPES / f"{name_or_path}.yaml"
     try:
-        settings = read_strict_yaml(path)
+        return path, read_strict_yaml(path)
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise UsageError(f"no recipe {name_or_path!r}; give a .yaml file or one of: {known}") from None
@@ -344,4 +450,3 @@ def load_recipe(name_or_path: str) -> RunConfig:
         ) from None
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return parse_config(settings, str(path), partial(line_of, path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,67 @@ def make_model(
                 weight.mul_(30)
     save_checkpoint(path, network, config, {"trained_on": "nothing", "scores": {"dice_WT": 0.0}, "licence": "none"})
     return path
+
+
+def cascade_settings(
+    *,
+    dims: tuple[int, int] = (2, 3),
+    spacing_mm: tuple[float, float] = (10.0, 5.0),
+    regions: tuple[str, ...] = ("WT", "TC", "ET"),
+    modalities: tuple[str, ...] = ("t1", "t1c", "t2", "flair"),
+    missing_modality: float = 0.0,
+    **first: object,
+) -> dict[str, Any]:
+    """Settings of a cascade of two tiny networks, as plain data; ``first`` are further keys of that part."""
+
+    def one(name: str, n: int, inputs: int) -> dict[str, Any]:
+        return {
+            "name": name,
+            "modalities": list(modalities),
+            "regions": list(regions),
+            "convention": "brats2023",
+            "network": {
+                "architecture": "attention_unet",
+                "spatial_dims": dims[n],
+                "in_channels": inputs,
+                "out_channels": len(regions),
+                "channels": [4, 8],
+            },
+            "preprocess": {"spacing_mm": [spacing_mm[n]] * 3},
+            "window": {"size": [32] * dims[n]},
+            "augment": {"missing_modality": missing_modality},
+            "training": {"patch": [16] * dims[n]},
+        }
+
+    fed = list(first.get("regions", regions))  # type: ignore[call-overload]
+    second = one("tiny-cascade", 1, len(modalities) + len(fed))
+    return {**second, "first": {"recipe": one("tiny-first", 0, len(modalities)), "regions": fed, **first}}
+
+
+def make_cascade(path: Path, *, seed: int = 3, **settings: Any) -> Path:
+    """A checkpoint of a cascade of two tiny networks with random weights."""
+    import torch
+
+    from networks import Cascade, build_network
+    from pipeline.checkpoint import save_checkpoint
+    from pipeline.config import parse_config
+
+    config = parse_config(cascade_settings(**settings), "test")
+    torch.manual_seed(seed)
+    networks = [build_network(stage.network) for stage in config.stages]
+    with torch.no_grad():
+        for network in networks:
+            for name, weight in network.named_parameters():
+                if name.startswith("heads") and name.endswith("weight"):
+                    weight.mul_(30)
+    save_checkpoint(path, Cascade(*networks), config, {"trained_on": "nothing", "scores": {"dice_WT": 0.0}})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See :func:`make_cascade`."""
+    return make_cascade(tmp_path_factory.mktemp("cascade") / "tiny-cascade.safetensors")
 
 
 @pytest.fixture(scope="session")

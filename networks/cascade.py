@@ -1,0 +1,20 @@
+"""Two networks of a cascade, as one module: their weights are ``first.*`` and ``second.*`` of one file."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Cascade(nn.Module):
+    """A network that finds where the other one works.
+
+    They run on different grids, so that there is no ``forward`` of both: :class:`pipeline.predictor.Predictor` runs them.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("the two networks of a cascade run on grids of their own; use pipeline.predictor")
