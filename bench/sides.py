@@ -5,9 +5,10 @@
 DATA is the folder of the collected sets (bench.sets). The rule, by the one name that a patient has in all sets:
 
 - test: BraTS2021_01476, 01479, 01482 and 01485 (BraTS20_Training_271, 274, 277 and 280), as for all models so far;
-- validation: of the other patients in `brats` the two whose names have the smallest SHA-256;
-- set_aside: of the patients of `brats2020_cubes` who are neither in `brats` nor in `brats_2013` the 60 whose names have
-  the smallest SHA-256. All 60 serve both for choosing while training and for the last figure on lesions, so that figure
+- validation: BraTS2021_01478 and 01481, of the other patients in `brats` the last two by name whose tumour has all three
+  regions (without enhancing tumour a Dice of ET is 0 or 1, and chooses nothing);
+- set_aside: of the patients of `brats2020_cubes` who are in no set of whole volumes (`brats`, `brats_2013`,
+  `tcga_silver`) the 60 whose names have the smallest SHA-256. All 60 serve both for choosing while training and for the last figure on lesions, so that figure
   is a little kind to the model; the test patients' is not.
 - train: the other patients in `brats`.
 
@@ -29,9 +30,9 @@ from data.splits import Split, known_as
 from data.write import write_text_atomically
 
 TEST = ("BraTS2021_01476", "BraTS2021_01479", "BraTS2021_01482", "BraTS2021_01485")
-VALIDATION_PATIENTS = 2
+VALIDATION = ("BraTS2021_01478", "BraTS2021_01481")
 SET_ASIDE = 60
-RULE = "test: as for all models so far; validation, set_aside: the smallest SHA-256 of the patient's name (bench.sides)"
+RULE = "test: as for all models so far; validation, the two by name with all regions; set_aside: the smallest SHA-256 of the name (bench.sides)"
 
 
 def by_digest(names: Iterable[str]) -> list[str]:
@@ -39,24 +40,23 @@ def by_digest(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(known_as(name).encode()).hexdigest())
 
 
-def fixed_sides(patients: Iterable[str], brats_2013: Iterable[str], cubes: Iterable[str]) -> Split:
+def fixed_sides(patients: Iterable[str], others: Iterable[str], cubes: Iterable[str]) -> Split:
     """The split of the rule above.
 
     Parameters
     ----------
     patients : iterable of str
-        Case ids of the whole BraTS patients; of the four of the test those that are there.
-    brats_2013, cubes : iterable of str
-        Case ids of the other sets.
+        Case ids of the whole BraTS patients; of the test and validation patients those that are there.
+    others, cubes : iterable of str
+        Case ids of the other sets of whole patients, and of the lesions.
     """
     patients = sorted(patients)
-    test = {known_as(name) for name in TEST}
-    others = by_digest(name for name in patients if known_as(name) not in test)
-    whole = test | {known_as(name) for name in (*patients, *brats_2013)}
+    test, validation = ({known_as(name) for name in names} for names in (TEST, VALIDATION))
+    whole = test | {known_as(name) for name in (*patients, *others)}
     lesions = by_digest({known_as(name) for name in cubes} - whole)
     return Split(
-        train=tuple(sorted(others[VALIDATION_PATIENTS:])),
-        validation=tuple(sorted(others[:VALIDATION_PATIENTS])),
+        train=tuple(name for name in patients if known_as(name) not in test | validation),
+        validation=tuple(name for name in patients if known_as(name) in validation),
         test=tuple(name for name in patients if known_as(name) in test),
         set_aside=tuple(sorted(lesions[:SET_ASIDE])),
     )
@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     found = cases_in(arguments.data)
-    split = fixed_sides(*(found.get(name, {}) for name in ("brats", "brats_2013", "brats2020_cubes")))
+    others = [name for part in ("brats_2013", "tcga_silver") for name in found.get(part, {})]
+    split = fixed_sides(found.get("brats", {}), others, found.get("brats2020_cubes", {}))
     if not split.train or len(split.set_aside) < SET_ASIDE:
         parser.error(
             f"{arguments.data}: {len(split.train)} patients are left to learn from, {len(split.set_aside)} of {SET_ASIDE} "

@@ -13,21 +13,20 @@ from bench import sides
 from bench.mask_search import Volumes, at_places, nearest_slices, nearest_volumes
 from bench.sets import cases_in, patients_of
 from bench.shared_patients import COLUMNS, summary, two_sides, unnamed
-from bench.sides import SET_ASIDE, TEST, fixed_sides
+from bench.sides import SET_ASIDE, TEST, VALIDATION, fixed_sides
 from data.splits import Split, known_as, read_split
 
-PATIENTS = [*TEST, "BraTS2021_01477", "BraTS2021_00495", "P1", "P2"]
+PATIENTS = [*TEST, *VALIDATION, "BraTS2021_01477", "P1"]
 CUBES = [f"BraTS20_Training_{number:03d}" for number in range(200, 300)]
 
 
 def test_nobody_who_is_learnt_from_as_a_whole_is_set_aside_and_nobody_is_on_two_sides():
     split = fixed_sides(PATIENTS, ["brats_2013_pat0001_1"], [*CUBES, "BraTS20_Training_130"])
-    assert split.test == TEST and len(split.validation) == 2 and len(split.train) == 2
-    assert set(split.train) | set(split.validation) == set(PATIENTS) - set(TEST)
+    assert (split.test, split.validation, split.train) == (TEST, VALIDATION, ("BraTS2021_01477", "P1"))
     aside = set(split.set_aside)
     assert len(aside) == SET_ASIDE == 60
-    # 01476, 01477, 01479, 01482, 01485 and pat0001 under their BraTS 2020 names
-    assert not aside & {f"BraTS20_Training_{n}" for n in (271, 272, 274, 277, 280, 130)}
+    # the test and validation patients, 01477 and pat0001 under their BraTS 2020 names
+    assert not aside & {f"BraTS20_Training_{n}" for n in (271, 272, 273, 274, 276, 277, 280, 130)}
 
 
 def test_the_order_is_that_of_the_names_digests():
@@ -37,7 +36,7 @@ def test_the_order_is_that_of_the_names_digests():
 
 
 def test_the_command_writes_a_split_that_training_reads(tmp_path, monkeypatch, capsys):
-    for name in ("BraTS2021_01476", "P1", "P2", "P3"):
+    for name in ("BraTS2021_01476", "BraTS2021_01478", "P1", "P2"):
         (tmp_path / "brats" / name).mkdir(parents=True)
     for folder, names in (
         ("brats2020_cubes", [f"{n}.npz" for n in CUBES]),
@@ -49,7 +48,7 @@ def test_the_command_writes_a_split_that_training_reads(tmp_path, monkeypatch, c
     monkeypatch.setattr("sys.argv", ["sides", str(tmp_path), "--output", str(tmp_path / "s.json")])
     sides.main()
     split = read_split(tmp_path / "s.json")
-    assert split.test == ("BraTS2021_01476",) and len(split.set_aside) == 60 and len(split.train) == 1
+    assert split.test == ("BraTS2021_01476",) and len(split.set_aside) == 60 and split.train == ("P1", "P2")
     assert "brats2020_slices: 1 cases, 1 held back, 0 patients" in capsys.readouterr().out
     assert list(json.loads((tmp_path / "s.json").read_text())) == [
         "data",
