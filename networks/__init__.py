@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from networks.attention_unet import AttentionUNet
-from networks.cascade import Cascade
+from networks.cascade import Cascade, stages_of
 from networks.layers import PaddedNetwork, check_widths
 from networks.unet_plus_plus import UNetPlusPlus
 from networks.vgg19_unet import VGG19_WIDTHS, VGG19UNet, load_vgg19_bn
@@ -125,4 +125,5 @@ __all__ = [
     "VGG19UNet",
     "build_network",
     "load_vgg19_bn",
+    "stages_of",
 ]

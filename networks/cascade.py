@@ -18,3 +18,8 @@ class Cascade(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("the two networks of a cascade run on grids of their own; use pipeline.predictor")
+
+
+def stages_of(network: nn.Module) -> list[nn.Module]:
+    """The networks of a model in the order in which they run: both of a cascade, else the one."""
+    return [network.first, network.second] if isinstance(network, Cascade) else [network]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from data.errors import UsageError
-from networks import CHANNELS_LAST, PaddedNetwork, UNetPlusPlus
+from networks import CHANNELS_LAST, Cascade, PaddedNetwork, UNetPlusPlus, stages_of
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 BRAIN_MM3 = 144.0 * 176.0 * 144.0
 """The box of a head without its skull, by which a model's work on a patient is estimated before there is one."""
+BOX_MM3 = 96.0**3
+"""The box of a tumour of 7 cm with a margin, by which the work of a cascade's second stage is estimated."""
 PAYS_FROM = 3e9
 """Multiplications a patient from which OpenVINO pays: in a run of eight it saves more than it takes to start."""
 
@@ -64,9 +66,9 @@ class Runner:
             release()
 
 
-def with_torch(network: nn.Module, checkpoint: Checkpoint) -> Runner:
+def with_torch(network: nn.Module, checkpoint: Checkpoint, config: RunConfig | None = None) -> Runner:
     """PyTorch, in the memory format that was measured to be faster for this architecture."""
-    settings = checkpoint.config.network
+    settings = (config or checkpoint.config).network
     if (settings.architecture, settings.spatial_dims) in CHANNELS_LAST:
         two = settings.spatial_dims == 2
         arranged: Any = {"memory_format": torch.channels_last if two else torch.channels_last_3d}
@@ -74,7 +76,7 @@ def with_torch(network: nn.Module, checkpoint: Checkpoint) -> Runner:
     return Runner(network, "torch")
 
 
-def with_openvino(network: nn.Module, checkpoint: Checkpoint) -> Runner:
+def with_openvino(network: nn.Module, checkpoint: Checkpoint, config: RunConfig | None = None) -> Runner:
     """OpenVINO; PyTorch, with a remark, where anything about it fails."""
     try:
         from pipeline.openvino_network import OpenVINONetwork, reason
@@ -82,15 +84,17 @@ def with_openvino(network: nn.Module, checkpoint: Checkpoint) -> Runner:
         return Runner(network, "torch", _instead(str(error)))
     assert isinstance(network, PaddedNetwork)
     identity = {"model": checkpoint.sha256, "level": str(getattr(network, "level", ""))}
+    if config is not None and config.first is None and checkpoint.config.first is not None:
+        identity["stage"] = "first"  # two networks of one file
     try:
         return Runner(OpenVINONetwork(network, identity), "openvino")
     except Exception as error:
         log.debug("openvino cannot be used", exc_info=True)
-        return Runner(with_torch(network, checkpoint).network, "torch", _instead(reason(error)))
+        return Runner(with_torch(network, checkpoint, config).network, "torch", _instead(reason(error)))
 
 
-ENGINES: dict[str, Callable[[nn.Module, Checkpoint], Runner]] = {"torch": with_torch, "openvino": with_openvino}
-"""``(network in eval mode on the CPU, its checkpoint) -> Runner``."""
+ENGINES: dict[str, Callable[..., Runner]] = {"torch": with_torch, "openvino": with_openvino}
+"""``(network in eval mode on the CPU, its checkpoint, the network's stage of its settings) -> Runner``."""
 
 
 def choose_engine(name: str, network: nn.Module, config: RunConfig, device: torch.device) -> str:
@@ -118,13 +122,16 @@ def choose_engine(name: str, network: nn.Module, config: RunConfig, device: torc
     return "openvino" if installed() and multiplications(network, config) >= PAYS_FROM else "torch"
 
 
-def prepare(name: str, network: nn.Module, checkpoint: Checkpoint, device: torch.device) -> Runner:
-    """The runner of one model. Errors as of :func:`choose_engine`."""
-    return ENGINES[choose_engine(name, network, checkpoint.config, device)](network, checkpoint)
+def prepare(
+    name: str, network: nn.Module, checkpoint: Checkpoint, device: torch.device, config: RunConfig | None = None
+) -> Runner:
+    """The runner of one network, ``config`` its stage's settings (the model's by default). Errors: :func:`choose_engine`."""
+    config = config or checkpoint.config
+    return ENGINES[choose_engine(name, network, config, device)](network, checkpoint, config)
 
 
 def prune(network: nn.Module, level: int | None, name: str) -> nn.Module:
-    """Cut a UNet++ to one of its levels; None leaves it whole.
+    """Cut a UNet++ to one of its levels, in a cascade each that is one; None leaves it whole.
 
     Raises
     ------
@@ -133,6 +140,9 @@ def prune(network: nn.Module, level: int | None, name: str) -> nn.Module:
     """
     if level is None:
         return network
+    if isinstance(network, Cascade) and any(isinstance(stage, UNetPlusPlus) for stage in stages_of(network)):
+        cut = (prune(n, level, name) if isinstance(n, UNetPlusPlus) else n for n in stages_of(network))
+        return Cascade(*cut)
     if not isinstance(network, UNetPlusPlus):
         raise UsageError(f"--level {level}: {name} is no UNet++, the one that has levels; leave it out")
     try:
@@ -143,6 +153,8 @@ def prune(network: nn.Module, level: int | None, name: str) -> nn.Module:
 
 def multiplications(network: nn.Module, config: RunConfig) -> float:
     """Multiplications of the convolutions for one brain of usual size, in one pass; infinite where that is not known.
+
+    The second stage of a cascade: for one box of usual size.
 
     Counted in a pass over the smallest input that the network does not pad.
     """
@@ -168,7 +180,7 @@ def multiplications(network: nn.Module, config: RunConfig) -> float:
         for handle in handles:
             handle.remove()
     spacing_mm3 = math.prod(s or 1.0 for s in config.preprocess.spacing_mm)
-    return total / math.prod(sides) * BRAIN_MM3 / spacing_mm3
+    return total / math.prod(sides) * (BRAIN_MM3 if config.first is None else BOX_MM3) / spacing_mm3
 
 
 def _instead(why: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data.errors import UsageError
-from networks import build_network
+from networks import build_network, stages_of
 from networks.vgg19_unet import VGG19UNet, load_vgg19_bn
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
@@ -27,7 +27,8 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
     source : str
         A shipped model's name or a .safetensors file of ours: weights of the same name and shape are taken, and the
         others stay random and are logged. Filters of the first convolution go by modality and neighbouring slice, and
-        those of the heads by region, so that a model of other modalities or regions can be gone on from. Or a .pth
+        those of the heads by region, so that a model of other modalities or regions can be gone on from; of a cascade
+        it is the second network. Or a .pth
         file with torchvision's ``vgg19_bn`` state dict, for the encoder of ``vgg19_unet``.
 
     Raises
@@ -51,7 +52,7 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
         return network
     model = open_checkpoint(source)
     own = network.state_dict()
-    given = _by_name(model.build().state_dict(), model.config, own, config)
+    given = _by_name(stages_of(model.build())[-1].state_dict(), model.config, own, config)
     fitting = {name: w for name, w in given.items() if name in own and own[name].shape == w.shape}
     if not any(w.ndim > 1 for w in fitting.values()):  # step counts and a head's biases fit whatever the widths are
         theirs, wanted = (
@@ -96,9 +97,9 @@ def _by_name(
 
 
 def _inputs(config: RunConfig) -> list[tuple[str, int]]:
-    """Modality and offset of the slice of every input channel (see transforms.augment.slices_as_channels)."""
+    """Image and offset of the slice of every input channel (see transforms.augment.slices_as_channels)."""
     context, step = config.window.context, config.window.context_step
-    return [(m, offset * step) for m in config.modalities for offset in range(-context, context + 1)]
+    return [(image, offset * step) for image in config.inputs for offset in range(-context, context + 1)]
 
 
 def _pairs(theirs: Sequence[Any], own: Sequence[Any]) -> list[tuple[int, int]]:

@@ -68,10 +68,13 @@ class ModelCost:
     ----------
     activation_bytes : float
         Of one voxel of a window, see :func:`activation_bytes_per_voxel`.
+    first : ModelCost, optional
+        Of a cascade, whose second network this is.
     """
 
     config: RunConfig
     activation_bytes: float
+    first: ModelCost | None = None
 
 
 def activation_bytes_per_voxel(network: nn.Module, config: RunConfig) -> float:
@@ -158,6 +161,12 @@ def stages(
                 beside its way back, 8 R V
     writing     the same without the spread; a file in the making 12 V
     picture     the same with 4 R V for several members; the reference (R + 2) V and the libraries for pictures and tables
+
+    Of a cascade both networks count, and the second as if its box were the whole of its working grid:
+
+    preprocess  of the first network: the images that were read stay, 4 C V; of the second: beside the first's image
+    network     of the first: beside the second's image; of the second: beside the first's answer on both grids, one more
+                for each mirrored pass on the first's, one of those on the second's, and 8 R W for putting both together
     """
     from transforms.restore import grid_at_spacing
 
@@ -176,12 +185,18 @@ def stages(
         held = FLOAT * voxels * (1 + (regions if len(models) > 1 else 0))
         if members > 1:
             spread = spread or int(regions * math.prod(shape) * (2 * FLOAT + math.ceil(members / 8)))
+        before = None if model.first is None else _finding(model, headers, native, shape, tta, on_card, members)
+        if before is not None and members > 1:  # where nothing is found, the members lie on the first's grid
+            spread = max(spread, before.spread)
         here = {
             "read": (held if len(models) > 1 else 0) + _reading(of_model),
             "preprocess": held + _preprocessing(config, of_model, native, along, target, shape),
             "network": held + spread + _inferring(model, shape, tta, on_card, members, whole=working is not None),
             "restore": held + spread + _resampling(regions, shape, along.shape),
         }
+        if before is not None:
+            here["preprocess"] = max(here["preprocess"] + before.image, held + before.preprocess)
+            here["network"] = max(here["network"] + before.answers, held + spread + before.network)
         result |= {stage: max(result[stage], size) for stage, size in here.items()}
     made = voxels * (FLOAT * (regions + 1) + 2 * regions + 1)
     several = FLOAT * regions * voxels if members > 1 else 0
@@ -189,6 +204,52 @@ def stages(
     result["writing"] = made + 2 * several + 12 * voxels
     result["picture"] = made + several + (regions + 2) * voxels + LIBRARY_BYTES
     return result
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Bytes of a cascade's first network: its image, its stages, what it leaves for the second's, and its members."""
+
+    image: int
+    preprocess: int
+    network: int
+    answers: int
+    spread: int
+
+
+def _finding(
+    model: ModelCost,
+    headers: Mapping[str, ImageHeader],
+    native: Grid,
+    fine: Shape,
+    tta: bool,
+    on_card: bool,
+    members: int,
+) -> _Finding:
+    from transforms.restore import grid_at_spacing
+
+    assert model.first is not None  # the caller has looked
+    config, regions = model.first.config, len(model.config.regions)
+    of_first = {m: headers[m] for m in config.modalities if m in headers}
+    along = native.reoriented(config.preprocess.orientation)
+    target = grid_at_spacing(along, config.preprocess.spacing_mm)
+    coarse = math.prod(target.shape)
+    kept = sum(FLOAT * math.prod(h.grid.shape) for h in headers.values())
+    image = FLOAT * len(config.modalities) * coarse
+    theirs, on_fine = FLOAT * len(config.regions) * coarse, FLOAT * regions * math.prod(fine)
+    passes = _n_passes(config, tta) * theirs if members > 1 else 0
+    second = FLOAT * len(model.config.modalities) * math.prod(fine)
+    moved = _resampling(regions, target.shape, fine)
+    put_together = max(2 * on_fine, moved - on_fine) + (on_fine if passes else 0)
+    return _Finding(
+        image,
+        kept + _preprocessing(config, of_first, native, along, target, target.shape) if of_first else 0,
+        second
+        + passes
+        + max(_inferring(model.first, target.shape, tta, on_card, members, whole=False), theirs + moved),
+        image + second + theirs + passes + on_fine + put_together,
+        int(regions * coarse * (2 * FLOAT + math.ceil(members / 8))) if members > 1 else 0,
+    )
 
 
 def predicted_bytes(
@@ -257,12 +318,12 @@ def _resampling(channels: int, source: Shape, target: Shape) -> int:
 def one_window_bytes(model: ModelCost, working: Shape, *, tta: bool = False, members: int = 1) -> int:
     """What the network takes where one window holds the working grid, beside the image that is already there."""
     taken = _inferring(model, working, tta, False, members, whole=True)
-    return int(HEADROOM * taken) - FLOAT * len(model.config.modalities) * math.prod(working)
+    return int(HEADROOM * taken) - FLOAT * len(model.config.inputs) * math.prod(working)
 
 
 def _inferring(model: ModelCost, working: Shape, tta: bool, on_card: bool, members: int, whole: bool) -> int:
     config, voxels = model.config, math.prod(working)
-    image, maps = FLOAT * len(config.modalities) * voxels, FLOAT * len(config.regions) * voxels
+    image, maps = FLOAT * len(config.inputs) * voxels, FLOAT * len(config.regions) * voxels
     total = maps if tta else 0
     temporaries = (7 if members > 1 else 3) * maps
     if on_card:

@@ -13,18 +13,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose
 from numpy.typing import NDArray
+from torch import nn
 
 from data.case import Case
 from data.errors import InputError, UsageError
 from data.grid import Grid
-from data.io import MAX_VOXELS, ImageHeader, Volume, read_header
+from data.io import MAX_VOXELS, ImageHeader, Volume, read_header, read_volumes
 from data.labels import load_convention
+from networks import stages_of
+from pipeline.cascade import blend_into, blend_weights, second_input, tumour_box
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
 from pipeline.device import choose_device, free_card_bytes, out_of_memory
-from pipeline.engines import prepare, prune
+from pipeline.engines import Runner, prepare, prune
 from pipeline.memory import (
     ModelCost,
     activation_bytes_per_voxel,
@@ -40,7 +44,7 @@ from pipeline.region_masks import region_masks, region_parents, to_labels
 from pipeline.uncertainty import MemberSpread
 from pipeline.windows import infer, mirrorings, sliding, with_window
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
-from transforms.restore import restore
+from transforms.restore import resample_to, restore
 
 __all__ = ["Predictor", "Segmentation", "region_masks", "region_parents"]
 
@@ -93,13 +97,23 @@ class Segmentation:
     engine: str = "torch"
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """One network of a model: its settings, what runs it, what makes its image, and what it takes."""
+
+    config: RunConfig
+    runner: Runner
+    chain: Compose
+    cost: ModelCost
+
+
 class Predictor:
     """Segments cases with one model, or with the average of several.
 
     Parameters
     ----------
     models : one or several of Checkpoint, shipped name, or path
-        Several must agree on the regions; their probabilities are averaged.
+        Several must agree on the regions; their probabilities are averaged. Any of them may be a cascade.
     device : str
         See :func:`choose_device`.
     tta : bool
@@ -139,32 +153,44 @@ class Predictor:
         if not listed:
             raise UsageError("no model was given; name at least one")
         self.checkpoints = [m if isinstance(m, Checkpoint) else open_checkpoint(m) for m in listed]
-        self.configs: list[RunConfig] = [with_window(checkpoint.config, window) for checkpoint in self.checkpoints]
         require_same_regions(self.checkpoints)
-        self.regions = self.configs[0].regions
-        self.modalities = tuple(dict.fromkeys(m for config in self.configs for m in config.modalities))
         self.device = choose_device(device)
         self.tta, self.zero_missing = tta, zero_missing
         self.max_voxels = max_voxels
-        plain = [prune(checkpoint.build(), level, checkpoint.name) for checkpoint in self.checkpoints]
-        self.costs = [
-            ModelCost(config, activation_bytes_per_voxel(network, config))
-            for config, network in zip(self.configs, plain, strict=True)
-        ]
-        self.runners = [prepare(engine, n, c, self.device) for n, c in zip(plain, self.checkpoints, strict=True)]
-        self.networks = [runner.network for runner in self.runners]
+        # Settings and window first: an option that cannot be is said before anything is loaded.
+        settings = [with_window(checkpoint.config, window) for checkpoint in self.checkpoints]
+        whole = [prune(checkpoint.build(), level, checkpoint.name) for checkpoint in self.checkpoints]
+        self.models = [self._stages(*model, engine) for model in zip(self.checkpoints, settings, whole, strict=True)]
+        self.several = sum(len(model) for model in self.models) > 1
+        self.configs = [model[-1].config for model in self.models]
+        self.networks = [model[-1].runner.network for model in self.models]
+        self.costs = [model[-1].cost for model in self.models]
+        self.regions = self.configs[0].regions
+        self.modalities = tuple(dict.fromkeys(m for config in self.configs for m in config.modalities))
         self._to_device()
-        self.chains = [
-            preprocess_chain(
-                config.modalities, **config.preprocess.model_dump(), zero_missing=zero_missing, max_voxels=max_voxels
+
+    def _stages(
+        self, checkpoint: Checkpoint, settings: RunConfig, network: nn.Module, engine: str
+    ) -> tuple[_Stage, ...]:
+        """The networks of one model, in the order in which they run."""
+        stages: list[_Stage] = []
+        for config, plain in zip(settings.stages, stages_of(network), strict=True):
+            first = stages[0].cost if stages else None
+            cost = ModelCost(config, activation_bytes_per_voxel(plain, config), first)
+            chain = preprocess_chain(
+                config.modalities,
+                **config.preprocess.model_dump(),
+                zero_missing=self.zero_missing,
+                max_voxels=self.max_voxels,
             )
-            for config in self.configs
-        ]
+            stages.append(_Stage(config, prepare(engine, plain, checkpoint, self.device, config), chain, cost))
+        return tuple(stages)
 
     def _to_device(self) -> None:
         try:
-            for network in self.networks:
-                network.to(self.device)
+            for model in self.models:
+                for stage in model:
+                    stage.runner.network.to(self.device)
         except RuntimeError as error:  # a full card: each case tries again, and says what it did instead
             if not out_of_memory(error):
                 raise
@@ -230,31 +256,18 @@ class Predictor:
         remarks: list[str] = []
         native: ImageHeader | None = None
         background: NDArray[np.float32] | None = None
-        for index, config in enumerate(self.configs):
-            prepared = self._prepare(self.chains[index], case, volumes, config, clock)
+        for model in self.models:
+            prepared = self._prepare(model, case, volumes, clock)
             # Grids of the models' references may differ; the first model's decides.
-            native = native or prepared["native"]
-            background = prepared["background"] if background is None else background
-            warnings += prepared["warnings"]
+            native = native or prepared[-1]["native"]
+            background = prepared[-1]["background"] if background is None else background
+            warnings += [sentence for stage in prepared for sentence in stage["warnings"]]
             with clock.stage("network"):
-                working = grid_of(prepared["image"])
-                windowed, remark = self._fitting_window(index, working)
-                remarks += remark
-                probabilities, remark = infer(
-                    windowed,
-                    self.networks[index],
-                    prepared.pop("image").as_tensor(),
-                    self.device,
-                    tta=self.tta,
-                    watch=None if spread is None else partial(self._add_member, spread, config, working),
-                    before_cpu=lambda: require_room(str(case.folder), self.predicted_bytes(case, on_card=False)),
-                    on_share=clock.share,
-                )
-                remarks += [*remark, *self.runners[index].remarks()]
-                if len(self.runners) > 1:  # a single one uses again what it has, which is quicker and takes less
-                    self.runners[index].release()
+                images = [stage.pop("image") for stage in prepared]
+                probabilities, working, handled = self._infer(model, images, spread, case, clock)
+                remarks += handled
             with clock.stage("restore"):
-                self._add_to_mean(mean, config, restore(probabilities, working, native.grid))
+                self._add_to_mean(mean, model[-1].config, restore(probabilities, working, native.grid))
         assert native is not None and background is not None  # there is at least one model
         warnings += self._doubts(native)
         with clock.stage("restore"):
@@ -270,7 +283,7 @@ class Predictor:
                 )
             uncertainty, disagreement = self._disagreeing(spread, native.grid)
         said, done = tuple(dict.fromkeys(warnings)), tuple(dict.fromkeys(remarks))
-        engine = "+".join(runner.running for runner in self.runners)
+        engine = "+".join("/".join(dict.fromkeys(s.runner.running for s in model)) for model in self.models)
         return Segmentation(
             label_map,
             masks,
@@ -286,12 +299,97 @@ class Predictor:
             engine,
         )
 
-    def _fitting_window(self, index: int, working: Grid) -> tuple[RunConfig, tuple[str, ...]]:
-        """The model's configuration, with sliding windows where one that holds the working grid would not fit."""
-        config, shape = self.configs[index], working.shape
+    def _infer(
+        self, model: Sequence[_Stage], images: list[MetaTensor], spread: MemberSpread | None, case: Case, clock: _Clock
+    ) -> tuple[torch.Tensor, Grid, list[str]]:
+        """Probabilities of the last stage's regions, the grid on which they lie, and what had to be done about memory."""
+        if len(model) > 1:
+            return self._cascade(model, images, spread, case, clock)
+        (stage,), working = model, grid_of(images[0])
+        watch = None
+        if spread is not None:
+            weight = 1 / len(mirrorings(stage.config, self.tta))
+            watch = partial(self._add_member, spread, stage.config, working, weight)
+        probabilities, said = self._run(stage, images.pop().as_tensor(), case, watch, clock.share)
+        return probabilities, working, said
+
+    def _cascade(
+        self, model: Sequence[_Stage], images: list[MetaTensor], spread: MemberSpread | None, case: Case, clock: _Clock
+    ) -> tuple[torch.Tensor, Grid, list[str]]:
+        """As `_infer`, of two stages; see :mod:`pipeline.cascade`.
+
+        A member is one mirrored pass of the second stage, put into the same pass of the first.
+        """
+        (first, second), (small, image) = model, images
+        settings, coarse, working = second.config.first, grid_of(small), grid_of(image)
+        assert settings is not None  # there are two stages
+        order = [first.config.regions.index(region) for region in second.config.regions]
+        passes: list[torch.Tensor] = []
+        # What is shown is added up in place afterwards.
+        keep = None if spread is None else (lambda shown: passes.append(shown[order].cpu()))
+        found, said = self._run(first, small.as_tensor(), case, keep, lambda share: clock.share(share / 2))
+        found = found[order]
+        base = resample_to(found, coarse, working)
+        box = tumour_box(base, working.spacing_mm, settings, second.config.network.spatial_dims)
+        if box is None:
+            if spread is not None:
+                for each in passes:
+                    self._add_member(spread, second.config, coarse, 1 / len(passes), each)
+            return found, coarse, said
+        fed = base[[second.config.regions.index(region) for region in settings.regions]]
+        weight = blend_weights(box, working.shape, working.spacing_mm, settings.blend_mm)
+        watch = None
+        if spread is not None:
+            around = dict(zip(mirrorings(first.config, self.tta), passes, strict=True))
+            mirrored = mirrorings(second.config, self.tta)
+            outside = iter([around.get(axes) for axes in mirrored])
+            add = partial(self._add_member, spread, second.config, working, 1 / len(mirrored))
+
+            def watch(shown: torch.Tensor) -> None:
+                same = next(outside)
+                member = base.clone() if same is None else resample_to(same, coarse, working)
+                add(blend_into(member, shown.cpu(), box, weight))
+
+        answer, more = self._run(
+            second,
+            second_input(image.as_tensor(), fed, box),
+            case,
+            watch,
+            lambda share: clock.share((1 + share) / 2),
+        )
+        return blend_into(base, answer, box, weight), working, [*said, *more]
+
+    def _run(
+        self,
+        stage: _Stage,
+        image: torch.Tensor,
+        case: Case,
+        watch: Callable[[torch.Tensor], None] | None,
+        on_share: Callable[[float], None],
+    ) -> tuple[torch.Tensor, list[str]]:
+        """Probabilities (regions, d1, d2, d3) of one network, and what had to be done about memory."""
+        windowed, slid = self._fitting_window(stage, tuple(image.shape[1:]))
+        probabilities, fitted = infer(
+            windowed,
+            stage.runner.network,
+            image,
+            self.device,
+            tta=self.tta,
+            watch=watch,
+            before_cpu=lambda: require_room(str(case.folder), self.predicted_bytes(case, on_card=False)),
+            on_share=on_share,
+        )
+        said = [*slid, *fitted, *stage.runner.remarks()]
+        if self.several:  # a single one uses again what it has, which is quicker and takes less
+            stage.runner.release()
+        return probabilities, said
+
+    def _fitting_window(self, stage: _Stage, shape: tuple[int, ...]) -> tuple[RunConfig, tuple[str, ...]]:
+        """The stage's configuration, with sliding windows where one that holds the image would not fit."""
+        config = stage.config
         if not config.window.whole:
             return config, ()
-        needed = one_window_bytes(self.costs[index], shape, tta=self.tta, members=self._n_members())
+        needed = one_window_bytes(stage.cost, (shape[0], shape[1], shape[2]), tta=self.tta, members=self._n_members())
         on_card = free_card_bytes(self.device)
         if has_room(needed) if on_card is None else needed <= on_card:
             return config, ()
@@ -320,28 +418,40 @@ class Predictor:
             )
         raise InputError(f"{lack}; add the file, choose --missing skip, or name another model")
 
-    @staticmethod
     def _prepare(
-        chain: Compose, case: Case, volumes: dict[str, Volume], config: RunConfig, clock: _Clock
-    ) -> dict[str, Any]:
-        present = [m for m in config.modalities if m in case.images]
-        data: dict[str, Any] = {m: volumes.pop(m, case.images[m]) for m in present}
-        # Step by step: within one call of the chain the images that were read would stay to its end.
-        for number, step in enumerate(chain.transforms):
-            with clock.stage("preprocess" if number else "read"):
-                data = run_chain(Compose([step]), data)
-        return data
+        self, model: Sequence[_Stage], case: Case, volumes: dict[str, Volume], clock: _Clock
+    ) -> list[dict[str, Any]]:
+        """What the chain of each stage gives; the files are read once for all of them."""
+        present = [m for m in model[-1].config.modalities if m in case.images]
+        with clock.stage("read"):
+            sources = {m: case.images[m] for m in present if m not in volumes}
+            read = {m: volumes.pop(m) for m in present if m in volumes}
+            read |= read_volumes(sources, max_voxels=self.max_voxels)
+        done = []
+        for stage in model:
+            take = read.pop if stage is model[-1] else read.__getitem__
+            data: dict[str, Any] = {m: take(m) for m in stage.config.modalities if m in read}
+            # Step by step: within one call of the chain the images that were read would stay to its end.
+            for step in stage.chain.transforms:
+                with clock.stage("preprocess"):
+                    data = run_chain(Compose([step]), data)
+            done.append(data)
+        return done
 
     def _add_to_mean(self, mean: dict[str, NDArray[np.float32]], config: RunConfig, restored: torch.Tensor) -> None:
         back = restored.numpy()
         for region in self.regions:
             own = back[config.regions.index(region)]
-            share = own / np.float32(len(self.networks)) if len(self.networks) > 1 else own
+            share = own / np.float32(len(self.models)) if len(self.models) > 1 else own
             mean[region] = np.add(mean[region], share, out=mean[region]) if region in mean else share
 
     def _doubts(self, native: ImageHeader) -> list[str]:
         """What only the models tell is doubtful about a case."""
-        deep = [c.name for c in self.checkpoints if c.config.network.spatial_dims == 3]
+        deep = [
+            checkpoint.name
+            for checkpoint, model in zip(self.checkpoints, self.models, strict=True)
+            if any(stage.config.network.spatial_dims == 3 for stage in model)
+        ]
         if not deep or min(native.grid.shape) > 1:
             return []
         size = "x".join(map(str, native.grid.shape))
@@ -351,11 +461,13 @@ class Predictor:
         """What gathers the members; None where there is only one."""
         return MemberSpread(self.configs[0].postprocess.threshold) if self._n_members() > 1 else None
 
-    def _add_member(self, spread: MemberSpread, config: RunConfig, working: Grid, probability: torch.Tensor) -> None:
+    def _add_member(
+        self, spread: MemberSpread, config: RunConfig, working: Grid, weight: float, probability: torch.Tensor
+    ) -> None:
         """One pass, (regions of ``config``, d1, d2, d3) on ``working``; as in the mean, each model has the same weight."""
         if config.regions != self.regions:
             probability = probability[[config.regions.index(region) for region in self.regions]]
-        spread.add(probability, working, 1 / len(mirrorings(config, self.tta)))
+        spread.add(probability, working, weight)
 
     def _disagreeing(
         self, spread: MemberSpread | None, native: Grid

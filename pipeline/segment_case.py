@@ -207,8 +207,13 @@ def _bytes_of(predictor: Predictor, case: Case) -> int:
     try:
         largest = predictor.predicted_bytes(case)
         for cost in predictor.costs if predictor.device.type == "cpu" else ():
-            if cost.config.window.whole:
-                largest += one_window_bytes(cost, _working_shape(predictor, case, cost), tta=predictor.tta)
+            # The networks of a cascade do not run at the same time.
+            one_window = [
+                one_window_bytes(stage, _working_shape(predictor, case, stage), tta=predictor.tta)
+                for stage in (cost, cost.first)
+                if stage is not None and stage.config.window.whole
+            ]
+            largest += max(one_window, default=0)
     except SegmentationError:  # the predictor refuses it, with its reason
         return 0
     return largest

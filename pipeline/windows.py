@@ -85,8 +85,8 @@ def infer(
     ----------
     network : nn.Module
         In ``eval`` mode. Moved to where it runs; the next call moves it back to ``device``.
-    image : (modalities, d1, d2, d3) float32 on the CPU
-        On the working grid.
+    image : (inputs, d1, d2, d3) float32 on the CPU
+        On the working grid; ``config.inputs``.
     tta : bool
         Average over :func:`mirrorings`.
     watch : callable, optional
@@ -253,7 +253,7 @@ def skipping_empty(network: nn.Module, n_regions: int) -> Callable[[torch.Tensor
 def with_window(config: RunConfig, window: str) -> RunConfig:
     """The configuration with windows as asked for: ``auto``, as the model says, or the side of a sliding one in voxels.
 
-    Raises :class:`data.errors.UsageError` where it is neither.
+    Of a cascade both stages get them. Raises :class:`data.errors.UsageError` where it is neither.
     """
     if window == "auto":
         return config
@@ -261,6 +261,9 @@ def with_window(config: RunConfig, window: str) -> RunConfig:
         raise UsageError(
             f"--window {window}: give auto, or the side of a sliding window, {SMALLEST_WINDOW} to {LARGEST_WINDOW} voxels"
         )
+    if config.first is not None:
+        first = config.first.model_copy(update={"recipe": with_window(config.first.recipe, window)})
+        config = config.model_copy(update={"first": first})
     size = (int(window),) * config.network.spatial_dims
     return _changed(config, size=size, whole=False)
 

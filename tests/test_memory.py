@@ -172,11 +172,14 @@ def test_a_network_that_pads_to_huge_inputs_is_counted_without_taking_them() -> 
     assert devices == ["cpu", "meta"] and sizes[0] == sizes[1] == 4 * (4 + 16 + 16)
 
 
-def test_the_peak_of_a_real_case_stays_below_its_prediction(tiny_model: Path, phantoms: Path) -> None:
+@pytest.mark.parametrize("model", ["tiny_model", "tiny_cascade"])
+def test_the_peak_of_a_real_case_stays_below_its_prediction(
+    model: str, phantoms: Path, request: pytest.FixtureRequest
+) -> None:
     """What Python and PyTorch allocate, in this process, seen by the kernel; `python -m bench.memory` does large cases."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the kernel does not tell a process its peak")
-    predictor, case = Predictor(tiny_model, "cpu", tta=True), discover_cases(phantoms)[0]
+    predictor, case = Predictor(request.getfixturevalue(model), "cpu", tta=True), discover_cases(phantoms)[0]
 
     def status(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()

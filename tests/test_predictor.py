@@ -26,6 +26,7 @@ from pipeline.config import RunConfig, parse_config
 from pipeline.device import choose_device, out_of_memory
 from pipeline.predictor import Predictor, region_parents
 from pipeline.windows import EMPTY_WINDOW_LOGIT, Way, skipping_empty, ways_to_run
+from tests.conftest import make_cascade
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import restore
 
@@ -84,6 +85,19 @@ def flat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("flat"), "flat", dims=2)
 
 
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cascade(
+        tmp_path_factory.mktemp("cascade") / "tiny.safetensors", seed=1,
+        modalities=("t1c", "flair"), regions=("WT", "TC"), spacing_mm=(12.0, 8.0),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["model", "flat_model", "cascade"])
+def any_model(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
 def textured(*shape: int) -> torch.Tensor:
     """An image without a single zero, so that no window is empty."""
     return torch.randn(2, *shape, generator=torch.Generator().manual_seed(5)).abs() + 0.1
@@ -109,8 +123,8 @@ def mirrorings(*flip_axes: int) -> list[tuple[int, ...]]:
 # ------------------------------------------------------------------------------------------------------- the case
 
 
-def test_everything_comes_back_on_the_cases_own_grid(model: Path, case: Case) -> None:
-    result = Predictor(model, "cpu")(case)
+def test_everything_comes_back_on_the_cases_own_grid(any_model: Path, case: Case) -> None:
+    result = Predictor(any_model, "cpu")(case)
     grid = result.native.grid
     assert grid.shape == (40, 40, 26) and grid.orientation == "LPS"
     assert result.label_map.shape == grid.shape and result.label_map.dtype == np.uint8
@@ -144,15 +158,15 @@ def test_the_probabilities_are_those_of_a_plain_run_brought_back(model: Path, ca
         np.testing.assert_allclose(result.probabilities[region], wanted, atol=1e-6)
 
 
-def test_the_same_case_gives_the_same_bytes_twice(model: Path, case: Case) -> None:
-    first, second = Predictor(model, "cpu")(case), Predictor(model, "cpu")(case)
+def test_the_same_case_gives_the_same_bytes_twice(any_model: Path, case: Case) -> None:
+    first, second = Predictor(any_model, "cpu")(case), Predictor(any_model, "cpu")(case)
     assert first.label_map.tobytes() == second.label_map.tobytes()
     for region in first.probabilities:
         assert first.probabilities[region].tobytes() == second.probabilities[region].tobytes()
 
 
-def test_the_label_map_is_in_the_convention_that_is_asked_for(model: Path, case: Case) -> None:
-    result = Predictor(model, "cpu")(case, "msd")  # edema 1, core 2
+def test_the_label_map_is_in_the_convention_that_is_asked_for(any_model: Path, case: Case) -> None:
+    result = Predictor(any_model, "cpu")(case, "msd")  # edema 1, core 2
     assert result.convention == "msd"
     assert set(np.unique(result.label_map)) <= {0, 1, 2}
     assert np.array_equal(result.label_map > 0, result.masks["WT"])
@@ -437,8 +451,8 @@ def test_a_missing_modality_is_refused_unless_the_model_was_trained_for_that(
         Predictor(trained, "cpu", zero_missing=True)(without(case, "t1c", "flair"))
 
 
-def test_other_modalities_than_the_models_do_not_matter(model: Path, case: Case) -> None:
-    first, second = Predictor(model, "cpu")(case), Predictor(model, "cpu")(without(case, "t1", "t2"))
+def test_other_modalities_than_the_models_do_not_matter(any_model: Path, case: Case) -> None:
+    first, second = Predictor(any_model, "cpu")(case), Predictor(any_model, "cpu")(without(case, "t1", "t2"))
     assert first.label_map.tobytes() == second.label_map.tobytes()
 
 
