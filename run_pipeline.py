@@ -273,6 +273,8 @@ class Train:
     """Further folders to learn from (patients, or BraTS 2020 slices as .h5); none of them is validated on."""
     leave_out: list[str] = field(default_factory=list)
     """Cases that are neither learnt from nor validated on."""
+    first: str | None = None
+    """Of a cascade: a finished model for its first stage, which is otherwise trained in OUTPUT/first."""
     init: str | None = None
     """A model to go on from; for vgg19_unet also a file with torchvision's vgg19_bn weights (.pth)."""
     resume: bool = False
@@ -280,7 +282,7 @@ class Train:
     cache: Path | None = None
     """Folder for preprocessed cases, which runs may share; OUTPUT/cache by default."""
     minutes: float | None = None
-    """Wall-clock time, instead of the recipe's; the schedule then follows the clock."""
+    """Wall-clock time (of each stage), instead of the recipe's; the schedule then follows the clock."""
     workers: int = 0
     """Processes that load and augment; 0: the training process itself."""
     licence: str = "as its training data"
@@ -442,6 +444,9 @@ class _Steps:
     def __call__(self, done: int, total: int, loss: float) -> None:
         if self.quiet:
             return
+        if self.bar is not None and done <= self.bar.n:  # the second stage of a cascade begins
+            self.bar.close()
+            self.bar = None
         if self.bar is None:
             from tqdm import tqdm
 

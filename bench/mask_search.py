@@ -61,7 +61,7 @@ def slice_masks(files: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np.boo
     for name, path in files.items():
         if path.suffix == ".h5":
             with h5py.File(path) as file:
-                yield name, at_places(np.array(file["mask"]).any(axis=-1))
+                yield name, at_places(np.asarray(np.array(file["mask"]) > 0).max(axis=-1))
         else:
             label = path.parent.parent / "labelcol" / f"{path.stem}_seg.png"
             pixels = np.asarray(Image.open(label).resize(FULL[:2], Image.Resampling.BILINEAR))

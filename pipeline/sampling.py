@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from data.errors import UsageError
 from transforms.augment import crop_size, training_chain
+from transforms.first_stage import simulated_first_stage
 from transforms.transplant import Donor, draw_placement, make_donor, transplant
 
 if TYPE_CHECKING:
@@ -114,13 +115,15 @@ class PatchDataset(Dataset):
         self.crop = crop_size(self.dims, self.patch, config.window.context)
         self.context, self.step = config.window.context, config.window.context_step
         self.regions, self.regions_share = config.regions, sampling.regions_share
-        self.chain = training_chain(self.dims, self.patch, **config.augment.of_the_patch)
+        n_fed = len(config.first.regions) if config.first else 0
+        self.chain = training_chain(self.dims, self.patch, **config.augment.of_the_patch, n_probabilities=n_fed)
         self.transplant = config.augment.transplant
         self.flat = config.preprocess.spacing_mm[2] is None
         # Left and right alone are alike.
         side = [axis for axis in range(3) if config.preprocess.orientation[axis] in "LR"][0]
         self.mirror_axis = side if side in config.augment.flip_axes else None
         self.donors = [c for c in (*cases, *extra) if self.transplant and _may_give(c, config.regions[0])]
+        self.first_stage = _first_stage(config)
         self.batch, self.seed, self.epoch = training.batch, training.seed, 0
         self.length = training.steps_per_epoch * training.batch
 
@@ -138,6 +141,9 @@ class PatchDataset(Dataset):
             cut, _ = self._cut(case, self._centre(case, generator))
         self.chain.set_random_state(int(generator.integers(2**32)))
         images, regions = torch.as_tensor(cut[: case.n_images]), torch.as_tensor(cut[case.n_images :])
+        if self.first_stage is not None:
+            random = np.random.RandomState(int(generator.integers(2**32)))
+            images = torch.cat((images, self.first_stage(regions, random)))
         sample: Mapping[Any, Any] = self.chain({"image": images, "regions": regions})
         return {
             "image": sample["image"],
@@ -237,3 +243,21 @@ def _donor(case: TrainingCase, flat: bool) -> Donor:
     donor = make_donor(case.voxels, case.n_images, case.place, flat=flat)
     assert donor is not None  # _may_give has looked
     return donor
+
+
+def _first_stage(config: RunConfig) -> Callable[[torch.Tensor, np.random.RandomState], torch.Tensor] | None:
+    """From a sample's region shares to the probabilities that a cascade's second network is fed; None for one network."""
+    first = config.first
+    if first is None:
+        return None
+    fed = [config.regions.index(region) for region in first.regions]
+    spacings = zip(first.recipe.preprocess.spacing_mm, config.preprocess.spacing_mm, strict=True)
+    coarseness = [1.0 if theirs is None or own is None else theirs / own for theirs, own in spacings]
+    if config.network.spatial_dims == 2:
+        coarseness[2] /= config.window.context_step  # between the slices of a sample
+    errors = first.errors
+
+    def probabilities(shares: torch.Tensor, random: np.random.RandomState) -> torch.Tensor:
+        return simulated_first_stage(shares, random, coarseness=coarseness, errors=errors)[fed]
+
+    return probabilities

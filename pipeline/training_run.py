@@ -23,7 +23,8 @@ from data.errors import UsageError
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.splits import Split, fold_split, known_as, listed, match_split, read_split
 from data.write import write_text_atomically
-from pipeline.checkpoint import open_checkpoint, save_checkpoint
+from networks import Cascade
+from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.distributed import Process, joined
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
@@ -58,7 +59,8 @@ class TrainOptions:
     by patient is validated on; fold "all" learns from every patient and validates on none. extra : further folders to
     learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources); a patient that is held back is left out of them. leave_out : cases
     that are neither learnt from nor validated on. cache : folder of preprocessed cases, to be shared between runs;
-    OUTPUT/cache by default. minutes : instead of the recipe's. workers : processes that load and augment. on_step :
+    OUTPUT/cache by default. first : of a cascade, a model for the first stage, which is then not trained. init : first
+    weights, of a cascade the second stage's. minutes : instead of the recipe's, of each stage. workers : processes that load and augment. on_step :
     see :func:`pipeline.train.train`.
     """
 
@@ -69,6 +71,7 @@ class TrainOptions:
     extra: Sequence[str | Path] = ()
     leave_out: Sequence[str] = ()
     cache: Path | None = None
+    first: str | None = None
     init: str | None = None
     resume: bool = False
     minutes: float | None = None
@@ -83,7 +86,9 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
 
     The folder then holds ``model.safetensors`` (the best on the validation patients; without them the last),
     ``validation.csv`` (its scores, per patient), ``last.safetensors``, ``history.csv``, ``curves.png``, ``split.json``,
-    ``state.safetensors`` (for --resume) and ``tensorboard/`` where that is installed. The processes of a distributed run share it.
+    ``state.safetensors`` (for --resume) and ``tensorboard/`` where that is installed. The processes of a distributed run
+    share it. Of a cascade the first stage is trained first, in ``first/``, with the same split; its model goes into the
+    cascade's.
 
     Raises
     ------
@@ -105,7 +110,46 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
         _check_leave_out(options.leave_out, names)
         options = replace(options, leave_out=_of_patients(options.leave_out, names))
         with output_lock(output) if process.leads else nullcontext():
-            return _run_in(output, cases, split, further, config, process, options)
+            if config.first is None:
+                return _run_in(output, cases, split, further, config, process, options)
+            first = _first_stage(output, cases, split, further, config.first.recipe, process, options)
+            return _run_in(output, cases, split, further, _behind(first, config), process, options, first)
+
+
+def _first_stage(
+    output: Path,
+    cases: Mapping[str, Case],
+    split: Split,
+    further: Further,
+    recipe: RunConfig,
+    process: Process,
+    options: TrainOptions,
+) -> Checkpoint:
+    """The model of a cascade's first stage: trained in a folder of its own, or the one that was named."""
+    if options.first is not None:
+        model = open_checkpoint(options.first)
+        if seen := set(split.validation) - set(model.card.get("held_out", [])):
+            log.warning(
+                "--first %s: its card does not hold back %d of the %d validation patients; scores there may be too good",
+                options.first,
+                len(seen),
+                len(split.validation),
+            )
+        return model
+    folder = output / "first"
+    log.info("first stage: %s, in %s", recipe.name, folder)
+    own = replace(options, cache=_cache(output, options), init=None)
+    with output_lock(folder) if process.leads else nullcontext():
+        path = _run_in(folder, cases, split, further, recipe, process, own)
+    with process.leader_first():  # who has written it
+        return open_checkpoint(path)
+
+
+def _behind(first: Checkpoint, config: RunConfig) -> RunConfig:
+    """The second stage's settings behind that very model, whose own settings are part of them."""
+    settings = config.model_dump()
+    settings["first"]["recipe"] = first.config.model_dump()
+    return parse_config(settings, f"{config.name} behind {first.path}")
 
 
 def _run_in(
@@ -116,10 +160,11 @@ def _run_in(
     config: RunConfig,
     process: Process,
     options: TrainOptions,
+    first: Checkpoint | None = None,
 ) -> Path:
-    """Train in a folder that no other run writes into."""
+    """Train in a folder that no other run writes into; behind ``first``, where this is the second stage of a cascade."""
     held_back = references([cases[name] for name in split.validation], config)
-    identity = _identity(config, split, further, options)
+    identity = _identity(config, split, further, options) | ({"first stage": first.sha256} if first else {})
     state = _earlier_state(output, identity, options)
     with process.leader_first():
         _prepare(output, split, options, process)
@@ -136,7 +181,12 @@ def _run_in(
     if state:
         trainee.restore(state["trainee"])
     tensorboard = open_tensorboard(output / "tensorboard")
-    run = _Run(output, config, identity, held_back, process, card, tensorboard)
+    network = None
+    if first is not None:
+        card["trained_on"] += f"; first stage: {first.card.get('trained_on', 'unknown')}"
+        card = with_parent(card, first)
+        network = first.build()
+    run = _Run(output, config, identity, held_back, process, card, tensorboard, network)
     train(
         trainee,
         dataset,
@@ -154,8 +204,13 @@ def _checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig
     """The recipe with the option's minutes; what the loop would stumble over is found before anything is loaded."""
     if options.minutes is not None:
         settings = config.model_dump()
-        settings["training"]["stopping"]["minutes"] = options.minutes
+        for stage in (settings, *([settings["first"]["recipe"]] if config.first else [])):
+            stage["training"]["stopping"]["minutes"] = options.minutes
         config = parse_config(settings, f"--minutes {options.minutes}")
+    if options.first is not None and config.first is None:
+        raise UsageError(
+            f"--first {options.first}: the recipe {recipe} is no cascade; leave it out, or name one that is"
+        )
     try:
         build_loss(config.training.loss.name, config.training.loss.parameters)
     except ValueError as error:
@@ -320,6 +375,8 @@ class _Run:
     process: Process
     card: Mapping[str, Any]
     tensorboard: Callable[[EpochRecord], None]
+    first: nn.Module | None = None
+    """Of a cascade, whose second network is learning."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Of the last validation."""
 
@@ -331,11 +388,14 @@ class _Run:
     def last(self) -> Path:
         return self.output / LAST_NAME
 
+    def _save(self, path: Path, network: nn.Module, card: Mapping[str, Any]) -> None:
+        save_checkpoint(path, network if self.first is None else Cascade(self.first, network), self.config, card)
+
     def validate(self, network: nn.Module) -> dict[str, Any]:
         """Score the file that a user would get, float16 weights and all."""
         with self.process.leader_first():  # nobody reads before it is there
             if self.process.leads:
-                save_checkpoint(self.last, network, self.config, self.card)
+                self._save(self.last, network, self.card)
         self.rows[:] = validate(self.last, self.held_back, self.process)
         dice, tversky, accuracy = (
             mean_scores(self.rows, name, self.config.regions) for name in ("dice", "tversky", "accuracy")
@@ -353,9 +413,9 @@ class _Run:
             return
         record, network = trainee.records[-1], trainee.average.module.eval()
         card = {**self.card, "scores": {f"dice_{region}": value for region, value in record.dice.items()}}
-        save_checkpoint(self.last, network, self.config, card)
+        self._save(self.last, network, card)
         if not self.held_back or record.epoch == best_epoch(trainee.records):
-            save_checkpoint(self.model, network, self.config, card)
+            self._save(self.model, network, card)
             if self.rows:
                 write_table(self.output / "validation.csv", pd.DataFrame(self.rows))
         write_history(trainee.records, self.output / "history.csv")

@@ -62,6 +62,7 @@ def slices_as_channels(volume: torch.Tensor, context: int, step: int = 1) -> tor
 def training_chain(
     spatial_dims: int,
     patch: Sequence[int],
+    n_probabilities: int = 0,
     *,
     rotate_degrees: float = 15.0,
     scale: float = 0.2,
@@ -86,6 +87,9 @@ def training_chain(
     The options are those of :class:`pipeline.config.AugmentConfig`; with all of them 0 or empty the patch is the
     middle of the crop to the bit. Where a modality is 0 (background, or missing altogether), intensity changes keep
     it 0. ``chain.set_random_state(seed)`` before a sample decides all of it.
+
+    The last ``n_probabilities`` channels of the image are a first network's probabilities: they are moved as the images
+    are, and no change of intensities touches them; where no image shows anything they become 0, as the predictor has it.
     """
     # One sequence of an examination is often worse than the others, or not there at all: those strike one modality.
     changes: list[tuple[float, float, Change]] = [
@@ -99,7 +103,8 @@ def training_chain(
         (missing_modality, missing_modality, partial(_one_modality, change=_left_out)),
     ]
     wanted = [(probability, change) for option, probability, change in changes if option > 0]
-    return Compose([RandMoved(patch, rotate_degrees, scale, elastic, flip_axes), RandChanged(wanted), _finish])
+    moved = RandMoved(patch, rotate_degrees, scale, elastic, flip_axes)
+    return Compose([moved, RandChanged(wanted, n_probabilities), _finish])
 
 
 # Where the voxels come from
@@ -207,21 +212,26 @@ def _enlarged(field: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 class RandChanged(RandomizableTransform):
     """Change an image (modalities, slices, *patch) by each of ``changes`` with its probability, one after the other.
 
-    One transform rather than one for each, for to seed a generator takes longer than most changes.
+    One transform rather than one for each, for to seed a generator takes longer than most changes. The last
+    ``n_probabilities`` channels are not changed.
     """
 
-    def __init__(self, changes: Sequence[tuple[float, Change]]) -> None:
+    def __init__(self, changes: Sequence[tuple[float, Change]], n_probabilities: int = 0) -> None:
         super().__init__(1.0)
-        self.changes = list(changes)
+        self.changes, self.n_probabilities = list(changes), n_probabilities
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
-        image = data["image"]
+        n_images = len(data["image"]) - self.n_probabilities
+        image, probabilities = data["image"][:n_images], data["image"][n_images:]
         shown = image != 0
         for probability, change in self.changes:
             if self.R.rand() < probability:
                 image = change(image, self.R)
         # The background of each modality is exactly 0 when the network is used.
-        return {**data, "image": image * shown}
+        image = image * shown
+        if self.n_probabilities:
+            image = torch.cat((image, probabilities * shown.any(dim=0)))
+        return {**data, "image": image}
 
 
 def _per_modality(values: np.ndarray, image: torch.Tensor) -> torch.Tensor:
