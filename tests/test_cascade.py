@@ -227,7 +227,7 @@ def alone(path: Path, folder: Path) -> Path:
 def test_where_nothing_is_found_the_second_does_not_run_and_the_firsts_answer_stands(
     by_hand: Path, tmp_path: Path
 ) -> None:
-    case = write_case(tmp_path / "a", None)
+    case = write_case(tmp_path / "a", None, np.diag([1.5, 1.5, 1.5, 1.0]))  # neither grid is the images' own
     predictor, seen = with_stubs(by_hand)
     single = Predictor(alone(by_hand, tmp_path), "cpu")
     single.networks[0].forward = predictor.models[0][0].runner.network.forward  # type: ignore[method-assign]
@@ -347,6 +347,31 @@ def test_the_mean_of_the_members_is_the_answer(tiny_cascade: Path, case: Case, m
         np.testing.assert_allclose(result.probabilities[region], wanted, atol=1e-5)
     assert result.uncertainty is not None and result.disagreement is not None
     assert 0 < max(result.disagreement.values()) <= 1
+
+
+def test_a_member_is_one_mirrored_pass_of_both_networks(
+    by_hand: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered: list[MemberSpread] = []
+    monkeypatch.setattr(
+        module, "MemberSpread", lambda threshold: gathered.append(MemberSpread(threshold)) or gathered[0]
+    )
+    predictor, _ = with_stubs(by_hand, tta=True)
+    network = predictor.models[0][0].runner.network
+    plain = network.forward
+    # Surer towards the end of the first axis, so that passes that mirror it differ, and no others.
+    network.forward = lambda x: plain(x) + torch.linspace(-1, 1, x.shape[2]).reshape(1, 1, -1, 1, 1)  # type: ignore
+    result = predictor(write_case(tmp_path / "a", CUBE))
+    assert len(gathered[0].weights) == 8 and gathered[0].grid is not None
+    assert result.uncertainty is not None
+    # Logits far from the cube: FLAIR is 1.5 on average, T1 150.
+    for region, mean, logit in zip(("WT", "TC"), gathered[0].mean.numpy(), (-3.5, -4.5), strict=True):
+        back = module.restore(torch.as_tensor(mean[None]), gathered[0].grid, result.native.grid)[0]
+        np.testing.assert_allclose(result.probabilities[region], back, atol=1e-6)
+        spread = result.uncertainty[region]
+        # There the first network's two answers stand, half of their difference apart from their mean.
+        low, high = (1 / (1 + np.exp(-(logit + slope))) for slope in (-1, 1))
+        assert spread[0].mean() == pytest.approx((high - low) / 2, rel=0.1) and spread[24, 16, 18] < 1e-6
 
 
 def test_cascades_and_single_models_are_averaged(tiny_cascade: Path, tiny_model: Path, case: Case) -> None:

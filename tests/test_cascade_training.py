@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from data.case import discover_cases
 from data.errors import UsageError
-from networks import Cascade
+from networks import Cascade, build_network
 from pipeline import training_run
-from pipeline.checkpoint import open_checkpoint
+from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.initial import initial_network
 from pipeline.predictor import Predictor
 from pipeline.training_run import TrainOptions, run_training
@@ -127,6 +127,17 @@ def test_a_finished_first_stage_is_taken_as_it_is(
     other = shutil.copy(make_model(tmp_path / "other.safetensors", spatial_dims=2), tmp_path / "copy.safetensors")
     with pytest.raises(UsageError, match="its run has another recipe"):
         run_training(phantoms, recipe, tmp_path / "out", options(folder, first=str(other), resume=True))
+
+
+def test_a_run_does_not_go_on_behind_other_weights(
+    undisturbed: Path, folder: Path, phantoms: Path, recipe: str, tmp_path: Path
+) -> None:
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    config = open_checkpoint(undisturbed / "first" / "model.safetensors").config
+    torch.manual_seed(9)
+    save_checkpoint(tmp_path / "other.safetensors", build_network(config.network), config, {})
+    with pytest.raises(UsageError, match="its run has another first stage; resume with the same one"):
+        run_training(phantoms, recipe, out, options(folder, first=str(tmp_path / "other.safetensors"), resume=True))
 
 
 def test_another_model_may_be_the_first_stage_and_a_warning_says_whom_it_may_have_seen(
