@@ -21,18 +21,19 @@ import torch
 from data.errors import SegmentationError
 from data.splits import read_split
 from pipeline.checkpoint import Checkpoint, open_checkpoint
-from pipeline.cube_validation import Cube, read_cubes, validate_cubes, without_empty
+from pipeline.cube_validation import cubes_of, validate_cubes, without_empty
 from pipeline.distributed import Process
 from pipeline.provenance import why_seen
 from pipeline.tables import write_table
+from pipeline.training.sources.cubes import LesionCube
 from pipeline.validation import mean_scores
 
 REGIONS = ("WT", "TC", "ET")
 
 
-def seen_cubes(model: Checkpoint, cubes: list[Cube]) -> list[str]:
+def seen_cubes(model: Checkpoint, cubes: list[LesionCube]) -> list[str]:
     """Lesions of patients whom a model has learnt from, by name."""
-    return [cube.name for cube in cubes if why_seen(model.card, cube.name, {})]
+    return [cube.name for cube in cubes if why_seen(model.card, cube.name.partition("#")[0], {})]
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
@@ -57,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     try:
-        cubes = read_cubes(arguments.cubes, read_split(arguments.split).set_aside)
+        cubes = cubes_of(arguments.cubes, read_split(arguments.split).set_aside)
         models = [open_checkpoint(name) for name in arguments.model]
         for model in models:
             if (seen := seen_cubes(model, cubes)) and not arguments.seen:

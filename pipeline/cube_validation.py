@@ -1,8 +1,6 @@
 """Validation on single lesions of BraTS 2020, cut out as cubes: many patients at the price of one.
 
-A file ``BraTS20_Training_NNN.npz`` holds of one patient ``images`` (n, 4, 32, 32, 32), T1, T1c, T2 and FLAIR, z-scored
-over the whole brain by their publisher with a background of 0, and ``labels`` (n, 32, 32, 32) of 0, 1, 2, 4. The voxels
-are those of the 240 x 240 x 155 volume of 1 mm at 128 places along each axis, ends included, axes L, P, S.
+Each stands alone, as `pipeline.training.sources.cubes` reads it: the network sees zeros around it.
 """
 
 from __future__ import annotations
@@ -10,13 +8,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
@@ -26,33 +23,12 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.distributed import Process
 from pipeline.metrics import dice
 from pipeline.predictor import Predictor
+from pipeline.training.sources.cubes import CUBE_CHANNELS, CUBE_CONVENTION, LesionCube, read_cubes
 
-MODALITIES = ("t1", "t1c", "t2", "flair")
-SIDE = 32
-SPACING_MM = (239 / 127, 239 / 127, 154 / 127)
-CONVENTION = "brats2017"
 Row = dict[str, float | str]
 
 
-@dataclass(frozen=True, eq=False)
-class Cube:
-    """One lesion.
-
-    Parameters
-    ----------
-    name : str
-        The patient and the lesion's number in the file, from 0: ``BraTS20_Training_005/0``.
-    images : (4, 32, 32, 32) float32
-        In the order of `MODALITIES`.
-    labels : (32, 32, 32) uint8
-    """
-
-    name: str
-    images: NDArray[np.float32]
-    labels: NDArray[np.uint8]
-
-
-def read_cubes(folder: Path, patients: Collection[str]) -> list[Cube]:
+def cubes_of(folder: Path, patients: Collection[str]) -> list[LesionCube]:
     """The lesions of some patients, by patient and number.
 
     Parameters
@@ -73,10 +49,10 @@ def read_cubes(folder: Path, patients: Collection[str]) -> list[Cube]:
     wanted = sorted({known_as(name) for name in patients})
     if absent := [name for name in wanted if name not in files]:
         raise UsageError(f"{folder}: no cubes of {absent[0]} ({len(absent)} such patients); correct the split")
-    return [cube for name in wanted for cube in _cubes_of(files[name])]
+    return [cube for name in wanted for cube in read_cubes(files[name])]
 
 
-def validate_cubes(model: Path, cubes: Sequence[Cube], process: Process) -> list[Row]:
+def validate_cubes(model: Path, cubes: Sequence[LesionCube], process: Process) -> list[Row]:
     """One row for each lesion: ``case`` and, per region of the model, ``dice_WT`` and ``voxels_WT``.
 
     Dice is over the cube's voxels; both masks empty give 1, one of them 0. ``voxels_WT`` counts the reference's. The
@@ -119,20 +95,8 @@ def _without_normalising(settings: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _cubes_of(path: Path) -> Iterator[Cube]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            images, labels = content["images"].astype(np.float32), content["labels"]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: holds no images and labels of cubes ({error}); copy it again") from None
-    if images.shape[1:] != (len(MODALITIES), SIDE, SIDE, SIDE) or labels.shape != (len(images), SIDE, SIDE, SIDE):
-        raise InputError(f"{path}: its images are {images.shape} and its labels {labels.shape}; copy it again")
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        yield Cube(f"{path.stem}/{number}", image, label)
-
-
-def _scores(predictor: Predictor, cube: Cube) -> Row:
-    convention = load_convention(CONVENTION)
+def _scores(predictor: Predictor, cube: LesionCube) -> Row:
+    convention = load_convention(CUBE_CONVENTION)
     told = [region for region in predictor.regions if region in convention.regions]
     if not told:
         raise InputError(f"{predictor.name}: has none of the regions {', '.join(convention.regions)}; leave cubes out")
@@ -145,13 +109,12 @@ def _scores(predictor: Predictor, cube: Cube) -> Row:
 
 
 @contextmanager
-def _as_case(cube: Cube) -> Iterator[Case]:
+def _as_case(cube: LesionCube) -> Iterator[Case]:
     """The lesion as a patient's files, for the time of the block."""
-    affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
     with tempfile.TemporaryDirectory(prefix="cube-") as name:
         images: Mapping[str, ImageSource] = {
-            modality: ImageSource((Path(name) / f"{modality}.nii",)) for modality in MODALITIES
+            modality: ImageSource((Path(name) / f"{modality}.nii",)) for modality in CUBE_CHANNELS
         }
         for source, image in zip(images.values(), cube.images, strict=True):
-            nib.save(nib.Nifti1Image(image, affine), source.paths[0])
+            nib.save(nib.Nifti1Image(image, cube.grid.affine), source.paths[0])
         yield Case(cube.name, Path(name), "cube", "one lesion of BraTS 2020", images, None)
