@@ -206,10 +206,15 @@ class PatchDataset(Dataset):
         last = shape[2] - 1
         offsets = range(-self.context * self.step, self.context * self.step + 1, self.step)
         near = np.array([min(max(int(centre[2]) + k, 0), last) for k in offsets])
-        slices = [crop_around(case.voxels[..., k], centre[:2], self.patch, self.crop[:2], beyond) for k in near]
+        # One crop of all of them, for they lie side by side in memory.
+        pace = self.step if len(set(near)) == len(near) else 1
+        slab = np.moveaxis(case.voxels[..., near[0] : near[-1] + 1 : pace], -1, 1)
+        depth = slab.shape[1]
+        cut = crop_around(slab, (depth // 2, *centre[:2]), (depth, *self.patch), (depth, *self.crop[:2]), beyond)
+        cut = cut if depth == len(near) else cut[:, near - near[0]]
         firsts = crop_start(centre[:2], self.patch, self.crop[:2], shape[:2])
         positions = [np.arange(first, first + n) for first, n in zip(firsts, self.crop[:2], strict=True)]
-        return np.stack(slices).transpose(1, 2, 3, 0), [*positions, near]
+        return np.moveaxis(cut, 1, -1), [*positions, near]
 
 
 def _by_kind(extra: Sequence[TrainingCase], sampling: SamplingConfig) -> list[tuple[list[TrainingCase], float]]:
