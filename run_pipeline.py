@@ -278,7 +278,7 @@ class Train:
     init: str | None = None
     """A model to go on from; for vgg19_unet also a file with torchvision's vgg19_bn weights (.pth)."""
     resume: bool = False
-    """Go on with the run in OUTPUT, as if it had never stopped."""
+    """Go on with the run in OUTPUT, as if it had never stopped; more --minutes extend it."""
     cache: Path | None = None
     """Folder for preprocessed cases, which runs may share; OUTPUT/cache by default."""
     minutes: float | None = None

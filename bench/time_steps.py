@@ -35,7 +35,11 @@ def synthetic_case(seed: int, config: Any) -> Any:
     centres = {name: np.argwhere(m).astype(np.int16) for name, m in zip(config.regions, masks, strict=True)}
     centres["brain"] = np.argwhere(brain).astype(np.int16)
     voxels = np.concatenate((images, masks)).astype(np.float16)
-    return TrainingCase(f"case {seed}", "patient", voxels, len(images), (True,) * len(masks), centres)
+    told: dict[str, Any] = {"known": (True,) * len(masks)}  # an older checkout tells what is known by the region
+    more = {key: value for key, value in told.items() if key in TrainingCase.__dataclass_fields__}
+    return TrainingCase(
+        name=f"case {seed}", kind="patient", voxels=voxels, n_images=len(images), centres=centres, **more
+    )
 
 
 def answer_turns(recipe: str, steps: int) -> None:

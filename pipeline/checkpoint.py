@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `models` needs none of i
 MODELS = Path(__file__).parent / "models"
 FORMAT = "brain-tumour-checkpoint 2"
 FORMAT_WITHOUT_DIGEST = "brain-tumour-checkpoint 1"
-CARD_KEYS = ("trained_on", "held_out", "scores", "licence", "date", "command", "learnt_from", "parents")
+CARD_KEYS = ("trained_on", "held_out", "scores", "licence", "date", "command", "learnt_from", "parents", "soup")
 """The last two since 0.6 (pipeline.provenance); a card without them does not say."""
 LARGEST_FILE = 2**31
 """Bytes of a model file: a thousand million weights. A larger one is refused before it is read."""

@@ -161,7 +161,7 @@ class LossConfig(Strict):
 class ScheduleConfig(Strict):
     """The learning rate over the epochs (see pipeline.schedule)."""
 
-    name: Literal["cosine", "polynomial", "plateau", "constant"] = "cosine"
+    name: Literal["cosine", "polynomial", "plateau", "constant", "constant_cooldown"] = "cosine"
     warmup_steps: int = Field(default=50, ge=0)
     """Steps over which the rate rises to its first value."""
     power: float = Field(default=0.9, gt=0)
@@ -171,7 +171,10 @@ class ScheduleConfig(Strict):
     patience: int = Field(default=5, ge=1)
     """plateau: ...when the validation score (without validation: the loss) has not improved in so many readings."""
     last: float = Field(default=0.01, ge=0, lt=1)
-    """cosine, plateau: the rate does not fall below this share of the first."""
+    """cosine, plateau, constant_cooldown: the rate does not fall below this share of the first."""
+    cooldown: float = Field(default=0.2, gt=0, le=1)
+    """constant_cooldown: share of the run, at its end, over which the rate falls; until then nothing depends on how long
+    the run is to be."""
 
 
 class StoppingConfig(Strict):
@@ -226,12 +229,19 @@ class TrainingConfig(Strict):
     steps_per_epoch: int = Field(default=100, ge=1)
     validate_every: int = Field(default=5, ge=1)
     """Epochs between two validations; the last epoch is always validated."""
+    validate_minutes: float | None = Field(default=None, gt=0)
+    """Validate instead at the end of the epoch in which so many minutes have passed since the last validation."""
+    soup: int = Field(default=0, ge=0, le=50)
+    """At the end the weights of so many of the latest validated epochs are averaged, and that is the model where it
+    scores better than the best of them; 0: not."""
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest norm of the gradient."""
     mixed_precision: bool = True
-    """float16 where it is safe, on CUDA."""
+    """float16 where it is safe, on CUDA; on a CPU what ``cpu_precision`` says. false: float32 everywhere."""
+    cpu_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """On a CPU. auto: bfloat16 products where the CPU has matrix tiles for them (AMX), float32 elsewhere."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
     """The weights that are kept are a moving average of the ones that are trained."""
     loss: LossConfig = LossConfig()

@@ -29,7 +29,15 @@ def rate_factor(schedule: ScheduleConfig, progress: float, step: int, scores: Se
         return warm_up * max(1.0 - progress, 0.0) ** schedule.power
     if schedule.name == "plateau":
         return warm_up * plateau_factor(scores, schedule.patience, schedule.factor, schedule.last)
+    if schedule.name == "constant_cooldown" and cools_down(schedule, progress):  # 1 - sqrt, Hägele et al. 2024
+        over = min((progress - 1) / schedule.cooldown + 1, 1.0)
+        return warm_up * (schedule.last + (1 - schedule.last) * (1 - math.sqrt(over)))
     return warm_up
+
+
+def cools_down(schedule: ScheduleConfig, progress: float) -> bool:
+    """Whether a run that is over by the share ``progress`` is in its cool-down; only ``constant_cooldown`` has one."""
+    return schedule.name == "constant_cooldown" and progress > 1 - schedule.cooldown
 
 
 def plateau_factor(scores: Sequence[float], patience: int, factor: float, last: float) -> float:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import CheckpointError
+from pipeline.provenance import with_parent
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.checkpoint import Checkpoint
+
 
 NOT_COMPUTED = ("name", "training", "augment")
 """Keys of a recipe that say how weights were found; all others say what is computed with them."""
@@ -58,7 +60,7 @@ def soup_card(models: Sequence[Checkpoint], command: str = "") -> dict[str, Any]
     Held out of it are those alone that every parent has held out.
     """
     cards = [model.card for model in models]
-    return {
+    card: dict[str, Any] = {
         "trained_on": _joined(card.get("trained_on", "") for card in cards),
         "held_out": [
             name for name in cards[0].get("held_out", []) if all(name in c.get("held_out", []) for c in cards)
@@ -67,8 +69,10 @@ def soup_card(models: Sequence[Checkpoint], command: str = "") -> dict[str, Any]
         "licence": _joined(card.get("licence", "") for card in cards),
         "date": date.today().isoformat(),
         "command": command,
-        "parents": [{"name": model.name, "sha256": model.sha256} for model in models],
     }
+    for model in models:  # with whom each has learnt from
+        card = with_parent(card, model)
+    return card
 
 
 def _joined(texts: Iterable[str]) -> str:

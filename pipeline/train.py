@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +21,12 @@ from networks import build_network
 from pipeline.distributed import Process
 from pipeline.history import EpochRecord
 from pipeline.losses import build_loss, supervised_loss
+from pipeline.precision import product_type
 from pipeline.sampling import PatchDataset
 from pipeline.schedule import rate_factor, stalled
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig, StoppingConfig
+    from pipeline.config import RunConfig, TrainingConfig
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,12 @@ class Trainee:
     """Of the weights and buffers of ``network``; its ``module`` is what is validated and kept."""
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    product_type: torch.dtype | None
+    """Of the network's products (see :func:`pipeline.precision.product_type`)."""
     records: list[EpochRecord]
     """One for each epoch that is over."""
+    origin: dict[str, float] = field(default_factory=lambda: {"step": 0, "minutes": 0.0})
+    """Where the schedule began: at the start, or where a finished run was extended."""
 
     @classmethod
     def new(cls, config: RunConfig, device: torch.device, init: nn.Module | None = None) -> Trainee:
@@ -58,10 +63,14 @@ class Trainee:
         network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
         average = AveragedModel(network, multi_avg_fn=_average_with_warm_up(training.ema_decay), use_buffers=True)
         optimiser = torch.optim.AdamW(
-            network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            network.parameters(),
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=True if device.type == "cpu" else None,  # one loop over all weights, not one of Python's for each
         )
-        scaler = torch.amp.GradScaler(enabled=training.mixed_precision and device.type == "cuda")
-        return cls(network, average, optimiser, scaler, [])
+        chosen = product_type(training, device)
+        scaler = torch.amp.GradScaler(enabled=chosen == torch.float16)
+        return cls(network, average, optimiser, scaler, chosen, [])
 
     @property
     def step(self) -> int:
@@ -71,13 +80,37 @@ class Trainee:
     def state(self) -> dict[str, Any]:
         """Tensors, numbers and text, for :func:`pipeline.training_state.save_state`."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return {**parts, "records": [asdict(record) for record in self.records]}
+        return {**parts, "records": [asdict(record) for record in self.records], "origin": dict(self.origin)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what :meth:`state` was taken of."""
         for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.records[:] = [EpochRecord(**record) for record in state["records"]]
+        self.origin.update(state.get("origin", {}))  # states of 0.5 have none
+
+    def restart_schedule(self) -> None:
+        """Begin the schedule anew at the last epoch's end, warm-up, plateau and patience included."""
+        if self.records:
+            self.origin.update(step=self.step, minutes=self.records[-1].minutes)
+
+    def progress(self, training: TrainingConfig, step: int, minutes: float) -> float:
+        """Share of the schedule that is over: by the steps, or by the clock where that is ahead."""
+        begun, total = self.origin["step"], training.epochs * training.steps_per_epoch
+        share, limit = (step - begun) / max(total - begun, 1), training.stopping.minutes
+        if limit is None:
+            return share
+        return max(share, (minutes - self.origin["minutes"]) / max(limit - self.origin["minutes"], 1e-9))
+
+    def readings(self, *, validated: bool) -> list[float]:
+        """The score that decides, since the schedule began, higher is better.
+
+        It is the mean Dice of each validation; in a run without validation the negative loss.
+        """
+        own = [record for record in self.records if record.step > self.origin["step"]]
+        if validated:
+            return [record.mean_dice for record in own if record.mean_dice is not None]
+        return [-record.loss for record in own]
 
 
 _PARTS = ("network", "average", "optimiser", "scaler")
@@ -141,19 +174,21 @@ def train(
         return (time.monotonic() - start) / 60
 
     for epoch in range(len(trainee.records), training.epochs):
-        if _over(trainee.records, training.stopping):
+        if is_over(trainee, training):
+            log.info("the run is over after %d epochs", epoch)
             break
         torch.manual_seed(_epoch_seed(training.seed, epoch, process.rank))
         network.train()
         losses: list[float] = []
         rate = 0.0
-        readings = _readings(trainee.records, validated=validate is not None)
+        readings = trainee.readings(validated=validate is not None)
         for batch in _batches(dataset, epoch, process, workers):
             step = trainee.step + len(losses)
-            progress = step / total
-            if limit is not None:
-                progress = process.from_leader(max(progress, minutes() / limit))
-            rate = training.learning_rate * rate_factor(training.schedule, progress, step, readings)
+            progress = trainee.progress(training, step, 0.0 if limit is None else minutes())
+            if limit is not None:  # the clocks of the processes differ
+                progress = process.from_leader(progress)
+            since = step - int(trainee.origin["step"])
+            rate = training.learning_rate * rate_factor(training.schedule, progress, since, readings)
             for group in trainee.optimiser.param_groups:
                 group["lr"] = rate
             losses.append(_learn(trainee, network, batch, loss_function, process, training.gradient_clip))
@@ -168,7 +203,7 @@ def train(
         now = process.from_leader(minutes())
         scores: dict[str, Any] = {}
         last = epoch + 1 == training.epochs or (limit is not None and now >= limit)
-        if validate is not None and (last or (epoch + 1) % training.validate_every == 0):
+        if validate is not None and (last or _validation_is_due(trainee, training, epoch, now)):
             scores = validate(trainee.average.module.eval())
             now = process.from_leader(minutes())
         trainee.records.append(EpochRecord(epoch + 1, trainee.step + len(losses), now, rate, loss, **scores))
@@ -176,19 +211,23 @@ def train(
         keep(trainee)
 
 
-def _over(records: Sequence[EpochRecord], stopping: StoppingConfig) -> bool:
-    """Whether the run ends before its last epoch; told by the records alone, so that all processes agree."""
-    if stalled(_readings(records, validated=True), stopping.patience):
-        log.info("no better score in %s validations: stopping early", stopping.patience)
+def is_over(trainee: Trainee, training: TrainingConfig) -> bool:
+    """Whether the run is at its end; told by its records alone, so that all processes agree."""
+    records, stopping = trainee.records, training.stopping
+    if stalled(trainee.readings(validated=True), stopping.patience):
+        log.info("no better score in %s validations", stopping.patience)
         return True
-    return bool(records) and stopping.minutes is not None and records[-1].minutes >= stopping.minutes
+    if records and stopping.minutes is not None and records[-1].minutes >= stopping.minutes:
+        return True
+    return len(records) >= training.epochs
 
 
-def _readings(records: Sequence[EpochRecord], *, validated: bool) -> list[float]:
-    """The score that decides, higher is better: mean Dice of each validation; without validation the negative loss."""
-    if validated:
-        return [record.mean_dice for record in records if record.mean_dice is not None]
-    return [-record.loss for record in records]
+def _validation_is_due(trainee: Trainee, training: TrainingConfig, epoch: int, now: float) -> bool:
+    """Whether an epoch that ends ``now`` (minutes since the run's start) is validated, be it not the last one."""
+    if training.validate_minutes is None:
+        return (epoch + 1) % training.validate_every == 0
+    earlier = [record.minutes for record in trainee.records if record.mean_dice is not None]
+    return now - max(earlier, default=0.0) >= training.validate_minutes
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
@@ -241,7 +280,7 @@ def _learn(
     device = process.device
     image, target = (batch[key].to(device, non_blocking=True) for key in ("image", "regions"))
     known = ~target.isnan()
-    with torch.autocast(device.type, dtype=torch.float16, enabled=trainee.scaler.is_enabled()):
+    with torch.autocast(device.type, dtype=trainee.product_type, enabled=trainee.product_type is not None):
         outputs = network(image)
     loss = supervised_loss(outputs, target, loss_function, known)
     trainee.optimiser.zero_grad(set_to_none=True)

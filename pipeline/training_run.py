@@ -22,30 +22,35 @@ from data.case import Case, discover_cases
 from data.errors import UsageError
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.splits import Split, fold_split, known_as, listed, match_split, read_split
-from data.write import write_text_atomically
+from data.write import write_bytes_atomically, write_text_atomically
 from networks import Cascade
+from pipeline.allocation import tune_malloc
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.distributed import Process, joined
+from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.initial import initial_network
 from pipeline.losses import build_loss
 from pipeline.provenance import as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.sampling import PatchDataset
+from pipeline.soup import flat_settings, soup_network
 from pipeline.tables import write_table
 from pipeline.train import Trainee, train
 from pipeline.training.sources import Source, source_of
 from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases
 from pipeline.training_state import load_state, save_state
-from pipeline.validation import Reference, mean_scores, references, validate
+from pipeline.validation import NO_AUGMENTATION, Reference, mean_scores, references, validate, validation_loss
 
 log = logging.getLogger(__name__)
 
 FIRST_PHANTOM = 1000
 """Seed of the first synthetic patient that is learnt from; those of the demo and the benchmarks lie below."""
 
-STATE_NAME = "state.safetensors"
 LAST_NAME = "last.safetensors"
+MODEL_NAME = "model.safetensors"
+KEPT = "kept"
+"""Folder of the latest validated checkpoints, for `training.soup`."""
 
 Further = Sequence[tuple[Path, Source, list[str]]]
 """Folders to learn from beside the patients, with their kind and the names of their cases."""
@@ -86,8 +91,9 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
 
     The folder then holds ``model.safetensors`` (the best on the validation patients; without them the last),
     ``validation.csv`` (its scores, per patient), ``last.safetensors``, ``history.csv``, ``curves.png``, ``split.json``,
-    ``state.safetensors`` (for --resume) and ``tensorboard/`` where that is installed. The processes of a distributed run
-    share it. Of a cascade the first stage is trained first, in ``first/``, with the same split; its model goes into the
+    ``state.safetensors`` (for --resume), ``state_before_cooldown.safetensors`` (to extend a run whose rate has a cool-down),
+    ``kept/`` (with `training.soup`) and ``tensorboard/`` where that is installed. The processes of a distributed run share
+    it. Of a cascade the first stage is trained first, in ``first/``, with the same split; its model goes into the
     cascade's.
 
     Raises
@@ -101,6 +107,7 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
     config = _checked(load_recipe(recipe), recipe, options)
     if output.resolve() == patients.resolve():
         raise UsageError(f"--output {output} is the input folder; choose another, so that models and images stay apart")
+    tune_malloc()
     with joined(options.device) as process:
         _check_batch(config, process)
         cases = {case.case_id: case for case in discover_cases(patients, exclude=output)}
@@ -163,7 +170,8 @@ def _run_in(
     first: Checkpoint | None = None,
 ) -> Path:
     """Train in a folder that no other run writes into; behind ``first``, where this is the second stage of a cascade."""
-    held_back = references([cases[name] for name in split.validation], config)
+    validated = [cases[name] for name in split.validation]
+    held_back = references(validated, config)
     identity = _identity(config, split, further, options) | ({"first stage": first.sha256} if first else {})
     state = _earlier_state(output, identity, options)
     with process.leader_first():
@@ -175,18 +183,23 @@ def _run_in(
             found = source.whole(folder)
             whole += [found[name] for name in names if name in found]
         card |= _provenance(dataset, whole, output, options, earlier=state is not None)
+        unchanged = _unchanged(validated, config, output, options)
     torch.manual_seed(config.training.seed)  # for the weights that --init does not give
     init = None if options.init is None or state else initial_network(options.init, config)
     trainee = Trainee.new(config, process.device, init)
+    to_beat = None
     if state:
         trainee.restore(state["trainee"])
+        to_beat = state.get("score to beat")
+        if extend(trainee, _recipe_of(state, output).training, config.training, output):
+            to_beat = _score_of(output / MODEL_NAME)
     tensorboard = open_tensorboard(output / "tensorboard")
     network = None
     if first is not None:
         card["trained_on"] += f"; first stage: {first.card.get('trained_on', 'unknown')}"
         card = with_parent(card, first)
         network = first.build()
-    run = _Run(output, config, identity, held_back, process, card, tensorboard, network)
+    run = _Run(output, config, identity, held_back, unchanged, process, card, tensorboard, network, to_beat)
     train(
         trainee,
         dataset,
@@ -197,6 +210,7 @@ def _run_in(
         on_step=options.on_step,
         workers=options.workers,
     )
+    run.try_soup(trainee)
     return run.model
 
 
@@ -288,6 +302,14 @@ def _dataset(
     return PatchDataset(own, config, extra, phantoms)
 
 
+def _unchanged(cases: Sequence[Case], config: RunConfig, output: Path, options: TrainOptions) -> PatchDataset | None:
+    """Samples of the patients that are validated on, drawn as in training but not augmented."""
+    if not cases:
+        return None
+    opened = patient_cases(cases, config, _cache(output, options), workers=options.workers)
+    return PatchDataset(opened, config.model_copy(update={"augment": NO_AUGMENTATION}))
+
+
 # What a run is, and where it was
 
 
@@ -310,12 +332,40 @@ def _earlier_state(output: Path, identity: Mapping[str, str], options: TrainOpti
     if not options.resume:
         raise UsageError(f"{output} holds a training run; go on with --resume, or choose another folder")
     state = load_state(path)
+    _require_same_recipe(_recipe_of(state, output), parse_config(json.loads(identity["recipe"]), "recipe"), output)
     for part, value in identity.items():
-        if state.get(part) != value:
+        if part != "recipe" and state.get(part) != value:
             raise UsageError(
                 f"{output}: its run has another {part}; resume with the same one, or choose another folder"
             )
     return state
+
+
+def _recipe_of(state: Mapping[str, Any], output: Path) -> RunConfig:
+    """The recipe that a state was trained with; keys that its version did not have are at their defaults."""
+    try:
+        return parse_config(json.loads(state["recipe"]), str(output / STATE_NAME))
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{output / STATE_NAME}: holds no recipe; choose another folder") from None
+
+
+def _require_same_recipe(theirs: RunConfig, ours: RunConfig, output: Path) -> None:
+    """All but the budget must be the same, or what follows would not be one run."""
+    before, now = (flat_settings(config.model_dump(mode="json")) for config in (theirs, ours))
+    for key in sorted(before.keys() | now.keys()):
+        if key not in BUDGET and before.get(key) != now.get(key):
+            raise UsageError(
+                f"{output}: its run has another recipe ({key} is {before.get(key)!r} there, {now.get(key)!r} here); "
+                f"resume with the same one (only {' and '.join(BUDGET)} may change), or choose another folder"
+            )
+
+
+def _score_of(model: Path) -> float | None:
+    """Mean Dice on a model's card; None where there is no model or it was not validated."""
+    if not model.is_file():
+        return None
+    scores = [score for name, score in open_checkpoint(model).card.get("scores", {}).items() if "dice_" in name]
+    return float(np.mean(scores)) if scores else None
 
 
 def _prepare(output: Path, split: Split, options: TrainOptions, process: Process) -> None:
@@ -372,17 +422,21 @@ class _Run:
     config: RunConfig
     identity: Mapping[str, str]
     held_back: Sequence[Reference]
+    unchanged: PatchDataset | None
+    """Of the patients that are held back, for the validation loss."""
     process: Process
     card: Mapping[str, Any]
     tensorboard: Callable[[EpochRecord], None]
     first: nn.Module | None = None
     """Of a cascade, whose second network is learning."""
+    to_beat: float | None = None
+    """Mean Dice of the model that an extended run began with."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Of the last validation."""
 
     @property
     def model(self) -> Path:
-        return self.output / "model.safetensors"
+        return self.output / MODEL_NAME
 
     @property
     def last(self) -> Path:
@@ -397,8 +451,14 @@ class _Run:
             if self.process.leads:
                 self._save(self.last, network, self.card)
         self.rows[:] = validate(self.last, self.held_back, self.process)
+        means = self._means(self.rows)
+        if self.unchanged is not None:
+            means["val_loss"] = validation_loss(network, self.unchanged, self.config, self.process.device)
+        return means
+
+    def _means(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         dice, tversky, accuracy = (
-            mean_scores(self.rows, name, self.config.regions) for name in ("dice", "tversky", "accuracy")
+            mean_scores(rows, name, self.config.regions) for name in ("dice", "tversky", "accuracy")
         )
         return {
             "dice": dice,
@@ -414,12 +474,64 @@ class _Run:
         record, network = trainee.records[-1], trainee.average.module.eval()
         card = {**self.card, "scores": {f"dice_{region}": value for region, value in record.dice.items()}}
         self._save(self.last, network, card)
-        if not self.held_back or record.epoch == best_epoch(trainee.records):
+        if not self.held_back or self._is_best(trainee.records):
             self._save(self.model, network, card)
             if self.rows:
                 write_table(self.output / "validation.csv", pd.DataFrame(self.rows))
         write_history(trainee.records, self.output / "history.csv")
         if not self.held_back or record.mean_dice is not None:
             plot_curves(trainee.records, self.output / "curves.png", self.config.name)
+        if self.config.training.soup and record.mean_dice is not None:
+            self._keep_for_soup(trainee, card)
         self.tensorboard(record)
-        save_state(self.output / STATE_NAME, {**self.identity, "trainee": trainee.state()})
+        if enters_cooldown(trainee, self.config.training) and (self.output / STATE_NAME).is_file():
+            # That of the epoch before, whose rate was still the full one.
+            write_bytes_atomically(self.output / BEFORE_COOLDOWN, (self.output / STATE_NAME).read_bytes())
+        state = {**self.identity, "score to beat": self.to_beat, "trainee": trainee.state()}
+        save_state(self.output / STATE_NAME, state)
+
+    def _is_best(self, records: Sequence[EpochRecord]) -> bool:
+        score = records[-1].mean_dice
+        best = records[-1].epoch == best_epoch(records)
+        return best and (self.to_beat is None or (score is not None and score > self.to_beat))
+
+    def _kept(self, epoch: int) -> Path:
+        return self.output / KEPT / f"epoch_{epoch:06d}.safetensors"
+
+    def _soup_epochs(self, records: Sequence[EpochRecord]) -> list[int]:
+        return [record.epoch for record in records if record.mean_dice is not None][-self.config.training.soup :]
+
+    def _keep_for_soup(self, trainee: Trainee, card: Mapping[str, Any]) -> None:
+        (self.output / KEPT).mkdir(exist_ok=True)
+        remove_temporary_files(self.output / KEPT)
+        self._save(self._kept(trainee.records[-1].epoch), trainee.average.module, card)
+        wanted = {self._kept(epoch) for epoch in self._soup_epochs(trainee.records)}
+        for path in set((self.output / KEPT).glob("epoch_*.safetensors")) - wanted:
+            path.unlink()
+
+    def try_soup(self, trainee: Trainee) -> None:
+        """Make the average of the latest validated epochs the model, if it scores better than the best of the run."""
+        if not self.config.training.soup or not self.held_back:
+            return
+        found = [path for epoch in self._soup_epochs(trainee.records) if (path := self._kept(epoch)).is_file()]
+        paths = self.process.from_leader(found)  # who writes them
+        if len(paths) < 2:
+            return
+        parents = [open_checkpoint(path) for path in paths]
+        card = {**self.card, "soup": [{"name": parent.name, "sha256": parent.sha256} for parent in parents]}
+        is_there = self.process.from_leader(self.model.is_file() and open_checkpoint(self.model).card.get("soup"))
+        if is_there == card["soup"]:
+            return  # the run was at its end before
+        network, soup = soup_network(parents), self.output / KEPT / "soup.safetensors"
+        with self.process.leader_first():
+            if self.process.leads:
+                save_checkpoint(soup, network, self.config, card)
+        rows = validate(soup, self.held_back, self.process)
+        means = self._means(rows)
+        singles = [*(record.mean_dice for record in trainee.records), self.to_beat]
+        best = max((score for score in singles if score is not None and np.isfinite(score)), default=-np.inf)
+        log.info("average of %d epochs: Dice %.4f; best single one: %.4f", len(paths), means["mean_dice"], best)
+        if means["mean_dice"] > best and self.process.leads:
+            scores = {f"dice_{region}": value for region, value in means["dice"].items()}
+            save_checkpoint(self.model, network, self.config, {**card, "scores": scores})
+            write_table(self.output / "validation.csv", pd.DataFrame(rows))

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import default_collate
 
 from data.case import Case
 from data.errors import InputError
@@ -15,10 +18,19 @@ from data.io import read_label_map
 from data.labels import count_labels, load_convention
 from data.recognise import ConventionChoice, choose_conventions
 from pipeline.checkpoint import open_checkpoint
-from pipeline.config import RunConfig
+from pipeline.config import AugmentConfig, RunConfig
 from pipeline.distributed import Process
+from pipeline.losses import build_loss, supervised_loss
 from pipeline.metrics import overlap_scores
 from pipeline.predictor import Predictor
+from pipeline.sampling import PatchDataset
+
+LOSS_BATCHES = 8
+"""Batches of the recipe's size over which the validation loss is a mean; always the same ones."""
+NO_AUGMENTATION = AugmentConfig(
+    rotate_degrees=0, scale=0, elastic=0, flip_axes=(), contrast=0, brightness=0, gamma=0, bias_field=0, noise=0, blur=0,
+    low_resolution=0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,19 @@ def validate(model: Path, patients: Sequence[Reference], process: Process) -> li
     checkpoint = open_checkpoint(model)
     predictor = Predictor(checkpoint, str(process.device), zero_missing=checkpoint.config.missing_modalities)
     return process.gathered([_scores(predictor, patient) for patient in process.share(list(patients))])
+
+
+@torch.no_grad()
+def validation_loss(network: nn.Module, samples: PatchDataset, config: RunConfig, device: torch.device) -> float:
+    """Mean of the recipe's loss over samples that are the same at every call, of a network in ``eval`` mode."""
+    loss = build_loss(config.training.loss.name, config.training.loss.parameters)
+    losses = []
+    for first in range(0, LOSS_BATCHES * samples.batch, samples.batch):
+        batch = default_collate([samples[index] for index in range(first, first + samples.batch)])
+        image, target = (batch[key].to(device) for key in ("image", "regions"))
+        known = ~target.isnan()
+        losses.append(supervised_loss(network(image), target, loss, known).item())
+    return float(np.mean(losses))
 
 
 def _scores(predictor: Predictor, patient: Reference) -> dict[str, float | str]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import ScheduleConfig
-from pipeline.schedule import plateau_factor, rate_factor, stalled
+from pipeline.schedule import cools_down, plateau_factor, rate_factor, stalled
 
 NO_WARM_UP = {"warmup_steps": 0}
 
@@ -23,6 +23,22 @@ def test_cosine_falls_from_one_to_the_last_share_and_is_half_way_in_the_middle(p
 def test_polynomial_is_the_remaining_share_to_the_power(progress, expected):
     schedule = ScheduleConfig(name="polynomial", power=2.0, **NO_WARM_UP)
     assert rate_factor(schedule, progress, 0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    # A quarter of the last fifth over: 1 - sqrt(1/4) = .5 of what lies above the last share, and so on.
+    [(0.0, 1.0), (0.5, 1.0), (0.8, 1.0), (0.85, 0.1 + 0.9 / 2), (0.928, 0.1 + 0.9 * 0.2), (1.0, 0.1), (1.3, 0.1)],
+)
+def test_after_a_constant_rate_the_cool_down_falls_by_the_root_of_its_progress(progress, expected):
+    schedule = ScheduleConfig(name="constant_cooldown", cooldown=0.2, last=0.1, **NO_WARM_UP)
+    assert rate_factor(schedule, progress, 0) == pytest.approx(expected)
+
+
+def test_only_a_schedule_with_a_cool_down_has_one_and_it_begins_after_its_share():
+    schedule = ScheduleConfig(name="constant_cooldown", cooldown=0.25)
+    assert [cools_down(schedule, progress) for progress in (0.0, 0.75, 0.76, 1.0)] == [False, False, True, True]
+    assert not cools_down(ScheduleConfig(name="cosine"), 1.0)
 
 
 def test_warm_up_rises_in_equal_steps_and_is_over_after_its_number_of_steps():

@@ -157,6 +157,21 @@ def test_without_decay_the_average_is_the_network_itself(cases):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+# ------------------------------------------------------------------------------------------------ in which numbers
+
+
+def test_the_network_multiplies_in_bfloat16_where_the_recipe_wants_it_and_learns_the_same(cases):
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        config = recipe(epochs=6, steps_per_epoch=5, cpu_precision=precision)
+        trainee = run(cases, config)
+        assert all(weight.dtype == torch.float32 for weight in trainee.network.parameters())
+        curves[precision] = np.array([record.loss for record in trainee.records])
+    assert np.all(curves["float32"] != curves["bfloat16"])  # it is not done by doing nothing
+    np.testing.assert_allclose(curves["bfloat16"], curves["float32"], rtol=0.01)
+    assert curves["bfloat16"][-1] < 0.9 * curves["bfloat16"][0]
+
+
 # ------------------------------------------------------------------------------------- it validates, slows and stops
 
 
@@ -210,6 +225,18 @@ def test_when_its_time_is_up_it_ends_the_epoch_and_validates(cases, monkeypatch)
     assert record.step == 10 and record.minutes >= 1.0 and record.mean_dice == 0.5
     run(cases, config, trainee, validate=scored())
     assert len(trainee.records) == 1
+
+
+def test_with_validate_minutes_it_validates_when_so_much_time_has_passed_since_the_last_validation(cases, monkeypatch):
+    clock = itertools.count(
+        0, 15
+    )  # a quarter of a minute whenever it is asked: at the start, then once or twice an epoch
+    monkeypatch.setattr("pipeline.train.time.monotonic", lambda: float(next(clock)))
+    config = recipe(epochs=9, steps_per_epoch=1, validate_every=1, validate_minutes=0.75)
+    records = run(cases, config, validate=scored(*[0.5] * 9)).records
+    # .25, .5, .75 (validated, over at 1.0), 1.25, 1.5, 1.75 (over at 2.0), 2.25, 2.5 and the last at 2.75.
+    assert [record.epoch for record in records if record.mean_dice is not None] == [3, 6, 9]
+    assert [record.minutes for record in records[2::3]] == [1.0, 2.0, 3.0]
 
 
 def test_the_schedule_follows_the_clock_where_that_is_ahead(cases, monkeypatch):

@@ -125,6 +125,7 @@ def test_a_run_leaves_model_history_curves_and_scores(undisturbed, patients):
     for record in records[1::2]:
         assert set(record.dice) == {"WT", "TC", "ET"}
         assert record.mean_dice == pytest.approx(np.mean(list(record.dice.values())))
+        assert record.val_loss is not None and 0 < record.val_loss < 5
     split = json.loads((undisturbed / "split.json").read_text())
     assert split == {"train": FOLD_0[0], "validation": FOLD_0[1], "test": []}
 
@@ -258,6 +259,132 @@ def test_a_loss_that_is_no_number_leaves_the_earlier_files_as_they_were(
     assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
 
 
+# ------------------------------------------------------------------------------------------------- it is extended
+
+COOLDOWN = {"schedule": {"name": "constant_cooldown", "cooldown": 0.5, "warmup_steps": 2}}
+"""Of the tiny run's 12 steps, the last one at the full rate is step 6: progress (7 - 1) / 12 = .5; epoch 2 ends with it."""
+
+
+def test_an_extended_cool_down_run_is_the_run_that_was_planned_so_long_to_the_bit(patients, options, tmp_path):
+    short = write_recipe(tmp_path / "short.yaml", **COOLDOWN)
+    long = write_recipe(tmp_path / "long.yaml", epochs=8, **COOLDOWN)
+    out, planned = tmp_path / "out", tmp_path / "planned"
+    run_training(patients, short, out, TrainOptions(**options))
+    finished = read_history(out / "history.csv")
+    assert (out / "state_before_cooldown.safetensors").is_file()
+    run_training(patients, long, out, TrainOptions(**options, resume=True))
+    run_training(patients, long, planned, TrainOptions(**options))
+    extended = read_history(out / "history.csv")
+    assert len(extended) == 8 and finished[2].learning_rate < 0.01
+    # 24 steps, full rate up to progress .5, that is steps 1 to 13; the last of epoch 4 is step 12.
+    assert [record.learning_rate for record in extended[:4]] == pytest.approx([0.01] * 4)
+    ours, theirs = (pd.read_csv(f / "history.csv", dtype=str).drop(columns="minutes") for f in (out, planned))
+    pd.testing.assert_frame_equal(ours, theirs)
+    one, other = (load_file(f / "last.safetensors") for f in (out, planned))
+    assert all(one[key].numpy().tobytes() == other[key].numpy().tobytes() for key in one)
+
+
+@pytest.mark.parametrize("killed", [5, 8])
+def test_an_extended_run_that_is_killed_goes_on_to_the_bit(killed, patients, options, tmp_path):
+    short = write_recipe(tmp_path / "short.yaml", **COOLDOWN)
+    longer = write_recipe(tmp_path / "longer.yaml", epochs=6, **COOLDOWN)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_training(patients, short, whole, TrainOptions(**options))
+    shutil.copytree(whole, broken)
+    run_training(patients, longer, whole, TrainOptions(**options, resume=True))
+
+    def on_step(done: int, total: int, loss: float) -> None:
+        assert total == 18
+        if done == 3 + killed:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_training(patients, longer, broken, TrainOptions(**options, resume=True, on_step=on_step))
+    run_training(patients, longer, broken, TrainOptions(**options, resume=True))
+    assert_same_run(broken, whole)
+
+
+def test_an_extended_cosine_run_starts_again_warm_over_the_added_epochs(patients, options, tmp_path):
+    cosine = {"schedule": {"name": "cosine", "warmup_steps": 1, "last": 0.0}}
+    out = tmp_path / "out"
+    run_training(patients, write_recipe(tmp_path / "a.yaml", epochs=2, **cosine), out, TrainOptions(**options))
+    run_training(
+        patients, write_recipe(tmp_path / "b.yaml", epochs=4, **cosine), out, TrainOptions(**options, resume=True)
+    )
+    rates = [record.learning_rate / 0.01 for record in read_history(out / "history.csv")]
+    # Of six steps each time, the third (progress 2/6) and the sixth (5/6): (1 + cos(pi / 3)) / 2, (1 + cos(5 pi / 6)) / 2.
+    assert rates == pytest.approx([0.75, 0.0669873, 0.75, 0.0669873])
+
+
+def test_without_the_state_before_it_a_cool_down_is_followed_by_a_short_warm_up(patients, options, tmp_path):
+    out = tmp_path / "out"
+    run_training(patients, write_recipe(tmp_path / "a.yaml", epochs=2, **COOLDOWN), out, TrainOptions(**options))
+    (out / "state_before_cooldown.safetensors").unlink()
+    longer = write_recipe(tmp_path / "b.yaml", epochs=6, steps_per_epoch=3, **COOLDOWN)
+    rates: list[float] = []
+    step = training_run.train.__globals__["_learn"]
+
+    def learning(trainee: Any, *rest: Any) -> float:
+        rates.append(trainee.optimiser.param_groups[0]["lr"] / 0.01)
+        return step(trainee, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.train._learn", learning)
+        run_training(patients, longer, out, TrainOptions(**options, resume=True))
+    # Twelve added steps: two of warm-up (1/3, 2/3), the full rate to progress 6/12, then 1 - sqrt((k - 6) / 6) of .99.
+    falling = [0.01 + 0.99 * (1 - (k / 6) ** 0.5) for k in range(1, 6)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, *falling])
+
+
+def test_an_extended_run_replaces_the_model_only_by_a_better_one(patients, options, tmp_path, monkeypatch):
+    given = iter([0.9, 0.5, 0.95])
+    monkeypatch.setattr(training_run, "validate", lambda *_: [
+        {"case": "x", "dice_WT": (d := next(given)), "tversky_WT": d, "accuracy_WT": d}])  # fmt: skip
+    out = tmp_path / "out"
+    every = {"validate_every": 4, **COOLDOWN}
+    run_training(patients, write_recipe(tmp_path / "a.yaml", **every), out, TrainOptions(**options))
+    first = (out / "model.safetensors").read_bytes()
+    seen = []
+
+    def on_step(done: int, total: int, loss: float) -> None:
+        seen.append((done, (out / "model.safetensors").read_bytes() == first))
+
+    longer = write_recipe(tmp_path / "b.yaml", epochs=8, **every)
+    run_training(patients, longer, out, TrainOptions(**options, resume=True, on_step=on_step))
+    assert seen[0][0] == 7 and all(same for _, same in seen)  # epoch 4 scored .5: below the finished run's .9
+    assert open_checkpoint(out / "model.safetensors").card["scores"] == {"dice_WT": 0.95}
+
+
+# ------------------------------------------------------------------------------------------------- it makes a soup
+
+
+@pytest.mark.parametrize(("score", "kept"), [(0.8, True), (0.6, False)])
+def test_the_average_of_the_latest_epochs_is_the_model_only_if_it_scores_better_than_the_best(
+    score, kept, patients, options, tmp_path, monkeypatch
+):
+    given = iter([0.1, 0.6, 0.5, score])
+    monkeypatch.setattr(training_run, "validate", lambda *_: [
+        {"case": "x", "dice_WT": (d := next(given)), "tversky_WT": d, "accuracy_WT": d}])  # fmt: skip
+    out = tmp_path / "out"
+    settings = write_recipe(tmp_path / "r.yaml", epochs=3, validate_every=1, soup=2)
+    run_training(patients, settings, out, TrainOptions(**options))
+    parents = [out / "kept" / f"epoch_00000{epoch}.safetensors" for epoch in (2, 3)]
+    assert sorted((out / "kept").glob("epoch_*")) == parents
+    model = open_checkpoint(out / "model.safetensors")
+    assert model.card["scores"] == {"dice_WT": max(score, 0.6)}
+    assert ("soup" in model.card) is kept
+    if kept:
+        assert [each["sha256"] for each in model.card["soup"]] == [open_checkpoint(path).sha256 for path in parents]
+        own, *others = (load_file(path) for path in (model.path, *parents))
+        name = next(name for name, tensor in own.items() if tensor.is_floating_point())
+        mean = (others[0][name].float() + others[1][name].float()) / 2
+        torch.testing.assert_close(own[name], mean.half(), rtol=0, atol=0)
+    before = {path.name: path.read_bytes() for path in out.glob("*.*")}
+    given = iter([score])
+    run_training(patients, settings, out, TrainOptions(**options, resume=True))
+    assert {path.name: path.read_bytes() for path in out.glob("*.*")} == before
+
+
 # ------------------------------------------------------------------------------------------------- what it refuses
 
 
@@ -280,14 +407,20 @@ def test_resume_refuses_another_recipe_or_split_or_further_cases_and_says_which(
 ):
     other = write_recipe(tmp_path / "other.yaml", learning_rate=0.02)
     for settings, changed, part in (
-        (other, {}, "another recipe"),
-        (recipe, {"minutes": 5.0}, "another recipe"),
+        (other, {}, r"another recipe \(training.learning_rate is 0.01 there, 0.02 here\)"),
         (recipe, {"fold": 1}, "another split"),
         (recipe, {"leave_out": [NAMES[3]]}, "another split"),
         (recipe, {"extra": [patients]}, "another list of further cases"),
     ):
         with pytest.raises(UsageError, match=part):
             run_training(patients, settings, undisturbed, TrainOptions(**options | changed, resume=True))
+
+
+def test_more_minutes_without_an_epoch_to_spend_them_on_are_refused_with_the_fix(
+    undisturbed, patients, recipe, options
+):
+    with pytest.raises(UsageError, match=r"its 4 epochs are over, so that --minutes 5.0 adds nothing; raise training"):
+        run_training(patients, recipe, undisturbed, TrainOptions(**options, resume=True, minutes=5.0))
 
 
 def test_a_damaged_state_is_an_error_that_names_it(undisturbed, patients, recipe, options, tmp_path):
