@@ -75,7 +75,7 @@ def test_a_case_is_held_out_of_an_average_only_if_no_parent_has_seen_it(pair):
     card = soup_card(models, "how")
     assert card["held_out"] == ["y"] and card["scores"] == {} and card["command"] == "how"
     assert (card["trained_on"], card["licence"]) == ("a; b", "CC0")
-    assert card["parents"] == [{"name": model.name, "sha256": model.sha256} for model in models]
+    assert [(each["name"], each["sha256"]) for each in card["parents"]] == [(m.name, m.sha256) for m in models]
 
 
 @pytest.mark.parametrize(
