@@ -53,7 +53,7 @@ def whole_mask(path: Path) -> NDArray[np.bool_] | None:
     """Whole tumour of a label file at the 128 places; None where the volume is of another shape."""
     labels = read_label_map(ImageSource((path,)))
     turned = nib.orientations.apply_orientation(np.asarray(labels.array), labels.grid.orientation_to("LPS"))
-    return at_places(np.asarray(turned > 0)) if turned.shape == FULL else None
+    return at_places(np.greater(turned, 0)) if turned.shape == FULL else None
 
 
 def slice_masks(files: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
