@@ -53,7 +53,7 @@ def whole_mask(path: Path) -> NDArray[np.bool_] | None:
     """Whole tumour of a label file at the 128 places; None where the volume is of another shape."""
     labels = read_label_map(ImageSource((path,)))
     turned = nib.orientations.apply_orientation(np.asarray(labels.array), labels.grid.orientation_to("LPS"))
-    return at_places(np.greater(turned, 0)) if turned.shape == FULL else None
+    return at_places(np.asarray(turned > 0, bool)) if turned.shape == FULL else None
 
 
 def slice_masks(files: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -61,11 +61,11 @@ def slice_masks(files: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np.boo
     for name, path in files.items():
         if path.suffix == ".h5":
             with h5py.File(path) as file:
-                yield name, at_places(np.asarray(np.array(file["mask"]) > 0).max(axis=-1))
+                yield name, at_places(np.asarray(np.array(file["mask"]).any(axis=-1), bool))
         else:
             label = path.parent.parent / "labelcol" / f"{path.stem}_seg.png"
             pixels = np.asarray(Image.open(label).resize(FULL[:2], Image.Resampling.BILINEAR))
-            yield name, at_places(pixels > 127)
+            yield name, at_places(np.asarray(pixels > 127, bool))
 
 
 def nearest_slices(mask: NDArray[np.bool_], volumes: Volumes) -> list[tuple[float, str]]:
