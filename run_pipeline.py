@@ -270,7 +270,8 @@ class Train:
     split: Path | None = None
     """JSON file with the lists train, validation and test of case ids, instead of folds."""
     extra: list[str] = field(default_factory=list)
-    """Further folders to learn from (patients, or BraTS 2020 slices as .h5); none of them is validated on."""
+    """Further folders to learn from, FOLDER or FOLDER:kind (cube, slice, t1c-slice, lesion-slice, silver, tumour-free,
+    patient); none of them is validated on."""
     leave_out: list[str] = field(default_factory=list)
     """Cases that are neither learnt from nor validated on."""
     first: str | None = None

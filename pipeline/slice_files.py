@@ -80,22 +80,57 @@ def read_slice_file(
     whole, core, enhancing = tissue.any(axis=-1), tissue[..., 0] | tissue[..., 2], tissue[..., 2]
     masks = dict(zip(SLICE_REGIONS, (whole, core, enhancing), strict=True))
     untold = np.full(brain.shape, np.nan)
-    stack = np.stack([*channels, *(masks.get(region, untold).astype(np.float32) for region in regions)])
+    shares = np.stack([masks.get(region, untold) for region in regions]).astype(np.float32)
+    return slice_on_grid(np.stack([*channels]), shares, brain, 1.0, preprocess)
+
+
+def slice_on_grid(
+    images: NDArray[np.floating],
+    shares: NDArray[np.floating],
+    brain: NDArray[np.bool_],
+    pixel_mm: float,
+    preprocess: PreprocessConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring an axial slice onto the working grid, cropped to the brain.
+
+    Parameters
+    ----------
+    images : (modalities, rows, columns)
+        Rows run to the left and columns to the posterior; 0 outside the brain, and all 0 where a modality is missing.
+    shares : (regions, rows, columns) in [0, 1]
+        NaN where a share is not known.
+    brain : (rows, columns) bool
+        Not empty.
+    pixel_mm : float
+        Distance of the pixels' centres.
+    preprocess : PreprocessConfig
+        Its orientation and the first two of its spacings; the slice has no third.
+
+    Returns
+    -------
+    images : (modalities, d1, d2, 1) float32
+        z-scored over the non-zero pixels of each, background 0.
+    shares : (regions, d1, d2, 1) float32 in [0, 1]
+        NaN where any pixel that takes part is not known.
+    """
+    stack = np.concatenate((images, np.nan_to_num(shares), ~np.isnan(shares))).astype(np.float32)
     rows, columns = np.flatnonzero(brain.any(axis=1)), np.flatnonzero(brain.any(axis=0))
     # Resampling starts from the brain's own box, as the chain of a patient does.
     box = stack[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, None]
-    own = Grid(box.shape[1:], np.diag([-1.0, -1.0, 1.0, 1.0]))
+    own = Grid(box.shape[1:], np.diag([-pixel_mm, -pixel_mm, 1.0, 1.0]))
     along = own.reoriented(preprocess.orientation)
     x, y, _ = preprocess.spacing_mm
     moved = resample_to(torch.as_tensor(np.ascontiguousarray(box)), own, along)
     working = resample_to(moved.contiguous(), along, grid_at_spacing(along, (x, y, None)))
-    images, shares = working[: len(channels)], working[len(channels) :]
-    for image in images:
+    pictures, told, known = working.split((len(images), len(shares), len(shares)))
+    everywhere = torch.as_tensor(~np.isnan(shares).any(axis=(1, 2)))[:, None, None, None]
+    told = torch.where((known > 1 - 1e-3) | everywhere, told.clamp(0, 1), torch.nan)
+    for image in pictures:
         inside = image != 0
         if inside.any():
             deviation = image[inside].std(correction=0)
             image[inside] = (image[inside] - image[inside].mean()) / (deviation if deviation > 0 else 1.0)
-    return images, shares
+    return pictures, told
 
 
 def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

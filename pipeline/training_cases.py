@@ -136,7 +136,7 @@ def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, work
                 f"({', '.join(config.regions)}); leave it out"
             )
         try:
-            made_from = ["patient", recipe_key(config), choice.name, _digests(case, config)]
+            made_from = ["patient", recipe_key(config), choice.name, digests_of(case, config)]
         except InputError as error:
             raise _naming(case.case_id, str(error)) from None
         path = array_path(cache, case.case_id, made_from)
@@ -203,6 +203,20 @@ def _refuse_unusable(cases: Sequence[Case], config: RunConfig) -> None:
             raise InputError(
                 f"{case.case_id}: {'; '.join(case.problems) or 'no reference mask to learn from'}; leave it out"
             )
+    refuse_missing(cases, config)
+
+
+def refuse_missing(cases: Sequence[Case], config: RunConfig) -> None:
+    """Refuse patients that are unusable or lack a modality that the recipe does not do without.
+
+    Raises
+    ------
+    data.errors.InputError
+        Names the first one.
+    """
+    for case in cases:
+        if case.problems:
+            raise InputError(f"{case.case_id}: {'; '.join(case.problems)}; leave it out")
         missing = [modality for modality in config.modalities if modality not in case.images]
         if missing and (len(missing) == len(config.modalities) or not config.missing_modalities):
             raise InputError(
@@ -231,7 +245,7 @@ def _files(source: ImageSource) -> Iterator[Path]:
             yield read_metaimage(path, MAX_VOXELS)[1].path
 
 
-def _digests(case: Case, config: RunConfig) -> list[Any]:
+def digests_of(case: Case, config: RunConfig) -> list[Any]:
     """For each role its channel and the digests of its files; colour slices, which serve several, are read once."""
     sources: dict[str, ImageSource] = {m: case.images[m] for m in config.modalities if m in case.images}
     if case.reference is not None:
@@ -258,19 +272,26 @@ def _label_values(source: ImageSource, name: str, cache: Path) -> list[float]:
 
 def _on_working_grid(case: Case, config: RunConfig, convention: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and region shares of a patient, (channels, d1, d2, d3) float32 each."""
+    image = images_on_working_grid(case, config)
+    assert case.reference is not None  # the callers have looked
+    reference = read_label_map(case.reference)
+    shares = region_shares(case.case_id, reference.array, reference.grid, convention, grid_of(image), config)
+    return image.as_tensor(), shares
+
+
+def images_on_working_grid(case: Case, config: RunConfig) -> MetaTensor:
+    """Images of a patient as the network sees them, (modalities, d1, d2, d3) float32."""
     chain = preprocess_chain(
         config.modalities, **config.preprocess.model_dump(), zero_missing=config.missing_modalities
     )
     prepared = run_chain(chain, {m: case.images[m] for m in config.modalities if m in case.images})
     for sentence in prepared["warnings"]:
         log.warning("%s: %s", case.case_id, sentence)
-    assert case.reference is not None  # the callers have looked
-    reference = read_label_map(case.reference)
-    shares = _shares(case.case_id, reference.array, reference.grid, convention, grid_of(prepared["image"]), config)
-    return prepared["image"].as_tensor(), shares
+    image: MetaTensor = prepared["image"]
+    return image
 
 
-def _shares(
+def region_shares(
     name: str, label_map: NDArray[Any], grid: Grid, convention: str, working: Grid, config: RunConfig
 ) -> torch.Tensor:
     """Share of each voxel of the working grid that a region fills, (regions, d1, d2, d3) float32; NaN: not told."""
@@ -304,7 +325,7 @@ def _phantom(seed: int, config: RunConfig, contrast: Contrast) -> tuple[torch.Te
     # There is no file to load.
     steps = [step for step in chain.transforms if not isinstance(step, LoadImaged | EnsureChannelFirstd)]
     image = run_chain(Compose(steps), images)["image"]
-    shares = _shares(name, phantom.label_map, phantom.grid, "brats2023", grid_of(image), config)
+    shares = region_shares(name, phantom.label_map, phantom.grid, "brats2023", grid_of(image), config)
     return image.as_tensor(), shares
 
 

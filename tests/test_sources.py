@@ -5,19 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.errors import InputError, UsageError
 from pipeline.config import RunConfig, parse_config
 from pipeline.training.sources import SOURCES, source_of
 from pipeline.training.sources.cubes import BRAIN_BOX_LPS, CUBE_SPACING_MM, cube_cases, place_in_brain, read_cubes
+from pipeline.training.sources.lesion_slices import lesion_cases, lesion_names
+from pipeline.training.sources.silver import silver_cases
+from pipeline.training.sources.t1c_slices import t1c_cases
+from pipeline.training.sources.tumour_free import tumour_free_cases
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 
 
 def recipe(spacing: Any = (2.0, 2.0, 2.0), orientation: str = "RAS", **changes: Any) -> RunConfig:
     modalities = changes.pop("modalities", MODALITIES)
+    dims, missing = changes.pop("dims", 3), changes.pop("missing", 0.25)
     settings = {
         "name": "tiny",
         "modalities": list(modalities),
@@ -25,14 +32,15 @@ def recipe(spacing: Any = (2.0, 2.0, 2.0), orientation: str = "RAS", **changes: 
         "convention": "brats2024-gli",
         "network": {
             "architecture": "attention_unet",
-            "spatial_dims": 3,
+            "spatial_dims": dims,
             "in_channels": len(modalities),
             "out_channels": 4,
             "channels": [4, 8],
         },
         "preprocess": {"spacing_mm": list(spacing), "orientation": orientation, **changes},
-        "window": {"size": [16] * 3},
-        "training": {"patch": [16] * 3},
+        "augment": {"missing_modality": missing},
+        "window": {"size": [16] * dims},
+        "training": {"patch": [16] * dims},
     }
     return parse_config(settings, "test")
 
@@ -155,3 +163,257 @@ def test_a_folder_whose_name_holds_a_colon_is_found(tmp_path):
 def test_every_kind_says_what_it_holds_and_goes_by_its_own_name():
     assert all(kind == source.kind and source.help for kind, source in SOURCES.items())
     assert list(SOURCES)[-1] == "patient"  # which recognises anything
+
+
+# Slices as pictures.
+
+
+def write_t1c_slice(folder: Path, patient: str = "BraTS20_Training_002") -> None:
+    """A brain of 112 rows and 168 columns, 100 with a stripe of 200, and a tumour of 28 x 56 pixels."""
+    pixels, mask = np.zeros((224, 224), np.uint8), np.zeros((224, 224), np.uint8)
+    pixels[56:168, 28:196] = 100
+    pixels[56:70, 28:196] = 200
+    mask[70:98, 28:84] = 255
+    for name, array in ((f"img/{patient}.png", pixels), (f"labelcol/{patient}_seg.png", mask)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / name)
+
+
+def write_lesion_slice(folder: Path, stem: str = "BCBM-9-0_mask_R-frontal", value: int = 250) -> None:
+    """A brain of 200 x 200 pixels, 90 and 110 in turn, and a lesion of 20 x 20 pixels in its middle."""
+    pixels, mask = np.zeros((512, 512), np.uint8), np.zeros((512, 512), np.uint8)
+    pixels[100:300, 100:300] = 90
+    pixels[100:300:2, 100:300] = 110
+    pixels[190:210, 190:210] = value
+    mask[190:210, 190:210] = 255
+    for name, array in ((f"img/{stem}_img.png", pixels), (f"labelcol/{stem}_mask.png", mask)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / name)
+
+
+def test_a_t1c_slice_keeps_its_size_its_orientation_and_tells_the_whole_tumour_alone(tmp_path):
+    write_t1c_slice(tmp_path)
+    (case,) = t1c_cases(tmp_path, recipe((None,) * 3, dims=2), tmp_path / "cache")
+    assert (case.name, case.patient) == ("BraTS20_Training_002", "BraTS20_Training_002")
+    assert case.voxels.shape == (8, 112, 168, 1)
+    # Rows to the left and columns to the posterior: in RAS both run the other way, so the tumour's corner is far from 0.
+    tumour = case.voxels[4, ..., 0]
+    assert tumour.sum() == 28 * 56 and (tumour[70:98, 112:168] == 1).all()
+    assert not case.voxels[[0, 2, 3]].any() and np.isnan(case.voxels[5:]).all()
+    # z-scores of an eighth at 200 and the rest at 100: mean 112.5, deviation 100 * sqrt(1/8 * 7/8).
+    assert case.voxels[1, 0, 0, 0] == pytest.approx(-12.5 / 33.07, abs=1e-3)
+    assert case.voxels[1, 111, 0, 0] == pytest.approx(87.5 / 33.07, abs=2e-3)
+    (coarse,) = t1c_cases(tmp_path, recipe(dims=2), tmp_path / "cache")
+    assert np.nansum(coarse.voxels[4].astype(float)) * 4 == pytest.approx(28 * 56 * (240 / 224) ** 2, rel=0.02)
+
+
+def test_a_lesion_slice_tells_its_lesion_and_what_is_near_and_nothing_else(tmp_path):
+    write_lesion_slice(tmp_path / "Train_Folder")
+    (case,) = lesion_cases(tmp_path, recipe((None,) * 3, dims=2), tmp_path / "cache")
+    assert (case.name, case.patient, case.beyond_known) == ("BCBM-9-0_mask_R-frontal", "BCBM-9", False)
+    whole, core, enhancing, cavity = case.voxels[4:, ..., 0]
+    lesion = np.zeros((200, 200), bool)
+    lesion[90:110, 90:110] = True
+    np.testing.assert_array_equal(whole == 1, lesion)
+    assert np.isnan(whole[~lesion]).all() and np.isnan(cavity).all()
+    # 5 mm are 10 pixels of .5 mm: up to row 119 at the lesion's side, and no farther.
+    assert (core[lesion] == 1).all() and (core[110:120, 100] == 0).all() and np.isnan(core[120:, 100]).all()
+    assert (
+        np.isnan(enhancing[lesion]).all() and (enhancing[110:120, 100] == 0).all() and np.isnan(enhancing[120:]).all()
+    )
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["P-0_mask_Lens_L", "P-0_mask_OpticChiasm", "P-0_mask_lt-opt-nrv", "P-0_mask_Brain_stem", "P-0_mask_L-cavity",
+     "P-1_mask_rt-frontal-margin", "P-2_mask_Plan1_TgtC_180Gy80"],
+)  # fmt: skip
+def test_a_mask_of_an_organ_a_target_or_what_surgery_left_is_no_lesion(tmp_path, stem):
+    write_lesion_slice(tmp_path)
+    write_lesion_slice(tmp_path, stem)
+    write_lesion_slice(tmp_path, "P-3_mask_Rbrainstem")
+    assert lesion_names(tmp_path) == {"BCBM-9-0_mask_R-frontal": "BCBM-9", "P-3_mask_Rbrainstem": "P"}
+
+
+def test_a_mask_of_what_does_not_stand_out_or_lies_outside_the_brain_is_no_lesion(tmp_path):
+    write_lesion_slice(tmp_path)
+    write_lesion_slice(tmp_path, "P-0_mask_L-frontal", value=105)
+    write_lesion_slice(tmp_path, "P-0_mask_R-frontal")
+    outside = np.zeros((512, 512), np.uint8)
+    outside[95:105, 200:210] = 255  # half of it
+    Image.fromarray(outside).save(tmp_path / "labelcol" / "P-0_mask_R-frontal_mask.png")
+    assert list(lesion_names(tmp_path)) == ["BCBM-9-0_mask_R-frontal"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dims": 3}, "teach a 3D network nothing"),
+        ({"dims": 2, "modalities": ("flair", "t1")}, "are T1c, which the recipe does not see"),
+        ({"dims": 2, "missing": 0.0}, "have no t1, t2, flair; train without them, or for missing modalities"),
+        ({"dims": 2, "normalise": "all"}, "normalise: all; set it to nonzero"),
+    ],
+)
+def test_a_recipe_that_pictures_cannot_serve_is_refused_with_the_fix(tmp_path, changes, message):
+    write_t1c_slice(tmp_path)
+    for cases in (t1c_cases, lesion_cases):
+        with pytest.raises(UsageError, match=message):
+            cases(tmp_path, recipe(**changes), tmp_path / "cache")
+
+
+def test_a_picture_of_another_size_or_without_its_mask_is_refused_with_its_name(tmp_path):
+    write_t1c_slice(tmp_path)
+    (mask,) = tmp_path.glob("labelcol/*.png")
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(mask)
+    with pytest.raises(InputError, match=r"_seg.png: has 8 x 8 pixels, not 224 x 224"):
+        t1c_cases(tmp_path, recipe(dims=2), tmp_path / "cache")
+    write_lesion_slice(tmp_path / "lesions")
+    next(tmp_path.glob("lesions/labelcol/*.png")).unlink()
+    with pytest.raises(InputError, match=r"_mask.png: is not there"):
+        lesion_names(tmp_path / "lesions")
+
+
+# Volumes.
+
+
+def write_volume(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
+
+
+def head(value: int) -> np.ndarray:
+    brain = np.zeros((20, 20, 20), np.int16)
+    brain[2:18, 2:18, 2:18] = value
+    brain[2:10, 2:18, 2:18] += 50
+    return brain
+
+
+def write_silver(folder: Path, patient: str = "TCGA-DU-7294", tokens: Any = ("t1", "t1c", "t2", "fla")) -> None:
+    """Five masks of oedema with an enhancing block; in one of them it is necrotic, and in another there is none."""
+    for token in tokens:
+        write_volume(folder / patient / "raw_bet" / f"x_{token}_bet.nii.gz", head(100))
+    for number in range(5):
+        labels = np.zeros((20, 20, 20), np.uint8)
+        labels[6:12, 6:12, 6:12] = 2
+        labels[8:10, 8:10, 8:10] = {0: 1, 1: 2}.get(number, 4)
+        write_volume(folder / patient / "segmentation" / f"team{number}-20.nii.gz", labels)
+    write_volume(folder / patient / "fusion" / "mav.nii.gz", labels)
+
+
+def write_tumour_free(folder: Path) -> None:
+    for token in ("T1", "T1POST", "T2", "FLAIR"):
+        stem = f"{token}_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI"
+        write_volume(folder / "patient07" / f"{stem}.nii.gz", head(200))
+    lesions = np.zeros((20, 20, 20), np.uint8)
+    lesions[9, 9, 9] = 1
+    name = "GOLD_STANDARD_N4_noneck_reduced_winsor_regtoFLAIR_regtoMNI.nii.gz"
+    write_volume(folder / "patient07" / name, lesions)
+
+
+def test_silver_shares_are_the_means_of_the_masks(tmp_path):
+    write_silver(tmp_path)
+    (case,) = silver_cases(tmp_path, recipe((1.0, 1.0, 1.0)), tmp_path / "cache")
+    assert (case.name, case.patient) == ("TCGA-DU-7294", "TCGA-DU-7294")
+    assert case.voxels.shape == (8, 16, 16, 16)  # cropped to the brain, LPS to RAS
+    block = (slice(None), slice(8, 10), slice(8, 10), slice(6, 8))
+    np.testing.assert_allclose(case.voxels[4:7].astype(float).sum(axis=(1, 2, 3)), [216, 8 * 0.8, 8 * 0.6], rtol=1e-3)
+    np.testing.assert_allclose(case.voxels[block][5:7], [np.full((2, 2, 2), 0.8), np.full((2, 2, 2), 0.6)], rtol=1e-3)
+    assert not np.isnan(case.voxels[4:7]).any() and np.isnan(case.voxels[7]).all()
+
+
+def test_a_silver_patient_who_lacks_what_the_recipe_needs_is_refused_with_the_fix(tmp_path):
+    write_silver(tmp_path, tokens=("t1", "t1c", "fla"))
+    with pytest.raises(InputError, match="TCGA-DU-7294: no t2 image; add it"):
+        silver_cases(tmp_path, recipe(missing=0.0), tmp_path / "cache")
+    for mask in tmp_path.glob("*/segmentation/*"):
+        mask.unlink()
+    with pytest.raises(InputError, match=r"holds no segmentation/\*.nii.gz; leave the patient out"):
+        silver_cases(tmp_path, recipe(), tmp_path / "cache")
+
+
+def test_in_a_tumour_free_patient_every_region_is_known_and_empty_and_other_lesions_are_not_read(tmp_path):
+    write_tumour_free(tmp_path)
+    (case,) = tumour_free_cases(tmp_path, recipe((1.0, 1.0, 1.0)), tmp_path / "cache")
+    assert case.voxels[:4].any(axis=(1, 2, 3)).all() and not case.voxels[4:].any()
+    assert list(case.centres) == ["brain"]
+    assert source_of(tmp_path)[1].kind == "patient"  # that there is no tumour is for the user to say
+    assert source_of(f"{tmp_path}:tumour-free")[1].kind == "tumour-free"
+
+
+# What holds for every kind.
+
+
+def write_patient(folder: Path) -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[8:12, 8:12, 8:12] = 3
+    labels[6:8, 6:8, 6:8] = 2
+    labels[9, 9, 9] = 1
+    for token in ("t1n", "t1c", "t2w", "t2f"):
+        write_volume(folder / "BraTS-GLI-00009-000" / f"BraTS-GLI-00009-000-{token}.nii.gz", head(100))
+    write_volume(folder / "BraTS-GLI-00009-000" / "BraTS-GLI-00009-000-seg.nii.gz", labels)
+
+
+def write_slice(folder: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    folder.mkdir(parents=True)
+    pixels, mask = np.full((240, 240, 4), -1.0, np.float32), np.zeros((240, 240, 3), np.uint8)
+    pixels[60:180, 60:180] = 1.0
+    pixels[60:120, 60:180] = 2.0
+    mask[80:100, 80:100, 1] = 1
+    with h5py.File(folder / "volume_1_slice_70.h5", "w") as file:
+        file["image"], file["mask"] = pixels, mask
+
+
+def write_cube_folder(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    write_cube(folder / "BraTS20_Training_001.npz")
+
+
+WRITERS = {
+    "cube": write_cube_folder,
+    "slice": write_slice,
+    "t1c-slice": write_t1c_slice,
+    "lesion-slice": write_lesion_slice,
+    "silver": write_silver,
+    "tumour-free": write_tumour_free,
+    "patient": write_patient,
+}
+UNTOLD = {"t1c-slice": [5, 6, 7], "tumour-free": []}
+"""Channels of the shares that a kind does not tell anywhere; of the others it is the cavity alone."""
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_kind_keeps_what_a_source_promises(tmp_path, kind):
+    folder, cache, source = tmp_path / "folder", tmp_path / "cache", SOURCES[kind]
+    WRITERS[kind](folder)
+    config = recipe(dims=2 if kind.endswith("slice") else 3)
+    names = dict(source.names(folder))
+    assert names and all(isinstance(patient, str) and patient for patient in names.values())
+    if kind != "tumour-free":
+        assert source_of(folder)[1] is source
+    cases = source.cases(folder, config, cache, names=list(names))
+    assert [(case.name, case.patient, case.kind) for case in cases] == [(n, p, kind) for n, p in names.items()]
+    for case in cases:
+        images, shares = case.voxels[: case.n_images], case.voxels[case.n_images :]
+        assert case.voxels.dtype == np.float16 and (len(images), len(shares)) == (4, 4)
+        assert np.isfinite(images).all() and images.any()
+        background = ~images.any(axis=0)
+        assert abs(float(images[1][~background].astype(float).mean())) < 0.2 or kind == "cube"
+        known = ~np.isnan(shares)
+        assert ((shares[known] >= 0) & (shares[known] <= 1)).all()
+        untold = [index for index in range(4, 8) if np.isnan(case.voxels[index]).all()]
+        assert untold == UNTOLD.get(kind, [7])
+        with pytest.raises(ValueError, match="read-only"):
+            case.voxels[0, 0, 0, 0] = 1
+    assert source.cases(folder, config, cache, names=[]) == []
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    again = source.cases(folder, config, cache, names=list(names))
+    assert before == {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    np.testing.assert_array_equal(again[0].voxels, cases[0].voxels)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_an_empty_folder_is_refused_by_every_kind_in_a_sentence_with_the_fix(tmp_path, kind):
+    config = recipe(dims=2 if kind.endswith("slice") else 3)
+    with pytest.raises(UsageError, match=r"holds no .*; give"):
+        SOURCES[kind].cases(tmp_path, config, tmp_path / "cache", names=["a"])

@@ -16,6 +16,10 @@ from data.splits import known_as
 from pipeline.config import RunConfig
 from pipeline.slice_files import is_slice_folder
 from pipeline.training.sources.cubes import cube_cases, is_cube_folder
+from pipeline.training.sources.lesion_slices import is_lesion_folder, lesion_cases, lesion_names
+from pipeline.training.sources.silver import is_silver_folder, silver_cases, silver_names
+from pipeline.training.sources.t1c_slices import is_t1c_folder, t1c_cases, t1c_names
+from pipeline.training.sources.tumour_free import tumour_free_cases, tumour_free_names
 from pipeline.training_cases import TrainingCase, patient_cases, slice_cases
 
 Cases = Callable[..., list[TrainingCase]]
@@ -88,6 +92,22 @@ SOURCES: dict[str, Source] = {
             is_slice_folder,
             _file_names("*.h5"),
             slice_cases,
+        ),
+        Source("t1c-slice", "T1c slices of BraTS 2020 as pictures, .png", is_t1c_folder, t1c_names, t1c_cases),
+        Source(
+            "lesion-slice",
+            "T1c slices with one metastasis marked, .png",
+            is_lesion_folder,
+            lesion_names,
+            lesion_cases,
+        ),
+        Source("silver", "patients with the masks of several methods", is_silver_folder, silver_names, silver_cases),
+        Source(
+            "tumour-free",
+            "patients in any layout who have no tumour; only where the user says so",
+            lambda folder: False,
+            tumour_free_names,
+            tumour_free_cases,
         ),
         Source(
             "patient",

@@ -1,0 +1,147 @@
+"""Single T1c slices of patients with metastases, each with one of the lesions marked.
+
+``img/<patient>-<visit>_mask_<name>_img.png`` is one slice of 512 x 512 pixels, ``labelcol/...._mask.png`` the mask of what
+the name says (0 and 255), in the folder itself or in folders of it (``Train_Folder``...).
+
+Notes
+-----
+Rows run to the left and columns to the posterior: of the masks whose names begin with a side, all but two of 126 lie on it
+then. The brains of 66 patients are, in the ninth decile, 332 pixels long and 264 wide, those of BraTS 170 and 138 mm: a pixel
+is .5 mm. The pictures are stretched hard (a median of 6 % of the brain is white), and the brain is cut out, its background 0.
+
+The masks were drawn for irradiation, and not all show what a network could see. Left out are organs at risk, targets of a
+plan (circles about a lesion), margins and cavities after surgery, told by their names; and what does not stand out from
+its surroundings or lies outside the brain, told by the pixels: lesions that an earlier irradiation made vanish. Of 200 masks
+96 are left, and of these each marks a lesion that is white or has a white rim.
+
+What a mask tells: its lesion is core and whole tumour. Just around it there is no core and nothing enhances, but
+oedema, which nobody marked, may be there; farther off there may be other lesions. How much of the lesion enhances is not
+known, for its middle may be dead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage as ndi
+import torch
+from numpy.typing import NDArray
+
+from data.errors import UsageError
+from pipeline.case_cache import array_path, file_digest
+from pipeline.config import RunConfig
+from pipeline.slice_files import slice_on_grid
+from pipeline.training.sources.pictures import as_channels, read_pair, refuse_recipe
+from pipeline.training_cases import Entry, TrainingCase, cached_cases, recipe_key
+
+LESION_SIDE = 512
+LESION_PIXEL_MM = 0.5
+MARGIN_MM = 5.0
+"""Around the mask, so far, nothing but the lesion is core or enhances."""
+LEAST_CONTRAST = 0.75
+"""By so many standard deviations of the brain the brighter quarter of a lesion is above its surroundings."""
+MOST_OUTSIDE = 0.2
+"""Largest share of a mask that may lie outside the brain."""
+_NAME = re.compile(r"(?P<patient>.+)-[0-9]+_mask_(?P<lesion>.+)_img")
+_NO_LESION = re.compile(r"lens|chiasm|opt-n|^brain_stem|cavity|marg|tgt", re.IGNORECASE)
+
+
+def is_lesion_folder(folder: Path) -> bool:
+    """Whether a folder holds such slices, told by its files' names."""
+    return any(any(Path(folder).glob(pattern)) for pattern in ("labelcol/*_mask.png", "*/labelcol/*_mask.png"))
+
+
+def lesion_names(folder: Path) -> dict[str, str]:
+    """The patient of each slice that is learnt from, by the slice's name.
+
+    Raises
+    ------
+    data.errors.UsageError
+        There is no slice whose mask is a lesion.
+    data.errors.InputError
+        A picture is damaged, or has no mask.
+    """
+    return {name: patient for name, (patient, _, _) in _slices(folder).items()}
+
+
+def lesion_cases(
+    folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
+) -> list[TrainingCase]:
+    """Slices to learn lesions from; other modalities are 0, and what no mask tells is not known.
+
+    Parameters, and what is raised, as for :func:`pipeline.training.sources.cubes.cube_cases`.
+    """
+    refuse_recipe(folder, config)
+    entries = []
+    for name, (patient, image, mask) in _slices(folder).items():
+        if names is not None and name not in names:
+            continue
+        made_from = ["lesion-slice", recipe_key(config), file_digest(image), file_digest(mask)]
+        make = partial(_on_working_grid, image, mask, config)
+        path = array_path(cache, name, made_from)
+        entries.append(Entry(name, "lesion-slice", path, make, patient=patient, beyond_known=False))
+    return cached_cases(entries, config, workers)
+
+
+def stands_out(pixels: NDArray[np.float32], lesion: NDArray[np.bool_]) -> bool:
+    """Whether a mask marks something bright within the brain; see `LEAST_CONTRAST` and `MOST_OUTSIDE`."""
+    brain = pixels > 0
+    if (lesion & ~brain).sum() > MOST_OUTSIDE * lesion.sum():
+        return False
+    distance = _distance_mm(lesion)
+    around = brain & (distance > 1) & (distance <= MARGIN_MM)
+    if not around.any():
+        return False
+    contrast = np.percentile(pixels[lesion & brain], 75) - pixels[around].mean()
+    return bool(contrast > LEAST_CONTRAST * pixels[brain].std())
+
+
+def lesion_shares(lesion: NDArray[np.bool_], regions: Sequence[str]) -> NDArray[np.float32]:
+    """What a mask tells of the regions, (regions, rows, columns), NaN where it tells nothing."""
+    near = _distance_mm(lesion) <= MARGIN_MM
+    unknown = np.float32(np.nan)
+    told = {
+        "WT": np.where(lesion, np.float32(1), unknown),
+        "TC": np.where(near, lesion.astype(np.float32), unknown),
+        "ET": np.where(near & ~lesion, np.float32(0), unknown),
+    }
+    nothing = np.full(lesion.shape, unknown)
+    return np.stack([told.get(region, nothing) for region in regions])
+
+
+def _distance_mm(lesion: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Distance from the lesion, right up to `MARGIN_MM` and more than that beyond."""
+    reach = int(np.ceil(MARGIN_MM / LESION_PIXEL_MM)) + 1
+    places = np.argwhere(lesion)
+    first, last = (places.min(axis=0) - reach).clip(0), places.max(axis=0) + reach + 1
+    box = (slice(first[0], last[0]), slice(first[1], last[1]))  # the whole slice would take ten times as long
+    distance = np.full(lesion.shape, np.inf)
+    distance[box] = ndi.distance_transform_edt(~lesion[box]) * LESION_PIXEL_MM
+    return distance
+
+
+def _slices(folder: Path) -> dict[str, tuple[str, Path, Path]]:
+    """Patient, picture and mask of each slice whose mask is a lesion that can be seen."""
+    slices = {}
+    for image in sorted((*Path(folder).glob("img/*_img.png"), *Path(folder).glob("*/img/*_img.png"))):
+        found = _NAME.fullmatch(image.stem)
+        if found is None or _NO_LESION.search(found["lesion"]):
+            continue
+        name = image.stem.removesuffix("_img")
+        mask = image.parent.parent / "labelcol" / f"{name}_mask.png"
+        if stands_out(*read_pair(image, mask, LESION_SIDE)):
+            slices[name] = (found["patient"], image, mask)
+    if not slices:
+        raise UsageError(f"{folder}: holds no img/*_img.png of a lesion; give the folder of the slices")
+    return slices
+
+
+def _on_working_grid(image: Path, mask: Path, config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, lesion = read_pair(image, mask, LESION_SIDE)
+    brain = pixels > 0
+    shares = lesion_shares(lesion & brain, config.regions)
+    return slice_on_grid(as_channels(pixels, config), shares, brain, LESION_PIXEL_MM, config.preprocess)
