@@ -29,8 +29,9 @@ class EpochRecord:
 
     epoch : from 1; step : optimiser steps since the start of the run; minutes : wall time since then; learning_rate :
     of the epoch's last step; loss : mean over the epoch's steps. The rest is None or NaN, and ``dice`` empty, in an
-    epoch without validation; all but ``val_loss`` lie in 0..1. dice : region to Dice; mean_dice : the figure that
-    decides which epoch was best.
+    epoch without validation; all but ``val_loss`` lie in 0..1. dice : region to Dice of the validation patients;
+    lesion_dice : mean Dice of the lesions that are set aside, over their regions; mean_dice : the figure that decides which
+    epoch was best, the mean over the regions of ``dice``, or of that and ``lesion_dice`` where there are such lesions.
 
     Raises
     ------
@@ -47,6 +48,7 @@ class EpochRecord:
     mean_dice: float | None = None
     tversky_index: float | None = None
     pixel_accuracy: float | None = None
+    lesion_dice: float | None = None
     dice: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class EpochRecord:
 
 _COUNTS = ("epoch", "step")
 _ALWAYS = ("minutes", "learning_rate", "loss")
-_VALIDATION = ("val_loss", "mean_dice", "tversky_index", "pixel_accuracy")
+_VALIDATION = ("val_loss", "mean_dice", "tversky_index", "pixel_accuracy", "lesion_dice")
 _COLUMNS = tuple(f.name for f in fields(EpochRecord) if f.name != "dice")
 _DICE = "dice_"
 _FIX = "delete the file, or restore the one that training wrote"

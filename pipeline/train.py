@@ -297,4 +297,5 @@ def _sentence(record: EpochRecord) -> str:
     text = f"epoch {record.epoch}, step {record.step}, {record.minutes:.1f} min, loss {record.loss:.4f}"
     if record.mean_dice is None:
         return text
-    return text + ", Dice " + ", ".join(f"{region} {dice:.3f}" for region, dice in record.dice.items())
+    text += ", Dice " + ", ".join(f"{region} {dice:.3f}" for region, dice in record.dice.items())
+    return text if record.lesion_dice is None else f"{text}, lesions set aside {record.lesion_dice:.3f}"

@@ -27,6 +27,7 @@ from networks import Cascade
 from pipeline.allocation import tune_malloc
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
+from pipeline.cube_validation import cubes_of, validate_cubes
 from pipeline.distributed import Process, joined
 from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
@@ -38,6 +39,7 @@ from pipeline.soup import flat_settings, soup_network
 from pipeline.tables import write_table
 from pipeline.train import Trainee, train
 from pipeline.training.sources import Source, source_of
+from pipeline.training.sources.cubes import LesionCube
 from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases
 from pipeline.training_state import load_state, save_state
 from pipeline.validation import NO_AUGMENTATION, Reference, mean_scores, references, validate, validation_loss
@@ -90,7 +92,8 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
     """Train a recipe and leave its model in ``output``; returns the model file.
 
     The folder then holds ``model.safetensors`` (the best on the validation patients; without them the last),
-    ``validation.csv`` (its scores, per patient), ``last.safetensors``, ``history.csv``, ``curves.png``, ``split.json``,
+    ``validation.csv`` and ``validation_lesions.csv`` (its scores, per patient and per lesion that is set aside),
+    ``last.safetensors``, ``history.csv``, ``curves.png``, ``split.json``,
     ``state.safetensors`` (for --resume), ``state_before_cooldown.safetensors`` (to extend a run whose rate has a cool-down),
     ``kept/`` (with `training.soup`) and ``tensorboard/`` where that is installed. The processes of a distributed run share
     it. Of a cascade the first stage is trained first, in ``first/``, with the same split; its model goes into the
@@ -172,6 +175,7 @@ def _run_in(
     """Train in a folder that no other run writes into; behind ``first``, where this is the second stage of a cascade."""
     validated = [cases[name] for name in split.validation]
     held_back = references(validated, config)
+    lesions = _lesions_aside(split, further) if held_back else []
     identity = _identity(config, split, further, options) | ({"first stage": first.sha256} if first else {})
     state = _earlier_state(output, identity, options)
     with process.leader_first():
@@ -199,7 +203,7 @@ def _run_in(
         card["trained_on"] += f"; first stage: {first.card.get('trained_on', 'unknown')}"
         card = with_parent(card, first)
         network = first.build()
-    run = _Run(output, config, identity, held_back, unchanged, process, card, tensorboard, network, to_beat)
+    run = _Run(output, config, identity, held_back, lesions, unchanged, process, card, tensorboard, network, to_beat)
     train(
         trainee,
         dataset,
@@ -270,6 +274,12 @@ def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further
             log.warning("%s: held back, not learnt from: %s", folder, listed(left))
         further.append((folder, source, kept))
     return further
+
+
+def _lesions_aside(split: Split, further: Further) -> list[LesionCube]:
+    """Lesions of the patients that are set aside, from the folders of cubes that are learnt from."""
+    folders = [folder for folder, source, _ in further if source.kind == "cube"]
+    return [cube for folder in folders for cube in cubes_of(folder, split.set_aside)] if split.set_aside else []
 
 
 def _of_patients(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
@@ -422,6 +432,8 @@ class _Run:
     config: RunConfig
     identity: Mapping[str, str]
     held_back: Sequence[Reference]
+    lesions: Sequence[LesionCube]
+    """Set aside, to validate on beside the patients."""
     unchanged: PatchDataset | None
     """Of the patients that are held back, for the validation loss."""
     process: Process
@@ -433,6 +445,7 @@ class _Run:
     """Mean Dice of the model that an extended run began with."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Of the last validation."""
+    lesion_rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def model(self) -> Path:
@@ -451,18 +464,24 @@ class _Run:
             if self.process.leads:
                 self._save(self.last, network, self.card)
         self.rows[:] = validate(self.last, self.held_back, self.process)
-        means = self._means(self.rows)
+        self.lesion_rows[:] = validate_cubes(self.last, self.lesions, self.process) if self.lesions else []
+        means = self._means(self.rows, self.lesion_rows)
         if self.unchanged is not None:
             means["val_loss"] = validation_loss(network, self.unchanged, self.config, self.process.device)
         return means
 
-    def _means(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def _means(self, rows: Sequence[dict[str, Any]], lesion_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         dice, tversky, accuracy = (
             mean_scores(rows, name, self.config.regions) for name in ("dice", "tversky", "accuracy")
         )
+        deciding, lesion_dice = [float(np.mean(list(dice.values())))], None
+        if lesion_rows:
+            lesion_dice = float(np.mean(list(mean_scores(lesion_rows, "dice", self.config.regions).values())))
+            deciding.append(lesion_dice)
         return {
             "dice": dice,
-            "mean_dice": float(np.mean(list(dice.values()))),
+            "lesion_dice": lesion_dice,
+            "mean_dice": float(np.mean(deciding)),
             "tversky_index": float(np.mean(list(tversky.values()))),
             "pixel_accuracy": float(np.mean(list(accuracy.values()))),
         }
@@ -478,6 +497,8 @@ class _Run:
             self._save(self.model, network, card)
             if self.rows:
                 write_table(self.output / "validation.csv", pd.DataFrame(self.rows))
+            if self.lesion_rows:
+                write_table(self.output / "validation_lesions.csv", pd.DataFrame(self.lesion_rows))
         write_history(trainee.records, self.output / "history.csv")
         if not self.held_back or record.mean_dice is not None:
             plot_curves(trainee.records, self.output / "curves.png", self.config.name)
@@ -527,7 +548,8 @@ class _Run:
             if self.process.leads:
                 save_checkpoint(soup, network, self.config, card)
         rows = validate(soup, self.held_back, self.process)
-        means = self._means(rows)
+        lesion_rows = validate_cubes(soup, self.lesions, self.process) if self.lesions else []
+        means = self._means(rows, lesion_rows)
         singles = [*(record.mean_dice for record in trainee.records), self.to_beat]
         best = max((score for score in singles if score is not None and np.isfinite(score)), default=-np.inf)
         log.info("average of %d epochs: Dice %.4f; best single one: %.4f", len(paths), means["mean_dice"], best)

@@ -59,12 +59,12 @@ def curve(figure, title: str, label: str | None = None):
 
 def test_an_epoch_is_a_row_and_what_was_not_measured_is_an_empty_cell(tmp_path):
     first = EpochRecord(1, 20, 0.25, 0.1, 1.5)
-    second = EpochRecord(2, 40, 0.5, 0.05, 1.25, 1.75, 0.5, math.nan, 0.99, {"ET": 0.25, "WT": 0.75})
+    second = EpochRecord(2, 40, 0.5, 0.05, 1.25, 1.75, 0.5, math.nan, 0.99, 0.625, {"ET": 0.25, "WT": 0.75})
     write_history([first, second], tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text() == (
-        "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index,pixel_accuracy,dice_WT,dice_ET\n"
-        "1,20,0.25,0.1,1.5,,,,,,\n"
-        "2,40,0.5,0.05,1.25,1.75,0.5,,0.99,0.75,0.25\n"
+        "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index,pixel_accuracy,lesion_dice,dice_WT,dice_ET\n"
+        "1,20,0.25,0.1,1.5,,,,,,,\n"
+        "2,40,0.5,0.05,1.25,1.75,0.5,,0.99,0.625,0.75,0.25\n"
     )
 
 
@@ -82,6 +82,7 @@ records_strategy = st.lists(
         mean_dice=scores,
         tversky_index=scores,
         pixel_accuracy=scores,
+        lesion_dice=scores,
         dice=st.dictionaries(st.sampled_from(["WT", "TC", "ET", "RC", 'a "b", c', "d\r\ne"]), measured),
     ),
     max_size=4,
@@ -102,6 +103,7 @@ def bits(records) -> list:
                 r.mean_dice,
                 r.tversky_index,
                 r.pixel_accuracy,
+                r.lesion_dice,
             )
         ]
         + [{region: struct.pack("<d", value) for region, value in r.dice.items()}]
@@ -150,7 +152,7 @@ def test_an_interrupted_writing_leaves_the_older_files_and_nothing_else(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "history.csv"]
 
 
-HEADER = "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index,pixel_accuracy"
+HEADER = "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index,pixel_accuracy,lesion_dice"
 
 
 @pytest.mark.parametrize(
@@ -160,10 +162,10 @@ HEADER = "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index
         (b"epoch,loss\n1,0.5\n", "line 1"),
         (f"{HEADER},recall\n".encode(), "recall"),
         (f"{HEADER},dice_WT,dice_WT\n".encode(), "each once"),
-        (f"{HEADER}\n1,1,0,0.1,0.5,,,,\n2,2,0,0.1\n".encode(), "line 3"),
-        (f"{HEADER}\n1,1,0,0.1,much,,,,\n".encode(), "line 2.*much"),
-        (f"{HEADER}\n1,1,0,0.1,,,,,\n".encode(), "line 2"),
-        (f"{HEADER}\n0,1,0,0.1,0.5,,,,\n".encode(), "epoch is 0"),
+        (f"{HEADER}\n1,1,0,0.1,0.5,,,,,\n2,2,0,0.1\n".encode(), "line 3"),
+        (f"{HEADER}\n1,1,0,0.1,much,,,,,\n".encode(), "line 2.*much"),
+        (f"{HEADER}\n1,1,0,0.1,,,,,,\n".encode(), "line 2"),
+        (f"{HEADER}\n0,1,0,0.1,0.5,,,,,\n".encode(), "epoch is 0"),
         (b"\xff\xfe", "UTF-8"),
     ],
 )

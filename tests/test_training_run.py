@@ -27,6 +27,7 @@ from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint
 from pipeline.history import read_history
 from pipeline.training_run import TrainOptions, run_training
+from tests.test_sources import write_cube
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [f"BraTS-GLI-9000{seed}-000" for seed in (1, 2, 3, 4)]
@@ -466,6 +467,28 @@ def test_the_input_folder_is_no_output_but_a_folder_within_it_is(patients, optio
 
 
 # --------------------------------------------------------------------------------------------- who is learnt from
+
+
+def test_lesions_that_are_set_aside_are_validated_on_and_never_learnt_from(patients, options, tmp_path):
+    cubes = tmp_path / "cubes"
+    cubes.mkdir()
+    for name in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        write_cube(cubes / f"{name}.npz")
+    split = {"train": NAMES[1:], "validation": NAMES[:1], "set_aside": ["BraTS20_Training_002"]}
+    (tmp_path / "s.json").write_text(json.dumps(split))
+    settings = write_recipe(tmp_path / "r.yaml", epochs=1, sampling={"extra_share": 0.5})
+    chosen = {**options, "split": tmp_path / "s.json", "extra": [str(cubes)]}
+    run_training(patients, settings, tmp_path / "out", TrainOptions(**chosen))
+    rows = pd.read_csv(tmp_path / "out" / "validation_lesions.csv")
+    assert rows["case"].tolist() == ["BraTS20_Training_002"]
+    (record,) = read_history(tmp_path / "out" / "history.csv")
+    lesions = float(rows[["dice_WT", "dice_TC", "dice_ET"]].to_numpy().mean())
+    assert record.lesion_dice == pytest.approx(lesions)
+    patient = sum(value or 0.0 for value in record.dice.values()) / 3
+    assert record.mean_dice == pytest.approx((patient + lesions) / 2)
+    card = open_checkpoint(tmp_path / "out" / "model.safetensors").card
+    assert set(card["learnt_from"]["cube"]) == {"BraTS20_Training_001"}
+    assert "BraTS20_Training_002" in card["held_out"]
 
 
 @pytest.fixture
