@@ -6,9 +6,10 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench import thousand
+from bench import thousand, transplants
 
 MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
 
@@ -19,3 +20,17 @@ def test_make_thousand_names_no_folder_and_needs_none(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["thousand", *arguments.split()])
     monkeypatch.setattr(thousand, "run", lambda folder, _: seen.append(folder.is_dir()) or 0)
     assert thousand.main() == 0 and seen == [True]
+
+
+def test_the_sheet_of_samples_shows_the_slice_with_most_tumour_and_draws_what_is_not_known(tmp_path: Path) -> None:
+    image, regions = np.zeros((2, 6, 5, 4), np.float32), np.zeros((3, 6, 5, 4), np.float32)
+    image[1, ..., 2] = 7
+    regions[0, 2:5, 1:3, 2], regions[0, 0, 0, 1] = 1, 1
+    regions[0, 0, 0, 2] = np.nan
+    shown, shares = transplants.middle_slice(image, regions, 1, 2)
+    assert (shown == 7).all() and np.nansum(shares[0]) == 6
+    # In 2D with a neighbour on each side, the second modality's middle slice is channel 4 of 0 to 5.
+    stack = np.arange(6, dtype=np.float32).reshape(6, 1, 1).repeat(2, axis=1)
+    assert (transplants.middle_slice(stack, regions[..., 0], 1, 2)[0] == 4).all()
+    transplants.draw_sheet([(shown, shares)] * 11, ("WT", "TC", "ET"), tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
