@@ -201,6 +201,8 @@ class SamplingConfig(Strict):
     """How many synthetic patients are made."""
     phantom_contrast: Literal["mri", "random", "both"] = "both"
     """As a clinical scanner shows them, every tissue at random as in SynthSeg, or both in turn (data.phantom)."""
+    phantom_shapes: Literal["drawn", "real"] = "drawn"
+    """Of a synthetic patient's glioma: drawn, or that of a real patient of the lesion cubes (``--extra``), turned and bent."""
     phantom_lesions: tuple[int, int] | None = None
     """Small lesions of a synthetic patient, the least and the most, as of metastases; null: one glioma."""
 
@@ -208,6 +210,8 @@ class SamplingConfig(Strict):
     def _lesions_in_order(self) -> SamplingConfig:
         if self.phantom_lesions is not None and not 0 <= self.phantom_lesions[0] <= self.phantom_lesions[1]:
             raise ValueError(f"phantom_lesions is the least and the most, from 0 on, not {list(self.phantom_lesions)}")
+        if self.phantom_lesions is not None and self.phantom_shapes == "real":
+            raise ValueError("phantom_shapes: real is a glioma's, and phantom_lesions draws small lesions; choose one")
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ from pipeline.executors import make_executor
 from pipeline.slice_files import read_slice_file, slice_files
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to
+
+if TYPE_CHECKING:
+    from pipeline.training.tumour_shapes import CubeShape
 
 log = logging.getLogger(__name__)
 
@@ -152,10 +155,18 @@ def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, work
     return cached_cases(entries, config, workers)
 
 
-def phantom_cases(seeds: Sequence[int], config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
+def phantom_cases(
+    seeds: Sequence[int],
+    config: RunConfig,
+    cache: Path,
+    *,
+    workers: int = 0,
+    shape_of: Callable[[int], CubeShape] | None = None,
+) -> list[TrainingCase]:
     """Phantom patients at 1 mm, called ``phantom-SEED``, preprocessed as any patient is; else as `patient_cases`.
 
     Contrast and lesions are those of ``config.training.sampling``; of "both" contrasts an even seed has the clinical one.
+    ``shape_of`` gives the real tumour of a seed; without it tumours are drawn.
     """
     # What a seed gives is decided by these files: they stand for the input.
     sources = sorted(Path(data.phantom.__file__).parent.glob("phantom*.py"))
@@ -166,7 +177,10 @@ def phantom_cases(seeds: Sequence[int], config: RunConfig, cache: Path, *, worke
         if contrast == "both":
             contrast = "random" if seed % 2 else "mri"
         made_from = ["phantom", recipe_key(config), int(seed), generator, contrast, sampling.phantom_lesions]
-        make = partial(_phantom, int(seed), config, contrast)
+        shape = shape_of(int(seed)) if shape_of else None
+        if shape:
+            made_from.append(shape.digest())
+        make = partial(_phantom, int(seed), config, contrast, shape)
         entries.append(Entry(name, "phantom", array_path(cache, name, made_from), make, patient=name))
     return cached_cases(entries, config, workers)
 
@@ -308,8 +322,13 @@ def region_shares(
     return shares
 
 
-def _phantom(seed: int, config: RunConfig, contrast: Contrast) -> tuple[torch.Tensor, torch.Tensor]:
-    phantom = draw_patient(seed, 1.0, contrast=contrast, lesions=config.training.sampling.phantom_lesions)
+def _phantom(
+    seed: int, config: RunConfig, contrast: Contrast, shape: CubeShape | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    tumour: dict[str, Any] = (
+        dict(zip(("tumour_labels", "tumour_spacing_mm"), shape.read(), strict=True)) if shape else {}
+    )
+    phantom = draw_patient(seed, 1.0, contrast=contrast, lesions=config.training.sampling.phantom_lesions, **tumour)
     name = f"phantom-{seed}"
     header = ImageHeader(Path(name), phantom.grid, "int16", 1, sform_code=1, qform_code=1, qform=None, xyzt_units=2)
     meta = {"header": np.array(header, dtype=object)}  # as `transforms.preprocess.CheckedReader` passes it on

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from pipeline.tables import write_table
 from pipeline.train import Trainee, train
 from pipeline.training.sources import Source, source_of
 from pipeline.training.sources.cubes import LesionCube
+from pipeline.training.tumour_shapes import cube_shapes, shape_for
 from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases
 from pipeline.training_state import load_state, save_state
 from pipeline.validation import NO_AUGMENTATION, Reference, mean_scores, references, validate, validation_loss
@@ -306,7 +308,13 @@ def _dataset(
         wanted = [name for name in names if name not in options.leave_out]
         extra += source.cases(folder, config, cache, names=wanted, workers=workers)
     count = sampling.phantoms if sampling.phantom_share > 0 else 0
-    phantoms = phantom_cases(range(FIRST_PHANTOM, FIRST_PHANTOM + count), config, cache, workers=workers)
+    shape_of = None
+    if count and sampling.phantom_shapes == "real":
+        cubes = [(folder, names) for folder, source, names in further if source.kind == "cube"]
+        shapes = cube_shapes([(folder, [n for n in names if n not in options.leave_out]) for folder, names in cubes])
+        shape_of = partial(shape_for, shapes=shapes)
+    seeds = range(FIRST_PHANTOM, FIRST_PHANTOM + count)
+    phantoms = phantom_cases(seeds, config, cache, workers=workers, shape_of=shape_of)
     own = patient_cases(cases, config, cache, workers=workers)
     log.info("learning from %d cases, %d further ones, %d synthetic ones", len(own), len(extra), len(phantoms))
     return PatchDataset(own, config, extra, phantoms)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError, UsageError
+from pipeline import training_run
 from pipeline.config import RunConfig, parse_config
 from pipeline.training.sources import SOURCES, source_of
 from pipeline.training.sources.cubes import BRAIN_BOX_LPS, CUBE_SPACING_MM, cube_cases, place_in_brain, read_cubes
@@ -417,3 +418,26 @@ def test_an_empty_folder_is_refused_by_every_kind_in_a_sentence_with_the_fix(tmp
     config = recipe(dims=2 if kind.endswith("slice") else 3)
     with pytest.raises(UsageError, match=r"holds no .*; give"):
         SOURCES[kind].cases(tmp_path, config, tmp_path / "cache", names=["a"])
+
+
+def test_synthetic_patients_take_real_shapes_of_those_alone_who_may_be_learnt_from(tmp_path, monkeypatch):
+    names = [f"BraTS20_Training_00{number}" for number in (1, 2, 3)]
+    for name in names:
+        write_cube(tmp_path / f"{name}.npz")
+    sampling = {"phantom_share": 0.5, "phantoms": 40, "phantom_shapes": "real", "extra_share": 0.5}
+    config = recipe()
+    settings = config.model_dump(mode="json")
+    settings["training"]["sampling"] |= sampling
+    taken: list[str] = []
+
+    def spy(seeds: Any, *_: Any, shape_of: Any, **__: Any) -> list[Any]:
+        taken.extend(shape_of(seed).path.stem for seed in seeds)
+        return []
+
+    monkeypatch.setattr(training_run, "phantom_cases", spy)
+    options = training_run.TrainOptions(cache=tmp_path / "cache", leave_out=names[1:2])
+    held_back = [(tmp_path, SOURCES["cube"], names[:2])]  # the third is validated on
+    training_run._dataset([], held_back, parse_config(settings, "test"), tmp_path, options)
+    assert len(taken) == 40 and set(taken) == {names[0]}
+    with pytest.raises(UsageError, match="phantom_shapes is real"):
+        training_run._dataset([], [], parse_config(settings, "test"), tmp_path, options)

@@ -18,6 +18,8 @@ from data.errors import InputError, UsageError
 from data.phantom import draw_patient
 from pipeline import training_cases
 from pipeline.config import RunConfig, parse_config
+from pipeline.training.sources.cubes import CUBE_SPACING_MM
+from pipeline.training.tumour_shapes import cube_shapes, shape_for
 from pipeline.training_cases import MAX_CENTRES, patient_cases, phantom_cases, slice_cases
 from tests.conftest import read_mask
 from transforms.preprocess import preprocess_chain, run_chain
@@ -325,6 +327,39 @@ def test_a_phantom_is_learnt_from_as_if_it_had_been_written_and_read(tmp_path, m
     (case,) = discover_cases(tmp_path / "set")
     (read,) = patient_cases([replace(case, conventions=("brats2023",))], config, tmp_path / "b")
     np.testing.assert_array_equal(drawn.voxels, read.voxels)
+
+
+def test_a_synthetic_patient_has_the_shape_of_a_real_tumour_that_its_seed_draws(tmp_path, monkeypatch):
+    names = ["a", "b", "c"]
+    for number, name in enumerate(names):
+        labels = np.zeros((128, 128, 128), np.uint8)
+        side = 8 + 4 * number
+        labels[50 : 50 + side, 50 : 50 + side, 50 : 50 + side] = 2
+        labels[52:56, 52:56, 52:56] = 4
+        np.savez_compressed(tmp_path / f"{name}.npz", volume_labels=labels)
+    shapes = cube_shapes([(tmp_path, names)])
+    drawn = [shape_for(seed, shapes).path.stem for seed in range(30)]
+    assert set(drawn) == set(names) and drawn == [shape_for(seed, shapes).path.stem for seed in range(30)]
+    codes, spacing = shapes[1].read()
+    assert (codes == 2).sum() == 12**3 - 4**3 and (codes == 3).sum() == 4**3 and spacing == CUBE_SPACING_MM
+    # At 1 mm a head takes seconds.
+    monkeypatch.setattr(training_cases, "draw_patient", lambda seed, mm, **options: draw_patient(seed, 5.0, **options))
+    (real,) = phantom_cases([3], recipe(5.0), tmp_path / "cache", shape_of=lambda seed: shapes[1])
+    (other,) = phantom_cases([3], recipe(5.0), tmp_path / "cache")
+    # A cube of 12 voxels is 7.4 ml; it is scaled by .8 to 1.25 along each axis, and bent.
+    millilitres = float(real.voxels[real.n_images].astype(float).sum()) * 5**3 / 1000
+    assert 7.4 * 0.8**3 * 0.7 < millilitres < 7.4 * 1.25**3 * 1.3
+    assert real.voxels[real.n_images].sum() != other.voxels[other.n_images].sum()  # and not taken from the cache
+
+
+def test_real_shapes_without_cubes_or_in_a_damaged_file_are_refused_with_the_fix(tmp_path):
+    with pytest.raises(UsageError, match=r"phantom_shapes is real, .*give one \(--extra\), or set it to drawn"):
+        cube_shapes([(tmp_path, [])])
+    (tmp_path / "a.npz").write_bytes(b"no zip")
+    np.savez(tmp_path / "b.npz", volume_labels=np.zeros((4, 4, 4), np.uint8))
+    for name, message in (("a", "holds no volume_labels"), ("b", "show no tumour; leave it out")):
+        with pytest.raises(InputError, match=f"{name}.npz: .*{message}"):
+            cube_shapes([(tmp_path, [name])])[0].read()
 
 
 def test_phantoms_have_the_contrast_and_lesions_of_the_recipe_and_the_cache_tells_them_apart(tmp_path, monkeypatch):

@@ -1,0 +1,80 @@
+"""Tumour shapes of real patients, for synthetic ones: label maps without their images.
+
+Every shape keeps the name of its patient, so that what is held back gives no shape either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError, UsageError
+from data.labels import load_convention
+from pipeline.case_cache import file_digest
+from pipeline.training.sources.cubes import CUBE_CONVENTION, CUBE_SPACING_MM
+
+
+@dataclass(frozen=True)
+class CubeShape:
+    """Label map of a whole patient, as a file of lesion cubes holds it.
+
+    Parameters
+    ----------
+    path : Path
+        Its ``volume_labels`` are read: (128, 128, 128), in `CUBE_CONVENTION`.
+    """
+
+    path: Path
+
+    def digest(self) -> str:
+        """What decides the shape."""
+        return file_digest(self.path)
+
+    def read(self) -> tuple[NDArray[np.uint8], tuple[float, float, float]]:
+        """Codes of `data.phantom_tumour` (1 necrotic core, 2 oedema, 3 enhancing), and the spacing in mm.
+
+        Raises
+        ------
+        data.errors.InputError
+            The file holds no such label map, or no tumour.
+        """
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                labels = np.array(file["volume_labels"])
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise InputError(f"{self.path}: holds no volume_labels ({error}); copy it again") from None
+        if labels.ndim != 3 or not labels.any():
+            raise InputError(f"{self.path}: its volume_labels {labels.shape} show no tumour; leave it out")
+        masks = load_convention(CUBE_CONVENTION).region_masks(labels, ("WT", "TC", "ET"))
+        codes = np.select([masks["ET"], masks["TC"], masks["WT"]], [3, 1, 2], 0)
+        return codes.astype(np.uint8), CUBE_SPACING_MM
+
+
+def cube_shapes(folders: Sequence[tuple[Path, Sequence[str]]]) -> list[CubeShape]:
+    """The shapes of folders of cubes.
+
+    Parameters
+    ----------
+    folders : sequence of (Path, names)
+        A folder of lesion cubes, and the patients of it that may be learnt from.
+
+    Raises
+    ------
+    data.errors.UsageError
+        There is none.
+    """
+    shapes = [CubeShape(Path(folder, f"{name}.npz")) for folder, names in folders for name in names]
+    if not shapes:
+        raise UsageError(
+            "the recipe's phantom_shapes is real, and no folder of lesion cubes is there; give one (--extra), or set it to drawn"
+        )
+    return shapes
+
+
+def shape_for(seed: int, shapes: Sequence[CubeShape]) -> CubeShape:
+    """The shape that a synthetic patient has, drawn by its seed alone."""
+    return shapes[int(np.random.default_rng((seed, 128)).integers(len(shapes)))]
