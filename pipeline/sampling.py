@@ -233,9 +233,11 @@ def _by_kind(extra: Sequence[TrainingCase], sampling: SamplingConfig) -> list[tu
 
 
 def _may_give(case: TrainingCase, lesion: str) -> bool:
-    """Whether a case has a lesion, in all images, that another brain can take."""
-    volume = min(case.voxels.shape[1:]) > 1
-    return volume and lesion in case.centres and bool(all(image.any() for image in case.voxels[: case.n_images]))
+    """Whether a case has a lesion, in all images, that another brain can take: more than a trace of one."""
+    if min(case.voxels.shape[1:]) <= 1 or lesion not in case.centres:
+        return False
+    shares = case.voxels[(case.n_images, *case.centres[lesion].T)]
+    return bool((shares > 0.5).any() and all(image.any() for image in case.voxels[: case.n_images]))
 
 
 def _may_take(case: TrainingCase) -> bool:

@@ -417,6 +417,9 @@ def test_slices_phantoms_and_cubes_take_no_lesion_and_a_brain_without_t1_gives_n
     host = make_case("host", shape=(40, 40, 40), value=1)
     lacking = lesion_case("lacking", 9)
     lacking.voxels[1] = 0
+    faint = lesion_case("faint", 9)
+    faint.voxels[2] *= 0.4
+    assert not _may_give(faint, "WT")
     takers = {
         "patient": host,
         "phantom": replace(host, kind="phantom"),
