@@ -314,7 +314,7 @@ def write_tumour_free(folder: Path) -> None:
 def test_silver_shares_are_the_means_of_the_masks(tmp_path):
     write_silver(tmp_path)
     (case,) = silver_cases(tmp_path, recipe((1.0, 1.0, 1.0)), tmp_path / "cache")
-    assert (case.name, case.patient) == ("TCGA-DU-7294", "TCGA-DU-7294")
+    assert (case.name, case.patient) == ("TCGA-DU-7294", "BraTS20_Training_295")
     assert case.voxels.shape == (8, 16, 16, 16)  # cropped to the brain, LPS to RAS
     block = (slice(None), slice(8, 10), slice(8, 10), slice(6, 8))
     np.testing.assert_allclose(case.voxels[4:7].astype(float).sum(axis=(1, 2, 3)), [216, 8 * 0.8, 8 * 0.6], rtol=1e-3)

@@ -15,7 +15,7 @@ import torch
 from data.errors import InputError, UsageError
 from data.io import read_label_map
 from data.patient import Case, ImageSource
-from data.splits import patient_id
+from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest
 from pipeline.config import RunConfig
 from pipeline.training_cases import (
@@ -48,7 +48,7 @@ def silver_names(folder: Path) -> dict[str, str]:
     data.errors.UsageError
         There is none.
     """
-    names = {path.parent.name: patient_id(path.parent.name) for path in sorted(Path(folder).glob("*/raw_bet"))}
+    names = {path.parent.name: known_as(path.parent.name) for path in sorted(Path(folder).glob("*/raw_bet"))}
     if not names:
         raise UsageError(f"{folder}: holds no patient with a folder raw_bet; give the folder of the patients")
     return names

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from data.errors import UsageError
-from data.splits import patient_id
+from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest
 from pipeline.config import RunConfig
 from pipeline.slice_files import slice_on_grid
@@ -48,7 +48,7 @@ def t1c_names(folder: Path) -> dict[str, str]:
     data.errors.UsageError
         There is no slice.
     """
-    names = {path.stem: patient_id(path.stem) for path in sorted(Path(folder).glob("img/*.png"))}
+    names = {path.stem: known_as(path.stem) for path in sorted(Path(folder).glob("img/*.png"))}
     if not names:
         raise UsageError(f"{folder}: holds no img/*.png; give the folder of the slices")
     return names

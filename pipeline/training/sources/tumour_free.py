@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from data.case import Case, discover_cases
-from data.splits import patient_id
+from data.splits import known_as
 from pipeline.case_cache import array_path
 from pipeline.config import RunConfig
 from pipeline.training_cases import (
@@ -36,7 +36,7 @@ def tumour_free_names(folder: Path) -> dict[str, str]:
     data.errors.UsageError
         There is none.
     """
-    return {case.case_id: patient_id(case.case_id) for case in discover_cases(folder)}
+    return {case.case_id: known_as(case.case_id) for case in discover_cases(folder)}
 
 
 def tumour_free_cases(
@@ -52,7 +52,7 @@ def tumour_free_cases(
     for case in (replace(case, reference=None) for case in found):
         path = array_path(cache, case.case_id, ["tumour-free", recipe_key(config), digests_of(case, config)])
         make = partial(_on_working_grid, case, config)
-        entries.append(Entry(case.case_id, "tumour-free", path, make, patient=patient_id(case.case_id)))
+        entries.append(Entry(case.case_id, "tumour-free", path, make, patient=known_as(case.case_id)))
     return cached_cases(entries, config, workers)
 
 
