@@ -132,7 +132,7 @@ def _by_mask(found: dict[str, dict[str, Path]]) -> tuple[list[list[object]], lis
     remarks = []
     cubes = {}
     for name, path in found.get("brats2020_cubes", {}).items():
-        with np.load(path) as content:
+        with np.load(path, allow_pickle=False) as content:
             cubes[name] = content["volume_labels"] > 0
     volumes = Volumes.of(cubes) if cubes else None
     whole: dict[str, Volumes] = {}

@@ -57,7 +57,7 @@ def test_a_name_says_what_the_array_was_made_from(tmp_path):
 
 def test_another_format_has_other_names(tmp_path, monkeypatch):
     before = array_path(tmp_path, "patient", [])
-    monkeypatch.setattr("pipeline.case_cache.FORMAT", 2)
+    monkeypatch.setattr("pipeline.case_cache.FORMAT", 999)
     assert array_path(tmp_path, "patient", []) != before
 
 
