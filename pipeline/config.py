@@ -243,7 +243,7 @@ class TrainingConfig(Strict):
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest norm of the gradient."""
     mixed_precision: bool = True
-    """float16 where it is safe, on CUDA; on a CPU what ``cpu_precision`` says. false: float32 everywhere."""
+    """On CUDA bfloat16, or float16 on a card that lacks it; on a CPU what ``cpu_precision`` says. false: float32 everywhere."""
     cpu_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """On a CPU. auto: bfloat16 products where the CPU has matrix tiles for them (AMX), float32 elsewhere."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)

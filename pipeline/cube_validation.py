@@ -28,8 +28,8 @@ from pipeline.training.sources.cubes import CUBE_CHANNELS, CUBE_CONVENTION, Lesi
 Row = dict[str, float | str]
 
 
-def cubes_of(folder: Path, patients: Collection[str]) -> list[LesionCube]:
-    """The lesions of some patients, by patient and number.
+def cube_files_of(folder: Path, patients: Collection[str]) -> list[Path]:
+    """The files of some patients' lesions, by patient.
 
     Parameters
     ----------
@@ -42,14 +42,23 @@ def cubes_of(folder: Path, patients: Collection[str]) -> list[LesionCube]:
     ------
     data.errors.UsageError
         A patient has no file there.
-    data.errors.InputError
-        A file is not of this kind.
     """
     files = {known_as(path.stem): path for path in sorted(folder.glob("*.npz"))}
     wanted = sorted({known_as(name) for name in patients})
     if absent := [name for name in wanted if name not in files]:
         raise UsageError(f"{folder}: no cubes of {absent[0]} ({len(absent)} such patients); correct the split")
-    return [cube for name in wanted for cube in read_cubes(files[name])]
+    return [files[name] for name in wanted]
+
+
+def cubes_of(folder: Path, patients: Collection[str]) -> list[LesionCube]:
+    """The lesions of some patients, by patient and number; as :func:`cube_files_of`.
+
+    Raises
+    ------
+    data.errors.InputError
+        A file is not of this kind.
+    """
+    return [cube for path in cube_files_of(folder, patients) for cube in read_cubes(path)]
 
 
 def validate_cubes(model: Path, cubes: Sequence[LesionCube], process: Process) -> list[Row]:

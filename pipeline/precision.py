@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 def product_type(training: TrainingConfig, device: torch.device) -> torch.dtype | None:
     """Choose the type for ``torch.autocast``; None for float32 throughout.
 
-    The weights, their updates, the statistics of the normalisation and the loss are float32 in any case.
+    The weights, their updates, the statistics of the normalisation and the loss are float32 in any case. float16 alone
+    needs its loss scaled; bfloat16 has the range of float32.
     """
     if not training.mixed_precision:
         return None
     if device.type == "cuda":
-        return torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type != "cpu" or training.cpu_precision == "float32":
         return None
     return torch.bfloat16 if training.cpu_precision == "bfloat16" or has_bfloat16_tiles() else None

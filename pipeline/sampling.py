@@ -130,6 +130,11 @@ class PatchDataset(Dataset):
     def __len__(self) -> int:
         return self.length
 
+    def make_donors(self) -> None:
+        """Make all that can be transplanted ready, so that loading processes, which begin anew in every epoch, find it."""
+        for case in self.donors:
+            _donor(case, self.flat)
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         generator = np.random.default_rng((self.seed, self.epoch, index))
         pool, _ = self.pools[generator.choice(len(self.pools), p=self.chances)]

@@ -85,7 +85,8 @@ class Trainee:
     def restore(self, state: dict[str, Any]) -> None:
         """Become what :meth:`state` was taken of."""
         for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+            if name != "scaler" or state[name]:  # a run that began without one may go on where one is needed
+                getattr(self, name).load_state_dict(state[name])
         self.records[:] = [EpochRecord(**record) for record in state["records"]]
         self.origin.update(state.get("origin", {}))  # states of 0.5 have none
 

@@ -34,7 +34,7 @@ from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_coold
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.initial import initial_network
 from pipeline.losses import build_loss
-from pipeline.provenance import as_listing, part_entries, patient_entries, with_earlier, with_parent
+from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.sampling import PatchDataset
 from pipeline.soup import flat_settings, soup_network
 from pipeline.tables import write_table
@@ -109,23 +109,18 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
     OSError
         The disk is full or the like; ``state.safetensors`` is that of the last epoch that was kept.
     """
-    config = _checked(load_recipe(recipe), recipe, options)
+    config = checked(load_recipe(recipe), recipe, options)
     if output.resolve() == patients.resolve():
         raise UsageError(f"--output {output} is the input folder; choose another, so that models and images stay apart")
     tune_malloc()
     with joined(options.device) as process:
         _check_batch(config, process)
-        cases = {case.case_id: case for case in discover_cases(patients, exclude=output)}
-        split = _split(list(cases), replace(options, leave_out=_of_patients(options.leave_out, cases)))
-        further = _further(options.extra, split.held_back)
-        names = [*cases, *(name for _, _, found in further for name in found)]
-        _check_leave_out(options.leave_out, names)
-        options = replace(options, leave_out=_of_patients(options.leave_out, names))
+        cases, split, further, options = chosen_cases(patients, options, exclude=output)
         with output_lock(output) if process.leads else nullcontext():
             if config.first is None:
                 return _run_in(output, cases, split, further, config, process, options)
             first = _first_stage(output, cases, split, further, config.first.recipe, process, options)
-            return _run_in(output, cases, split, further, _behind(first, config), process, options, first)
+            return _run_in(output, cases, split, further, behind(first, config), process, options, first)
 
 
 def _first_stage(
@@ -157,7 +152,7 @@ def _first_stage(
         return open_checkpoint(path)
 
 
-def _behind(first: Checkpoint, config: RunConfig) -> RunConfig:
+def behind(first: Checkpoint, config: RunConfig) -> RunConfig:
     """The second stage's settings behind that very model, whose own settings are part of them."""
     settings = config.model_dump()
     settings["first"]["recipe"] = first.config.model_dump()
@@ -177,19 +172,65 @@ def _run_in(
     """Train in a folder that no other run writes into; behind ``first``, where this is the second stage of a cascade."""
     validated = [cases[name] for name in split.validation]
     held_back = references(validated, config)
-    lesions = _lesions_aside(split, further) if held_back else []
-    identity = _identity(config, split, further, options) | ({"first stage": first.sha256} if first else {})
-    state = _earlier_state(output, identity, options)
+    lesions = lesions_aside(split, cube_folders(further)) if held_back else []
+    identity = run_identity(config, split, further, options, first)
+    state = earlier_state(output, identity, options)
     with process.leader_first():
         _prepare(output, split, options, process)
         dataset = _dataset([cases[name] for name in split.train], further, config, output, options)
-        card = _card(dataset, split, options)
-        whole = [cases[name] for name in split.train]
-        for folder, source, names in further:
-            found = source.whole(folder)
-            whole += [found[name] for name in names if name in found]
-        card |= _provenance(dataset, whole, output, options, earlier=state is not None)
-        unchanged = _unchanged(validated, config, output, options)
+        whole, learnt = whole_patients(cases, split, further), set(names_by_kind(dataset).get("patient", ()))
+        entries = patient_entries([case for case in whole if case.case_id in learnt], _cache(output, options))
+        opened = patient_cases(validated, config, _cache(output, options), workers=options.workers)
+    aside = Aside(held_back, lesions, unchanged(opened, config))
+    return learn(dataset, output, config, split, identity, state, entries, aside, process, options, first)
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What a run is validated on; nothing by default."""
+
+    patients: Sequence[Reference] = ()
+    lesions: Sequence[LesionCube] = ()
+    """Set aside, to validate on beside the patients."""
+    unchanged: PatchDataset | None = None
+    """Of the patients, for the validation loss."""
+
+
+def learn(
+    dataset: PatchDataset,
+    output: Path,
+    config: RunConfig,
+    split: Split,
+    identity: Mapping[str, str],
+    state: Mapping[str, Any] | None,
+    entries: Sequence[Learnt],
+    aside: Aside,
+    process: Process,
+    options: TrainOptions,
+    first: Checkpoint | None = None,
+    *,
+    curves: bool = True,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> Path:
+    """Train on prepared cases, from the beginning or from ``state``, and keep every epoch; returns the model file.
+
+    Parameters
+    ----------
+    identity, state
+        See :func:`run_identity` and :func:`earlier_state`.
+    entries : sequence of Learnt
+        Of the whole patients in ``dataset``, for the card.
+    first : Checkpoint, optional
+        Of a cascade, whose second stage this is.
+    curves : bool
+        Whether they are drawn, which takes matplotlib.
+    on_epoch : callable
+        Called after an epoch is kept.
+    """
+    with process.leader_first():
+        card = _card(dataset, split, options) | _provenance(
+            dataset, entries, output, options, earlier=state is not None
+        )
     torch.manual_seed(config.training.seed)  # for the weights that --init does not give
     init = None if options.init is None or state else initial_network(options.init, config)
     trainee = Trainee.new(config, process.device, init)
@@ -205,13 +246,13 @@ def _run_in(
         card["trained_on"] += f"; first stage: {first.card.get('trained_on', 'unknown')}"
         card = with_parent(card, first)
         network = first.build()
-    run = _Run(output, config, identity, held_back, lesions, unchanged, process, card, tensorboard, network, to_beat)
+    run = _Run(output, config, identity, aside, process, card, tensorboard, curves, on_epoch, network, to_beat)
     train(
         trainee,
         dataset,
         config,
         process,
-        validate=run.validate if held_back else None,
+        validate=run.validate if aside.patients else None,
         keep=run.keep,
         on_step=options.on_step,
         workers=options.workers,
@@ -220,7 +261,7 @@ def _run_in(
     return run.model
 
 
-def _checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig:
+def checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig:
     """The recipe with the option's minutes; what the loop would stumble over is found before anything is loaded."""
     if options.minutes is not None:
         settings = config.model_dump()
@@ -246,6 +287,21 @@ def _check_batch(config: RunConfig, process: Process) -> None:
 
 
 # Who is learnt from
+
+
+def chosen_cases(
+    patients: Path, options: TrainOptions, *, exclude: Path | None = None
+) -> tuple[dict[str, Case], Split, Further, TrainOptions]:
+    """All patients, who of them is learnt from, the further cases, and the options with ``leave_out`` by their names.
+
+    Raises :class:`data.errors.UsageError`.
+    """
+    cases = {case.case_id: case for case in discover_cases(patients, exclude=exclude)}
+    split = _split(list(cases), replace(options, leave_out=_of_patients(options.leave_out, cases)))
+    further = _further(options.extra, split.held_back)
+    names = [*cases, *(name for _, _, found in further for name in found)]
+    _check_leave_out(options.leave_out, names)
+    return cases, split, further, replace(options, leave_out=_of_patients(options.leave_out, names))
 
 
 def _split(names: Sequence[str], options: TrainOptions) -> Split:
@@ -278,9 +334,13 @@ def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further
     return further
 
 
-def _lesions_aside(split: Split, further: Further) -> list[LesionCube]:
-    """Lesions of the patients that are set aside, from the folders of cubes that are learnt from."""
-    folders = [folder for folder, source, _ in further if source.kind == "cube"]
+def cube_folders(further: Further) -> list[Path]:
+    """The folders of lesion cubes among those that are learnt from."""
+    return [folder for folder, source, _ in further if source.kind == "cube"]
+
+
+def lesions_aside(split: Split, folders: Iterable[Path]) -> list[LesionCube]:
+    """Lesions of the patients that are set aside, from folders of cubes."""
     return [cube for folder in folders for cube in cubes_of(folder, split.set_aside)] if split.set_aside else []
 
 
@@ -302,43 +362,81 @@ def _dataset(
     output: Path,
     options: TrainOptions,
 ) -> PatchDataset:
-    cache, workers, sampling = _cache(output, options), options.workers, config.training.sampling
+    cache, workers = _cache(output, options), options.workers
     extra: list[TrainingCase] = []
+    cubes: list[tuple[Path, Sequence[str]]] = []
     for folder, source, names in further:
-        wanted = [name for name in names if name not in options.leave_out]
+        wanted = wanted_names(names, options)
         extra += source.cases(folder, config, cache, names=wanted, workers=workers)
-    count = sampling.phantoms if sampling.phantom_share > 0 else 0
-    shape_of = None
-    if count and sampling.phantom_shapes == "real":
-        cubes = [(folder, names) for folder, source, names in further if source.kind == "cube"]
-        shapes = cube_shapes([(folder, [n for n in names if n not in options.leave_out]) for folder, names in cubes])
-        shape_of = partial(shape_for, shapes=shapes)
-    seeds = range(FIRST_PHANTOM, FIRST_PHANTOM + count)
-    phantoms = phantom_cases(seeds, config, cache, workers=workers, shape_of=shape_of)
+        if source.kind == "cube":
+            cubes.append((folder, wanted))
+    phantoms = drawn_phantoms(config, cubes, cache, workers=workers)
     own = patient_cases(cases, config, cache, workers=workers)
     log.info("learning from %d cases, %d further ones, %d synthetic ones", len(own), len(extra), len(phantoms))
     return PatchDataset(own, config, extra, phantoms)
 
 
-def _unchanged(cases: Sequence[Case], config: RunConfig, output: Path, options: TrainOptions) -> PatchDataset | None:
+def wanted_names(names: Sequence[str], options: TrainOptions) -> list[str]:
+    """Further cases without those that are left out."""
+    return [name for name in names if name not in options.leave_out]
+
+
+def drawn_phantoms(
+    config: RunConfig, cubes: Sequence[tuple[Path, Sequence[str]]], cache: Path, *, workers: int = 0
+) -> list[TrainingCase]:
+    """As many synthetic patients as the recipe learns from.
+
+    Parameters
+    ----------
+    cubes : sequence of (Path, names)
+        Folders of lesion cubes and the patients that are learnt from, for real shapes; the order matters.
+    """
+    sampling = config.training.sampling
+    count = sampling.phantoms if sampling.phantom_share > 0 else 0
+    shape_of = None
+    if count and sampling.phantom_shapes == "real":
+        shape_of = partial(shape_for, shapes=cube_shapes(cubes))
+    seeds = range(FIRST_PHANTOM, FIRST_PHANTOM + count)
+    return phantom_cases(seeds, config, cache, workers=workers, shape_of=shape_of)
+
+
+def unchanged(cases: Sequence[TrainingCase], config: RunConfig) -> PatchDataset | None:
     """Samples of the patients that are validated on, drawn as in training but not augmented."""
-    if not cases:
-        return None
-    opened = patient_cases(cases, config, _cache(output, options), workers=options.workers)
-    return PatchDataset(opened, config.model_copy(update={"augment": NO_AUGMENTATION}))
+    return PatchDataset(cases, config.model_copy(update={"augment": NO_AUGMENTATION})) if cases else None
+
+
+def whole_patients(cases: Mapping[str, Case], split: Split, further: Further) -> list[Case]:
+    """Those to learn from whose images are there as files, for their fingerprints."""
+    whole = [cases[name] for name in split.train]
+    for folder, source, names in further:
+        found = source.whole(folder)
+        whole += [found[name] for name in names if name in found]
+    return whole
+
+
+def names_by_kind(dataset: PatchDataset) -> dict[str, list[str]]:
+    """Whom a data set shows: case ids of whole patients, else patients."""
+    names: dict[str, list[str]] = {}
+    for pool, _ in dataset.pools:
+        for case in pool:
+            names.setdefault(case.kind, []).append(case.name if case.kind == "patient" else case.patient)
+    return names
 
 
 # What a run is, and where it was
 
 
-def _identity(config: RunConfig, split: Split, further: Further, options: TrainOptions) -> dict[str, str]:
+def run_identity(
+    config: RunConfig, split: Split, further: Further, options: TrainOptions, first: Checkpoint | None = None
+) -> dict[str, str]:
     """What must be the same for a run to go on."""
     names = sorted(name for _, _, found in further for name in found if name not in options.leave_out)
     digest = hashlib.sha256(json.dumps(names).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"recipe": config.model_dump_json(), "split": json.dumps(split.as_lists()), "list of further cases": digest}
+    identity = {"recipe": config.model_dump_json(), "split": json.dumps(split.as_lists())}
+    return identity | {"list of further cases": digest} | ({"first stage": first.sha256} if first else {})
 
 
-def _earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptions) -> dict[str, Any] | None:
+def earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptions) -> dict[str, Any] | None:
     """The state to go on from, if there is one; refused where it is of another run."""
     path = output / STATE_NAME
     if (output / "state.pt").is_file() and not path.is_file():
@@ -414,16 +512,10 @@ def _card(dataset: PatchDataset, split: Split, options: TrainOptions) -> dict[st
 
 
 def _provenance(
-    dataset: PatchDataset, cases: Sequence[Case], output: Path, options: TrainOptions, earlier: bool
+    dataset: PatchDataset, entries: Sequence[Learnt], output: Path, options: TrainOptions, earlier: bool
 ) -> dict[str, Any]:
     """The card's ``learnt_from`` and ``parents``; a run that goes on (``earlier``) keeps those of its last model."""
-    names: dict[str, list[str]] = {}
-    for pool, _ in dataset.pools:
-        for case in pool:
-            names.setdefault(case.kind, []).append(case.name if case.kind == "patient" else case.patient)
-    names.pop("phantom", None)
-    whole = set(names.pop("patient", []))
-    entries = patient_entries([c for c in cases if c.case_id in whole], _cache(output, options))
+    names = {kind: names for kind, names in names_by_kind(dataset).items() if kind not in ("patient", "phantom")}
     about: dict[str, Any] = {"learnt_from": as_listing([*entries, *part_entries(names)])}
     if options.init is not None:
         weights = Path(options.init)
@@ -439,14 +531,12 @@ class _Run:
     output: Path
     config: RunConfig
     identity: Mapping[str, str]
-    held_back: Sequence[Reference]
-    lesions: Sequence[LesionCube]
-    """Set aside, to validate on beside the patients."""
-    unchanged: PatchDataset | None
-    """Of the patients that are held back, for the validation loss."""
+    aside: Aside
     process: Process
     card: Mapping[str, Any]
     tensorboard: Callable[[EpochRecord], None]
+    curves: bool
+    on_epoch: Callable[[EpochRecord], None]
     first: nn.Module | None = None
     """Of a cascade, whose second network is learning."""
     to_beat: float | None = None
@@ -471,11 +561,11 @@ class _Run:
         with self.process.leader_first():  # nobody reads before it is there
             if self.process.leads:
                 self._save(self.last, network, self.card)
-        self.rows[:] = validate(self.last, self.held_back, self.process)
-        self.lesion_rows[:] = validate_cubes(self.last, self.lesions, self.process) if self.lesions else []
+        self.rows[:] = validate(self.last, self.aside.patients, self.process)
+        self.lesion_rows[:] = validate_cubes(self.last, self.aside.lesions, self.process) if self.aside.lesions else []
         means = self._means(self.rows, self.lesion_rows)
-        if self.unchanged is not None:
-            means["val_loss"] = validation_loss(network, self.unchanged, self.config, self.process.device)
+        if self.aside.unchanged is not None:
+            means["val_loss"] = validation_loss(network, self.aside.unchanged, self.config, self.process.device)
         return means
 
     def _means(self, rows: Sequence[dict[str, Any]], lesion_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -501,14 +591,14 @@ class _Run:
         record, network = trainee.records[-1], trainee.average.module.eval()
         card = {**self.card, "scores": {f"dice_{region}": value for region, value in record.dice.items()}}
         self._save(self.last, network, card)
-        if not self.held_back or self._is_best(trainee.records):
+        if not self.aside.patients or self._is_best(trainee.records):
             self._save(self.model, network, card)
             if self.rows:
                 write_table(self.output / "validation.csv", pd.DataFrame(self.rows))
             if self.lesion_rows:
                 write_table(self.output / "validation_lesions.csv", pd.DataFrame(self.lesion_rows))
         write_history(trainee.records, self.output / "history.csv")
-        if not self.held_back or record.mean_dice is not None:
+        if self.curves and (not self.aside.patients or record.mean_dice is not None):
             plot_curves(trainee.records, self.output / "curves.png", self.config.name)
         if self.config.training.soup and record.mean_dice is not None:
             self._keep_for_soup(trainee, card)
@@ -518,6 +608,7 @@ class _Run:
             write_bytes_atomically(self.output / BEFORE_COOLDOWN, (self.output / STATE_NAME).read_bytes())
         state = {**self.identity, "score to beat": self.to_beat, "trainee": trainee.state()}
         save_state(self.output / STATE_NAME, state)
+        self.on_epoch(record)
 
     def _is_best(self, records: Sequence[EpochRecord]) -> bool:
         score = records[-1].mean_dice
@@ -540,7 +631,7 @@ class _Run:
 
     def try_soup(self, trainee: Trainee) -> None:
         """Make the average of the latest validated epochs the model, if it scores better than the best of the run."""
-        if not self.config.training.soup or not self.held_back:
+        if not self.config.training.soup or not self.aside.patients:
             return
         found = [path for epoch in self._soup_epochs(trainee.records) if (path := self._kept(epoch)).is_file()]
         paths = self.process.from_leader(found)  # who writes them
@@ -555,8 +646,8 @@ class _Run:
         with self.process.leader_first():
             if self.process.leads:
                 save_checkpoint(soup, network, self.config, card)
-        rows = validate(soup, self.held_back, self.process)
-        lesion_rows = validate_cubes(soup, self.lesions, self.process) if self.lesions else []
+        rows = validate(soup, self.aside.patients, self.process)
+        lesion_rows = validate_cubes(soup, self.aside.lesions, self.process) if self.aside.lesions else []
         means = self._means(rows, lesion_rows)
         singles = [*(record.mean_dice for record in trainee.records), self.to_beat]
         best = max((score for score in singles if score is not None and np.isfinite(score)), default=-np.inf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -321,6 +322,13 @@ def test_a_run_taken_up_from_its_state_goes_on_to_the_bit(workers, cases):
     for part in ("network", "average"):
         ours, theirs = getattr(resumed, part).state_dict(), getattr(straight, part).state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_without_a_scaler_goes_on_with_one():
+    begun, on = (Trainee.new(recipe(), ALONE.device) for _ in range(2))
+    on = replace(on, scaler=torch.amp.GradScaler("cpu"))
+    on.restore(begun.state())
+    assert on.scaler.is_enabled() and on.scaler.get_scale() == 65536
 
 
 def test_another_seed_gives_other_weights_and_other_samples(cases):
