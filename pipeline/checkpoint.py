@@ -263,7 +263,7 @@ def require_same_regions(checkpoints: Sequence[Checkpoint]) -> None:
 
 def shipped_files() -> list[Path]:
     """Files of the models that come with the pipeline, by name."""
-    return sorted(MODELS.glob("*.safetensors"))
+    return sorted(MODELS.glob("*.safetensors"), key=lambda path: path.stem)
 
 
 def shipped_models() -> list[Checkpoint]:

@@ -492,13 +492,17 @@ def test_every_shipped_model_loads_answers_and_matches_its_listing(path: Path) -
     with torch.no_grad():
         answer = network(torch.randn(1, config.network.in_channels, *(17,) * config.network.spatial_dims))
     assert answer.shape[1] == len(config.regions) and torch.isfinite(answer).all()
-    assert path.stat().st_size <= (12 if config.network.spatial_dims == 3 else 6) * 2**20
+    assert path.stat().st_size <= 12 * 2**20
 
 
 def test_shipped_models_are_those_in_the_folder_by_name() -> None:
     names = [checkpoint.name for checkpoint in shipped_models()]
     assert names == sorted(p.stem for p in MODELS.glob("*.safetensors"))
     assert names
+
+
+def test_all_shipped_weights_together_are_small_enough_to_be_cloned() -> None:
+    assert sum(path.stat().st_size for path in MODELS.glob("*.safetensors")) <= 40 * 2**20
 
 
 def test_the_shipped_files_are_those_whose_digests_are_kept_beside_them() -> None:
