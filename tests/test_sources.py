@@ -124,6 +124,8 @@ def test_a_cubes_place_is_where_its_patients_tumour_stands(tmp_path):
         ({"images": np.zeros((1, 4, 32, 32, 32), np.float16)}, "shows no brain"),
         ({"images": np.full((1, 4, 32, 32, 32), np.nan, np.float16)}, "not finite"),
         ({"images": np.zeros((1, 3, 32, 32, 32), np.float16)}, "do not fit each other"),
+        ({"labels": np.full((1, 32, 32, 32), 7, np.uint8)}, "labels that brats2017 does not know: 7"),
+        ({"starts": np.zeros((0, 3))}, "holds no lesion"),
     ],
 )
 def test_a_file_that_is_no_cube_is_refused_with_its_name(tmp_path, arrays, message):
@@ -131,6 +133,15 @@ def test_a_file_that_is_no_cube_is_refused_with_its_name(tmp_path, arrays, messa
     with pytest.raises(InputError, match=f"broken.npz: .*{message}"):
         read_cubes(tmp_path / "broken.npz")
     (tmp_path / "broken.npz").write_bytes(b"no zip")
+    with pytest.raises(InputError, match=r"broken.npz: holds no lesion cubes"):
+        read_cubes(tmp_path / "broken.npz")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: content.replace(
+    content[len(content) // 3 :][:40], b"x" * 40)], ids=["cut off", "written over"])  # fmt: skip
+def test_a_damaged_cube_file_is_refused_with_its_name(tmp_path, damage):
+    write_cube(tmp_path / "broken.npz")
+    (tmp_path / "broken.npz").write_bytes(damage((tmp_path / "broken.npz").read_bytes()))
     with pytest.raises(InputError, match=r"broken.npz: holds no lesion cubes"):
         read_cubes(tmp_path / "broken.npz")
 

@@ -7,6 +7,8 @@ Cubes and labels lie on a grid of 128^3 voxels that stretches over the 240 x 240
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.errors import InputError, UsageError
+from data.errors import InputError, UsageError, few
 from data.grid import Grid
 from data.labels import load_convention
 from pipeline.case_cache import array_path, file_digest
@@ -89,7 +91,7 @@ def read_cubes(path: Path) -> list[LesionCube]:
     try:
         with np.load(path, allow_pickle=False) as file:
             images, labels, starts = (np.array(file[key]) for key in ("images", "labels", "starts"))
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: holds no lesion cubes ({error}); copy it again") from None
     n, side = len(images), images.shape[-1] if images.ndim == 5 else 0
     if images.shape != (n, 4, *(side,) * 3) or labels.shape != (n, *(side,) * 3) or starts.shape != (n, 3):
@@ -97,6 +99,12 @@ def read_cubes(path: Path) -> list[LesionCube]:
             f"{path}: images {images.shape}, labels {labels.shape} and starts {starts.shape} do not fit each other; "
             "leave it out"
         )
+    if n == 0:
+        raise InputError(f"{path}: holds no lesion; leave it out")
+    unknown = sorted({*np.unique(labels).tolist()} - {0, *load_convention(CUBE_CONVENTION).labels})
+    if unknown:
+        shown = few(f"{value:g}" for value in unknown)
+        raise InputError(f"{path}: holds labels that {CUBE_CONVENTION} does not know: {shown}; leave it out")
     if not np.isfinite(images).all():
         raise InputError(f"{path}: holds a value that is not finite; leave it out")
     cubes = []
