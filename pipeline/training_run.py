@@ -53,6 +53,7 @@ FIRST_PHANTOM = 1000
 
 LAST_NAME = "last.safetensors"
 MODEL_NAME = "model.safetensors"
+LESION_TABLE = "validation_lesions.csv"
 KEPT = "kept"
 """Folder of the latest validated checkpoints, for `training.soup`."""
 
@@ -239,7 +240,7 @@ def learn(
         trainee.restore(state["trainee"])
         to_beat = state.get("score to beat")
         if extend(trainee, _recipe_of(state, output).training, config.training, output):
-            to_beat = _score_of(output / MODEL_NAME)
+            to_beat = _score_of(output, config, with_lesions=bool(lesions))
     tensorboard = open_tensorboard(output / "tensorboard")
     network = None
     if first is not None:
@@ -476,12 +477,19 @@ def _require_same_recipe(theirs: RunConfig, ours: RunConfig, output: Path) -> No
             )
 
 
-def _score_of(model: Path) -> float | None:
-    """Mean Dice on a model's card; None where there is no model or it was not validated."""
+def _score_of(output: Path, config: RunConfig, *, with_lesions: bool) -> float | None:
+    """Score by which the model in ``output`` was chosen; None where there is no model or it was not validated."""
+    model, table = output / MODEL_NAME, output / LESION_TABLE
     if not model.is_file():
         return None
     scores = [score for name, score in open_checkpoint(model).card.get("scores", {}).items() if "dice_" in name]
-    return float(np.mean(scores)) if scores else None
+    if not scores:
+        return None
+    deciding = [float(np.mean(scores))]
+    if with_lesions and table.is_file():
+        lesion_dice = mean_scores(pd.read_csv(table).to_dict("records"), "dice", config.regions)
+        deciding.append(float(np.mean(list(lesion_dice.values()))))
+    return float(np.mean(deciding))
 
 
 def _prepare(output: Path, split: Split, options: TrainOptions, process: Process) -> None:
@@ -596,7 +604,7 @@ class _Run:
             if self.rows:
                 write_table(self.output / "validation.csv", pd.DataFrame(self.rows))
             if self.lesion_rows:
-                write_table(self.output / "validation_lesions.csv", pd.DataFrame(self.lesion_rows))
+                write_table(self.output / LESION_TABLE, pd.DataFrame(self.lesion_rows))
         write_history(trainee.records, self.output / "history.csv")
         if self.curves and (not self.aside.patients or record.mean_dice is not None):
             plot_curves(trainee.records, self.output / "curves.png", self.config.name)
@@ -656,3 +664,5 @@ class _Run:
             scores = {f"dice_{region}": value for region, value in means["dice"].items()}
             save_checkpoint(self.model, network, self.config, {**card, "scores": scores})
             write_table(self.output / "validation.csv", pd.DataFrame(rows))
+            if lesion_rows:
+                write_table(self.output / LESION_TABLE, pd.DataFrame(lesion_rows))

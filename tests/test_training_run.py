@@ -491,6 +491,33 @@ def test_lesions_that_are_set_aside_are_validated_on_and_never_learnt_from(patie
     assert "BraTS20_Training_002" in card["held_out"]
 
 
+def test_lesions_that_are_set_aside_count_in_what_an_extended_run_and_an_average_have_to_beat(
+    patients, options, tmp_path, monkeypatch
+):
+    # Of two epochs and their average; below, of three more and theirs.
+    of_patients, of_lesions = iter([0.9, 0.9, 0.0]), iter([0.1, 0.1, 0.0])
+    monkeypatch.setattr(training_run, "validate", lambda *_: [
+        {"case": "x", "dice_WT": (d := next(of_patients)), "tversky_WT": d, "accuracy_WT": d}])  # fmt: skip
+    monkeypatch.setattr(training_run, "validate_cubes", lambda *_: [{"case": "y", "dice_WT": next(of_lesions)}])
+    cubes, out = tmp_path / "cubes", tmp_path / "out"
+    cubes.mkdir()
+    for name in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        write_cube(cubes / f"{name}.npz")
+    split = {"train": NAMES[1:], "validation": NAMES[:1], "set_aside": ["BraTS20_Training_002"]}
+    (tmp_path / "s.json").write_text(json.dumps(split))
+    chosen = {**options, "split": tmp_path / "s.json", "extra": [str(cubes)], "resume": True}
+    for epochs in (2, 5):
+        settings = write_recipe(tmp_path / "r.yaml", epochs=epochs, validate_every=1, soup=2)
+        run_training(patients, settings, out, TrainOptions(**chosen))
+        if epochs == 2:
+            assert open_checkpoint(out / "model.safetensors").card["scores"] == {"dice_WT": 0.9}
+            of_patients, of_lesions = iter([0.1, 0.8, 0.7, 0.9]), iter([0.1, 0.4, 0.1, 0.5])
+    # .8 and .4 beat .9 and .1, and .9 and .5 beat these.
+    model = open_checkpoint(out / "model.safetensors")
+    assert model.card["scores"] == {"dice_WT": 0.9} and "soup" in model.card
+    assert pd.read_csv(out / "validation_lesions.csv")["dice_WT"].tolist() == [0.5]
+
+
 @pytest.fixture
 def learnt_from(monkeypatch) -> list[str]:
     """Names of the cases of the last run; nothing is computed."""
