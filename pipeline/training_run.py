@@ -327,6 +327,7 @@ def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further
     for option in options:
         folder, source = source_of(option)
         found = source.names(folder)
+        log.info("%s: %d cases of kind %s (FOLDER:kind chooses another)", folder, len(found), source.kind)
         kept = [name for name, patient in found.items() if known_as(patient) not in patients]
         if len(kept) < len(found):
             left = sorted(set(found) - set(kept))

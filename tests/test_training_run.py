@@ -549,6 +549,18 @@ def test_who_is_left_out_is_in_no_part_of_a_fold(patients, recipe, options, tmp_
     assert learnt_from == [NAMES[2]]
 
 
+def test_the_log_says_which_kind_a_further_folder_is_taken_for(
+    patients, recipe, options, tmp_path, learnt_from, caplog
+):
+    both = tmp_path / "both"
+    write_phantom(both, 7, shape=(30, 30, 20), spacing_mm=(8.0, 8.0, 8.0))
+    write_cube(both / "BraTS20_Training_001.npz")
+    with caplog.at_level("INFO"):
+        run_training(patients, recipe, tmp_path / "out", TrainOptions(**options, extra=[str(both)]))
+    assert "BraTS20_Training_001" not in learnt_from  # the recipe's extra_share is 0
+    assert f"{both}: 1 cases of kind cube" in caplog.text
+
+
 def test_further_folders_add_cases_but_never_one_of_a_patient_that_is_held_back(
     patients, options, tmp_path, learnt_from
 ):
