@@ -240,7 +240,7 @@ def learn(
         trainee.restore(state["trainee"])
         to_beat = state.get("score to beat")
         if extend(trainee, _recipe_of(state, output).training, config.training, output):
-            to_beat = _score_of(output, config, with_lesions=bool(lesions))
+            to_beat = _score_of(output, config, with_lesions=bool(aside.lesions))
     tensorboard = open_tensorboard(output / "tensorboard")
     network = None
     if first is not None:
