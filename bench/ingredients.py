@@ -1,9 +1,11 @@
 """What each ingredient of the training brings: one recipe with and without it, as many steps each, one table.
 
-    python -m bench.ingredients DATA --split FILE --output FOLDER [--recipe NAME] [--steps N] [--seeds 0 1] [--only NAME ...]
+    python -m bench.ingredients DATA --split FILE --output FOLDER [--recipe NAME] [--init MODEL] [--steps N] [--seeds 0 1]
+        [--only NAME ...]
 
 DATA is the folder of the collected sets (bench.sets), FILE the fixed sides (bench.sides). Every variant is trained by
-`train` from random weights; its last weights are scored on the validation patients and on the lesions that are set aside.
+`train` from random weights, or from those of a MODEL that has learnt from the patients alone, so that few steps show what
+an ingredient adds to it; its last weights are scored on the validation patients and on the lesions that are set aside.
 A run that is there is not made again, and one that was stopped goes on; so the table can be made in parts. Steps are
 equal rather than minutes, because a busy machine is no fair clock; the CPU time of each is in the table.
 """
@@ -107,7 +109,13 @@ def variant(recipe: str, ingredient: Ingredient, steps: int, seed: int) -> dict[
 
 
 def trained(
-    data: Path, split: Path, output: Path, settings: dict[str, Any], ingredient: Ingredient, cache: Path
+    data: Path,
+    split: Path,
+    output: Path,
+    settings: dict[str, Any],
+    ingredient: Ingredient,
+    cache: Path,
+    init: str | None = None,
 ) -> tuple[Path, float]:
     """The last weights of a variant and the CPU minutes that they took here; what is there is kept."""
     minutes = output / "cpu_minutes.json"
@@ -122,7 +130,13 @@ def trained(
             str(recipe),
             output / "run",
             TrainOptions(
-                device="cpu", split=split, extra=extra, cache=cache, resume=True, command="python -m bench.ingredients"
+                device="cpu",
+                split=split,
+                extra=extra,
+                cache=cache,
+                init=init,
+                resume=True,
+                command="python -m bench.ingredients",
             ),
         )
         minutes.write_text(json.dumps((time.process_time() - start) / 60))
@@ -156,6 +170,7 @@ def main() -> None:
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--recipe", default="brats_attention_unet_2d")
+    parser.add_argument("--init", help="first weights, of a model that has learnt from the patients alone")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", default=list(INGREDIENTS), choices=list(INGREDIENTS))
@@ -167,8 +182,9 @@ def main() -> None:
             ingredient = INGREDIENTS[name]
             settings = variant(arguments.recipe, ingredient, arguments.steps, seed)
             folder = arguments.output / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+            cache = arguments.output / "cache"
             model, minutes = trained(
-                arguments.data, arguments.split, folder, settings, ingredient, arguments.output / "cache"
+                arguments.data, arguments.split, folder, settings, ingredient, cache, arguments.init
             )
             rows.append(
                 {"ingredient": name, "seed": seed}
