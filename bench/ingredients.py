@@ -5,7 +5,8 @@
 
 DATA is the folder of the collected sets (bench.sets), FILE the fixed sides (bench.sides). Every variant is trained by
 `train` from random weights, or from those of a MODEL that has learnt from the patients alone, so that few steps show what
-an ingredient adds to it; its last weights are scored on the validation patients and on the lesions that are set aside.
+an ingredient adds to it; its last weights are scored on the validation patients, and on the lesions and the whole slices
+that are set aside.
 A run that is there is not made again, and one that was stopped goes on; so the table can be made in parts. Steps are
 equal rather than minutes, because a busy machine is no fair clock; the CPU time of each is in the table.
 """
@@ -25,6 +26,7 @@ import pandas as pd
 import torch
 import yaml
 
+from bench.slices import mean_dice, score_slices, slices_of
 from data.case import discover_cases
 from data.splits import read_split
 from pipeline.checkpoint import open_checkpoint
@@ -144,14 +146,16 @@ def trained(
 
 
 def scores(model: Path, data: Path, split: Path) -> dict[str, float]:
-    """Dice of each region on the validation patients (``WT``) and on the lesions that are set aside (``lesions WT``)."""
+    """Dice of each region on the validation patients (``WT``), and on the lesions and slices set aside (``lesions WT``)."""
     alone, sides = Process(0, 1, torch.device("cpu")), read_split(split)
     config = open_checkpoint(model).config
     patients = [case for case in discover_cases(data / "brats") if case.case_id in sides.validation]
     found = mean_scores(validate(model, references(patients, config), alone), "dice", config.regions)
     lesions = validate_cubes(model, cubes_of(data / "brats2020_cubes", sides.set_aside), alone)
     of_lesions = mean_scores(lesions, "dice", config.regions)
-    return found | {f"lesions {region}": value for region, value in of_lesions.items()}
+    slices = score_slices(open_checkpoint(model), slices_of(data / "brats2020_slices", sides.set_aside))
+    found |= {f"lesions {region}": value for region, value in of_lesions.items()}
+    return found | {f"slices {region}": value for region, value in mean_dice(slices).items()}
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
