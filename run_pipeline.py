@@ -271,7 +271,10 @@ class Train:
     """JSON file with the lists train, validation and test of case ids, instead of folds."""
     extra: list[str] = field(default_factory=list)
     """Further folders to learn from, FOLDER or FOLDER:kind (cube, slice, t1c-slice, lesion-slice, silver, tumour-free,
-    patient); none of them is validated on."""
+    patient) or FOLDER:patient:CONVENTION; none of them is validated on."""
+    convention: str | None = None
+    """Label convention of the references, and of the masks that the model writes where it has all of the recipe's
+    regions. Default: each case's own, and the recipe's."""
     leave_out: list[str] = field(default_factory=list)
     """Cases that are neither learnt from nor validated on."""
     first: str | None = None

@@ -54,6 +54,7 @@ from pipeline.training_run import (
     Aside,
     TrainOptions,
     behind,
+    check_told,
     checked,
     chosen_cases,
     cube_folders,
@@ -136,7 +137,8 @@ def pack(patients: Path, recipe: str, output: Path, options: TrainOptions, part_
         first = open_checkpoint(options.first)
         config = behind(first, config)
     cases, split, further, options = chosen_cases(patients, options)
-    own = patient_cases([cases[name] for name in split.train], config, cache, workers=workers)
+    prepare = partial(patient_cases, config=config, cache=cache, convention=options.convention, workers=workers)
+    own = prepare([cases[name] for name in split.train])
     voxels = list(own)
     extra: list[dict[str, Any]] = []
     files: dict[str, Path] = {f"first/{first.path.name}": first.path} if first else {}
@@ -152,7 +154,7 @@ def pack(patients: Path, recipe: str, output: Path, options: TrainOptions, part_
             voxels += found
     held_back = [cases[name] for name in split.validation] if validation else []
     files |= {f"validation/{path}": patients / path for case in held_back for path in _paths(case, patients)}
-    unaugmented = patient_cases(held_back, config, cache, workers=workers)
+    unaugmented = prepare(held_back)
     packed = {_file_name(case): case for case in (*voxels, *unaugmented)}  # a patient may be in two folders
     lesions = cube_folders(further) if held_back and split.set_aside else []
     for number, folder in enumerate(lesions, 1):
@@ -165,6 +167,7 @@ def pack(patients: Path, recipe: str, output: Path, options: TrainOptions, part_
         "split": split.as_lists(),
         "identity": {part: value for part, value in identity.items() if part != "recipe"},
         "licence": options.licence,
+        "convention": options.convention,
         "own": [_row(case) for case in own],
         "extra": extra,
         "first": f"first/{first.path.name}" if first else None,
@@ -267,6 +270,8 @@ def train_on_card(
         identity = {"recipe": config.model_dump_json(), **index["identity"]}
         state = earlier_state(output, identity, options)
         dataset = PatchDataset(*unpack(parts, index, config, cache, max(cores - 1, 0)))
+        if state is None:
+            check_told(dataset, config, init)
         dataset.make_donors()
         learnt = set(names_by_kind(dataset).get("patient", ()))
         entries = [entry for entry in entries_of(index) or () if entry.name in learnt]
@@ -386,7 +391,8 @@ def _aside(parts: Path, index: Mapping[str, Any], config: RunConfig, split: Spli
         return Aside()
     folder = _files_below(parts, index, "validation", cache)
     cases = {case.case_id: case for case in discover_cases(folder)}
-    held_back = references([cases[row["name"]] for row in index["validation"]], config)
+    named = [cases[row["name"]] for row in index["validation"]]
+    held_back = references(named, config, index.get("convention"))  # parts of 0.5 have none
     lesions = lesions_aside(split, [_files_below(parts, index, name, cache) for name in index["lesions"]])
     return Aside(held_back, lesions, unchanged(_opened(index["validation"], config, cache), config))
 
@@ -466,6 +472,7 @@ def main() -> None:
     packing.add_argument("--recipe", required=True)
     packing.add_argument("--split", type=Path, required=True)
     packing.add_argument("--extra", nargs="*", default=[], metavar="FOLDER[:kind]")
+    packing.add_argument("--convention", metavar="NAME", help="label convention of the references")
     packing.add_argument("--leave-out", nargs="*", default=[], metavar="CASE")
     packing.add_argument("--first", metavar="MODEL", help="of a cascade, its first stage")
     packing.add_argument("--cache", type=Path, required=True)
@@ -506,6 +513,7 @@ def _run(arguments: argparse.Namespace) -> str:
     options = TrainOptions(
         split=arguments.split,
         extra=arguments.extra,
+        convention=arguments.convention,
         leave_out=arguments.leave_out,
         cache=arguments.cache,
         first=arguments.first,

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patients", type=Path)
     parser.add_argument("--extra", nargs="*", default=[])
+    parser.add_argument("--convention", help="label convention of the references; recognised by default")
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="folder for preprocessed cases; a temporary one by default")
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         cache = given.cache or Path(folder)
-        own = patient_cases(discover_cases(given.patients)[: given.each], config, cache)
+        own = patient_cases(discover_cases(given.patients)[: given.each], config, cache, convention=given.convention)
         extra = []
         for option in given.extra:
             path, source = source_of(option)

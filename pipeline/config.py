@@ -357,7 +357,10 @@ class RunConfig(Strict):
         except ConventionError as error:
             raise ValueError(str(error)) from None
         if unknown := set(self.regions) - set(known):
-            raise ValueError(f"convention {self.convention} has no region {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"convention {self.convention} has no region {', '.join(sorted(unknown))}; name one that has, or leave it out "
+                "of regions"
+            )
         for first, later in combinations(self.regions, 2):
             if known[first] < known[later]:
                 raise ValueError(f"regions lists {first} before {later}, which contains it; put {later} first")

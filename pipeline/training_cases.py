@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import data.phantom
 from data.case import Case, ImageSource
-from data.errors import InputError, UsageError
+from data.errors import InputError, UsageError, few
 from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, read_label_map
 from data.labels import count_labels, load_convention
@@ -103,7 +103,9 @@ class Entry:
     place: tuple[float, float, float] | None = None
 
 
-def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, workers: int = 0) -> list[TrainingCase]:
+def patient_cases(
+    cases: Sequence[Case], config: RunConfig, cache: Path, *, convention: str | None = None, workers: int = 0
+) -> list[TrainingCase]:
     """Patients to learn from, in the order of ``cases``; an empty sequence gives an empty list.
 
     Parameters
@@ -113,19 +115,26 @@ def patient_cases(cases: Sequence[Case], config: RunConfig, cache: Path, *, work
     config : RunConfig
     cache : Path
         Folder for the preprocessed voxels; may be shared by folds and recipes.
+    convention : str, optional
+        Label convention of every reference, whatever the evidence says; else each one's own.
     workers : int
         Processes that preprocess; 0: here, one case after another. The bytes do not depend on it.
 
     Raises
     ------
     data.errors.InputError
-        A case has no reference, lacks a modality, cannot be read, or its labels tell none of the regions; names it.
+        A case has no reference, lacks a modality, cannot be read, its labels tell none of the regions, or one of them
+        is none of its convention; names it.
+    data.errors.ConventionError
+        There is no such convention.
     data.errors.UsageError
         The cache cannot be written.
     """
     _refuse_unusable(cases, config)
     names: dict[ImageSource, str] = {case.reference: case.case_id for case in cases if case.reference}
-    choices = choose_conventions(cases, read_labels=lambda source: _label_values(source, names[source], Path(cache)))
+    choices = choose_conventions(
+        cases, override=convention, read_labels=lambda source: _label_values(source, names[source], Path(cache))
+    )
     entries = []
     for case in cases:
         choice = choices[case.case_id]
@@ -308,9 +317,21 @@ def images_on_working_grid(case: Case, config: RunConfig) -> MetaTensor:
 def region_shares(
     name: str, label_map: NDArray[Any], grid: Grid, convention: str, working: Grid, config: RunConfig
 ) -> torch.Tensor:
-    """Share of each voxel of the working grid that a region fills, (regions, d1, d2, d3) float32; NaN: not told."""
-    told = [region for region in config.regions if region in load_convention(convention).regions]
-    masks = load_convention(convention).region_masks(label_map, told)
+    """Share of each voxel of the working grid that a region fills, (regions, d1, d2, d3) float32; NaN: not told.
+
+    Raises
+    ------
+    data.errors.InputError
+        A label is none of the convention's, or a region lies outside the working grid; names the case.
+    """
+    its = load_convention(convention)
+    if unknown := its.unknown_labels(count_labels(label_map)):
+        raise InputError(
+            f"{name}: its reference holds the label {few(unknown)}, which {convention} does not know; correct it, name "
+            "its convention, or leave the case out"
+        )
+    told = [region for region in config.regions if region in its.regions]
+    masks = its.region_masks(label_map, told)
     shares = torch.full((len(config.regions), *working.shape), torch.nan)
     for region, mask in masks.items():  # one at a time, for a float copy of all of them would be the largest array here
         moved = resample_to(torch.as_tensor(mask[None]).float(), grid, working)[0]

@@ -21,6 +21,7 @@ from torch import nn
 
 from data.case import Case, discover_cases
 from data.errors import UsageError
+from data.labels import LabelConvention, load_convention
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.splits import Split, fold_split, known_as, listed, match_split, read_split
 from data.write import write_bytes_atomically, write_text_atomically
@@ -54,6 +55,9 @@ FIRST_PHANTOM = 1000
 LAST_NAME = "last.safetensors"
 MODEL_NAME = "model.safetensors"
 LESION_TABLE = "validation_lesions.csv"
+LABELS = "label convention"
+"""Of the references, as the user gave it: part of what a run is."""
+RECOGNISED = "recognised"
 KEPT = "kept"
 """Folder of the latest validated checkpoints, for `training.soup`."""
 
@@ -68,7 +72,8 @@ class TrainOptions:
     split : file with the lists train, validation, test; instead of folds. folds, fold : one part of a cross-validation
     by patient is validated on; fold "all" learns from every patient and validates on none. extra : further folders to
     learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources); a patient that is held back is left out of them. leave_out : cases
-    that are neither learnt from nor validated on. cache : folder of preprocessed cases, to be shared between runs;
+    that are neither learnt from nor validated on. convention : label convention of the references, and the one that the
+    model writes where it has all of the recipe's regions; without it each reference's own, and the recipe's. cache : folder of preprocessed cases, to be shared between runs;
     OUTPUT/cache by default. first : of a cascade, a model for the first stage, which is then not trained. init : first
     weights, of a cascade the second stage's. minutes : instead of the recipe's, of each stage. workers : processes that load and augment. on_step :
     see :func:`pipeline.train.train`.
@@ -80,6 +85,7 @@ class TrainOptions:
     fold: int | str = 0
     extra: Sequence[str | Path] = ()
     leave_out: Sequence[str] = ()
+    convention: str | None = None
     cache: Path | None = None
     first: str | None = None
     init: str | None = None
@@ -172,16 +178,20 @@ def _run_in(
 ) -> Path:
     """Train in a folder that no other run writes into; behind ``first``, where this is the second stage of a cascade."""
     validated = [cases[name] for name in split.validation]
-    held_back = references(validated, config)
+    held_back = references(validated, config, options.convention)
     lesions = lesions_aside(split, cube_folders(further)) if held_back else []
     identity = run_identity(config, split, further, options, first)
     state = earlier_state(output, identity, options)
     with process.leader_first():
         _prepare(output, split, options, process)
         dataset = _dataset([cases[name] for name in split.train], further, config, output, options)
+        if state is None:
+            check_told(dataset, config, options.init)
         whole, learnt = whole_patients(cases, split, further), set(names_by_kind(dataset).get("patient", ()))
         entries = patient_entries([case for case in whole if case.case_id in learnt], _cache(output, options))
-        opened = patient_cases(validated, config, _cache(output, options), workers=options.workers)
+        opened = patient_cases(
+            validated, config, _cache(output, options), convention=options.convention, workers=options.workers
+        )
     aside = Aside(held_back, lesions, unchanged(opened, config))
     return learn(dataset, output, config, split, identity, state, entries, aside, process, options, first)
 
@@ -263,12 +273,14 @@ def learn(
 
 
 def checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig:
-    """The recipe with the option's minutes; what the loop would stumble over is found before anything is loaded."""
-    if options.minutes is not None:
-        settings = config.model_dump()
-        for stage in (settings, *([settings["first"]["recipe"]] if config.first else [])):
+    """The recipe with the options' minutes and convention; what the loop would stumble over is found at once."""
+    settings = config.model_dump()
+    for stage in (settings, *([settings["first"]["recipe"]] if config.first else [])):
+        if options.minutes is not None:
             stage["training"]["stopping"]["minutes"] = options.minutes
-        config = parse_config(settings, f"--minutes {options.minutes}")
+        if options.convention is not None:
+            stage["convention"] = _written_convention(stage, load_convention(options.convention))
+    config = parse_config(settings, f"--minutes {options.minutes}")
     if options.first is not None and config.first is None:
         raise UsageError(
             f"--first {options.first}: the recipe {recipe} is no cascade; leave it out, or name one that is"
@@ -278,6 +290,26 @@ def checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig:
     except ValueError as error:
         raise UsageError(f"recipe {recipe}: training.loss: {error}") from None
     return config
+
+
+def _written_convention(recipe: Mapping[str, Any], convention: LabelConvention) -> str:
+    """The convention that the model of a recipe writes whose references are in ``convention``: if it can, the same."""
+    told = [region for region in recipe["regions"] if region in convention.regions]
+    lacking = [region for region in recipe["regions"] if region not in told]
+    if not told:
+        raise UsageError(
+            f"--convention {convention.name}: tells none of the regions of the recipe {recipe['name']} "
+            f"({', '.join(lacking)}); name another, or take a recipe with {' or '.join(convention.regions)}"
+        )
+    if not lacking:
+        return convention.name
+    log.warning(
+        "--convention %s: does not tell %s: unknown in the references, and the model writes %s",
+        convention.name,
+        ", ".join(lacking),
+        recipe["convention"],
+    )
+    return str(recipe["convention"])
 
 
 def _check_batch(config: RunConfig, process: Process) -> None:
@@ -373,9 +405,38 @@ def _dataset(
         if source.kind == "cube":
             cubes.append((folder, wanted))
     phantoms = drawn_phantoms(config, cubes, cache, workers=workers)
-    own = patient_cases(cases, config, cache, workers=workers)
+    own = patient_cases(cases, config, cache, convention=options.convention, workers=workers)
     log.info("learning from %d cases, %d further ones, %d synthetic ones", len(own), len(extra), len(phantoms))
     return PatchDataset(own, config, extra, phantoms)
+
+
+def check_told(dataset: PatchDataset, config: RunConfig, init: str | None) -> None:
+    """Refuse a region that no case tells; where the first weights know it a warning is enough.
+
+    Raises
+    ------
+    data.errors.UsageError
+        Names the regions and the fix.
+    """
+    cases = [case for pool, _ in dataset.pools for case in pool]
+    untold = [region for index, region in enumerate(config.regions) if not _any_tells(cases, region, index)]
+    if not untold:
+        return
+    theirs = () if init is None or Path(init).suffix in (".pth", ".pt") else open_checkpoint(init).config.regions
+    if unlearnt := [region for region in untold if region not in theirs]:
+        listing = ", ".join(unlearnt)
+        raise UsageError(
+            f"no case tells {listing}, which the network would give at random; leave {listing} out of the recipe's "
+            "regions (network.out_channels is their number), or add cases that tell them (--extra)"
+        )
+    log.warning("no case tells %s: only the weights of --init know them", ", ".join(untold))
+
+
+def _any_tells(cases: Sequence[TrainingCase], region: str, index: int) -> bool:
+    """Whether any voxel of any case is known to be in the region or not to be."""
+    if any(region in case.centres for case in cases):
+        return True  # this reads no voxel
+    return any(not np.isnan(case.voxels[case.n_images + index]).all() for case in cases)
 
 
 def wanted_names(names: Sequence[str], options: TrainOptions) -> list[str]:
@@ -434,8 +495,13 @@ def run_identity(
     """What must be the same for a run to go on."""
     names = sorted(name for _, _, found in further for name in found if name not in options.leave_out)
     digest = hashlib.sha256(json.dumps(names).encode("utf-8", "surrogateescape")).hexdigest()
-    identity = {"recipe": config.model_dump_json(), "split": json.dumps(split.as_lists())}
-    return identity | {"list of further cases": digest} | ({"first stage": first.sha256} if first else {})
+    theirs = [f"{folder.name} {source.convention}" for folder, source, _ in further if source.convention]
+    return {
+        "recipe": config.model_dump_json(),
+        "split": json.dumps(split.as_lists()),
+        LABELS: ", ".join([options.convention or RECOGNISED, *theirs]),
+        "list of further cases": digest,
+    } | ({"first stage": first.sha256} if first else {})
 
 
 def earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptions) -> dict[str, Any] | None:
@@ -450,8 +516,14 @@ def earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptio
     if not options.resume:
         raise UsageError(f"{output} holds a training run; go on with --resume, or choose another folder")
     state = load_state(path)
+    theirs, ours = (run.get(LABELS, RECOGNISED) for run in (state, identity))  # states of 0.5 have none
+    if theirs != ours:  # before the recipe, whose own convention follows it
+        raise UsageError(
+            f"{output}: its run has another {LABELS} ({theirs} there, {ours} here); resume with the same --convention "
+            "and --extra, or choose another folder"
+        )
     _require_same_recipe(_recipe_of(state, output), parse_config(json.loads(identity["recipe"]), "recipe"), output)
-    for part, value in identity.items():
+    for part, value in ((part, value) for part, value in identity.items() if part != LABELS):
         if part != "recipe" and state.get(part) != value:
             raise UsageError(
                 f"{output}: its run has another {part}; resume with the same one, or choose another folder"

@@ -41,36 +41,44 @@ class Reference:
     convention: str
 
 
-def references(cases: Sequence[Case], config: RunConfig) -> list[Reference]:
+def references(cases: Sequence[Case], config: RunConfig, convention: str | None = None) -> list[Reference]:
     """Settle the label convention of every case, before hours are spent on learning.
+
+    ``convention`` is that of every reference, whatever the evidence says; without it each one's own is told.
 
     Raises
     ------
     data.errors.InputError
         A case has no reference, none that tells a region of the recipe, or lacks a modality; names it.
+    data.errors.ConventionError
+        There is no such convention.
     """
-    choices = choose_conventions(cases, read_labels=lambda source: count_labels(read_label_map(source).array))
+    choices = choose_conventions(
+        cases, override=convention, read_labels=lambda source: count_labels(read_label_map(source).array)
+    )
     settled = []
     for case in cases:
         choice = choices[case.case_id]
         if reason := _obstacle(case, choice, config):
-            raise InputError(f"{case.case_id}: {reason}; leave it out")
+            raise InputError(f"{case.case_id}: {reason}")
         assert choice.name is not None  # or it would be the obstacle
         settled.append(Reference(case, choice.name))
     return settled
 
 
 def _obstacle(case: Case, choice: ConventionChoice, config: RunConfig) -> str:
-    """Why a case cannot be validated on; empty if it can."""
+    """Why a case cannot be validated on, with the way out; empty if it can."""
     if case.problems or case.reference is None:
-        return "; ".join(case.problems) or "no reference mask to score against"
+        return ("; ".join(case.problems) or "no reference mask to score against") + "; leave it out"
     if choice.name is None:
         return choice.error or choice.reason
     missing = [modality for modality in config.modalities if modality not in case.images]
     if missing and (len(missing) == len(config.modalities) or not config.missing_modalities):
-        return f"no {', '.join(missing)} image to validate with"
+        return f"no {', '.join(missing)} image to validate with; leave it out"
     if not set(config.regions) & set(load_convention(choice.name).regions):
-        return f"its labels ({choice.name}) tell none of the recipe's regions ({', '.join(config.regions)})"
+        return (
+            f"its labels ({choice.name}) tell none of the recipe's regions ({', '.join(config.regions)}); leave it out"
+        )
     return ""
 
 

@@ -277,12 +277,12 @@ def test_train_hands_every_option_on_and_says_where_the_model_is(tmp_path, monke
 
     monkeypatch.setattr("pipeline.training_run.run_training", run_training)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "train", "a b"])
-    given = "--device cpu --folds 3 --fold all --extra x y --leave-out p q --init m --resume --minutes 2 --workers 4"
+    given = "--device cpu --folds 3 --fold all --extra x y --leave-out p q --convention msd --init m --resume --minutes 2 --workers 4"
     assert call("train", "a b", "--recipe", "demo", "--output", tmp_path, *given.split()) == 0
     ((patients, recipe, output, options),) = asked
     assert (patients, recipe, output) == (Path("a b"), "demo", tmp_path)
     assert (options.device, options.folds, options.fold, options.split) == ("cpu", 3, "all", None)
-    assert (options.extra, options.leave_out) == (["x", "y"], ["p", "q"])
+    assert (options.extra, options.leave_out, options.convention) == (["x", "y"], ["p", "q"], "msd")
     assert (options.init, options.resume, options.minutes, options.workers) == ("m", True, 2.0, 4)
     assert options.command == "python run_pipeline.py train 'a b'"
     assert capsys.readouterr().out == f"model: {tmp_path / 'model.safetensors'}\n"

@@ -23,6 +23,7 @@ TABLE = {
     "msd": {"WT": {1, 2, 3}, "TC": {2, 3}, "ET": {3}},
     "nnunet-brats": {"WT": {1, 2, 3}, "TC": {2, 3}, "ET": {3}, "RC": {4}},
     "lgg": {"WT": {255}},
+    "whole-tumour": {"WT": {1}},
 }
 MERGED = {"brats2012": {3: 1}, "brats2024-ped": {3: 2}}  # NET -> NCR, CC -> NETC: no region tells them apart
 

@@ -126,6 +126,11 @@ def test_a_cubes_place_is_where_its_patients_tumour_stands(tmp_path):
         ({"images": np.zeros((1, 3, 32, 32, 32), np.float16)}, "do not fit each other"),
         ({"labels": np.full((1, 32, 32, 32), 7, np.uint8)}, "labels that brats2017 does not know: 7"),
         ({"starts": np.zeros((0, 3))}, "holds no lesion"),
+        # It shows brain in the 20 x 32 x 32 voxels from (6, 0, 0) of a grid of 128^3.
+        ({"starts": np.array([[103, 40, 60]])}, r"lesion 1 starts at \[103, 40, 60\].*correct starts, or leave it out"),
+        ({"starts": np.array([[48, 97, 60]])}, r"lesion 1 starts at \[48, 97, 60\]"),
+        ({"starts": np.array([[48, 40, -1]])}, r"lesion 1 starts at \[48, 40, -1\]"),
+        ({"starts": np.array([[48, 32767, 60]], np.int16)}, r"lesion 1 starts at \[48, 32767, 60\]"),
     ],
 )
 def test_a_file_that_is_no_cube_is_refused_with_its_name(tmp_path, arrays, message):
@@ -146,6 +151,25 @@ def test_a_damaged_cube_file_is_refused_with_its_name(tmp_path, damage):
         read_cubes(tmp_path / "broken.npz")
 
 
+@pytest.mark.parametrize("starts", [(-6, 0, 0), (102, 96, 96)])
+def test_a_cube_that_is_padded_beyond_the_grid_is_read(tmp_path, starts):
+    write_cube(tmp_path / "a.npz", starts=(starts,))
+    assert len(read_cubes(tmp_path / "a.npz")) == 1
+
+
+def test_cubes_without_a_voxel_of_a_lesion_are_learnt_from_and_named(tmp_path, caplog):
+    labels = np.zeros((2, 32, 32, 32), np.uint8)
+    labels[0, 16, 16, 16] = 4
+    write_cube(tmp_path / "p.npz", starts=((0, 0, 0), (64, 64, 64)), labels=labels)
+    write_cube(tmp_path / "q.npz")
+    cases = cube_cases(tmp_path, recipe(), tmp_path / "cache")
+    assert [case.name for case in cases] == ["p", "p#2", "q"] and "WT" not in cases[1].centres
+    assert "no voxel of a lesion in 1 of 3 cubes (p#2)" in caplog.text
+    caplog.clear()
+    cube_cases(tmp_path, recipe(), tmp_path / "cache", names=["q"])
+    assert not caplog.text
+
+
 def test_a_recipe_that_cubes_cannot_serve_is_refused_with_the_fix(tmp_path):
     write_cube(tmp_path / "a.npz")
     with pytest.raises(UsageError, match="the cubes have no t1_dual; train without them"):
@@ -164,6 +188,16 @@ def test_a_folder_is_of_the_kind_that_its_files_tell_unless_a_kind_is_given(tmp_
         source_of(f"{tmp_path}:cubes")
     with pytest.raises(UsageError, match="no such folder"):
         source_of(tmp_path / "absent")
+
+
+def test_a_folder_of_patients_may_name_their_label_convention_and_no_other_kind_may(tmp_path):
+    path, source = source_of(f"{tmp_path}:patient:msd")
+    assert (path, source.kind, source.convention) == (tmp_path, "patient", "msd")
+    assert SOURCES["patient"].convention is None
+    with pytest.raises(UsageError, match=r":patient:mds: there is no label convention 'mds': choose among .*msd"):
+        source_of(f"{tmp_path}:patient:mds")
+    with pytest.raises(UsageError, match=r":cube:msd: the labels of a cube are known; leave :msd out"):
+        source_of(f"{tmp_path}:cube:msd")
 
 
 def test_a_folder_whose_name_holds_a_colon_is_found(tmp_path):

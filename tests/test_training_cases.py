@@ -163,6 +163,40 @@ def test_a_region_that_the_references_convention_lacks_is_not_known(lgg_patient,
     assert set(learnt.centres["WT"][:, 2]) == {1}
 
 
+def rewrite_labels(root: Path, mapping: dict[int, int]) -> None:
+    """Give every reference of BraTS 2023 other label values."""
+    for path in root.glob("*/*seg*"):
+        image = nib.load(path)
+        values = np.asarray(image.dataobj)
+        changed = np.zeros_like(values)
+        for old, new in mapping.items():
+            changed[values == old] = new
+        nib.save(nib.Nifti1Image(changed, image.affine, image.header), path)
+
+
+def test_of_a_binary_mask_the_whole_tumour_is_known_and_core_and_enhancing_tumour_are_not(phantoms, patient, tmp_path):
+    rewrite_labels(patient, {1: 1, 2: 1, 3: 1})
+    cases, config, cache = discover_cases(patient), recipe(), tmp_path / "cache"
+    (learnt,) = patient_cases(cases, config, cache, convention="whole-tumour")
+    assert told(learnt) == (True, False, False) and np.isnan(learnt.voxels[5:]).all()
+    (whole,) = (case for case in patient_cases(discover_cases(phantoms), config, cache) if case.name == FIRST)
+    np.testing.assert_array_equal(learnt.voxels[4], whole.voxels[4])
+    (core,) = patient_cases(cases, config, cache, convention="brats2024-men-rt")
+    assert told(core) == (False, True, False)
+
+
+def test_a_label_outside_the_convention_is_refused_by_name_and_never_learnt_as_background(patient, tmp_path):
+    rewrite_labels(patient, {1: 1, 2: 2, 3: 4})
+    cases = discover_cases(patient)
+    for convention, label in (("brats2023", "4"), ("whole-tumour", "2, 4")):
+        with pytest.raises(
+            InputError, match=f"{FIRST}: its reference holds the label {label}, which {convention} does"
+        ):
+            patient_cases(cases, recipe(), tmp_path / "cache", convention=convention)
+    (learnt,) = patient_cases(cases, recipe(), tmp_path / "cache", convention="brats2017")
+    assert told(learnt) == (True, True, True)
+
+
 def test_a_patient_whose_reference_tells_no_region_of_the_recipe_is_refused(lgg_patient, tmp_path):
     config = recipe(None, modalities=("flair",), regions=("ET",), dims=2)
     with pytest.raises(InputError, match=f"{LGG}: its labels .lgg. tell none of the recipe's regions .ET."):

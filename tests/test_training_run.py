@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,13 +21,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from data.errors import InputError, TrainingError, UsageError
+from data.case import discover_cases
+from data.errors import ConventionError, InputError, TrainingError, UsageError
 from data.lock import LOCK_NAME
 from data.phantom import write_phantom
+from data.splits import Split
 from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint
+from pipeline.config import load_recipe
 from pipeline.history import read_history
+from pipeline.predictor import Predictor
 from pipeline.training_run import TrainOptions, run_training
+from pipeline.training_state import load_state, save_state
 from tests.test_sources import write_cube
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -618,6 +624,113 @@ def test_a_validation_patient_without_a_modality_is_refused_at_once_unless_the_r
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(settings))
     run_training(root, str(tmp_path / "r.yaml"), tmp_path / "out", TrainOptions(**options))
     assert learnt_from == FOLD_0[0]
+
+
+# ------------------------------------------------------------------------------------------------- label conventions
+
+
+@pytest.fixture(scope="module")
+def binary(folder, patients) -> Path:
+    """The patients under names that tell no convention, with masks in which 1 is the whole tumour."""
+    for number, name in enumerate(NAMES, 1):
+        own = folder / "binary" / f"p{number}"
+        own.mkdir(parents=True)
+        for modality in ("t1n", "t1c", "t2w", "t2f"):
+            shutil.copy(next((patients / name).glob(f"*{modality}*")), own / f"p{number}_{modality}.nii.gz")
+        mask = nib.load(next((patients / name).glob("*seg*")))
+        nib.save(
+            nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.uint8), mask.affine), own / f"p{number}_seg.nii.gz"
+        )
+    return folder / "binary"
+
+
+@pytest.fixture(scope="module")
+def whole_recipe(folder, recipe) -> str:
+    settings = yaml.safe_load(Path(recipe).read_text()) | {"regions": ["WT"]}
+    settings["network"]["out_channels"], settings["training"]["epochs"] = 1, 2
+    (folder / "whole.yaml").write_text(yaml.safe_dump(settings))
+    return str(folder / "whole.yaml")
+
+
+def test_binary_masks_are_learnt_from_in_the_convention_that_is_named_and_the_model_writes_it(
+    binary, whole_recipe, options, tmp_path
+):
+    with pytest.raises(InputError, match=r"p\d: .* fit .*whole-tumour alike; say which with --convention NAME$"):
+        run_training(binary, whole_recipe, tmp_path / "none", TrainOptions(**options))
+    named = TrainOptions(**options, convention="whole-tumour")
+    model = open_checkpoint(run_training(binary, whole_recipe, tmp_path / "out", named))
+    assert model.config.convention == "whole-tumour" and set(model.card["scores"]) == {"dice_WT"}
+    (case,) = [case for case in discover_cases(binary) if case.case_id == "p1"]
+    assert set(np.unique(Predictor(model, "cpu")(case).label_map)) <= {0, 1}
+    with pytest.raises(UsageError, match=r"another label convention \(whole-tumour there, brats2017 here\)"):
+        run_training(binary, whole_recipe, tmp_path / "out", replace(named, convention="brats2017", resume=True))
+    run_training(binary, whole_recipe, tmp_path / "out", replace(named, resume=True))
+
+
+def test_a_run_of_an_earlier_version_goes_on_in_the_conventions_that_are_recognised(
+    undisturbed, patients, recipe, options, tmp_path
+):
+    shutil.copytree(undisturbed, tmp_path / "out")
+    state = load_state(tmp_path / "out" / "state.safetensors")
+    assert state.pop("label convention") == "recognised"
+    save_state(tmp_path / "out" / "state.safetensors", state)
+    run_training(patients, recipe, tmp_path / "out", TrainOptions(**options, resume=True))
+    with pytest.raises(UsageError, match=r"recognised there, brats2023 here"):
+        run_training(patients, recipe, tmp_path / "out", TrainOptions(**options, convention="brats2023", resume=True))
+
+
+def test_a_region_that_only_synthetic_patients_tell_is_learnt_and_has_no_score(binary, options, tmp_path, caplog):
+    settings = write_recipe(tmp_path / "r.yaml", epochs=2, sampling={"phantom_share": 0.5, "phantoms": 1})
+    named = TrainOptions(**options, convention="whole-tumour")
+    model = open_checkpoint(run_training(binary, settings, tmp_path / "out", named))
+    assert model.config.convention == "brats2023"  # which has a label for every region
+    assert "does not tell TC, ET: unknown in the references, and the model writes brats2023" in caplog.text
+    rows = pd.read_csv(tmp_path / "out" / "validation.csv")
+    assert list(rows["case"]) == ["p1", "p3"] and rows["dice_WT"].notna().all()
+    assert not {f"{name}_{region}" for name in ("dice", "tversky", "accuracy") for region in ("TC", "ET")} & set(rows)
+    assert set(model.card["scores"]) == {"dice_WT"}
+    records = read_history(tmp_path / "out" / "history.csv")
+    assert set(records[-1].dice) == {"WT"} and records[-1].mean_dice == pytest.approx(rows["dice_WT"].mean())
+    assert records[-1].val_loss is not None and np.isfinite([record.loss for record in records]).all()
+
+
+def test_a_region_that_no_case_tells_is_refused_with_the_fix_unless_the_first_weights_know_it(
+    undisturbed, binary, recipe, options, tmp_path, learnt_from, caplog
+):
+    named = TrainOptions(**options, convention="whole-tumour")
+    with pytest.raises(UsageError, match="no case tells TC, ET, .*leave TC, ET out of the recipe's regions .*--extra"):
+        run_training(binary, recipe, tmp_path / "out", named)
+    assert learnt_from == []
+    run_training(binary, recipe, tmp_path / "on", replace(named, init=str(undisturbed / "model.safetensors")))
+    assert learnt_from == ["p2", "p4"] and "no case tells TC, ET: only the weights of --init know them" in caplog.text
+
+
+def test_a_convention_that_tells_no_region_of_the_recipe_is_refused_before_anything_is_written(
+    binary, whole_recipe, options, tmp_path
+):
+    for convention, error, sentence in (
+        (
+            "brats2024-men-rt",
+            UsageError,
+            r"tells none of the regions of the recipe tiny \(WT\); name another, or take .* TC",
+        ),
+        ("nonsense", ConventionError, "no label convention 'nonsense': choose among .*whole-tumour"),
+    ):
+        with pytest.raises(error, match=sentence):
+            run_training(binary, whole_recipe, tmp_path / "out", TrainOptions(**options, convention=convention))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_further_folder_of_patients_has_a_convention_of_its_own(patients, binary, options, tmp_path, learnt_from):
+    settings = write_recipe(tmp_path / "r.yaml", sampling={"extra_share": 0.5})
+    with pytest.raises(InputError, match=f"p1: .*say which with --extra {binary}:patient:NAME"):
+        run_training(patients, settings, tmp_path / "a", TrainOptions(**options, extra=[str(binary)]))
+    named = TrainOptions(**options, extra=[f"{binary}:patient:whole-tumour"])
+    run_training(patients, settings, tmp_path / "b", named)
+    assert learnt_from == [*FOLD_0[0], "p1", "p2", "p3", "p4"]
+    further = training_run._further(named.extra, [])
+    identity = training_run.run_identity(load_recipe(settings), Split((), ()), further, named)
+    assert identity["label convention"] == "recognised, binary whole-tumour"
 
 
 # ---------------------------------------------------------------------------------------------------- where it begins

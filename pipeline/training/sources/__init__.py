@@ -7,11 +7,13 @@ take no gradient from there. To add one: a module here, and a line in `SOURCES`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from data.case import Case, discover_cases
-from data.errors import UsageError
+from data.errors import ConventionError, InputError, UsageError
+from data.labels import load_convention
 from data.splits import known_as
 from pipeline.config import RunConfig
 from pipeline.slice_files import is_slice_folder
@@ -21,6 +23,8 @@ from pipeline.training.sources.silver import is_silver_folder, silver_cases, sil
 from pipeline.training.sources.t1c_slices import is_t1c_folder, t1c_cases, t1c_names
 from pipeline.training.sources.tumour_free import tumour_free_cases, tumour_free_names
 from pipeline.training_cases import TrainingCase, patient_cases, slice_cases
+
+_PATIENT = "patient"
 
 Cases = Callable[..., list[TrainingCase]]
 """``(folder, config, cache, *, names, workers)``: those of the cases that are called ``names``."""
@@ -44,6 +48,8 @@ class Source:
         See `Cases`.
     whole : callable
         ``folder -> {case name: Case}`` of those that are whole patients, for their fingerprints; none by default.
+    convention : str, optional
+        Label convention of all its references, where the user says so.
     """
 
     kind: str
@@ -52,6 +58,7 @@ class Source:
     names: Callable[[Path], Mapping[str, str]]
     cases: Cases
     whole: Callable[[Path], Mapping[str, Case]] = lambda folder: {}
+    convention: str | None = None
 
 
 def _patients(folder: Path) -> dict[str, Case]:
@@ -63,10 +70,19 @@ def _patient_names(folder: Path) -> dict[str, str]:
 
 
 def _patients_of(
-    folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str], workers: int = 0
+    folder: Path,
+    config: RunConfig,
+    cache: Path,
+    *,
+    names: Sequence[str],
+    convention: str | None = None,
+    workers: int = 0,
 ) -> list[TrainingCase]:
     found = _patients(folder)
-    return patient_cases([found[name] for name in names], config, cache, workers=workers)
+    try:
+        return patient_cases([found[name] for name in names], config, cache, convention=convention, workers=workers)
+    except InputError as error:  # --convention is that of the data set alone
+        raise InputError(str(error).replace("--convention NAME", f"--extra {folder}:{_PATIENT}:NAME")) from None
 
 
 def _file_names(pattern: str) -> Callable[[Path], dict[str, str]]:
@@ -110,7 +126,7 @@ SOURCES: dict[str, Source] = {
             tumour_free_cases,
         ),
         Source(
-            "patient",
+            _PATIENT,
             "patients in any layout, also with some of the labels alone",
             lambda folder: True,
             _patient_names,
@@ -123,15 +139,18 @@ SOURCES: dict[str, Source] = {
 
 
 def source_of(option: str | Path) -> tuple[Path, Source]:
-    """The folder and the kind that an option ``FOLDER[:kind]`` names.
+    """The folder and the kind that an option ``FOLDER[:kind]`` or ``FOLDER:patient:CONVENTION`` names.
 
     Raises
     ------
     data.errors.UsageError
-        There is no such folder or kind.
+        There is no such folder, kind or label convention, or the kind has a convention of its own.
     """
     text = str(option)
     folder, _, kind = text.rpartition(":")
+    rest, _, before = folder.rpartition(":")
+    if rest and before in SOURCES and Path(rest).is_dir() and not Path(text).exists():
+        return Path(rest), _in_convention(SOURCES[before], kind, f"--extra {text}")
     if not folder or kind not in SOURCES:
         if folder and not Path(text).exists() and Path(folder).exists():
             raise UsageError(f"--extra {text}: no kind {kind!r}; choose one of: {', '.join(SOURCES)}")
@@ -140,6 +159,17 @@ def source_of(option: str | Path) -> tuple[Path, Source]:
     if not path.is_dir():
         raise UsageError(f"--extra {text}: no such folder; check the path")
     return path, SOURCES[kind] if kind else next(s for s in SOURCES.values() if s.recognises(path))
+
+
+def _in_convention(source: Source, convention: str, option: str) -> Source:
+    """The kind whose references are all of one label convention."""
+    if source.kind != _PATIENT:
+        raise UsageError(f"{option}: the labels of a {source.kind} are known; leave :{convention} out")
+    try:
+        load_convention(convention)
+    except ConventionError as error:
+        raise UsageError(f"{option}: {error}") from None
+    return replace(source, cases=partial(source.cases, convention=convention), convention=convention)
 
 
 __all__ = ["SOURCES", "Source", "source_of"]
