@@ -123,12 +123,24 @@ class PatchDataset(Dataset):
         side = [axis for axis in range(3) if config.preprocess.orientation[axis] in "LR"][0]
         self.mirror_axis = side if side in config.augment.flip_axes else None
         self.donors = [c for c in (*cases, *extra) if self.transplant and _may_give(c, config.regions[0])]
+        if self.transplant and not self._can_transplant():
+            log.warning(
+                "augment.transplant is %g, but nothing can be transplanted: there is no patient's brain with a lesion of "
+                "another patient; add patients, or lesions with --extra",
+                self.transplant,
+            )
         self.first_stage = _first_stage(config)
         self.batch, self.seed, self.epoch = training.batch, training.seed, 0
         self.length = training.steps_per_epoch * training.batch
 
     def __len__(self) -> int:
         return self.length
+
+    def _can_transplant(self) -> bool:
+        """Whether there is a brain to put a lesion into, and a lesion of somebody else."""
+        hosts = {case.patient for pool, _ in self.pools for case in pool if _may_take(case)}
+        givers = {case.patient for case in self.donors}
+        return bool(hosts and givers) and len(hosts | givers) > 1
 
     def make_donors(self) -> None:
         """Make all that can be transplanted ready, so that loading processes, which begin anew in every epoch, find it."""

@@ -413,6 +413,29 @@ def test_no_patient_is_given_a_lesion_of_its_own() -> None:
     assert dataset._transplanted(case, np.random.default_rng(0)) is None
 
 
+def test_the_log_says_where_nothing_can_be_transplanted(caplog: pytest.LogCaptureFixture) -> None:
+    one, other = lesion_case("a-1", 9, patient="a"), lesion_case("b", 9)
+    cube = replace(other, kind="cube", place=(0.5, 0.5, 0.5))
+    extra = {"sampling": {"extra_share": 0.5}}
+    for cases, further, config in (
+        ([one], [], transplanting()),
+        ([one, lesion_case("a-2", 9, patient="a")], [], transplanting()),
+        (
+            [make_case("host", shape=(40, 40, 40), value=1), make_case("c", shape=(40, 40, 40), value=1)],
+            [],
+            transplanting(),
+        ),
+        ([], [cube], transplanting(**extra)),  # no brain to put it into
+    ):
+        PatchDataset(cases, config, further)
+        assert "augment.transplant is 1, but nothing can be transplanted" in caplog.text
+        caplog.clear()
+    PatchDataset([one, other], transplanting())
+    PatchDataset([one], transplanting(**extra), [cube])
+    PatchDataset([one], transplanting(share=0.0))
+    assert not caplog.text
+
+
 def test_slices_phantoms_and_cubes_take_no_lesion_and_a_brain_without_t1_gives_none() -> None:
     host = make_case("host", shape=(40, 40, 40), value=1)
     lacking = lesion_case("lacking", 9)

@@ -7,6 +7,7 @@ Cubes and labels lie on a grid of 128^3 voxels that stretches over the 240 x 240
 
 from __future__ import annotations
 
+import logging
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -26,8 +27,12 @@ from pipeline.config import RunConfig
 from pipeline.training_cases import Entry, TrainingCase, cached_cases, recipe_key
 from transforms.restore import grid_at_spacing, resample_to
 
+log = logging.getLogger(__name__)
+
 CUBE_CHANNELS = ("t1", "t1c", "t2", "flair")
 """Order of the images."""
+GRID_SIDE = 128
+"""Voxels of the grid along each axis."""
 CUBE_SPACING_MM = (239 / 127, 239 / 127, 154 / 127)
 """Voxel i of the 128^3 grid is voxel i times this of the 1 mm volume."""
 CUBE_CONVENTION = "brats2017"
@@ -113,7 +118,15 @@ def read_cubes(path: Path) -> list[LesionCube]:
         if not shown.any():
             raise InputError(f"{path}: lesion {index + 1} shows no brain; leave it out")
         inside = np.zeros(shown.shape, bool)
-        inside[_box(shown)] = True
+        box = _box(shown)
+        inside[box] = True
+        # What is padded may lie beyond the grid; the patient does not. A start that is no number fails as well.
+        places = zip(box, starts[index].astype(float), strict=True)  # int16 would overflow
+        if not all(side.start + at >= 0 and side.stop + at <= GRID_SIDE for side, at in places):
+            raise InputError(
+                f"{path}: lesion {index + 1} starts at {starts[index].tolist()}, so that it shows brain beyond the grid "
+                f"of {GRID_SIDE} voxels; correct starts, or leave it out"
+            )
         affine = np.diag([-CUBE_SPACING_MM[0], -CUBE_SPACING_MM[1], CUBE_SPACING_MM[2], 1.0])
         affine[:3, 3] = affine[:3, :3] @ starts[index] + (0.0, 239.0, 0.0)
         grid = Grid((side, side, side), affine)
@@ -150,13 +163,15 @@ def cube_cases(
             f"{folder}: the cubes are z-scored over the brain, and the recipe says normalise: "
             f"{config.preprocess.normalise}; set it to nonzero, or train without them"
         )
-    entries = []
+    entries, empty = [], []
     for path in cube_files(folder):
         if names is not None and path.stem not in names:
             continue
         digest = file_digest(path)
         for index, cube in enumerate(read_cubes(path)):
             made_from = ["cube", recipe_key(config), digest, index]
+            if not cube.labels.any():
+                empty.append(cube.name)
             entries.append(
                 Entry(
                     cube.name,
@@ -168,6 +183,15 @@ def cube_cases(
                     place=place_in_brain(cube.grid, config.preprocess.orientation),
                 )
             )
+    if empty:
+        log.warning(
+            "%s: no voxel of a lesion in %d of %d cubes (%s): learnt from as brain without a lesion; --leave-out NAME "
+            "leaves a patient's out",
+            folder,
+            len(empty),
+            len(entries),
+            few(empty),
+        )
     return cached_cases(entries, config, workers)
 
 
