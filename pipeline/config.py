@@ -34,6 +34,7 @@ Voxels = Annotated[int, Field(ge=1)]
 Millimetres = Annotated[float, Field(ge=0.05, le=50)]
 Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Scale = Annotated[float, Field(ge=0.25, le=4)]
 
 
 class Strict(BaseModel):
@@ -137,11 +138,24 @@ class AugmentConfig(Strict):
     """Chance that a sample lacks one modality."""
     transplant: Share = 0.0
     """Chance that a patient's sample shows a lesion of another patient, put into the brain (transforms.transplant)."""
+    transplant_scale: tuple[Scale, Scale] | None = None
+    """Least and most size of a transplanted lesion, 1 as it was, drawn log-uniformly; null: about 1, from .78 to 1.28."""
+    transplant_fade: float | None = Field(default=None, ge=1, le=50)
+    """Voxels over which a transplanted lesion fades at a face that cuts it, its labels unknown; null: 3, as at other faces."""
+    transplant_whole: Share = 0.0
+    """Share of the transplanted lesions that are drawn from those that no face cuts; the others: from all."""
+
+    @field_validator("transplant_scale")
+    @classmethod
+    def _least_and_most(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and scale[0] > scale[1]:
+            raise ValueError(f"is the least and the most, not {list(scale)}")
+        return scale
 
     @property
     def of_the_patch(self) -> dict[str, Any]:
         """The options of :func:`transforms.augment.training_chain`: all but what happens before a patch is cut out."""
-        return self.model_dump(exclude={"transplant"})
+        return self.model_dump(exclude={name for name in type(self).model_fields if name.startswith("transplant")})
 
 
 class LossConfig(Strict):

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from data.errors import UsageError
 from transforms.augment import crop_size, training_chain
+from transforms.donor import Donor, is_whole, make_donor
 from transforms.first_stage import simulated_first_stage
-from transforms.transplant import Donor, draw_placement, make_donor, transplant
+from transforms.transplant import clear_of_faces, draw_placement, transplant
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, SamplingConfig
@@ -117,17 +118,22 @@ class PatchDataset(Dataset):
         self.regions, self.regions_share = config.regions, sampling.regions_share
         n_fed = len(config.first.regions) if config.first else 0
         self.chain = training_chain(self.dims, self.patch, **config.augment.of_the_patch, n_probabilities=n_fed)
-        self.transplant = config.augment.transplant
+        self.augment = config.augment
         self.flat = config.preprocess.spacing_mm[2] is None
         # Left and right alone are alike.
         side = [axis for axis in range(3) if config.preprocess.orientation[axis] in "LR"][0]
         self.mirror_axis = side if side in config.augment.flip_axes else None
-        self.donors = [c for c in (*cases, *extra) if self.transplant and _may_give(c, config.regions[0])]
-        if self.transplant and not self._can_transplant():
+        self.donors = [c for c in (*cases, *extra) if self.augment.transplant and _may_give(c, config.regions[0])]
+        if self.augment.transplant and not self._can_transplant():
             log.warning(
                 "augment.transplant is %g, but nothing can be transplanted: there is no patient's brain with a lesion of "
                 "another patient; add patients, or lesions with --extra",
-                self.transplant,
+                self.augment.transplant,
+            )
+        self.whole_donors = [c for c in self.donors if self.augment.transplant_whole and _is_whole(c)]
+        if self.augment.transplant_whole and self.donors and not self.whole_donors:
+            log.warning(
+                "the recipe's augment.transplant_whole has no effect: every lesion is cut by a face of its volume"
             )
         self.first_stage = _first_stage(config)
         self.batch, self.seed, self.epoch = training.batch, training.seed, 0
@@ -152,7 +158,7 @@ class PatchDataset(Dataset):
         pool, _ = self.pools[generator.choice(len(self.pools), p=self.chances)]
         case = pool[generator.integers(len(pool))]
         cut = None
-        if self.donors and _may_take(case) and generator.random() < self.transplant:
+        if self.donors and _may_take(case) and generator.random() < self.augment.transplant:
             cut = self._transplanted(case, generator)
         if cut is None:
             cut, _ = self._cut(case, self._centre(case, generator))
@@ -169,20 +175,33 @@ class PatchDataset(Dataset):
 
     def _transplanted(self, host: TrainingCase, generator: np.random.Generator) -> np.ndarray | None:
         """A cut of the host about a lesion of another patient; None where its brain does not hold the one drawn."""
-        giver = self.donors[generator.integers(len(self.donors))]
+        giver = self._giver(generator)
         if giver.patient == host.patient:
             return None
         donor = _donor(giver, self.flat)
-        placement = draw_placement(donor, host.voxels[: host.n_images], generator, mirror_axis=self.mirror_axis)
+        placement = draw_placement(
+            donor,
+            host.voxels[: host.n_images],
+            generator,
+            mirror_axis=self.mirror_axis,
+            scale=self.augment.transplant_scale,
+            fade=self.augment.transplant_fade,
+        )
         if placement is None:
             return None
-        middle = donor.middles[generator.integers(len(donor.middles))]
+        middles = clear_of_faces(donor, placement)
+        middle = middles[generator.integers(len(middles))]
         centre = np.round(placement.to_host(middle, donor.voxels.shape[1:])).astype(int)
         centre = np.clip(self._off_middle(centre, generator), 0, np.array(host.voxels.shape[1:]) - 1)
         cut, positions = self._cut(host, centre)
         # Scanners differ by more than z-scores take away.
         contrast = np.stack((generator.normal(1, 0.1, host.n_images), generator.normal(0, 0.1, host.n_images)), axis=1)
         return transplant(cut, positions, donor, placement, contrast.clip(-2, 2))
+
+    def _giver(self, generator: np.random.Generator) -> TrainingCase:
+        whole = self.whole_donors and generator.random() < self.augment.transplant_whole
+        givers = self.whole_donors if whole else self.donors
+        return givers[generator.integers(len(givers))]
 
     def _off_middle(self, centre: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """A voxel off ``centre`` by up to a quarter of the patch."""
@@ -255,6 +274,11 @@ def _may_give(case: TrainingCase, lesion: str) -> bool:
         return False
     shares = case.voxels[(case.n_images, *case.centres[lesion].T)]
     return bool((shares > 0.5).any() and all(image.any() for image in case.voxels[: case.n_images]))
+
+
+def _is_whole(case: TrainingCase) -> bool:
+    """Whether a lesion is not cut by a face; a patient's ends by itself."""
+    return case.place is None or is_whole(case.voxels[case.n_images])
 
 
 def _may_take(case: TrainingCase) -> bool:

@@ -316,6 +316,14 @@ def test_the_augmentation_takes_just_the_options_of_its_configuration() -> None:
         assert signature(training_chain).parameters[name].default == value
 
 
+@pytest.mark.parametrize("scale", [[2.0, 0.7], [0.1, 1.0], [1.0, 5.0], [1.0]])
+def test_sizes_of_transplants_are_the_least_and_the_most(scale: list[float]) -> None:
+    given = parse_config(settings(augment={"transplant_scale": [0.7, 2.0]}), "my.yaml")
+    assert given.augment.transplant_scale == (0.7, 2.0)
+    with pytest.raises(UsageError, match="^my.yaml: augment.transplant_scale"):
+        parse_config(settings(augment={"transplant_scale": scale}), "my.yaml")
+
+
 def test_what_is_left_out_is_named() -> None:
     for key in ("name", "network", "modalities", "regions", "convention", "window", "training"):
         broken = copy.deepcopy(settings())

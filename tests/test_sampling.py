@@ -436,6 +436,31 @@ def test_the_log_says_where_nothing_can_be_transplanted(caplog: pytest.LogCaptur
     assert not caplog.text
 
 
+def test_lesions_that_no_face_cuts_are_drawn_as_often_as_the_recipe_says() -> None:
+    host = make_case("host", shape=(40, 40, 40), value=1)
+    whole = lesion_case("whole", 9, "cube", place=(0.5, 0.5, 0.5))
+    cut = lesion_case("cut", 9, "cube", place=(0.5, 0.5, 0.5))
+    cut.voxels[:, :20] = np.nan  # its middle plane is its first known face
+    cut.voxels[:2, :20] = 0
+    augment = {**STILL, "transplant": 1.0, "flip_axes": [0]}
+    for share, expected in ((0.0, 0.5), (0.5, 0.75), (1.0, 1.0)):
+        config = make_config(3, augment={**augment, "transplant_whole": share}, patch=12)
+        dataset = PatchDataset([host], config, extra=[whole, cut])
+        generator = np.random.default_rng(0)
+        drawn = [dataset._giver(generator).name for _ in range(400)]
+        assert abs(drawn.count("whole") / 400 - expected) < 0.08
+
+
+def test_where_every_lesion_is_cut_the_recipe_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    cut = lesion_case("cut", 9, "cube", place=(0.5, 0.5, 0.5))
+    cut.voxels[2:, :20] = np.nan
+    augment = {**STILL, "transplant": 1.0, "transplant_whole": 0.5}
+    host = make_case("host", shape=(40, 40, 40), value=1)
+    dataset = PatchDataset([host], make_config(3, augment=augment, patch=12), extra=[cut])
+    assert "transplant_whole has no effect" in caplog.text
+    assert dataset._giver(np.random.default_rng(0)).name == "cut"
+
+
 def test_slices_phantoms_and_cubes_take_no_lesion_and_a_brain_without_t1_gives_none() -> None:
     host = make_case("host", shape=(40, 40, 40), value=1)
     lacking = lesion_case("lacking", 9)

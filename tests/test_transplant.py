@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from transforms.transplant import FADE, REACH, Donor, Placement, draw_placement, make_donor, transplant
+from transforms.donor import REACH, Donor, is_whole, make_donor
+from transforms.transplant import FADE, Placement, clear_of_faces, draw_placement, transplant
 
 N = 2
 """Images; two regions follow."""
@@ -219,3 +221,134 @@ def test_to_host_and_to_donor_are_each_others_inverse() -> None:
     host = placement.to_host(voxels, (20, 22, 24))
     for axis, size in enumerate((20, 22, 24)):
         np.testing.assert_allclose(placement.to_donor(host[:, axis], axis, size), voxels[:, axis])
+
+
+# ------------------------------------------------------------------------------------------ large, and cut by a face
+
+
+def cut_donor() -> Donor:
+    """A cube of 24 voxels whose lesion, of value 5, goes on beyond the first face of the first axis."""
+    voxels = np.zeros((4, 24, 24, 24), np.float32)
+    voxels[:N] = 1
+    voxels[:N, :18, 2:22, 2:22], voxels[2, :18, 2:22, 2:22] = 5, 1
+    return donor_of(voxels, place=(0.5, 0.5, 0.5))
+
+
+def drawn(donor: Donor, host: np.ndarray, seed: int = 0, **options: Any) -> Placement:
+    placement = draw_placement(
+        donor, host[:N], np.random.default_rng(seed), mirror_axis=None, jitter=0.0, tries=50, **options
+    )
+    assert placement is not None
+    return placement
+
+
+def test_a_size_of_the_recipe_is_drawn_log_uniformly_and_no_other() -> None:
+    donor, host = donor_of(with_lesion()), brain()
+    scales = np.array([drawn(donor, host, seed, scale=(0.5, 2.0)).scale for seed in range(400)])
+    assert 0.5 <= scales.min() < 0.52 and 1.94 < scales.max() <= 2
+    # As many below as above 1, and as many from 1 to the square root of 2 as from there to 2.
+    np.testing.assert_allclose([(scales < 1).mean(), (scales < np.sqrt(2)).mean()], [0.5, 0.75], atol=0.08)
+
+
+def test_without_a_size_of_the_recipe_it_stays_near_1_and_fades_as_ever() -> None:
+    donor, host = cut_donor(), brain((60, 60, 60))
+    placements = [drawn(donor, host, seed) for seed in range(50)]
+    assert all(np.exp(-0.25) <= each.scale <= np.exp(0.25) for each in placements)
+    assert all(each.fades is None and each.waves is None for each in placements)
+
+
+def test_a_lesion_that_grows_grows_into_the_brain() -> None:
+    donor = donor_of(with_lesion(shape=(61, 61, 61), at=(8, 30, 30)))
+    host = brain((61, 61, 61))
+    placement = drawn(donor, host, scale=(2.0, 2.0))
+    at = placement.to_host(donor.lesion, donor.voxels.shape[1:])
+    # Voxels 5..11 with gaps of 5 and 49 before 0 and 60; 12 long it leaves 48, of which 5 / 54 lie before it.
+    np.testing.assert_allclose([at[:, 0].min(), at[:, 0].max()], [48 * 5 / 54, 48 * 5 / 54 + 12])
+    np.testing.assert_allclose([at[:, 1].min(), at[:, 1].max()], [24, 36])
+    np.testing.assert_allclose(drawn(donor, host, scale=(1.0, 1.0)).centre, np.array(donor.place) * 60)
+
+
+def test_however_large_a_lesion_fades_in_voxels_of_the_host() -> None:
+    donor, host = cut_donor(), brain((80, 80, 80), value=2.0)
+    placement = replace(drawn(donor, host, scale=(2.0, 2.0)), centre=(40.0, 40.0, 40.0))
+    assert placement.reach <= REACH / 2
+    result = transplant(host, everywhere(host), donor, placement)
+    # The donor's voxel 0 stands at 40 - 2 * 11.5 = 17: from there on a third more with every host voxel.
+    np.testing.assert_allclose(result[0, 16:22, 40, 40], [2, 2, 3, 4, 5, 5], rtol=1e-5)
+    np.testing.assert_array_equal(np.isnan(result[2, 16:22, 40, 40]), [False, False, True, True, False, False])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5, 2.0])
+def test_a_lesion_cut_by_a_face_ends_unevenly_and_unknown(scale: float) -> None:
+    donor, host = cut_donor(), brain((80, 80, 80), value=2.0)
+    placement = replace(drawn(donor, host, scale=(scale, scale), fade=5.0), centre=(40.0, 40.0, 40.0))
+    result = transplant(host, everywhere(host), donor, placement)
+    face = 40 - scale * 11.5
+    inner = slice(int(40 - 6 * scale), int(40 + 6 * scale))
+    rows = result[:, :, inner, inner]
+    x = np.arange(80)
+    assert (rows[0, x <= face] == 2).all() and (rows[2, x <= face] == 0).all()
+    deep = (x >= face + 5) & (x <= face + 17 * scale)
+    np.testing.assert_allclose(rows[0, deep], 5, rtol=1e-5)
+    assert (rows[2, deep] == 1).all()
+    begins = (rows[2] == 1).argmax(axis=0)
+    assert np.ptp(begins) >= 1 and np.isnan(rows[2]).any(axis=0).mean() > 0.9
+    # No label without its image: the lesion's is where 9 tenths of it are seen, the host's where a tenth is.
+    before = x < face + 5
+    assert (rows[0][before][rows[2][before] == 1] > 2 + 0.9 * 3 - 1e-4).all()
+    assert (rows[0][before][rows[2][before] == 0] < 2 + 0.1 * 3 + 1e-4).all()
+
+
+def test_faces_that_cut_no_lesion_fade_as_briefly_as_ever_and_none_over_more_than_a_quarter() -> None:
+    fades = drawn(cut_donor(), brain((60, 60, 60)), scale=(1.0, 1.0), fade=40.0).fades
+    assert fades == ((23 / 4, FADE), (FADE, FADE), (FADE, FADE))
+
+
+def test_a_lesion_fades_at_the_faces_of_what_is_known_of_it() -> None:
+    voxels = np.zeros((4, 24, 24, 24), np.float32)
+    voxels[:N], voxels[2] = 5, 1
+    voxels[:N, :6], voxels[2:, :6] = 0, np.nan  # cut out more tightly, and padded
+    donor, host = donor_of(voxels, place=(0.5, 0.5, 0.5)), brain((60, 60, 60), value=2.0)
+    placement = drawn(donor, host, fade=3.0, scale=(1.0, 1.0))
+    assert donor.faces == ((6, 23), (0, 23), (0, 23))
+    placement = replace(placement, centre=(29.5, 29.5, 29.5), waves=None)
+    row = transplant(host, everywhere(host), donor, placement)[0, :, 30, 30]
+    # The first known voxel, 6, stands at 29.5 - 11.5 + 6 = 24.
+    np.testing.assert_allclose(row[22:29], [2, 2, 2, 3, 4, 5, 5], rtol=1e-5)
+
+
+def test_a_patch_shows_the_uneven_border_that_the_whole_volume_would() -> None:
+    donor, host = cut_donor(), brain((60, 60, 60), value=2.0)
+    placement = drawn(donor, host, scale=(1.3, 1.3), fade=6.0)
+    whole = transplant(host, everywhere(host), donor, placement)
+    positions = [np.arange(10, 40), np.arange(20, 45), np.array([28, 30, 32])]
+    inside = np.ix_(range(4), *positions)
+    np.testing.assert_allclose(transplant(host[inside], positions, donor, placement), whole[inside], atol=1e-5)
+
+
+def test_what_is_looked_at_does_not_fade_at_a_face() -> None:
+    donor = cut_donor()
+    placement = drawn(donor, brain((60, 60, 60)), scale=(1.0, 1.0), fade=5.0)
+    middles = clear_of_faces(donor, placement)
+    assert 0 < len(middles) < len(donor.lesion)
+    assert middles[:, 0].min() == 5 and middles[:, 1:].min() == 3 and middles[:, 1:].max() == 20
+    nowhere = replace(placement, fades=((30.0, 30.0),) * 3)
+    np.testing.assert_array_equal(clear_of_faces(donor, nowhere), donor.lesion)
+
+
+def test_a_lesion_is_whole_where_next_to_nothing_of_it_lies_on_the_faces_of_what_is_known() -> None:
+    region = np.zeros((20, 20, 20))
+    assert not is_whole(region)
+    region[5:15, 5:15, 5:15] = 1  # 1000 voxels: less than 50 on faces are next to nothing
+    assert is_whole(region)
+    known = region.copy()
+    known[:5] = np.nan  # 100 voxels now lie on the first known face
+    assert not is_whole(known)
+    region[0, :7, :7] = 1  # 1049 voxels, 51.6: 49 on one face and 7 on each of two that they touch
+    assert not is_whole(region)
+    region[0, :7, 3:] = 0  # 1021 voxels, 50.7: 21, and 7 and 3
+    assert is_whole(region)
+    # A whole patient's ends at its brain, which no face cuts.
+    assert donor_of(with_lesion(at=(2, 22, 18), half=6)).cuts == ((0, 0),) * 3
+    first, last = cut_donor().cuts[0]
+    assert (first, last) == (1, 0)

@@ -7,13 +7,13 @@ depend on how large the volumes are, and it is the same in 2D, in 2D with neighb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.ndimage as ndi
 from numpy.typing import NDArray
 
+from transforms.donor import REACH, Donor
 from transforms.restore import axis_weights
 
 HELD_BY_BRAIN = 0.97
@@ -22,36 +22,9 @@ SEEN, WHOLE = 0.1, 0.9
 """Below and above these weights of the lesion's images a voxel is the host's or the lesion's; between them it is a mixture,
 and its label is known only where both agree."""
 FADE = 3.0
-"""Voxels over which the lesion fades at the faces of the volume that it was cut from."""
-REACH = 15
-"""Voxels around a lesion that may come along with it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Donor:
-    """A lesion and its surroundings, ready to be put into another brain.
-
-    Parameters
-    ----------
-    voxels : (images + regions, d1, d2, d3) float16 or float32
-        z-scored images, 0 outside the brain; then each region's share, NaN where it is not known.
-    n_images : int
-    distance : (d1, d2, d3) uint8
-        Voxels from the lesion, 0 inside, up to `REACH`; within the slice alone where the slices' distance is not known.
-    lesion : (n, 3) int
-        Positions within the lesion (of the first region), for the check that the host's brain holds it.
-    middles : (m, 3) int
-        Those of them that do not fade, to look at; all where every one does.
-    place : three floats
-        Where the volume's middle lies in the brain's box, from 0 to 1 along each axis.
-    """
-
-    voxels: NDArray[np.floating]
-    n_images: int
-    distance: NDArray[np.uint8]
-    lesion: NDArray[np.integer]
-    middles: NDArray[np.integer]
-    place: tuple[float, float, float]
+"""Voxels over which the lesion fades at the faces of the volume that it was cut from, unless they cut it and more is asked."""
+CUT = 0.1
+"""A face cuts a lesion where more than this share of the lesion's largest section along that axis lies on it."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +42,20 @@ class Placement:
         Above 1: larger than it was.
     mirrored : three bool
     reach : float
-        Voxels around the lesion over which the donor's images fade into the host's.
+        Donor voxels around the lesion over which the donor's images fade into the host's.
+    fades : three pairs of float, optional
+        Donor voxels over which they fade at the first and the last face of what is known of the donor, along each axis.
+        None: `FADE` at the faces of its volume, known or not.
+    waves : (n, 4) float64, optional
+        Plane waves that dent the border at a face that cuts the lesion: radians per donor voxel along each axis, phase.
     """
 
     centre: tuple[float, float, float]
     scale: float = 1.0
     mirrored: tuple[bool, bool, bool] = (False, False, False)
     reach: float = 5.0
+    fades: tuple[tuple[float, float], ...] | None = None
+    waves: NDArray[np.float64] | None = None
 
     def to_donor(self, positions: NDArray[np.number], axis: int, size: int) -> NDArray[np.float64]:
         """Donor voxel indices (float) of host positions along one axis."""
@@ -88,53 +68,6 @@ class Placement:
         return np.array(self.centre) + sign * self.scale * (np.asarray(voxel, float) - (np.array(shape) - 1) / 2)
 
 
-def make_donor(
-    voxels: NDArray[np.floating],
-    n_images: int,
-    place: tuple[float, float, float] | None,
-    *,
-    flat: bool = False,
-    most: int = 512,
-) -> Donor | None:
-    """Cut the lesion of a volume out, with its surroundings; None where there is none, or nothing that is known of it.
-
-    Parameters
-    ----------
-    voxels : (images + regions, d1, d2, d3) array
-        The first region is the whole lesion.
-    place : three floats, optional
-        As of :class:`Donor`, of ``voxels``; None: the volume is the brain's box.
-    flat : bool
-        The slices (of the third axis) lie at an unknown distance: from a slice without lesion nothing comes along.
-    most : int
-        Positions of the lesion that are kept, at even steps.
-    """
-    whole = voxels[n_images] > 0.5  # NaN, which is not known, compares false
-    if not whole.any():
-        return None
-    box = [slice(0, n) for n in whole.shape]
-    if place is None:
-        ends = [np.flatnonzero(whole.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
-        box = [slice(max(a - REACH, 0), min(b + 1 + REACH, n)) for (a, b), n in zip(ends, whole.shape, strict=True)]
-        middle = [(side.start + side.stop - 1) / 2 / max(n - 1, 1) for side, n in zip(box, whole.shape, strict=True)]
-        place = (float(middle[0]), float(middle[1]), float(middle[2]))
-        whole = whole[tuple(box)]
-    if flat:
-        marked = whole.any(axis=(0, 1))
-        away = np.full(whole.shape, float(REACH))
-        for k in np.flatnonzero(marked):
-            away[..., k] = ndi.distance_transform_edt(~whole[..., k])
-    else:
-        away = ndi.distance_transform_edt(~whole)
-    distance = away.clip(0, REACH).round().astype(np.uint8)
-    positions = np.argwhere(whole)
-    positions = positions[:: max(1, len(positions) // most)]
-    from_face = np.minimum(positions, np.array(whole.shape) - 1 - positions).min(axis=1)
-    clear = positions[from_face >= FADE]
-    middles = clear if len(clear) else positions
-    return Donor(voxels[(slice(None), *box)], n_images, distance, positions, middles, place)
-
-
 def draw_placement(
     donor: Donor,
     brain: NDArray[np.generic],
@@ -143,8 +76,10 @@ def draw_placement(
     mirror_axis: int | None = 0,
     jitter: float = 0.04,
     tries: int = 5,
+    scale: tuple[float, float] | None = None,
+    fade: float | None = None,
 ) -> Placement | None:
-    """Choose where a lesion stands: at its own place in the brain or mirrored, moved and scaled a little.
+    """Choose where a lesion stands: at its own place in the brain or mirrored, moved and scaled.
 
     Parameters
     ----------
@@ -156,11 +91,18 @@ def draw_placement(
         Standard deviation of the move along each axis, as a share of the brain: some 6 mm.
     tries : int
         Draws until the brain holds the lesion (`HELD_BY_BRAIN`).
+    scale : two floats, optional
+        The least and the most, drawn log-uniformly; the gaps between the lesion and the brain's box then keep their
+        proportion. None: a normal about 1, from .78 to 1.28.
+    fade : float, optional
+        Voxels over which the lesion fades at a face that cuts it (`CUT`), at most a quarter of what is known along the axis;
+        `FADE` at the others, or where it is None.
 
     Returns
     -------
     Placement or None
-        None where no draw was held.
+        None where no draw was held. With ``scale`` or ``fade`` all fading is in voxels of the host, at the faces of what is
+        known of the donor; without either, in the donor's, at the faces of its volume.
     """
     shape, own = np.array(brain.shape[1:]), donor.voxels.shape[1:]
     for _ in range(tries):
@@ -168,8 +110,15 @@ def draw_placement(
         if mirror_axis is not None and generator.random() < 0.5:
             place[mirror_axis], mirrored[mirror_axis] = 1 - place[mirror_axis], True
         centre = (place + generator.normal(0, jitter, 3)) * (shape - 1)
-        scale = float(np.exp(np.clip(generator.normal(0, 0.1), -0.25, 0.25)))
-        placement = Placement(tuple(centre), scale, tuple(mirrored), float(generator.uniform(3, REACH)))  # type: ignore[arg-type]
+        size = _draw_scale(scale, generator)
+        reach, fades, waves = float(generator.uniform(3, REACH)), None, None
+        if scale is not None or fade is not None:
+            reach, fades = min(reach / size, REACH), _fades(donor, size, fade)
+        if fade is not None:
+            waves = _draw_waves(size, generator)
+        placement = Placement(tuple(centre), size, tuple(mirrored), reach, fades, waves)  # type: ignore[arg-type]
+        if scale is not None:
+            placement = replace(placement, centre=_kept_in_proportion(placement, donor, shape))
         at = np.round(placement.to_host(donor.lesion, own)).astype(int)
         within = ((at >= 0) & (at < shape)).all(axis=1)
         i, j, k = at[within].T
@@ -177,6 +126,61 @@ def draw_placement(
         if held >= HELD_BY_BRAIN * len(at):
             return placement
     return None
+
+
+def _draw_scale(scale: tuple[float, float] | None, generator: np.random.Generator) -> float:
+    if scale is None:
+        return float(np.exp(np.clip(generator.normal(0, 0.1), -0.25, 0.25)))
+    return float(np.exp(generator.uniform(*np.log(scale))))
+
+
+def _draw_waves(size: float, generator: np.random.Generator, number: int = 4) -> NDArray[np.float64]:
+    """Waves of 20 to 60 host voxels in any direction, for a lesion of that scale."""
+    direction = generator.normal(size=(number, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    length = np.exp(generator.uniform(np.log(20), np.log(60), (number, 1))) / size
+    return np.concatenate((2 * np.pi / length * direction, generator.uniform(0, 2 * np.pi, (number, 1))), axis=1)
+
+
+def _fades(donor: Donor, size: float, fade: float | None) -> tuple[tuple[float, float], ...]:
+    """Donor voxels over which a lesion of that scale fades at each face."""
+    usual = FADE / size
+    wide = usual if fade is None else fade / size
+    return tuple(
+        (first, last)
+        for (low, high), cuts in zip(donor.faces, donor.cuts, strict=True)
+        for first, last in [[max(min(wide, (high - low) / 4), 1.0) if cut > CUT else usual for cut in cuts]]
+    )
+
+
+def _kept_in_proportion(placement: Placement, donor: Donor, shape: NDArray[np.integer]) -> tuple[float, float, float]:
+    """The centre at which the gaps before and behind the lesion, in the host's box, are to each other as unscaled.
+
+    A lesion at the skull so grows into the brain and not out of it.
+    """
+    unscaled = replace(placement, scale=1.0).to_host(donor.lesion, donor.voxels.shape[1:])
+    low, high = unscaled.min(axis=0), unscaled.max(axis=0)
+    before, behind = low.clip(min=0), (shape - 1 - high).clip(min=0)
+    share = np.where(before + behind > 0, before / np.maximum(before + behind, 1e-6), 0.5)
+    first = share * (shape - 1 - placement.scale * (high - low))
+    x, y, z = first + placement.scale * (np.array(placement.centre) - low)
+    return (float(x), float(y), float(z))
+
+
+def clear_of_faces(donor: Donor, placement: Placement) -> NDArray[np.integer]:
+    """Positions within the lesion that do not fade at a face, (n, 3) int, to look at; all where every one does."""
+    clear = np.ones(len(donor.lesion), bool)
+    for axis, ((low, high), (first, last)) in enumerate(_fading(donor, placement)):
+        along = donor.lesion[:, axis]
+        clear &= (along - low >= first) & (high - along >= last)
+    return donor.lesion[clear] if clear.any() else donor.lesion
+
+
+def _fading(donor: Donor, placement: Placement) -> Iterator[tuple[tuple[int, int], tuple[float, float]]]:
+    """First and last face along each axis, and over how many voxels the donor fades there."""
+    if placement.fades is None:
+        return (((0, size - 1), (FADE, FADE)) for size in donor.voxels.shape[1:])
+    return zip(donor.faces, placement.fades, strict=True)
 
 
 def transplant(
@@ -231,9 +235,7 @@ def transplant(
     known, distance, covered = stack[-3] > 1 - 1e-3, stack[-2], stack[-1]
 
     weight = np.clip((placement.reach - distance) / max(placement.reach - 1.0, 1.0), 0, 1)
-    for axis, (indices, size) in enumerate(zip(seen, own, strict=True)):
-        face = np.minimum(at[axis][indices], size - 1 - at[axis][indices])
-        weight = weight * np.clip(face / FADE, 0, 1).reshape([-1 if other == axis else 1 for other in range(3)])
+    weight = _fade_at_faces(weight, donor, placement, [where[indices] for where, indices in zip(at, seen, strict=True)])
     result = cut.copy()
     inside = np.ix_(np.arange(len(cut)), *seen)
     host = result[inside]
@@ -252,3 +254,31 @@ def transplant(
     labels[between & apart] = np.nan
     result[inside] = np.concatenate((np.where(brain, mixed, host_images), labels))
     return result
+
+
+def _fade_at_faces(
+    weight: NDArray[np.floating], donor: Donor, placement: Placement, at: Sequence[NDArray[np.float64]]
+) -> NDArray[np.floating]:
+    """The weight less what fades at the faces.
+
+    At a face that cuts the lesion, where there are waves, it fades over a third of the depth, which begins the deeper the
+    higher the wave is: an uneven border, no straight one.
+    """
+    dents = None if placement.waves is None else 2 * _waves(placement.waves, at)
+    for axis, ((low, high), fades) in enumerate(_fading(donor, placement)):
+        along = at[axis].reshape([-1 if other == axis else 1 for other in range(3)])
+        first, last = (
+            3 * depth - dents if dents is not None and cut > CUT else depth
+            for depth, cut in zip(((along - low) / fades[0], (high - along) / fades[1]), donor.cuts[axis], strict=True)
+        )
+        weight = weight * np.clip(np.minimum(first, last), 0, 1)
+    return weight
+
+
+def _waves(waves: NDArray[np.float64], at: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Sum of plane waves, moved and cut to 0 to 1, over a grid of donor voxels, (c1, c2, c3)."""
+    total = np.zeros([len(where) for where in at])
+    for *turns, phase in waves:
+        i, j, k = (np.exp(1j * turn * where) for turn, where in zip(turns, at, strict=True))
+        total += (np.exp(1j * phase) * i[:, None, None] * j[:, None] * k).imag
+    return np.clip(0.5 + 0.5 * total / np.sqrt(len(waves)), 0, 1)  # type: ignore[no-any-return]
