@@ -239,7 +239,8 @@ class Models:
             return OK
         for model in listing:
             after = f", in the box that an {model['first']} finds" if "first" in model else ""
-            print(f"{model['name']}: {model['architecture']}, {model['spatial_dims']}D{after}")
+            planes = f", slices: {', '.join(model['planes'])}" if "planes" in model else ""
+            print(f"{model['name']}: {model['architecture']}, {model['spatial_dims']}D{planes}{after}")
             print(
                 f"    from {', '.join(model['modalities'])} to {', '.join(model['regions'])}; trained on {model['trained_on']}"
             )

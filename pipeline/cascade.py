@@ -8,7 +8,7 @@ faces they pass into the second's, so that no seam shows. Where the first finds 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -21,7 +21,7 @@ Box = tuple[slice, slice, slice]
 
 
 def tumour_box(
-    probabilities: torch.Tensor, spacing_mm: Sequence[float], settings: FirstStageConfig, spatial_dims: int
+    probabilities: torch.Tensor, spacing_mm: Sequence[float], settings: FirstStageConfig, seen_axes: Collection[int]
 ) -> Box | None:
     """The box in which the second network works; None where the first has found nothing.
 
@@ -31,8 +31,9 @@ def tumour_box(
         Of the first network, on the second's working grid; every region counts.
     spacing_mm : three floats
         Of that grid.
-    spatial_dims : int
-        Of the second network; along the other axes of the image the side need be no multiple.
+    seen_axes : collection of int
+        Axes of the image that lie within what the second network sees at once; along the others the side need be no
+        multiple.
 
     Returns
     -------
@@ -48,7 +49,7 @@ def tumour_box(
         margin = math.ceil(settings.margin_mm / spacing - 1e-6)
         start, stop = max(int(where[0]) - margin, 0), min(int(where[-1]) + 1 + margin, n)
         side = max(stop - start, math.ceil(settings.smallest_mm / spacing - 1e-6))
-        multiple = BOX_MULTIPLE if axis < spatial_dims else 1
+        multiple = BOX_MULTIPLE if axis in seen_axes else 1
         side = min(-(-side // multiple) * multiple, n)
         start = min(max(start - (side - (stop - start)) // 2, 0), n - side)
         sides.append(slice(start, start + side))

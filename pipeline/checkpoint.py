@@ -126,10 +126,12 @@ class Checkpoint:
         """What ``models --json`` shows of one model."""
         network, first = self.settings["network"], self.settings.get("first")
         found_by = {} if first is None else {"first": first["recipe"]["network"]["architecture"]}
+        planes = self.settings["window"].get("planes")
         return {
             "name": self.name,
             "architecture": network["architecture"],
             "spatial_dims": network["spatial_dims"],
+            **({} if planes is None else {"planes": list(planes)}),
             **found_by,
             "modalities": list(self.settings["modalities"]),
             "regions": list(self.settings["regions"]),
@@ -179,19 +181,19 @@ def _opened(path: Path, _state_of_the_file: tuple[int, ...]) -> Checkpoint:
 
 def _check_kinds(settings: Any, card: Any) -> None:
     """What is used without torch, and so before the settings are checked as a recipe. ValueError, TypeError, KeyError."""
-    network, scores = settings["network"], card.get("scores", {})
+    network, window, scores = settings["network"], settings["window"], card.get("scores", {})
     if settings.get("first") is not None and not isinstance(
         settings["first"]["recipe"]["network"]["architecture"], str
     ):
         raise ValueError("a part of it is of the wrong kind")
-    lists = (settings["modalities"], settings["regions"], card.get("held_out", []))
-    names = [settings["convention"], network["architecture"], *lists[0], *lists[1], *lists[2]]
+    lists = (settings["modalities"], settings["regions"], card.get("held_out", []), window.get("planes", []))
+    names = [settings["convention"], network["architecture"], *(name for part in lists for name in part)]
     for cases in card.get("learnt_from", {}).values():
         names += [text for prints in cases.values() for text in prints.values()]
     for parent in card.get("parents", ()):
         names += parent.values()
     if (
-        not all(isinstance(part, dict) for part in (settings, network, card, scores))
+        not all(isinstance(part, dict) for part in (settings, network, window, card, scores))
         or not all(isinstance(part, list) for part in lists)
         or not all(isinstance(name, str) for name in names)
         or not all(isinstance(value, int | float) for value in (network["spatial_dims"], *scores.values()))

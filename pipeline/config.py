@@ -24,6 +24,7 @@ from data.labels import load_convention
 from data.strict_yaml import line_of, read_strict_yaml
 from networks import NetworkConfig
 from pipeline.losses import build_loss
+from transforms.planes import slice_axis, turning
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -35,6 +36,10 @@ Millimetres = Annotated[float, Field(ge=0.05, le=50)]
 Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
+Plane = Literal["axial", "coronal", "sagittal"]
+
+NEARLY_ISOTROPIC = 1.2
+"""Largest over smallest side of a voxel up to which slices of all directions are alike to one network."""
 
 
 class Strict(BaseModel):
@@ -73,7 +78,7 @@ class WindowConfig(Strict):
     """The windows in which the network sees the working grid."""
 
     size: tuple[Voxels, ...]
-    """Voxels of one window; two numbers for a 2D network (slices across the third axis)."""
+    """Voxels of one window; two numbers for a 2D network (slices, see ``planes``)."""
     whole: bool = False
     """One window holds the whole working grid, however large, where the memory allows it; else windows of ``size`` slide."""
     overlap: float = Field(default=0.5, ge=0, lt=1)
@@ -84,6 +89,24 @@ class WindowConfig(Strict):
     """2D: how many neighbouring slices on each side the network sees as further channels ("2.5D")."""
     context_step: int = Field(default=1, ge=1, le=8)
     """2D: the neighbours are every so many slices apart; at 1 mm a step of 2 shows as much as one of 1 at 2 mm."""
+    planes: Annotated[tuple[Plane, ...], Field(min_length=1)] = ("axial",)
+    """2D: directions of the slices. Each training sample is cut in one of them, drawn at random; the answer is the mean
+    over all. axial alone: across the third axis of the working grid, whatever its orientation."""
+
+    @field_validator("planes")
+    @classmethod
+    def _each_once(cls, planes: tuple[Plane, ...]) -> tuple[Plane, ...]:
+        if len(set(planes)) != len(planes):
+            raise ValueError(f"names a plane twice: {', '.join(planes)}; name each once")
+        return planes
+
+    @model_serializer(mode="wrap")
+    def _without_planes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Axial slices are written as before there were others: same model files, same runs to resume."""
+        plain: dict[str, Any] = handler(self)
+        if self.planes == ("axial",):
+            plain.pop("planes", None)
+        return plain
 
 
 class PostprocessConfig(Strict):
@@ -119,7 +142,8 @@ class AugmentConfig(Strict):
     elastic: float = Field(default=0.03, ge=0, lt=0.5)
     """Standard deviation of the elastic displacement, as a share of the patch; in a third of the samples."""
     flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
-    """Axes of the working grid that are mirrored, each in half of the samples; ``--tta`` mirrors the same ones."""
+    """Axes of the working grid that are mirrored, each in half of the samples; ``--tta`` mirrors the same ones. 2D: where
+    they lie within the slices."""
     contrast: float = Field(default=0.3, ge=0, lt=1)
     """Largest relative change of a modality's contrast."""
     brightness: float = Field(default=0.3, ge=0)
@@ -334,6 +358,18 @@ class RunConfig(Strict):
         """Names of the images that the network sees: modalities, then the first stage's regions (``"first WT"``)."""
         return (*self.modalities, *(f"first {region}" for region in (self.first.regions if self.first else ())))
 
+    @property
+    def slice_axes(self) -> tuple[int, ...]:
+        """Axes of the working grid across which the slices of ``window.planes`` lie, in that order; 3D: (2,)."""
+        if self.window.planes == ("axial",):
+            return (2,)
+        return tuple(slice_axis(plane, self.preprocess.orientation) for plane in self.window.planes)
+
+    @property
+    def seen_axes(self) -> frozenset[int]:
+        """Axes of the working grid that lie within a window of some direction."""
+        return frozenset(axis for a in self.slice_axes for axis in turning(a)[: self.network.spatial_dims])
+
     @model_serializer(mode="wrap")
     def _without_first(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A network that works alone is written as before there were cascades: same model files, same runs to resume."""
@@ -381,6 +417,28 @@ class RunConfig(Strict):
         for option in ("min_component_ml", "min_component_share"):
             if unnamed := set(getattr(self.postprocess, option)) - set(self.regions):
                 raise ValueError(f"postprocess.{option} names {', '.join(sorted(unnamed))}, which is not in regions")
+        return self
+
+    @model_validator(mode="after")
+    def _planes_can_be(self) -> RunConfig:
+        planes, preprocess = self.window.planes, self.preprocess
+        if planes == ("axial",):
+            return self
+        named = f"window.planes [{', '.join(planes)}]"
+        if self.network.spatial_dims == 3:
+            raise ValueError(f"{named} is for 2D networks; leave it out")
+        if preprocess.orientation[2] not in "SI":
+            raise ValueError(
+                f"{named}: preprocess.orientation {preprocess.orientation} has no axial slices across its third axis; "
+                "end it with S or I"
+            )
+        sides = [side for side in preprocess.spacing_mm if side is not None]
+        if len(planes) > 1 and (len(sides) < 3 or max(sides) > NEARLY_ISOTROPIC * min(sides)):
+            shown = ", ".join("null" if side is None else f"{side:g}" for side in preprocess.spacing_mm)
+            raise ValueError(
+                f"{named}: preprocess.spacing_mm is [{shown}], and slices of several planes are alike only where the "
+                f"largest is at most {NEARLY_ISOTROPIC:g} times the smallest; make them equal, or name one plane"
+            )
         return self
 
     @model_validator(mode="after")

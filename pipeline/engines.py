@@ -152,7 +152,7 @@ def prune(network: nn.Module, level: int | None, name: str) -> nn.Module:
 
 
 def multiplications(network: nn.Module, config: RunConfig) -> float:
-    """Multiplications of the convolutions for one brain of usual size, in one pass; infinite where that is not known.
+    """Multiplications of the convolutions for one brain of usual size, not mirrored; infinite where that is not known.
 
     The second stage of a cascade: for one box of usual size.
 
@@ -180,7 +180,8 @@ def multiplications(network: nn.Module, config: RunConfig) -> float:
         for handle in handles:
             handle.remove()
     spacing_mm3 = math.prod(s or 1.0 for s in config.preprocess.spacing_mm)
-    return total / math.prod(sides) * (BRAIN_MM3 if config.first is None else BOX_MM3) / spacing_mm3
+    seen_mm3 = len(config.slice_axes) * (BRAIN_MM3 if config.first is None else BOX_MM3)
+    return total / math.prod(sides) * seen_mm3 / spacing_mm3
 
 
 def _instead(why: str) -> str:

@@ -21,6 +21,8 @@ from data.header import ImageHeader
 from data.patient import REFERENCE_ORDER
 from pipeline.allocation import give_back
 from pipeline.free_memory import available_bytes, set_workers, workers
+from pipeline.passes import passes
+from transforms.planes import turning
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from torch import nn
@@ -153,9 +155,9 @@ def stages(
     read        4 V for each modality, and the largest once more, as stored or as float32
     preprocess  the most of: modalities beside their stack, 8 C V; background 4 V and the stack beside its mask or its
                 cropped copy, at most 8 C V; what resampling takes; one channel after the other normalised, 4 C W + 24 W
-    network     background 4 V; image 4 C W, with neighbouring slices and the mirrored copy; mean and spread of the
-                members 12 R W; and either stitched logits 4 R W, their counts 4 W and the activations of one batch of
-                windows, or 4 R W for each of three temporaries (seven where there is a spread)
+    network     background 4 V; image 4 C W, with neighbouring slices and the mirrored copy, turned 4 C W more; mean
+                and spread of the members 12 R W; and either stitched logits 4 R W, their counts 4 W and the activations
+                of one batch of windows, or 4 R W for each of three temporaries (seven where there is a spread)
     restore     background, the sums so far, and two arrays of 4 R V on the way to the own grid
     uncertainty probabilities and background 4 (R + 1) V, label map and masks (2 R + 1) V; of several members the spread
                 beside its way back, 8 R V
@@ -166,13 +168,13 @@ def stages(
 
     preprocess  of the first network: the images that were read stay, 4 C V; of the second: beside the first's image
     network     of the first: beside the second's image; of the second: beside the first's answer on both grids, one more
-                for each mirrored pass on the first's, one of those on the second's, and 8 R W for putting both together
+                for each pass on the first's, one of those on the second's, and 8 R W for putting both together
     """
     from transforms.restore import grid_at_spacing
 
     native = next(headers[m] for m in (*REFERENCE_ORDER, *headers) if m in headers).grid
     voxels, regions = math.prod(native.shape), len(models[0].config.regions)
-    members = sum(_n_passes(model.config, tta) for model in models)
+    members = sum(len(passes(model.config, tta)) for model in models)
     result = dict.fromkeys(("read", "preprocess", "network", "restore"), 0)
     spread = 0
     for model in models:
@@ -237,17 +239,17 @@ def _finding(
     kept = sum(FLOAT * math.prod(h.grid.shape) for h in headers.values())
     image = FLOAT * len(config.modalities) * coarse
     theirs, on_fine = FLOAT * len(config.regions) * coarse, FLOAT * regions * math.prod(fine)
-    passes = _n_passes(config, tta) * theirs if members > 1 else 0
+    kept_passes = len(passes(config, tta)) * theirs if members > 1 else 0
     second = FLOAT * len(model.config.modalities) * math.prod(fine)
     moved = _resampling(regions, target.shape, fine)
-    put_together = max(2 * on_fine, moved - on_fine) + (on_fine if passes else 0)
+    put_together = max(2 * on_fine, moved - on_fine) + (on_fine if kept_passes else 0)
     return _Finding(
         image,
         kept + _preprocessing(config, of_first, native, along, target, target.shape) if of_first else 0,
         second
-        + passes
+        + kept_passes
         + max(_inferring(model.first, target.shape, tta, on_card, members, whole=False), theirs + moved),
-        image + second + theirs + passes + on_fine + put_together,
+        image + second + theirs + kept_passes + on_fine + put_together,
         int(regions * coarse * (2 * FLOAT + math.ceil(members / 8))) if members > 1 else 0,
     )
 
@@ -268,7 +270,7 @@ def predicted_bytes(
         Of the images that the models read, at least one.
     models : sequence of ModelCost
     tta : bool
-        Average over the mirrorings.
+        Average over the mirrorings; several directions of slices are averaged in any case.
     on_card : bool
         The windows' work is in a card's memory, which is not counted.
     working : (d1, d2, d3), optional
@@ -278,10 +280,6 @@ def predicted_bytes(
     """
     largest = max(stages(headers, models, tta=tta, on_card=on_card, working=working).values())
     return int(HEADROOM * largest) + FIXED_BYTES
-
-
-def _n_passes(config: RunConfig, tta: bool) -> int:
-    return 2 ** sum(axis < config.network.spatial_dims for axis in set(config.augment.flip_axes)) if tta else 1
 
 
 def _reading(headers: Mapping[str, ImageHeader]) -> int:
@@ -324,21 +322,26 @@ def one_window_bytes(model: ModelCost, working: Shape, *, tta: bool = False, mem
 def _inferring(model: ModelCost, working: Shape, tta: bool, on_card: bool, members: int, whole: bool) -> int:
     config, voxels = model.config, math.prod(working)
     image, maps = FLOAT * len(config.inputs) * voxels, FLOAT * len(config.regions) * voxels
-    total = maps if tta else 0
+    total = maps if tta or len(config.slice_axes) > 1 else 0
     temporaries = (7 if members > 1 else 3) * maps
     if on_card:
         return image + total + temporaries
+    turned = image if config.slice_axes != (2,) else 0
     slices = 2 * config.window.context + 1
     inputs = image * slices * 2 if slices > 1 else image * tta  # the stack beside its parts or its mirrored copy
     stitched = maps + FLOAT * voxels
-    return image + inputs + total + max(stitched + _batch_bytes(model, working, whole), temporaries)
+    batch = max(_batch_bytes(model, [working[axis] for axis in turning(a)], whole) for a in config.slice_axes)
+    return image + turned + inputs + total + max(stitched + batch, temporaries)
 
 
-def _batch_bytes(model: ModelCost, working: Shape, whole: bool) -> int:
-    """Windows that go through the network together: their activations and their weighted answers."""
+def _batch_bytes(model: ModelCost, seen: Sequence[int], whole: bool) -> int:
+    """Windows that go through the network together: their activations and their weighted answers.
+
+    ``seen`` is the working grid's shape as the network sees it, turned.
+    """
     config = model.config
     whole = whole and config.window.whole
-    window = [n if whole else min(w, n) for w, n in zip(config.window.size, working, strict=False)]
+    window = [n if whole else min(w, n) for w, n in zip(config.window.size, seen, strict=False)]
     halved = 2 ** (len(config.network.channels) - 1)
     padded = math.prod(-(-n // halved) * halved for n in window)
     answers = 2 * FLOAT * len(config.regions) * math.prod(window)

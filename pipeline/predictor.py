@@ -40,9 +40,10 @@ from pipeline.memory import (
     require_room,
     too_large,
 )
+from pipeline.passes import Pass, passes
 from pipeline.region_masks import region_masks, region_parents, to_labels
 from pipeline.uncertainty import MemberSpread
-from pipeline.windows import infer, mirrorings, sliding, with_window
+from pipeline.windows import infer, sliding, with_window
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to, restore
 
@@ -74,7 +75,8 @@ class Segmentation:
     seconds : stage -> float
         Wall-clock time of read, preprocess, network, restore.
     uncertainty : region -> (d1, d2, d3) float32 in [0, 0.5], or None
-        Standard deviation of the probability over the members, every model in every mirrored pass; None for one member.
+        Standard deviation of the probability over the members, every model in every pass (direction of slices, mirroring);
+        None for one member.
     disagreement : region -> float in [0, 1], or None
         1 - mean Dice of the members' masks with the mask of their mean, before post-processing; None for one member.
     remarks : tuple of str
@@ -117,7 +119,8 @@ class Predictor:
     device : str
         See :func:`choose_device`.
     tta : bool
-        Average over all mirrorings of the input that the model was trained with (3D: up to 8 passes, 2D: up to 4).
+        Average over all mirrorings of the input that the model was trained with (3D: up to 8 passes, 2D: up to 4 for each
+        direction of its slices).
     zero_missing : bool
         Replace a missing modality by zeros; only for models that were trained for it.
     max_voxels : int
@@ -308,8 +311,7 @@ class Predictor:
         (stage,), working = model, grid_of(images[0])
         watch = None
         if spread is not None:
-            weight = 1 / len(mirrorings(stage.config, self.tta))
-            watch = partial(self._add_member, spread, stage.config, working, weight)
+            watch = partial(self._add_member, spread, stage.config, working)
         probabilities, said = self._run(stage, images.pop().as_tensor(), case, watch, clock.share)
         return probabilities, working, said
 
@@ -318,37 +320,35 @@ class Predictor:
     ) -> tuple[torch.Tensor, Grid, list[str]]:
         """As `_infer`, of two stages; see :mod:`pipeline.cascade`.
 
-        A member is one mirrored pass of the second stage, put into the same pass of the first.
+        A member is one pass of the second stage, put into the same pass of the first.
         """
         (first, second), (small, image) = model, images
         settings, coarse, working = second.config.first, grid_of(small), grid_of(image)
         assert settings is not None  # there are two stages
         order = [first.config.regions.index(region) for region in second.config.regions]
-        passes: list[torch.Tensor] = []
+        members: dict[Pass, torch.Tensor] = {}
         # What is shown is added up in place afterwards.
-        keep = None if spread is None else (lambda shown: passes.append(shown[order].cpu()))
+        keep = None if spread is None else (lambda shown, each: members.update({each: shown[order].cpu()}))
         found, said = self._run(first, small.as_tensor(), case, keep, lambda share: clock.share(share / 2))
         found = found[order]
         base = resample_to(found, coarse, working)
-        box = tumour_box(base, working.spacing_mm, settings, second.config.network.spatial_dims)
+        box = tumour_box(base, working.spacing_mm, settings, second.config.seen_axes)
         if box is None:
             if spread is not None:
-                for each in passes:
-                    self._add_member(spread, second.config, coarse, 1 / len(passes), each)
+                for each, shown in members.items():
+                    self._add_member(spread, second.config, coarse, shown, each)
             return found, coarse, said
         fed = base[[second.config.regions.index(region) for region in settings.regions]]
         weight = blend_weights(box, working.shape, working.spacing_mm, settings.blend_mm)
         watch = None
         if spread is not None:
-            around = dict(zip(mirrorings(first.config, self.tta), passes, strict=True))
-            mirrored = mirrorings(second.config, self.tta)
-            outside = iter([around.get(axes) for axes in mirrored])
-            add = partial(self._add_member, spread, second.config, working, 1 / len(mirrored))
+            around = {(each.across, each.mirrored): shown for each, shown in members.items()}
+            add = partial(self._add_member, spread, second.config, working)
 
-            def watch(shown: torch.Tensor) -> None:
-                same = next(outside)
+            def watch(shown: torch.Tensor, each: Pass) -> None:
+                same = around.get((each.across, each.mirrored))
                 member = base.clone() if same is None else resample_to(same, coarse, working)
-                add(blend_into(member, shown.cpu(), box, weight))
+                add(blend_into(member, shown.cpu(), box, weight), each)
 
         answer, more = self._run(
             second,
@@ -364,7 +364,7 @@ class Predictor:
         stage: _Stage,
         image: torch.Tensor,
         case: Case,
-        watch: Callable[[torch.Tensor], None] | None,
+        watch: Callable[[torch.Tensor, Pass], None] | None,
         on_share: Callable[[float], None],
     ) -> tuple[torch.Tensor, list[str]]:
         """Probabilities (regions, d1, d2, d3) of one network, and what had to be done about memory."""
@@ -401,7 +401,7 @@ class Predictor:
         )
 
     def _n_members(self) -> int:
-        return sum(len(mirrorings(config, self.tta)) for config in self.configs)
+        return sum(len(passes(config, self.tta)) for config in self.configs)
 
     def _check_modalities(self, case: Case) -> None:
         missing = [m for m in self.modalities if m not in case.images]
@@ -462,17 +462,17 @@ class Predictor:
         return MemberSpread(self.configs[0].postprocess.threshold) if self._n_members() > 1 else None
 
     def _add_member(
-        self, spread: MemberSpread, config: RunConfig, working: Grid, weight: float, probability: torch.Tensor
+        self, spread: MemberSpread, config: RunConfig, working: Grid, probability: torch.Tensor, each: Pass
     ) -> None:
         """One pass, (regions of ``config``, d1, d2, d3) on ``working``; as in the mean, each model has the same weight."""
         if config.regions != self.regions:
             probability = probability[[config.regions.index(region) for region in self.regions]]
-        spread.add(probability, working, weight)
+        spread.add(probability, working, each.share)
 
     def _disagreeing(
         self, spread: MemberSpread | None, native: Grid
     ) -> tuple[dict[str, NDArray[np.float32]] | None, dict[str, float] | None]:
-        if spread is None or spread.grid is None:
+        if spread is None or spread.grid is None or len(spread.weights) < 2:  # of a single slice one direction is left
             return None, None
         maps = restore(spread.standard_deviation().cpu(), spread.grid, native).numpy()
         return (

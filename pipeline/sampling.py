@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from data.errors import UsageError
 from transforms.augment import crop_size, training_chain
 from transforms.donor import Donor, is_whole, make_donor
 from transforms.first_stage import simulated_first_stage
+from transforms.planes import axes_of, turned, turning, turning_back
 from transforms.transplant import clear_of_faces, draw_placement, transplant
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ class PatchDataset(Dataset):
     """Augmented patches of one epoch after another; the same for any number of loading processes.
 
     Item ``i`` of an epoch is ``{"image", "regions"}``: (channels, *patch) float32, and (regions, *patch) float32 in [0, 1]
-    or NaN where a share is not known. Kinds are drawn with the recipe's shares, cases of a kind with equal chance.
+    or NaN where a share is not known. Kinds are drawn with the recipe's shares, cases of a kind with equal chance; the
+    slices of a volume lie in one of the recipe's planes, drawn at random, a single slice in its own.
 
     Parameters
     ----------
@@ -117,7 +120,8 @@ class PatchDataset(Dataset):
         self.context, self.step = config.window.context, config.window.context_step
         self.regions, self.regions_share = config.regions, sampling.regions_share
         n_fed = len(config.first.regions) if config.first else 0
-        self.chain = training_chain(self.dims, self.patch, **config.augment.of_the_patch, n_probabilities=n_fed)
+        self.slice_axes = config.slice_axes
+        self.chains = {across: _chain(config, across, n_fed) for across in {2, *self.slice_axes}}
         self.augment = config.augment
         self.flat = config.preprocess.spacing_mm[2] is None
         # Left and right alone are alike.
@@ -157,23 +161,25 @@ class PatchDataset(Dataset):
         generator = np.random.default_rng((self.seed, self.epoch, index))
         pool, _ = self.pools[generator.choice(len(self.pools), p=self.chances)]
         case = pool[generator.integers(len(pool))]
-        cut = None
+        axes, cut = axes_of(case.voxels.shape[1:], self.slice_axes), None
+        across = axes[0] if len(axes) == 1 else axes[generator.integers(len(axes))]
         if self.donors and _may_take(case) and generator.random() < self.augment.transplant:
-            cut = self._transplanted(case, generator)
+            cut = self._transplanted(case, generator, across)
         if cut is None:
-            cut, _ = self._cut(case, self._centre(case, generator))
-        self.chain.set_random_state(int(generator.integers(2**32)))
-        images, regions = torch.as_tensor(cut[: case.n_images]), torch.as_tensor(cut[case.n_images :])
+            cut, _ = self._cut(case, self._centre(case, generator, across), across)
+        chain = self.chains[across].set_random_state(int(generator.integers(2**32)))
+        voxels = turned(torch.as_tensor(cut), across)
+        images, regions = voxels[: case.n_images], voxels[case.n_images :]
         if self.first_stage is not None:
             random = np.random.RandomState(int(generator.integers(2**32)))
-            images = torch.cat((images, self.first_stage(regions, random)))
-        sample: Mapping[Any, Any] = self.chain({"image": images, "regions": regions})
+            images = torch.cat((images, self.first_stage(regions, random, across)))
+        sample: Mapping[Any, Any] = chain({"image": images, "regions": regions})
         return {
             "image": sample["image"],
             "regions": sample["regions"].clamp(0, 1),  # interpolation rounds; NaN stays
         }
 
-    def _transplanted(self, host: TrainingCase, generator: np.random.Generator) -> np.ndarray | None:
+    def _transplanted(self, host: TrainingCase, generator: np.random.Generator, across: int = 2) -> np.ndarray | None:
         """A cut of the host about a lesion of another patient; None where its brain does not hold the one drawn."""
         giver = self._giver(generator)
         if giver.patient == host.patient:
@@ -192,8 +198,8 @@ class PatchDataset(Dataset):
         middles = clear_of_faces(donor, placement)
         middle = middles[generator.integers(len(middles))]
         centre = np.round(placement.to_host(middle, donor.voxels.shape[1:])).astype(int)
-        centre = np.clip(self._off_middle(centre, generator), 0, np.array(host.voxels.shape[1:]) - 1)
-        cut, positions = self._cut(host, centre)
+        centre = np.clip(self._off_middle(centre, generator, across), 0, np.array(host.voxels.shape[1:]) - 1)
+        cut, positions = self._cut(host, centre, across)
         # Scanners differ by more than z-scores take away.
         contrast = np.stack((generator.normal(1, 0.1, host.n_images), generator.normal(0, 0.1, host.n_images)), axis=1)
         return transplant(cut, positions, donor, placement, contrast.clip(-2, 2))
@@ -203,14 +209,14 @@ class PatchDataset(Dataset):
         givers = self.whole_donors if whole else self.donors
         return givers[generator.integers(len(givers))]
 
-    def _off_middle(self, centre: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """A voxel off ``centre`` by up to a quarter of the patch."""
+    def _off_middle(self, centre: np.ndarray, generator: np.random.Generator, across: int) -> np.ndarray:
+        """A voxel off ``centre`` by up to a quarter of the patch, in 2D within its slice."""
         reach = [n // 4 for n in self.patch]
         centre = centre.copy()
-        centre[: len(reach)] += generator.integers([-r for r in reach], [r + 1 for r in reach])
+        centre[list(turning(across)[: len(reach)])] += generator.integers([-r for r in reach], [r + 1 for r in reach])
         return centre
 
-    def _centre(self, case: TrainingCase, generator: np.random.Generator) -> np.ndarray:
+    def _centre(self, case: TrainingCase, generator: np.random.Generator, across: int = 2) -> np.ndarray:
         """A voxel of a region that the case has, off the patch's middle by up to a quarter of it, or of the brain.
 
         In 2D the brain's voxel is one of a slice that is drawn first: by their voxels alone the slices at the ends of the
@@ -222,35 +228,54 @@ class PatchDataset(Dataset):
         if places is None:
             return np.array(case.voxels.shape[1:]) // 2
         if self.dims == 2 and not about_region:
-            slices = np.unique(places[:, 2])
-            places = places[places[:, 2] == slices[generator.integers(len(slices))]]
+            slices = np.unique(places[:, across])
+            places = places[places[:, across] == slices[generator.integers(len(slices))]]
         centre = places[generator.integers(len(places))].astype(int)
-        return self._off_middle(centre, generator) if about_region else centre
+        return self._off_middle(centre, generator, across) if about_region else centre
 
-    def _cut(self, case: TrainingCase, centre: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The crop about a voxel, and which of the case's voxels it shows along each axis."""
+    def _cut(self, case: TrainingCase, centre: np.ndarray, across: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The crop about a voxel, 2D with slices across that axis, and which of the case's voxels it shows along each axis.
+
+        Its axes are the case's.
+        """
         # A region that the reference does not tell is unknown beyond the volume, too: its first voxel says so.
         beyond = np.where(np.isnan(case.voxels[:, 0, 0, 0]), np.nan, 0).astype(np.float32)
         if not case.beyond_known:
             beyond[case.n_images :] = np.nan
-        shape = case.voxels.shape[1:]
         if self.dims == 3:
+            shape = case.voxels.shape[1:]
             firsts = crop_start(centre, self.patch, self.crop, shape)
             positions = [np.arange(first, first + n) for first, n in zip(firsts, self.crop, strict=True)]
             return crop_around(case.voxels, centre, self.patch, self.crop, beyond), positions
+        voxels, centre = _transposed(case.voxels, turning(across)), centre[list(turning(across))]
+        shape = voxels.shape[1:]
         # Across the slices nothing moves: the neighbours of the chosen one, the last slice repeated beyond the ends.
         last = shape[2] - 1
         offsets = range(-self.context * self.step, self.context * self.step + 1, self.step)
         near = np.array([min(max(int(centre[2]) + k, 0), last) for k in offsets])
         # One crop of all of them, for they lie side by side in memory.
         pace = self.step if (np.diff(near) == self.step).all() else 1
-        slab = np.moveaxis(case.voxels[..., near[0] : near[-1] + 1 : pace], -1, 1)
+        slab = np.moveaxis(voxels[..., near[0] : near[-1] + 1 : pace], -1, 1)
         depth = slab.shape[1]
         cut = crop_around(slab, (depth // 2, *centre[:2]), (depth, *self.patch), (depth, *self.crop[:2]), beyond)
         cut = cut if depth == len(near) else cut[:, near - near[0]]
         firsts = crop_start(centre[:2], self.patch, self.crop[:2], shape[:2])
         positions = [np.arange(first, first + n) for first, n in zip(firsts, self.crop[:2], strict=True)]
-        return np.moveaxis(cut, 1, -1), [*positions, near]
+        positions, back = [*positions, near], turning_back(across)
+        return _transposed(np.moveaxis(cut, 1, -1), back), [positions[axis] for axis in back]
+
+
+def _transposed(voxels: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """(channels, d1, d2, d3) with its last three axes in ``order``."""
+    return voxels.transpose(0, *(1 + axis for axis in order))
+
+
+def _chain(config: RunConfig, across: int, n_probabilities: int) -> Compose:
+    """The augmentation of samples with slices across an axis: the axes that are mirrored are those of the working grid."""
+    options = config.augment.of_the_patch
+    options["flip_axes"] = [turning_back(across)[axis] for axis in options["flip_axes"]]
+    patch = config.training.patch
+    return training_chain(config.network.spatial_dims, patch, **options, n_probabilities=n_probabilities)
 
 
 def _by_kind(extra: Sequence[TrainingCase], sampling: SamplingConfig) -> list[tuple[list[TrainingCase], float]]:
@@ -293,19 +318,23 @@ def _donor(case: TrainingCase, flat: bool) -> Donor:
     return donor
 
 
-def _first_stage(config: RunConfig) -> Callable[[torch.Tensor, np.random.RandomState], torch.Tensor] | None:
-    """From a sample's region shares to the probabilities that a cascade's second network is fed; None for one network."""
+def _first_stage(config: RunConfig) -> Callable[[torch.Tensor, np.random.RandomState, int], torch.Tensor] | None:
+    """From a sample's region shares to the probabilities that a cascade's second network is fed; None for one network.
+
+    The shares are turned, their slices cut across the axis that is given.
+    """
     first = config.first
     if first is None:
         return None
     fed = [config.regions.index(region) for region in first.regions]
     spacings = zip(first.recipe.preprocess.spacing_mm, config.preprocess.spacing_mm, strict=True)
     coarseness = [1.0 if theirs is None or own is None else theirs / own for theirs, own in spacings]
-    if config.network.spatial_dims == 2:
-        coarseness[2] /= config.window.context_step  # between the slices of a sample
     errors = first.errors
 
-    def probabilities(shares: torch.Tensor, random: np.random.RandomState) -> torch.Tensor:
-        return simulated_first_stage(shares, random, coarseness=coarseness, errors=errors)[fed]
+    def probabilities(shares: torch.Tensor, random: np.random.RandomState, across: int) -> torch.Tensor:
+        steps = [coarseness[axis] for axis in turning(across)]
+        if config.network.spatial_dims == 2:
+            steps[2] /= config.window.context_step  # between the slices of a sample
+        return simulated_first_stage(shares, random, coarseness=steps, errors=errors)[fed]
 
     return probabilities

@@ -1,4 +1,4 @@
-"""How far the members of an averaged prediction agree; every model in every mirrored pass is one member.
+"""How far the members of an averaged prediction agree; every model in every pass is one member.
 
 Two answers for each region. The standard deviation of the members' probabilities says where they differ, voxel by
 voxel: the usual measure of a test-time-augmentation or ensemble prediction [1]_. The disagreement says how much the

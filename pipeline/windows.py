@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -21,7 +20,9 @@ from torch import nn
 from data.errors import SegmentationError, UsageError
 from pipeline.config import RunConfig
 from pipeline.device import free_card_bytes, out_of_memory
+from pipeline.passes import Pass, passes
 from transforms.augment import slices_as_channels
+from transforms.planes import turned, turned_back, turning, turning_back
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +63,6 @@ def ways_to_run(device: torch.device, batch: int) -> list[Way]:
     return [*ways, Way(device, 1, cpu), Way(cpu, ways[0].batch, cpu)]
 
 
-def mirrorings(config: RunConfig, tta: bool) -> list[tuple[int, ...]]:
-    """The axes of a (1, channels, d1, d2, d3) image that each pass mirrors; the first pass mirrors none."""
-    spatial = [2 + axis for axis in sorted(set(config.augment.flip_axes)) if axis < config.network.spatial_dims]
-    return [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)] if tta else [()]
-
-
 def infer(
     config: RunConfig,
     network: nn.Module,
@@ -75,7 +70,7 @@ def infer(
     device: torch.device,
     *,
     tta: bool = False,
-    watch: Callable[[torch.Tensor], None] | None = None,
+    watch: Callable[[torch.Tensor, Pass], None] | None = None,
     before_cpu: Callable[[], None] | None = None,
     on_share: Callable[[float], None] | None = None,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -88,9 +83,10 @@ def infer(
     image : (inputs, d1, d2, d3) float32 on the CPU
         On the working grid; ``config.inputs``.
     tta : bool
-        Average over :func:`mirrorings`.
+        Average over the mirrorings (:func:`pipeline.passes.passes`).
     watch : callable, optional
-        Is shown each pass, (regions, d1, d2, d3) float32, mirrored back; it must leave it as it is.
+        Is shown each pass: its answer (regions, d1, d2, d3) float32, turned and mirrored back, which it must leave as it
+        is, and the pass.
     before_cpu : callable, optional
         Called before a full card's work goes to the CPU; it may refuse by an exception.
     on_share : callable, optional
@@ -110,12 +106,13 @@ def infer(
     ways, step = ways_to_run(device, config.window.batch), 0
     free = free_card_bytes(device)
     total: torch.Tensor | None = None
-    passes = mirrorings(config, tta)
-    for done, axes in enumerate(passes):
+    planned = passes(config, tta, image.shape[1:])
+    for done, each in enumerate(planned):
+        seen = [image.shape[1 + axis] for axis in turning(each.across)]
         while True:  # what did not fit one pass is not tried for the next
             try:
-                with _counting(config, network, image, ways[step], _part(on_share, done, len(passes))):
-                    probability = _one_pass(config, network, image, ways[step], axes)
+                with _counting(config, network, seen, ways[step], _part(on_share, done, len(planned))):
+                    probability = _one_pass(config, network, image, ways[step], each)
                 break
             except (RuntimeError, MemoryError) as error:
                 if step + 1 == len(ways) or not out_of_memory(error):
@@ -130,11 +127,12 @@ def infer(
         if room is not None and watch is not None and room < SPREAD_COPIES * probability.nbytes:
             probability = probability.cpu()
         if watch is not None:
-            watch(probability[0])
+            watch(probability[0], each)
+        probability.mul_(each.weight)
         # After the card was full the later passes come back on the CPU.
         total = probability if total is None else total.to(probability.device).add_(probability)
     assert total is not None
-    mean = (total.cpu() / len(passes))[0]
+    mean = (total.cpu() / planned[0].of)[0]
     if step == 0:
         return mean, ()
     had = "" if free is None else f" ({free / 2**30:.2f} GiB free)"
@@ -147,18 +145,21 @@ def _part(on_share: Callable[[float], None] | None, done: int, of: int) -> Calla
 
 @contextmanager
 def _counting(
-    config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way, on_share: Callable[[float], None] | None
+    config: RunConfig, network: nn.Module, shape: Sequence[int], way: Way, on_share: Callable[[float], None] | None
 ) -> Iterator[None]:
-    """Within the block ``on_share`` hears after each call of the network how much of the pass is done."""
+    """Within the block ``on_share`` hears after each call of the network how much of the pass is done.
+
+    ``shape`` is that of the image as the network sees it, turned.
+    """
     if on_share is None:
         yield
         return
-    size, called = window_size(config, image.shape[1:]), 0
+    size, called = window_size(config, shape), 0
     steps = [
         1 if w == n else math.ceil((n - w) / (w * (1 - config.window.overlap))) + 1
-        for w, n in zip(size, image.shape[1:], strict=False)
+        for w, n in zip(size, shape, strict=False)
     ]
-    slices = 1 if len(size) == 3 else image.shape[3]
+    slices = 1 if len(size) == 3 else shape[2]
     calls = math.ceil(math.prod(steps) * slices / way.batch)  # fewer where windows are empty
 
     def count(*_: Any) -> None:
@@ -174,18 +175,20 @@ def _counting(
         on_share(1.0)
 
 
-def _one_pass(
-    config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way, axes: tuple[int, ...]
-) -> torch.Tensor:
-    """Probabilities (1, regions, d1, d2, d3) of the image mirrored along ``axes``, mirrored back, on ``way.stitch_on``."""
+def _one_pass(config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way, each: Pass) -> torch.Tensor:
+    """Probabilities (1, regions, d1, d2, d3) of the image turned and mirrored, brought back, on ``way.stitch_on``."""
     network.to(way.device)
-    batch = slices_as_channels(image[None].to(way.stitch_on), config.window.context, config.window.context_step)
+    batch = turned(image[None].to(way.stitch_on), each.across)
+    batch = slices_as_channels(batch, config.window.context, config.window.context_step)
+    back = turning_back(each.across)
+    axes = [2 + back[axis] for axis in each.mirrored]
     batch = batch.flip(axes) if axes else batch
     logits = windows_of(config, network, batch, way)
     if not torch.isfinite(logits).all():
         raise SegmentationError(_not_finite(config, image, logits, way))
     probability = torch.sigmoid(logits.float())
-    return probability.flip(axes) if axes else probability
+    probability = probability.flip(axes) if axes else probability
+    return turned_back(probability, each.across)
 
 
 def _not_finite(config: RunConfig, image: torch.Tensor, logits: torch.Tensor, way: Way) -> str:

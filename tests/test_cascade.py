@@ -50,28 +50,28 @@ def test_the_box_is_what_was_found_with_a_margin_in_millimetres() -> None:
     first = settings(margin_mm=6, smallest_mm=0, blend_mm=0)
     # Voxels 30 to 33, 40, and 20 to 21; margins of 6, 3 and 2 voxels: 24 to 39 are 16 already, 37 to 43 become 16 (4 less,
     # 5 more), and across the slices of a 2D network nothing is rounded.
-    box = tumour_box(found((80, 80, 40), (30, 40, 20), (33, 40, 21)), (1.0, 2.0, 3.0), first, 2)
+    box = tumour_box(found((80, 80, 40), (30, 40, 20), (33, 40, 21)), (1.0, 2.0, 3.0), first, {0, 1})
     assert box == (slice(24, 40), slice(33, 49), slice(18, 24))
-    deep = tumour_box(found((80, 80, 40), (30, 40, 20), (33, 40, 21)), (1.0, 2.0, 3.0), first, 3)
+    deep = tumour_box(found((80, 80, 40), (30, 40, 20), (33, 40, 21)), (1.0, 2.0, 3.0), first, {0, 1, 2})
     assert deep is not None and deep[2] == slice(13, 29)
 
 
 def test_a_margin_of_a_part_of_a_voxel_takes_all_of_it() -> None:
     first = settings(margin_mm=6.5, smallest_mm=0, blend_mm=0)
-    box = tumour_box(found((9, 9, 9), (4, 4, 4)), (3.25, 6.0, 6.5), first, 2)
+    box = tumour_box(found((9, 9, 9), (4, 4, 4)), (3.25, 6.0, 6.5), first, {0, 1})
     assert box == (slice(0, 9), slice(0, 9), slice(3, 6))  # an image of 9 has no 16: all of it
 
 
 def test_the_box_ends_with_the_image_and_its_size_is_moved_inwards() -> None:
     first = settings(margin_mm=4, smallest_mm=20, blend_mm=0)
-    box = tumour_box(found((80, 80, 80), (0, 79, 40)), (1.0, 1.0, 1.0), first, 3)
+    box = tumour_box(found((80, 80, 80), (0, 79, 40)), (1.0, 1.0, 1.0), first, {0, 1, 2})
     assert box == (slice(0, 32), slice(48, 80), slice(25, 57))  # 20 mm are 32 voxels of multiples of 16
 
 
 def test_a_probability_at_the_threshold_is_found_and_one_below_is_not() -> None:
     first = settings(threshold=0.5)
-    assert tumour_box(found((20, 20, 20), (4, 5, 6), value=0.5), (1.0,) * 3, first, 3) is not None
-    assert tumour_box(found((20, 20, 20), (4, 5, 6), value=0.49), (1.0,) * 3, first, 3) is None
+    assert tumour_box(found((20, 20, 20), (4, 5, 6), value=0.5), (1.0,) * 3, first, {0, 1, 2}) is not None
+    assert tumour_box(found((20, 20, 20), (4, 5, 6), value=0.49), (1.0,) * 3, first, {0, 1, 2}) is None
 
 
 def test_the_answers_pass_into_each_other_inside_the_faces_but_not_where_the_image_ends() -> None:

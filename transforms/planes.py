@@ -1,0 +1,69 @@
+"""Directions of slices: a volume turned so that the slices of one lie across its third axis, and turned back.
+
+A network of slices knows only volumes whose slices lie across the third axis. For another direction the volume is turned
+before it and its answer back after it. The axes of a slice keep their order: of a volume in RAS, axial slices are
+right-left by posterior-anterior, coronal ones right-left by inferior-superior, sagittal ones posterior-anterior by
+inferior-superior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    import torch
+
+ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}
+"""The letters of the axis across which the slices of a plane lie."""
+
+
+def slice_axis(plane: str, orientation: str) -> int:
+    """The axis, 0 to 2, across which slices of a plane (a key of `ACROSS`) lie in an orientation such as ``"RAS"``."""
+    return next(axis for axis, letter in enumerate(orientation) if letter in ACROSS[plane])
+
+
+def turning(across: int) -> tuple[int, int, int]:
+    """The axes of a volume in the order of the turned one: the two of a slice, then ``across``."""
+    first, second = (axis for axis in range(3) if axis != across)
+    return (first, second, across)
+
+
+def turning_back(across: int) -> tuple[int, int, int]:
+    """The axes of the turned volume in the order of the one that was turned."""
+    order = turning(across)
+    return (order.index(0), order.index(1), order.index(2))
+
+
+def turned(volume: torch.Tensor, across: int) -> torch.Tensor:
+    """Put the slices across an axis across the last one.
+
+    Parameters
+    ----------
+    volume : (..., d1, d2, d3) tensor
+    across : int
+        0, 1 or 2.
+
+    Returns
+    -------
+    (..., size of one axis, of the next, of ``across``) tensor
+        For 2 the volume itself, else a contiguous copy.
+    """
+    return _arranged(volume, turning(across))
+
+
+def turned_back(volume: torch.Tensor, across: int) -> torch.Tensor:
+    """The (..., d1, d2, d3) tensor that :func:`turned` was given; as there itself or a contiguous copy."""
+    return _arranged(volume, turning_back(across))
+
+
+def _arranged(volume: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    if tuple(order) == (0, 1, 2):
+        return volume
+    before = volume.ndim - 3
+    return volume.permute(*range(before), *(before + axis for axis in order)).contiguous()
+
+
+def axes_of(shape: Sequence[int], slice_axes: Sequence[int]) -> tuple[int, ...]:
+    """The axes across which a volume (d1, d2, d3) is seen in slices: ``slice_axes``, but a single slice has only its own."""
+    return (2,) if shape[2] == 1 else tuple(slice_axes)
