@@ -190,7 +190,7 @@ def _file_name(case: TrainingCase) -> str:
 
 
 def _row(case: TrainingCase) -> dict[str, Any]:
-    fields = ("name", "kind", "patient", "beyond_known", "place")
+    fields = ("name", "kind", "patient", "beyond_known", "place", "apart")
     return {"file": _file_name(case)} | {name: getattr(case, name) for name in fields}
 
 
@@ -376,7 +376,8 @@ def _opened(rows: Sequence[Mapping[str, Any]], config: RunConfig, cache: Path) -
     def entry(row: Mapping[str, Any]) -> Entry:
         place = None if row["place"] is None else tuple(row["place"])
         make = partial(_gone, cache)
-        return Entry(row["name"], row["kind"], cache / row["file"], make, row["patient"], row["beyond_known"], place)
+        path, apart = cache / row["file"], row.get("apart", False)
+        return Entry(row["name"], row["kind"], path, make, row["patient"], row["beyond_known"], place, apart)
 
     return cached_cases([entry(row) for row in rows], config, 0)
 

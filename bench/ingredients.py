@@ -64,6 +64,7 @@ KINDS = {
     "tcga_silver": "silver",
     "open_ms_data/MNI": "tumour-free",
     "brats_2013": "patient",
+    "lgg": "head",
 }
 CUBES = {"brats2020_cubes": 1.0}
 TRANSPLANT = {"augment.transplant": 0.5}
@@ -78,6 +79,7 @@ INGREDIENTS: dict[str, Ingredient] = {
     "marked metastases": Ingredient({"bcbm_t1c_slices": 1.0}, 0.1),
     "silver": Ingredient({"tcga_silver": 1.0}, 0.1),
     "tumour-free": Ingredient({"open_ms_data/MNI": 1.0}, 0.1),
+    "LGG as partial labels": Ingredient({"lgg": 1.0}, 0.3),
     "phantoms of drawn shapes": Ingredient(changes={"training.sampling.phantom_share": 0.3}),
     "phantoms of real shapes": Ingredient(
         {"brats2020_cubes": 0.0},

@@ -87,7 +87,7 @@ def known_as(case_id: str) -> str:
 
     ``BraTS2021_01476`` and ``volume_271_slice_80`` give ``BraTS20_Training_271``. Read from `SAME_PATIENT`.
     """
-    same, spelt = _same_patients()
+    same, spelt, _ = _same_patients()
     name = patient_id(case_id)
     for pattern, form in spelt:
         if found := pattern.fullmatch(name):
@@ -96,11 +96,35 @@ def known_as(case_id: str) -> str:
     return same.get(name, name)
 
 
+def perhaps_one_of(case_id: str, others: Iterable[str]) -> bool:
+    """Whether a case may show one of the other cases' patients, of a set whose patients of the same site are not all known.
+
+    ``TCGA_CS_4941`` may be ``BraTS20_Training_274``, and is not ``TCGA_CS_4943``. Read from `SAME_PATIENT`.
+    """
+    _, _, perhaps = _same_patients()
+    own, theirs = _names(case_id), set[str]().union(*map(_names, others))
+
+    def stands(pattern: re.Pattern[str], names: set[str]) -> bool:
+        return any(map(pattern.fullmatch, names))
+
+    return any(
+        stands(mine, own) and stands(other, theirs) for pair in perhaps for mine, other in (pair, reversed(pair))
+    )
+
+
+def _names(case_id: str) -> set[str]:
+    return {patient_id(case_id), known_as(case_id)}
+
+
+Pairs = list[tuple[re.Pattern[str], re.Pattern[str]]]
+
+
 @lru_cache(maxsize=1)
-def _same_patients() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]]]:
+def _same_patients() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]], Pairs]:
     content = read_strict_yaml(SAME_PATIENT)
     same = {name: names[0] for names in content["same"] for name in names}
-    return same, [(re.compile(pattern, re.DOTALL), form) for pattern, form in content["spelt"]]
+    spelt = [(re.compile(pattern, re.DOTALL), form) for pattern, form in content["spelt"]]
+    return same, spelt, [(re.compile(one), re.compile(other)) for one, other in content["perhaps"]]
 
 
 def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:

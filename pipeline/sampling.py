@@ -161,7 +161,8 @@ class PatchDataset(Dataset):
         generator = np.random.default_rng((self.seed, self.epoch, index))
         pool, _ = self.pools[generator.choice(len(self.pools), p=self.chances)]
         case = pool[generator.integers(len(pool))]
-        axes, cut = axes_of(case.voxels.shape[1:], self.slice_axes), None
+        axes = (2,) if case.apart else axes_of(case.voxels.shape[1:], self.slice_axes)
+        cut = None
         across = axes[0] if len(axes) == 1 else axes[generator.integers(len(axes))]
         if self.donors and _may_take(case) and generator.random() < self.augment.transplant:
             cut = self._transplanted(case, generator, across)
@@ -249,10 +250,11 @@ class PatchDataset(Dataset):
             return crop_around(case.voxels, centre, self.patch, self.crop, beyond), positions
         voxels, centre = _transposed(case.voxels, turning(across)), centre[list(turning(across))]
         shape = voxels.shape[1:]
-        # Across the slices nothing moves: the neighbours of the chosen one, the last slice repeated beyond the ends.
-        last = shape[2] - 1
+        # Across the slices nothing moves: the neighbours of the chosen one, the last slice repeated beyond the ends. Where
+        # there are none the slice itself takes their place, as in a volume of one slice.
+        first, last = (int(centre[2]),) * 2 if case.apart else (0, shape[2] - 1)
         offsets = range(-self.context * self.step, self.context * self.step + 1, self.step)
-        near = np.array([min(max(int(centre[2]) + k, 0), last) for k in offsets])
+        near = np.array([min(max(int(centre[2]) + k, first), last) for k in offsets])
         # One crop of all of them, for they lie side by side in memory.
         pace = self.step if (np.diff(near) == self.step).all() else 1
         slab = np.moveaxis(voxels[..., near[0] : near[-1] + 1 : pace], -1, 1)

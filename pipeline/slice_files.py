@@ -91,39 +91,40 @@ def slice_on_grid(
     pixel_mm: float,
     preprocess: PreprocessConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring an axial slice onto the working grid, cropped to the brain.
+    """Bring an axial slice, or those of one patient, onto the working grid, cropped to the brain.
 
     Parameters
     ----------
-    images : (modalities, rows, columns)
-        Rows run to the left and columns to the posterior; 0 outside the brain, and all 0 where a modality is missing.
-    shares : (regions, rows, columns) in [0, 1]
+    images : (modalities, rows, columns) or (modalities, rows, columns, slices)
+        Rows run to the left, columns to the posterior, slices up; 0 outside the brain, and all 0 where a modality is missing.
+    shares : (regions, rows, columns) or (regions, rows, columns, slices) in [0, 1]
         NaN where a share is not known.
-    brain : (rows, columns) bool
+    brain : (rows, columns) or (rows, columns, slices) bool
         Not empty.
     pixel_mm : float
         Distance of the pixels' centres.
     preprocess : PreprocessConfig
-        Its orientation and the first two of its spacings; the slice has no third.
+        Its orientation and the first two of its spacings; slices have no third.
 
     Returns
     -------
-    images : (modalities, d1, d2, 1) float32
-        z-scored over the non-zero pixels of each, background 0.
-    shares : (regions, d1, d2, 1) float32 in [0, 1]
+    images : (modalities, d1, d2, slices) float32
+        z-scored over the non-zero pixels of each modality in all slices, background 0.
+    shares : (regions, d1, d2, slices) float32 in [0, 1]
         NaN where any pixel that takes part is not known.
     """
     stack = np.concatenate((images, np.nan_to_num(shares), ~np.isnan(shares))).astype(np.float32)
-    rows, columns = np.flatnonzero(brain.any(axis=1)), np.flatnonzero(brain.any(axis=0))
+    brain = brain.reshape(*brain.shape[:2], -1)
+    rows, columns = (np.flatnonzero(brain.any(axis=axes)) for axes in ((1, 2), (0, 2)))
     # Resampling starts from the brain's own box, as the chain of a patient does.
-    box = stack[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, None]
+    box = stack.reshape(len(stack), *brain.shape)[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     own = Grid(box.shape[1:], np.diag([-pixel_mm, -pixel_mm, 1.0, 1.0]))
     along = own.reoriented(preprocess.orientation)
     x, y, _ = preprocess.spacing_mm
     moved = resample_to(torch.as_tensor(np.ascontiguousarray(box)), own, along)
     working = resample_to(moved.contiguous(), along, grid_at_spacing(along, (x, y, None)))
     pictures, told, known = working.split((len(images), len(shares), len(shares)))
-    everywhere = torch.as_tensor(~np.isnan(shares).any(axis=(1, 2)))[:, None, None, None]
+    everywhere = torch.as_tensor(~np.isnan(shares.reshape(len(shares), -1)).any(axis=1))[:, None, None, None]
     told = torch.where((known > 1 - 1e-3) | everywhere, told.clamp(0, 1), torch.nan)
     for image in pictures:
         inside = image != 0

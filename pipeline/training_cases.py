@@ -74,6 +74,8 @@ class TrainingCase:
         Whether nothing is beyond the volume's faces, as around a brain. If not, the lesion may go on there.
     place : three floats, optional
         Where the volume's middle lies in the brain's box, from 0 to 1 along each axis. None: the volume is that box.
+    apart : bool
+        Whether the slices of the third axis are no neighbours, for their distance is not known.
     """
 
     name: str
@@ -84,6 +86,7 @@ class TrainingCase:
     patient: str = ""
     beyond_known: bool = True
     place: tuple[float, float, float] | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Entry:
     patient: str = ""
     beyond_known: bool = True
     place: tuple[float, float, float] | None = None
+    apart: bool = False
 
 
 def patient_cases(
@@ -438,6 +442,7 @@ def _training_case(entry: Entry, config: RunConfig, channels: int) -> TrainingCa
         entry.patient,
         entry.beyond_known,
         entry.place,
+        entry.apart,
     )
 
 

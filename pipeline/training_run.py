@@ -23,7 +23,7 @@ from data.case import Case, discover_cases
 from data.errors import UsageError
 from data.labels import LabelConvention, load_convention
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
-from data.splits import Split, fold_split, known_as, listed, match_split, read_split
+from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from data.write import write_bytes_atomically, write_text_atomically
 from networks import Cascade
 from pipeline.allocation import tune_malloc
@@ -354,13 +354,18 @@ def _split(names: Sequence[str], options: TrainOptions) -> Split:
 
 def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further:
     """The cases of each further folder; no patient that is held back is among them."""
+    held_back = tuple(held_back)
     patients = {known_as(name) for name in held_back}
     further = []
     for option in options:
         folder, source = source_of(option)
         found = source.names(folder)
         log.info("%s: %d cases of kind %s (FOLDER:kind chooses another)", folder, len(found), source.kind)
-        kept = [name for name, patient in found.items() if known_as(patient) not in patients]
+        kept = [
+            name
+            for name, patient in found.items()
+            if known_as(patient) not in patients and not perhaps_one_of(name, held_back)
+        ]
         if len(kept) < len(found):
             left = sorted(set(found) - set(kept))
             log.warning("%s: held back, not learnt from: %s", folder, listed(left))

@@ -197,6 +197,13 @@ def test_a_case_of_one_slice_serves_a_2d_network_with_context() -> None:
     assert all(torch.equal(sample["image"][0], channel) for channel in sample["image"][:5])
 
 
+def test_slices_that_are_no_neighbours_are_no_context_for_each_other() -> None:
+    case = replace(make_case(shape=(16, 16, 9)), apart=True)
+    sample = PatchDataset([case], make_config(dims=2, context=2, sampling={"regions_share": 1.0}))[0]
+    image = sample["image"].reshape(2, 5, 16, 16)
+    assert image.any() and (image == image[:, :1]).all()
+
+
 def test_a_case_without_brain_and_tumour_gives_its_middle() -> None:
     case = make_case()
     empty = TrainingCase("b", "patient", case.voxels, 2, {})

@@ -15,6 +15,7 @@ from pipeline import training_run
 from pipeline.config import RunConfig, parse_config
 from pipeline.training.sources import SOURCES, source_of
 from pipeline.training.sources.cubes import BRAIN_BOX_LPS, CUBE_SPACING_MM, cube_cases, place_in_brain, read_cubes
+from pipeline.training.sources.heads import HEAD_PIXEL_MM, head_cases
 from pipeline.training.sources.lesion_slices import lesion_cases, lesion_names
 from pipeline.training.sources.silver import silver_cases
 from pipeline.training.sources.t1c_slices import t1c_cases
@@ -295,7 +296,7 @@ def test_a_mask_of_what_does_not_stand_out_or_lies_outside_the_brain_is_no_lesio
     ("changes", "message"),
     [
         ({"dims": 3}, "teach a 3D network nothing"),
-        ({"dims": 2, "modalities": ("flair", "t1")}, "are T1c, which the recipe does not see"),
+        ({"dims": 2, "modalities": ("flair", "t1")}, "are t1c, which the recipe does not see"),
         ({"dims": 2, "missing": 0.0}, "have no t1, t2, flair; train without them, or for missing modalities"),
         ({"dims": 2, "normalise": "all"}, "normalise: all; set it to nonzero"),
     ],
@@ -317,6 +318,89 @@ def test_a_picture_of_another_size_or_without_its_mask_is_refused_with_its_name(
     next(tmp_path.glob("lesions/labelcol/*.png")).unlink()
     with pytest.raises(InputError, match=r"_mask.png: is not there"):
         lesion_names(tmp_path / "lesions")
+
+
+# Heads with skull.
+
+FRONT_LEFT = (slice(70, 90), slice(140, 160))
+"""Of a picture of a head: rows run to the posterior, columns to the left."""
+
+
+def head_picture() -> np.ndarray:
+    """Air, scalp, skull, brain, and a ventricle, in discs of radius 90, 80, 72 and 8 pixels about (128, 128)."""
+    rows, columns = np.mgrid[:256, :256]
+    radius = np.hypot(rows - 128, columns - 128)
+    picture = np.select([radius < 8, radius < 72, radius < 80, radius < 90], [10, 100, 4, 200], 1)
+    return np.repeat(picture[..., None], 3, axis=2).astype(np.uint8)
+
+
+def write_heads(folder: Path, patient: str = "TCGA_DU_0001_19990101", copies: bool = False) -> None:
+    """Six slices: a tumour on T1, FLAIR and T1c of 60, 150 and 90 at the front left, brighter with each slice; the last is air."""
+    (folder / patient).mkdir(parents=True)
+    for number in range(1, 7):
+        picture, mask = head_picture(), np.zeros((256, 256), np.uint8)
+        picture[FRONT_LEFT] = np.array([60, 150, 90]) + number
+        mask[FRONT_LEFT] = 255
+        if number == 6:
+            picture[:], mask[:] = 1, 0
+        if copies:
+            picture[..., 2] = picture[..., 1]
+        Image.fromarray(picture).save(folder / patient / f"{patient}_{number}.tif")
+        Image.fromarray(mask).save(folder / patient / f"{patient}_{number}_mask.tif")
+
+
+def test_a_head_becomes_a_brain_that_stands_upright_with_its_whole_tumour_known(tmp_path):
+    write_heads(tmp_path)
+    (case,) = head_cases(tmp_path, recipe((None,) * 3, dims=2), tmp_path / "cache")
+    assert (case.name, case.patient, case.apart) == ("TCGA_DU_0001_19990101", "TCGA_DU_0001", True)
+    t1, t1c, t2, flair, whole, *others = case.voxels[..., :].astype(float)
+    side, front, n = t1.shape
+    assert n == 5  # that of air shows no brain
+    assert 143 <= side <= 160 and 143 <= front <= 160  # twice 72 pixels, and at most the skull, twice 80
+    assert not t2.any() and np.isnan(others).all() and not np.isnan(whole).any()
+    # To the right and to the front: 58 to 38 pixels before the middle, 12 to 32 to the left of it.
+    places = np.argwhere(whole[..., 0] == 1)
+    assert len(places) == 400
+    np.testing.assert_allclose(places.mean(axis=0) - (np.array([side, front]) - 1) / 2, [-21.5, 48.5], atol=1.5)
+    assert (flair[places[:, 0], places[:, 1], 0] > 1).all() and (t1[places[:, 0], places[:, 1], 0] < 0).all()
+    for image in (t1, t1c, flair):  # over all slices together, not each by itself
+        assert abs(image[image != 0].mean()) < 0.01 and image[image != 0].std() == pytest.approx(1, abs=0.01)
+    means = [flair[..., k][whole[..., k] == 1].mean() for k in range(n)]
+    assert means == sorted(means) and means[0] < means[-1]
+
+
+def test_a_heads_tumour_keeps_its_area_at_another_spacing(tmp_path):
+    write_heads(tmp_path)
+    (case,) = head_cases(tmp_path, recipe((2.0, 2.0, 2.0), dims=2), tmp_path / "cache")
+    area = case.voxels[4].astype(float).sum(axis=(0, 1)) * 4
+    np.testing.assert_allclose(area, 400 * HEAD_PIXEL_MM**2, rtol=0.02)
+
+
+def test_what_a_head_has_as_a_copy_of_flair_is_missing(tmp_path):
+    write_heads(tmp_path, copies=True)
+    (case,) = head_cases(tmp_path, recipe(dims=2), tmp_path / "cache")
+    assert [bool(image.any()) for image in case.voxels[:4]] == [True, False, False, True]
+
+
+def test_slices_without_a_brain_are_refused_with_their_folder(tmp_path):
+    write_heads(tmp_path)
+    for number in range(1, 7):
+        name = tmp_path / "TCGA_DU_0001_19990101" / f"TCGA_DU_0001_19990101_{number}.tif"
+        flat = np.broadcast_to(np.arange(100, 356)[:, None, None] // 2, (256, 256, 3))  # no edge
+        Image.fromarray(flat.astype(np.uint8)).save(name)
+    with pytest.raises(InputError, match="TCGA_DU_0001_19990101: no slice shows a brain .*; leave the patient out"):
+        head_cases(tmp_path, recipe(dims=2), tmp_path / "cache")
+
+
+def test_a_head_whose_site_may_hold_a_patient_who_is_held_back_is_not_learnt_from(tmp_path, caplog):
+    for patient in ("TCGA_CS_4941_19960909", "TCGA_CS_4942_19970222", "TCGA_DU_0001_19990101"):
+        write_heads(tmp_path, patient)
+    # BraTS2021_01478 is BraTS20_Training_273, of site CS.
+    ((_, source, kept),) = training_run._further([f"{tmp_path}:head"], ["BraTS2021_01478"])
+    assert (source.kind, kept) == ("head", ["TCGA_DU_0001_19990101"])
+    assert "held back, not learnt from: TCGA_CS_4941_19960909, TCGA_CS_4942_19970222" in caplog.text
+    ((_, _, kept),) = training_run._further([f"{tmp_path}:head"], ["BraTS20_Training_305"])
+    assert kept == ["TCGA_CS_4941_19960909", "TCGA_CS_4942_19970222"]
 
 
 # Volumes.
@@ -422,9 +506,10 @@ WRITERS = {
     "lesion-slice": write_lesion_slice,
     "silver": write_silver,
     "tumour-free": write_tumour_free,
+    "head": write_heads,
     "patient": write_patient,
 }
-UNTOLD = {"t1c-slice": [5, 6, 7], "tumour-free": []}
+UNTOLD = {"t1c-slice": [5, 6, 7], "head": [5, 6, 7], "tumour-free": []}
 """Channels of the shares that a kind does not tell anywhere; of the others it is the cavity alone."""
 
 
@@ -432,10 +517,10 @@ UNTOLD = {"t1c-slice": [5, 6, 7], "tumour-free": []}
 def test_every_kind_keeps_what_a_source_promises(tmp_path, kind):
     folder, cache, source = tmp_path / "folder", tmp_path / "cache", SOURCES[kind]
     WRITERS[kind](folder)
-    config = recipe(dims=2 if kind.endswith("slice") else 3)
+    config = recipe(dims=2 if kind.endswith(("slice", "head")) else 3)
     names = dict(source.names(folder))
     assert names and all(isinstance(patient, str) and patient for patient in names.values())
-    if kind != "tumour-free":
+    if kind not in ("tumour-free", "head"):
         assert source_of(folder)[1] is source
     cases = source.cases(folder, config, cache, names=list(names))
     assert [(case.name, case.patient, case.kind) for case in cases] == [(n, p, kind) for n, p in names.items()]
@@ -460,7 +545,7 @@ def test_every_kind_keeps_what_a_source_promises(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_an_empty_folder_is_refused_by_every_kind_in_a_sentence_with_the_fix(tmp_path, kind):
-    config = recipe(dims=2 if kind.endswith("slice") else 3)
+    config = recipe(dims=2 if kind.endswith(("slice", "head")) else 3)
     with pytest.raises(UsageError, match=r"holds no .*; give"):
         SOURCES[kind].cases(tmp_path, config, tmp_path / "cache", names=["a"])
 

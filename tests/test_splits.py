@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UsageError
-from data.splits import SAME_PATIENT, Split, fold_split, known_as, match_split, patient_id, read_split
+from data.splits import SAME_PATIENT, Split, fold_split, known_as, match_split, patient_id, perhaps_one_of, read_split
 from data.strict_yaml import read_strict_yaml
 from tests.conftest import SHARED
 
@@ -233,3 +233,12 @@ def test_a_split_without_anything_set_aside_is_written_as_before(tmp_path):
     assert Split(("a",), ("b",)).as_lists() == {"train": ("a",), "validation": ("b",), "test": ()}
     lists = {"train": ["a"], "validation": ["b"], "test": [], "set_aside": ["c"]}
     assert read_split(written(tmp_path, lists)).as_lists() == {name: tuple(ids) for name, ids in lists.items()}
+
+
+def test_a_patient_of_a_site_that_two_sets_share_may_be_any_of_the_other_sets_patients_there():
+    assert perhaps_one_of("TCGA_CS_4941_19960909", ["BraTS2021_01479"])  # BraTS20_Training_274
+    assert perhaps_one_of("volume_274_slice_80", ["TCGA_CS_4941_19960909"])
+    assert not perhaps_one_of("TCGA_CS_4941_19960909", ["TCGA_CS_4943_20000902", "BraTS20_Training_281"])
+    assert perhaps_one_of("TCGA_HT_7473_19970826", ["BraTS20_Training_335"])
+    assert not perhaps_one_of("TCGA_HT_7473_19970826", ["BraTS20_Training_336", "BraTS20_Training_270"])
+    assert not perhaps_one_of("TCGA_HT_7473_19970826", [])

@@ -18,6 +18,7 @@ from data.splits import known_as
 from pipeline.config import RunConfig
 from pipeline.slice_files import is_slice_folder
 from pipeline.training.sources.cubes import cube_cases, is_cube_folder
+from pipeline.training.sources.heads import head_cases, head_names
 from pipeline.training.sources.lesion_slices import is_lesion_folder, lesion_cases, lesion_names
 from pipeline.training.sources.silver import is_silver_folder, silver_cases, silver_names
 from pipeline.training.sources.t1c_slices import is_t1c_folder, t1c_cases, t1c_names
@@ -124,6 +125,13 @@ SOURCES: dict[str, Source] = {
             lambda folder: False,
             tumour_free_names,
             tumour_free_cases,
+        ),
+        Source(
+            "head",
+            "slices of heads with skull, the whole tumour marked; only where the user says so",
+            lambda folder: False,
+            head_names,
+            head_cases,
         ),
         Source(
             _PATIENT,

@@ -5,6 +5,7 @@ No other modality is there, and a picture is one slice, so that a recipe must do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,19 +65,21 @@ def as_channels(pixels: NDArray[np.float32], config: RunConfig) -> NDArray[np.fl
     return images
 
 
-def refuse_recipe(folder: Path, config: RunConfig) -> None:
-    """Refuse a recipe that such slices cannot serve.
+def refuse_recipe(folder: Path, config: RunConfig, shown: Sequence[str] = (PICTURE_MODALITY,)) -> None:
+    """Refuse a recipe that slices of the modalities ``shown`` cannot serve.
 
     Raises
     ------
     data.errors.UsageError
-        It is for volumes, does without T1c or not without the others, or normalises in another way.
+        It is for volumes, does without the shown modalities or not without the others, or normalises in another way.
     """
     if config.network.spatial_dims != 2:
         raise UsageError(f"{folder}: single slices teach a 3D network nothing; train without them, or in 2D")
-    if PICTURE_MODALITY not in config.modalities:
-        raise UsageError(f"{folder}: the slices are T1c, which the recipe does not see; train without them")
-    missing = [modality for modality in config.modalities if modality != PICTURE_MODALITY]
+    if not set(shown) & set(config.modalities):
+        raise UsageError(
+            f"{folder}: the slices are {', '.join(shown)}, which the recipe does not see; train without them"
+        )
+    missing = [modality for modality in config.modalities if modality not in shown]
     if missing and not config.missing_modalities:
         raise UsageError(
             f"{folder}: the slices have no {', '.join(missing)}; train without them, or for missing modalities "
