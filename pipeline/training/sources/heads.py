@@ -10,6 +10,9 @@ Notes
 Rows run to the posterior, columns to the left, slices up (:data:`data.slices.SLICE_AFFINE`), as seen beside the BraTS volumes
 of the same patients (data/same_patient.yaml): noses, ventricles and tumours lie on the same sides.
 
+The brain is found in 2441 of the 3929 slices, 1242 of the 1373 with tumour among them. Of all tumour pixels of the 110 patients .2 %
+lie outside the brain in slices that are kept (in TCGA_DU_8163 17 %), and 4.4 % in slices that are left out.
+
 A pixel is taken for .88 mm, a field of view of 225 mm: no picture says its own. The brains found are, in the median, 147 pixels
 wide and 190 long in their large slices, those of ten BraTS patients 130 and 162 mm; that is .89 and .86 mm, and scanners differ.
 """
