@@ -204,6 +204,15 @@ def test_slices_that_are_no_neighbours_are_no_context_for_each_other() -> None:
     assert image.any() and (image == image[:, :1]).all()
 
 
+def test_slices_that_are_no_neighbours_are_cut_in_their_own_direction_whatever_the_recipes_planes() -> None:
+    config = make_config(dims=2, sampling={"regions_share": 0.0})
+    window = config.window.model_copy(update={"planes": ("axial", "coronal", "sagittal")})
+    case = replace(make_case(shape=(16, 16, 16)), apart=True)
+    case.voxels[0] = np.arange(1, 17)  # the same all over an axial slice
+    dataset = PatchDataset([case], config.model_copy(update={"window": window}))
+    assert all(len(dataset[index]["image"][0].unique()) == 1 for index in range(20))
+
+
 def test_a_case_without_brain_and_tumour_gives_its_middle() -> None:
     case = make_case()
     empty = TrainingCase("b", "patient", case.voxels, 2, {})
