@@ -359,10 +359,16 @@ class Serve:
     """File whose first line every user must know, at least 16 characters."""
     allowed_host: list[str] = field(default_factory=list)
     """Names, without a port, by which a browser may ask for the server, beside localhost and IP addresses."""
+    public_url: str | None = None
+    """https://NAME[:PORT] of the TLS proxy through which browsers come; needs --token-file. See docs/web.md."""
     workspace: Path = Path("out/web")
     """Folder for uploads and results; readable by its owner alone."""
     keep_hours: float = 24.0
     """After so long an upload and its results are removed."""
+    session_hours: float = 168.0
+    """A session ends so long after it began, with its uploads and results."""
+    idle_hours: float | None = None
+    """A session ends after so long without a request, with its uploads and results. Default: as --keep-hours."""
     job_minutes: float = 30.0
     """A case that takes longer is stopped."""
     debug: bool = False
@@ -387,6 +393,9 @@ class Serve:
             keep_hours=self.keep_hours,
             job_seconds=60 * self.job_minutes,
             allowed_hosts=tuple(self.allowed_host),
+            public_url=self.public_url,
+            session_hours=self.session_hours,
+            idle_hours=self.idle_hours,
         )
         logging.getLogger("pipeline").setLevel(logging.INFO)
         serve(settings)

@@ -38,6 +38,11 @@ class Server:
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
 
+    @property
+    def workspace_cases(self) -> Path:
+        """Where the folders of cases lie."""
+        return self.settings.workspace / "cases"
+
     def start(self) -> Server:
         self.thread.start()
         while not self.server.started:

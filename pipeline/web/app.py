@@ -6,6 +6,7 @@ the processes of `pipeline.web.jobs`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.web.incoming import add_incoming
 from pipeline.web.lists import add_lists
 from pipeline.web.pages import add_pages, niivue_file
 from pipeline.web.process import JobFailed
+from pipeline.web.protocol import Connection
 from pipeline.web.security import Guard
 from pipeline.web.settings import Settings, check_settings
 from pipeline.web.uploads import TooLarge, TooLargeReply
@@ -50,7 +52,9 @@ def create_app(settings: Settings, *, job_function: str = _JOB, check_function: 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.jobs.start()
+        ending = asyncio.create_task(context.end_old_sessions())
         yield
+        ending.cancel()
         await context.jobs.stop()
         await context.store.close()
 
@@ -66,7 +70,7 @@ def create_app(settings: Settings, *, job_function: str = _JOB, check_function: 
         redirect_slashes=False,
     )
     app.state.context = context
-    app.add_middleware(Guard, settings=settings, sessions=context.sessions)
+    app.add_middleware(Guard, settings=settings, sessions=context.sessions, guesses=context.guesses)
     for kind in (HTTPException, RequestValidationError, SegmentationError, JobFailed, TooLarge):
         app.add_exception_handler(kind, _explain)
     add_pages(app, context)
@@ -98,7 +102,8 @@ def uvicorn_options() -> dict[str, Any]:
         "proxy_headers": False,
         "timeout_keep_alive": 15,
         "timeout_graceful_shutdown": 3,
-        "limit_concurrency": 1000,
+        "http": Connection,
+        "ws": "none",
         "log_level": "warning",
     }
 

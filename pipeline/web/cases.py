@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from pipeline.web import schema
 from pipeline.web.context import NO_CASE, Context
@@ -18,7 +19,6 @@ from pipeline.web.jobs import is_finished
 from pipeline.web.store import CaseRecord
 from pipeline.web.uploads import one_line
 
-MAX_LISTENERS = 400
 _HEARTBEAT_S, _TICK_S = 15.0, 1.0
 
 
@@ -93,10 +93,9 @@ def add_cases(app: FastAPI, context: Context) -> None:
         summary="Every change of a case, as server-sent events, until nothing more happens",
     )
     async def events(request: Request, case_id: str) -> Response:
-        context.case(request, case_id)
-        if context.listeners >= MAX_LISTENERS:
-            raise HTTPException(503, "too many listen; ask for the case instead")
-        return StreamingResponse(_events(context, case_id), media_type="text/event-stream")
+        record = context.case(request, case_id)
+        context.room_to_listen(record.owner)
+        return _EventStream(context, record)
 
 
 def _with_roles(record: CaseRecord, roles: dict[str, Any]) -> CaseRecord:
@@ -115,29 +114,37 @@ def _with_roles(record: CaseRecord, roles: dict[str, Any]) -> CaseRecord:
     return replace(record, sources=sources)
 
 
+class _EventStream(StreamingResponse):
+    """A case's events, counted from here on: a generator that never begins would never end either."""
+
+    def __init__(self, context: Context, record: CaseRecord) -> None:
+        super().__init__(_events(context, record.id), media_type="text/event-stream")
+        self._counted = context.listening(record.owner)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._counted:
+            await super().__call__(scope, receive, send)
+
+
 async def _events(context: Context, case_id: str) -> AsyncIterator[str]:
-    context.listeners += 1
     last, silent = "", 0.0
-    try:
-        with context.store.listen(case_id) as changed:
-            while (record := context.store.get(case_id)) is not None:
-                changed.clear()
-                text = context.text(record).decode()
-                if text != last:
-                    yield f"data: {text}\n\n"
-                    last, silent = text, 0.0
-                elif silent >= _HEARTBEAT_S:
-                    yield ": still here\n\n"
-                    silent = 0.0
-                if is_finished(record):
-                    return
-                await asyncio.sleep(0.05)  # changes that come together are one event
-                # While it waits or runs, time alone changes what is left.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), _TICK_S)
-                silent += _TICK_S
-    finally:
-        context.listeners -= 1
+    with context.store.listen(case_id) as changed:
+        while (record := context.store.get(case_id)) is not None:
+            changed.clear()
+            text = context.text(record).decode()
+            if text != last:
+                yield f"data: {text}\n\n"
+                last, silent = text, 0.0
+            elif silent >= _HEARTBEAT_S:
+                yield ": still here\n\n"
+                silent = 0.0
+            if is_finished(record):
+                return
+            await asyncio.sleep(0.05)  # changes that come together are one event
+            # While it waits or runs, time alone changes what is left.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), _TICK_S)
+            silent += _TICK_S
 
 
 def add_files(app: FastAPI, context: Context) -> None:

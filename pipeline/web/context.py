@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import shutil
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +19,18 @@ from starlette.responses import Response
 from data.naming import load_layouts
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.web import schema
+from pipeline.web.guesses import Guesses
 from pipeline.web.jobs import Jobs, new_case_id
-from pipeline.web.security import Sessions
+from pipeline.web.sessions import Sessions
 from pipeline.web.settings import Settings
 from pipeline.web.store import CaseRecord, Store
 
-MAX_CASES = 200
-"""Of one session."""
+log = logging.getLogger(__name__)
+
+MAX_CASES, MAX_LISTENERS = 200, 16
+"""Of one session: cases, and event streams at once."""
+ALL_LISTENERS = 400
+_SWEEP_S = 30.0
 NO_CASE = "there is no such case in this session; it may have been removed after its time"
 
 
@@ -33,7 +43,14 @@ class Context:
         workspace.chmod(0o700)
         self.settings = settings
         self.store = Store(workspace / "web.sqlite3")
-        self.sessions = Sessions(self.store.secret, settings.token)
+        self.sessions = Sessions(
+            self.store.secret,
+            settings,
+            self.store.sessions,
+            keep=self.store.keep_session,
+            holds=lambda owner: bool(self.store.of_owner(owner)),
+        )
+        self.guesses = Guesses(settings.token)
         self.checkpoints = {c.name: c for c in map(open_checkpoint, settings.models)} or {
             c.name: c for c in shipped_models()
         }
@@ -41,7 +58,7 @@ class Context:
         self.jobs = Jobs(settings, self.store, paths, job_function, check_function)
         self.models: list[dict[str, Any]] = [_model_info(c) for c in self.checkpoints.values()]
         self.text = schema.CaseTexts(self.jobs)
-        self.listeners = 0
+        self.listeners: Counter[str] = Counter()
         load_layouts()  # now, and not while the first user waits
 
     def case(self, request: Request, case_id: str) -> CaseRecord:
@@ -58,8 +75,49 @@ class Context:
     def new_record(self, owner: str, name: str, **about: Any) -> CaseRecord:
         """A case that begins now."""
         now = time.time()
-        expires = now + 3600 * self.settings.keep_hours
+        # Whoever lost the session could not open the case: it goes with it.
+        expires = min(now + 3600 * self.settings.keep_hours, self.sessions.ends(owner))
         return CaseRecord(new_case_id(), owner, name[:200], "checking", now, expires, **about)
+
+    def still_signed_in(self, owner: str) -> None:
+        """Refuse a case whose session ended while it came in: nobody could open it."""
+        if self.sessions.has_ended(owner):
+            raise HTTPException(401, "this session ended meanwhile; open the page again, and send the case once more")
+
+    @contextlib.contextmanager
+    def listening(self, owner: str) -> Iterator[None]:
+        """One more event stream of this session until the block is left."""
+        self.listeners[owner] += 1
+        try:
+            yield
+        finally:
+            self.listeners[owner] -= 1
+            self.listeners += Counter()  # forget who has none
+
+    def room_to_listen(self, owner: str) -> None:
+        """Refuse an event stream that would be too many."""
+        if self.listeners[owner] >= MAX_LISTENERS:
+            raise HTTPException(429, f"this session has {MAX_LISTENERS} event streams; close some, or ask for the case")
+        if self.listeners.total() >= ALL_LISTENERS:
+            raise HTTPException(503, "too many listen; ask for the case instead")
+
+    async def end_session(self, owner: str) -> None:
+        """End a session and remove its cases, which nobody could open any more."""
+        self.sessions.end(owner)
+        for record in self.store.of_owner(owner):
+            await self.jobs.delete(record)
+
+    async def end_old_sessions(self) -> None:
+        """End sessions whose time is over, for ever."""
+        while True:
+            for owner in self.sessions.over():
+                try:
+                    await self.end_session(owner)
+                except Exception:  # the next one must end all the same
+                    log.exception("a session could not be ended")
+            await asyncio.sleep(
+                min(_SWEEP_S, self.settings.session_hours * 900, self.settings.idle_hours_or_keep * 900)
+            )
 
     def room_for_one(self, owner: str) -> None:
         """Refuse a case that would be too many, or for which the disk has no room."""

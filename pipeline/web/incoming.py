@@ -63,10 +63,11 @@ def add_incoming(app: FastAPI, context: Context) -> None:
             received, fields = await receive_form(request, incoming, context.settings.max_upload_bytes)
             limits = {"max_unpacked": context.settings.max_unpacked_bytes, "max_voxels": MAX_VOXELS}
             found: Intake = await asyncio.to_thread(take_in, received, folder / "files", **limits)
+            await asyncio.to_thread(shutil.rmtree, incoming, True)
+            context.still_signed_in(request.state.owner)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, folder, True)
             raise
-        await asyncio.to_thread(shutil.rmtree, incoming, True)
         record = replace(
             record,
             name=(one_line(fields.get("name", "")) or found.name)[:200],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -13,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from data.errors import UsageError
 from pipeline.web.context import Context
-from pipeline.web.security import same_secret, session_cookie
+from pipeline.web.guesses import TooManyGuesses
 
 _HERE = Path(__file__).resolve().parent
 _NIIVUE = "_assets/js/niivue.umd.js"
@@ -45,12 +44,20 @@ def add_pages(app: FastAPI, context: Context) -> None:
     @app.post("/login", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
         fields = parse_qs((await request.body()).decode("utf-8", "replace"))
-        if not same_secret(fields.get("token", [""])[0].strip(), context.settings.token or ""):
-            await asyncio.sleep(0.5)
-            return RedirectResponse("/login?wrong", 303)
-        reply = RedirectResponse("/", 303)
-        reply.headers["set-cookie"] = session_cookie(context.sessions.new())
-        return reply
+        try:
+            if not context.guesses.is_right(fields.get("token", [""])[0].strip(), request.state.visitor):
+                return RedirectResponse("/login?wrong", 303)
+        except TooManyGuesses:
+            return RedirectResponse("/login?wait", 303)
+        # A new one in any case: another page may have put the old cookie there.
+        cookie = context.sessions.new()
+        context.sessions.begin(cookie)
+        return RedirectResponse("/", 303, {"set-cookie": context.sessions.header(cookie)})
+
+    @app.post("/api/sign-out", status_code=204, summary="End this session and remove its cases")
+    async def sign_out(request: Request) -> Response:
+        await context.end_session(request.state.owner)
+        return Response(status_code=204, headers={"set-cookie": context.sessions.farewell()})
 
     @app.get("/healthz", include_in_schema=False)
     async def health() -> Response:

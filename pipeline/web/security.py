@@ -6,27 +6,25 @@ One layer of plain ASGI around the app, so that no route can forget it, and no a
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import ipaddress
 import json
 import logging
 import re
-import secrets
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
-from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.web.guesses import Guesses, TooManyGuesses, Visitor, address_of
+from pipeline.web.sessions import Sessions
 from pipeline.web.settings import Settings
 
 log = logging.getLogger(__name__)
 
-COOKIE = "brain_session"
-MAX_JSON_BYTES = 64 * 2**10
-"""Of a request that is no upload."""
+MAX_JSON_BYTES, BODY_SECONDS = 64 * 2**10, 30.0
+"""Of the body of a request that is no upload."""
+MAX_HEADER_BYTES, MAX_HEADER_LINES = 32 * 2**10, 100
 _OPEN_PATHS = ("/healthz", "/login", "/static/")
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
@@ -54,36 +52,6 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
-class Sessions:
-    """Cookies that only this server can have made: ``<id>.<HMAC of the id>``; nothing is kept for them.
-
-    The key depends on the token: with another token (or none) all older sessions end.
-    """
-
-    def __init__(self, secret: bytes, token: str | None) -> None:
-        self._key = hashlib.sha256(secret + (token or "").encode()).digest()
-
-    def new(self) -> str:
-        """A cookie's value for a visitor without one."""
-        session = secrets.token_hex(16)
-        return f"{session}.{self._mac(session)}"
-
-    def owner(self, cookie: str | None) -> str | None:
-        """What cases of this cookie's session are filed under; None for a cookie that we did not make."""
-        session, _, mac = (cookie or "").partition(".")
-        if not session or not hmac.compare_digest(mac.encode(), self._mac(session).encode()):
-            return None
-        return hashlib.sha256(session.encode()).hexdigest()[:32]
-
-    def _mac(self, session: str) -> str:
-        return hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()
-
-
-def same_secret(given: str, expected: str) -> bool:
-    """Compare in a time that tells nothing."""
-    return hmac.compare_digest(given.encode(), expected.encode())
-
-
 def host_allowed(header: str, settings: Settings) -> bool:
     """Whether this ``Host`` may be asked for.
 
@@ -92,6 +60,8 @@ def host_allowed(header: str, settings: Settings) -> bool:
     found = _HOST.fullmatch(header)
     if found is None:
         return False
+    if header.lower() == settings.public_host:
+        return True
     name = found["name"].lower().rstrip(".")
     if name == "localhost" or name == settings.host.lower() or name in {h.lower() for h in settings.allowed_hosts}:
         return True
@@ -110,45 +80,57 @@ def origin_allowed(origin: str | None, site: str | None, scheme: str, host: str)
 
 
 class Guard:
-    """The layer: refuses, or passes on with ``scope["state"]["owner"]`` set."""
+    """The layer: refuses, or passes on with ``owner`` and ``visitor`` in ``scope["state"]``."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions) -> None:
-        self.app, self.settings, self.sessions = app, settings, sessions
+    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions, guesses: Guesses) -> None:
+        self.app, self.settings, self.sessions, self.guesses = app, settings, sessions, guesses
+        self._public = settings.public_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return None  # there are no web sockets here
-        reply = _Reply(send, no_store=not scope["path"].startswith("/static/"))
+        reply = _Reply(send, self.sessions, no_store=not scope["path"].startswith("/static/"))
         headers = _headers(scope)
         if refusal := self._refusal(scope, headers):
             return await reply.error(*refusal)
-        owner = self.sessions.owner(_cookie(headers.get("cookie", "")))
-        if self.settings.token is not None and owner is None and not self._knows_token(scope, headers):
-            if headers.get("authorization"):
-                await asyncio.sleep(0.5)  # who tries tokens gets two a second
-            if scope["path"] == "/":
-                return await reply.redirect("/login")
-            return await reply.error(
-                401, "this server needs its token: sign in at /login, or send it as a bearer token"
-            )
+        cookie = self.sessions.from_header(headers.get("cookie", ""))
+        visitor, owner = self._visitor(scope, headers, cookie), self.sessions.owner(cookie)
+        if owner is None and not scope["path"].startswith(_OPEN_PATHS):
+            try:
+                knows = self.guesses.is_right(_bearer(headers), visitor)
+            except TooManyGuesses as many:
+                return await reply.error(429, str(many), [(b"retry-after", str(many.seconds).encode())])
+            if not knows:
+                if scope["path"] == "/":
+                    return await reply.redirect("/login")
+                return await reply.error(
+                    401, "this server needs its token: sign in at /login, or send it as a bearer token"
+                )
         if owner is None:
             cookie = self.sessions.new()
-            owner = self.sessions.owner(cookie)
-            if scope["path"] == "/" or (scope["method"] == "POST" and scope["path"] != "/login"):
+            owner = self.sessions.signed(cookie)
+            if scope["path"] == "/" or (scope["method"] == "POST" and scope["path"] not in ("/login", "/api/sign-out")):
                 reply.cookie = cookie
-        scope.setdefault("state", {})["owner"] = owner
+        scope.setdefault("state", {}).update(owner=owner, visitor=visitor)
         limited = _limited(receive) if not _is_upload(scope) else receive
         try:
             await self.app(scope, limited, reply)
+        except ClientDisconnect:
+            pass  # nobody waits for an answer
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %s failed", scope["method"], _printable(scope["path"]))
             if not reply.started:
                 await reply.error(500, "something went wrong in the server; its log says what")
         return None
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        if len(scope["headers"]) > MAX_HEADER_LINES or _size(scope) > MAX_HEADER_BYTES:
+            return 431, f"the request's head has over {MAX_HEADER_LINES} lines or {MAX_HEADER_BYTES} bytes; send less"
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy may take the one and we the other: what it thinks a body would then be a request of its own.
+            return 400, "the request tells its length in two ways; send Content-Length or Transfer-Encoding"
         host = headers.get("host", "")
         if not host_allowed(host, self.settings):
             return (
@@ -157,24 +139,22 @@ class Guard:
                 "--allowed-host and this name",
             )
         reads = scope["method"] in ("GET", "HEAD") and not scope["path"].startswith("/api/")
-        if not reads and not origin_allowed(
-            headers.get("origin"), headers.get("sec-fetch-site"), scope.get("scheme", "http"), host
-        ):
+        scheme, host = (scope.get("scheme", "http"), host) if self._public is None else ("https", self._public)
+        if not reads and not origin_allowed(headers.get("origin"), headers.get("sec-fetch-site"), scheme, host):
             return 403, "the request comes from a page of another site; open this server's own page"
         return None
 
-    def _knows_token(self, scope: Scope, headers: dict[str, str]) -> bool:
-        if scope["path"].startswith(_OPEN_PATHS):
-            return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and same_secret(given.strip(), self.settings.token or "")
+    def _visitor(self, scope: Scope, headers: dict[str, str], cookie: str | None) -> Visitor:
+        peer, forwarded = (scope.get("client") or ("",))[0], headers.get("x-forwarded-for", "")
+        address = address_of(peer, forwarded, behind_proxy=self._public is not None)
+        return Visitor(address, self.sessions.signed(cookie))
 
 
 class _Reply:
     """``send`` with the headers of every answer, and the cookie of a new session where there is one."""
 
-    def __init__(self, send: Send, *, no_store: bool) -> None:
-        self._send, self._no_store = send, no_store
+    def __init__(self, send: Send, sessions: Sessions, *, no_store: bool) -> None:
+        self._send, self._sessions, self._no_store = send, sessions, no_store
         self.cookie: str | None = None
         self.started = False
 
@@ -187,13 +167,16 @@ class _Reply:
             if b"cache-control" not in named:
                 own.append((b"cache-control", b"no-store" if self._no_store else b"no-cache"))
             if self.cookie is not None and message["status"] < 400:
-                own.append((b"set-cookie", session_cookie(self.cookie).encode()))
+                self._sessions.begin(self.cookie)
+                own.append((b"set-cookie", self._sessions.header(self.cookie).encode()))
             message = {**message, "headers": own}
         await self._send(message)
 
-    async def error(self, status: int, sentence: str) -> None:
+    async def error(self, status: int, sentence: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         body = json.dumps({"error": sentence}).encode()
-        await self._whole(status, [(b"content-type", b"application/json")], body)
+        # How a request goes on that cannot be read in one way only is not to be found out.
+        closing = [(b"connection", b"close")] if status in (400, 431) else []
+        await self._whole(status, [(b"content-type", b"application/json"), *closing, *headers], body)
 
     async def redirect(self, to: str) -> None:
         await self._whole(303, [(b"location", to.encode())], b"")
@@ -202,11 +185,6 @@ class _Reply:
         length = (b"content-length", str(len(body)).encode())
         await self({"type": "http.response.start", "status": status, "headers": [*headers, length]})
         await self({"type": "http.response.body", "body": body})
-
-
-def session_cookie(value: str) -> str:
-    """The ``Set-Cookie`` header of a session: for this browser session, hidden from scripts and other sites."""
-    return f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict"
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -218,12 +196,14 @@ def _headers(scope: Scope) -> dict[str, str]:
     return found
 
 
-def _cookie(header: str) -> str | None:
-    try:
-        morsel = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return None
-    return morsel.value if morsel else None
+def _bearer(headers: dict[str, str]) -> str:
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+def _size(scope: Scope) -> int:
+    target = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+    return target + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
 def _printable(text: str) -> str:
@@ -234,12 +214,20 @@ def _is_upload(scope: Scope) -> bool:
     return scope["method"] == "POST" and (scope["path"] == "/api/cases" or scope["path"].endswith("/edits"))
 
 
-def _limited(receive: Receive) -> Any:
-    taken = 0
+def _limited(receive: Receive) -> Receive:
+    """``receive`` of a body that is neither long nor slow; what comes after it (that the visitor has gone) may take its time."""
+    taken, end, whole = 0, asyncio.get_running_loop().time() + BODY_SECONDS, False
 
     async def count() -> Message:
-        nonlocal taken
-        message = await receive()
+        nonlocal taken, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(end):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the request did not come within {BODY_SECONDS:g} s; send it again") from None
+        whole = not message.get("more_body", False)
         taken += len(message.get("body", b""))
         if taken > MAX_JSON_BYTES:
             raise HTTPException(413, f"the request is larger than {MAX_JSON_BYTES} bytes; only uploads may be")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from data.errors import UsageError
 
 SHORTEST_TOKEN = 16
 """Characters: what cannot be guessed at a few tries a second."""
+_PUBLIC_URL = re.compile(
+    r"https://(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?/?"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Settings:
         A job that takes more is stopped. None: no limit.
     allowed_hosts : tuple of str
         Names under which a browser may ask for this server, beside IP addresses and localhost.
+    public_url : str, optional
+        ``https://NAME[:PORT]`` of the TLS proxy through which browsers come. Needs a token.
+    session_hours, idle_hours : float
+        A session ends so long after it began, and after so long without a request, with its cases. ``idle_hours`` None:
+        as ``keep_hours``, when none of its cases is left.
     """
 
     workspace: Path
@@ -51,6 +60,19 @@ class Settings:
     job_seconds: float = 1800.0
     job_memory_bytes: int | None = 8 * 2**30
     allowed_hosts: tuple[str, ...] = ()
+    public_url: str | None = None
+    session_hours: float = 168.0
+    idle_hours: float | None = None
+
+    @property
+    def idle_hours_or_keep(self) -> float:
+        """After so many hours without a request a session ends."""
+        return self.keep_hours if self.idle_hours is None else self.idle_hours
+
+    @property
+    def public_host(self) -> str | None:
+        """What browsers send as ``Host`` to the proxy: the name, and the port where it is not 443."""
+        return None if self.public_url is None else _public_host(self.public_url)
 
     @property
     def max_unpacked_bytes(self) -> int:
@@ -68,6 +90,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _public_host(url: str) -> str:
+    """Host and port of ``https://NAME[:PORT]``. Raises UsageError for everything else."""
+    found = _PUBLIC_URL.fullmatch(url)
+    if found is None or int(found["port"] or 443) not in range(1, 65536):
+        raise UsageError(
+            f"--public-url {url}: give https://NAME or https://NAME:PORT as browsers write it, without a path; "
+            "a name that is not ASCII as xn--..."
+        )
+    port = int(found["port"] or 443)
+    return found["name"].lower() + ("" if port == 443 else f":{port}")
+
+
 def check_settings(settings: Settings) -> None:
     """Refuse to start what would not be safe. Raises :class:`data.errors.UsageError`."""
     if settings.token is None and not is_loopback(settings.host):
@@ -82,6 +116,13 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.data is not None and not settings.data.is_dir():
         raise UsageError(f"--data {settings.data} is not a folder; give the output folder of a `segment` run")
-    for name in ("max_upload_bytes", "keep_hours", "job_seconds"):
+    if settings.public_url is not None and settings.token is None:
+        raise UsageError(
+            f"--public-url {settings.public_url}: others could reach the server through the proxy, and it asks for no "
+            "token; add --token-file FILE"
+        )
+    if settings.public_url is not None:
+        _public_host(settings.public_url)
+    for name in ("max_upload_bytes", "keep_hours", "job_seconds", "session_hours", "idle_hours_or_keep"):
         if getattr(settings, name) <= 0:
             raise UsageError(f"{name} is {getattr(settings, name)}; give a number above 0")

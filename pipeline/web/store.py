@@ -113,7 +113,7 @@ class Store:
         self._by_owner: dict[str, dict[str, None]] = {}
         self.records: dict[str, CaseRecord] = {}
         self._connection = self._thread.submit(_open, path).result()
-        self.secret, documents, timings = self._thread.submit(_load, self._connection).result()
+        self.secret, documents, timings, self.sessions = self._thread.submit(_load, self._connection).result()
         for document in documents:
             record = record_from(json.loads(document))
             self.records[record.id] = record
@@ -155,6 +155,10 @@ class Store:
             self._by_owner.get(record.owner, {}).pop(case_id, None)
         self.notify(case_id)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, case_id, None)
+
+    def keep_session(self, owner: str, times: tuple[float, float] | None) -> None:
+        """Write when a session began and was last used, in a while; None: that it has ended."""
+        self._thread.submit(self._write_session, owner, times)
 
     # Who waits for a change
 
@@ -213,6 +217,12 @@ class Store:
         with self._connection:
             self._connection.execute("INSERT INTO timings VALUES (?, ?, ?)", (model, voxels, seconds))
 
+    def _write_session(self, owner: str, times: tuple[float, float] | None) -> None:
+        with self._connection:
+            self._connection.execute("DELETE FROM sessions WHERE owner = ?", (owner,))
+            if times is not None:
+                self._connection.execute("INSERT INTO sessions VALUES (?, ?, ?)", (owner, *times))
+
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
@@ -223,6 +233,7 @@ def _open(path: Path) -> sqlite3.Connection:
         with connection:
             connection.execute("CREATE TABLE IF NOT EXISTS cases (id TEXT PRIMARY KEY, document TEXT NOT NULL)")
             connection.execute("CREATE TABLE IF NOT EXISTS timings (model TEXT, voxels INTEGER, seconds REAL)")
+            connection.execute("CREATE TABLE IF NOT EXISTS sessions (owner TEXT PRIMARY KEY, born REAL, seen REAL)")
             connection.execute("CREATE TABLE IF NOT EXISTS secrets (secret BLOB NOT NULL)")
             if connection.execute("SELECT count(*) FROM secrets").fetchone()[0] == 0:
                 connection.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
@@ -233,8 +244,13 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _load(connection: sqlite3.Connection) -> tuple[bytes, list[str], list[tuple[str, int, float]]]:
+_Sessions = dict[str, tuple[float, float]]
+
+
+def _load(connection: sqlite3.Connection) -> tuple[bytes, list[str], list[tuple[str, int, float]], _Sessions]:
     secret = connection.execute("SELECT secret FROM secrets").fetchone()[0]
     documents = [row[0] for row in connection.execute("SELECT document FROM cases ORDER BY rowid")]
     query = "SELECT model, voxels, seconds FROM timings ORDER BY rowid DESC LIMIT 500"
-    return secret, documents, connection.execute(query).fetchall()[::-1]
+    timings = connection.execute(query).fetchall()[::-1]
+    sessions = {owner: (born, seen) for owner, born, seen in connection.execute("SELECT * FROM sessions")}
+    return secret, documents, timings, sessions

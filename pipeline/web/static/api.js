@@ -52,6 +52,7 @@ export const listGallery = () => request("GET", "/api/gallery");
 export const openGallery = id => request("POST", `/api/gallery/${encodeURIComponent(id)}`, {});
 export const listResults = () => request("GET", "/api/results");
 export const openResult = id => request("POST", `/api/results/${encodeURIComponent(id)}`, {});
+export const signOut = () => request("POST", "/api/sign-out", {});
 export const listCases = () => request("GET", "/api/cases");
 export const getCase = id => request("GET", at(id));
 export const changeCase = (id, change) => request("PATCH", at(id), change);

@@ -280,10 +280,23 @@ async function poll() {
   setTimeout(poll, POLL_MS);
 }
 
+async function signOut() {
+  const question = "Sign out? All patients of this session are deleted from the server, with their images and results.";
+  if (!(await confirmed(question, "Sign out"))) return;
+  try {
+    await api.signOut();
+  } catch (error) {
+    return fail(error);
+  }
+  shown.isDrawn = () => false;
+  location.replace("/");
+}
+
 async function begin() {
   wireKeys();
   wireDrop(send, fail);
   document.querySelector("#keys").addEventListener("click", showKeys);
+  document.querySelector("#sign-out").addEventListener("click", signOut);
   addEventListener("hashchange", route);
   const [known, mine] = await Promise.allSettled([api.listModels(), api.listCases()]);
   if (known.status === "fulfilled") models = known.value;

@@ -1,7 +1,10 @@
-// A wrong token brings the reader back here with ?wrong.
+// A wrong token brings the reader back here with ?wrong, too many of them with ?wait.
 
 const problem = document.querySelector("#problem");
-if (new URLSearchParams(location.search).has("wrong")) {
-  problem.textContent = "This is not the server’s token; copy it again from the file that was given with --token-file.";
+const query = new URLSearchParams(location.search);
+const WRONG = "This is not the server’s token; copy it again from the file that was given with --token-file.";
+const WAIT = "Too many wrong tokens were tried from where you are; wait a minute, then try again.";
+if (query.has("wrong") || query.has("wait")) {
+  problem.textContent = query.has("wait") ? WAIT : WRONG;
   problem.hidden = false;
 }
