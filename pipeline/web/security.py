@@ -60,9 +60,10 @@ def host_allowed(header: str, settings: Settings) -> bool:
     found = _HOST.fullmatch(header)
     if found is None:
         return False
-    if header.lower() == settings.public_host:
-        return True
     name = found["name"].lower().rstrip(".")
+    public = _HOST.fullmatch(settings.public_host or "")
+    if public is not None and name == public["name"]:  # whatever port a proxy leaves in it
+        return True
     if name == "localhost" or name == settings.host.lower() or name in {h.lower() for h in settings.allowed_hosts}:
         return True
     try:
