@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
@@ -183,30 +184,32 @@ def test_who_does_not_read_an_answer_loses_it(server, monkeypatch):
         assert not server.server.server_state.connections
 
 
-def test_connections_that_say_nothing_keep_nobody_out(server, monkeypatch):
+SLOW_BODY = b"POST /login HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n"
+UPLOAD = (
+    b"POST /api/cases HTTP/1.1\r\n" + HOST + b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"
+    b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100\r\n\r\n"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", SLOW_BODY], ids=["nothing", "half a head", "half a request"])
+def test_connections_of_strangers_keep_nobody_out(server, monkeypatch, said):
     monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 20)
-    silent = [socket.create_connection(("127.0.0.1", server.port), 5) for _ in range(60)]
-    try:
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            with contextlib.suppress(ConnectionError):
+                stranger = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 5))
+                stranger.sendall(said)
         for _ in range(5):
-            assert say(server, b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n").startswith(
-                b"HTTP/1.1 200 "
-            )
+            asked = say(server, b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+            assert asked.startswith(b"HTTP/1.1 200 ")
         assert len(server.server.server_state.connections) <= 20
-    finally:
-        for connection in silent:
-            connection.close()
 
 
-def test_where_all_connections_are_at_work_a_new_one_is_told_so(server, monkeypatch):
+def test_where_all_connections_work_for_those_who_were_let_in_a_new_one_is_told_so(server, monkeypatch):
     monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 3)
-    busy = []
-    try:
+    with contextlib.ExitStack() as stack:
         for _ in range(3):
-            busy.append(socket.create_connection(("127.0.0.1", server.port), 5))
-            busy[-1].sendall(b"POST /login HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n")
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 5)).sendall(UPLOAD)
         time.sleep(0.5)
         answer = say(server, b"")
-        assert answer.startswith(b"HTTP/1.1 503 ") and b"content-security-policy" in answer and b"too many" in answer
-    finally:
-        for connection in busy:
-            connection.close()
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"content-security-policy" in answer and b"too many" in answer

@@ -90,6 +90,16 @@ def test_behind_tls_the_cookie_is_secure_and_of_this_host_alone(tmp_path):
     assert sessions.farewell().startswith(f"{sessions.cookie}=; ") and "Max-Age=0" in sessions.farewell()
 
 
+def test_cookies_that_another_server_of_this_host_adds_shut_nobody_out_and_bring_nobody_elsewhere(tmp_path):
+    sessions = sessions_of(tmp_path, Clock())
+    own, planted, name = begun(sessions), begun(sessions), sessions.cookie
+    for header in (f"{name}={own}", f"a=b; {name}={own}; {name}=x", f"{name}=x; {name}={own}", f"bad[=1; {name}={own}"):
+        assert sessions.from_header(header) == own
+    assert sessions.from_header(f"{name}={own}; {name}={own}") == own
+    for header in ("", f"{name}", f"{name}={own}x", f"x{name}={own}", f"{name}={own}; {name}={planted}"):
+        assert sessions.from_header(header) is None
+
+
 # How long it lasts
 
 
@@ -105,6 +115,21 @@ def test_a_session_ends_after_its_time_and_after_a_time_without_a_request(tmp_pa
     idle = begun(sessions)
     clock.now += 2.0 * HOUR
     assert sessions.owner(idle) is None
+
+
+def test_a_session_is_not_idle_while_it_uploads_or_watches(tmp_path):
+    clock = Clock()
+    sessions = sessions_of(tmp_path, clock, session_hours=10.0, idle_hours=1.0)
+    cookie = begun(sessions)
+    with sessions.in_use(sessions.owner(cookie)):
+        clock.now += 3 * HOUR
+        assert sessions.over() == []
+    clock.now += 0.9 * HOUR
+    assert sessions.owner(cookie)  # the hour begins with the end of the request
+    with sessions.in_use(sessions.owner(cookie)):
+        clock.now += 7 * HOUR
+        assert sessions.owner(cookie) is None  # its whole time is over all the same
+    assert sessions.owner(cookie) is None and len(sessions._requests) == 0
 
 
 def test_without_idle_hours_a_session_outlasts_its_last_case(tmp_path):

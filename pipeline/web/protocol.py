@@ -28,8 +28,9 @@ UNREAD_SECONDS = 60.0
 class Connection(H11Protocol):
     """One connection, within the limits of this module.
 
-    Where there are too many, the one goes that has waited longest for the head of a request; where all are at work, the
-    new one is refused. So connections that say nothing keep nobody out.
+    Where there are too many, the oldest one goes of those that wait for the head of a request or work for a visitor who
+    was not let in: neither silence nor slowness of strangers keeps anybody out. Where all work for those who were, the
+    new one is refused.
     """
 
     _silence: asyncio.TimerHandle | None = None
@@ -82,13 +83,19 @@ class Connection(H11Protocol):
         """Whether the head of a request is to come."""
         return self.conn.their_state is h11.IDLE
 
+    @property
+    def is_expendable(self) -> bool:
+        """Whether nobody who was let in loses anything by its end."""
+        return self.waits or not self.scope["state"].get("let_in")
+
     def _make_room(self) -> bool:
         others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
-        idle = min((other for other in others if other.waits), key=lambda other: other.waiting_since, default=None)
-        if idle is not None:
-            self.connections.discard(idle)
-            idle.transport.abort()
-        return idle is not None
+        going = [other for other in others if other.is_expendable]
+        oldest = min(going, key=lambda other: other.waiting_since, default=None)
+        if oldest is not None:
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+        return oldest is not None
 
     def _watch(self) -> None:
         """Have the time run where something is to come, and only there."""

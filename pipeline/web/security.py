@@ -81,7 +81,7 @@ def origin_allowed(origin: str | None, site: str | None, scheme: str, host: str)
 
 
 class Guard:
-    """The layer: refuses, or passes on with ``owner`` and ``visitor`` in ``scope["state"]``."""
+    """The layer: refuses, or passes on with ``owner``, ``visitor`` and ``let_in`` in ``scope["state"]``."""
 
     def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions, guesses: Guesses) -> None:
         self.app, self.settings, self.sessions, self.guesses = app, settings, sessions, guesses
@@ -98,12 +98,13 @@ class Guard:
             return await reply.error(*refusal)
         cookie = self.sessions.from_header(headers.get("cookie", ""))
         visitor, owner = self._visitor(scope, headers, cookie), self.sessions.owner(cookie)
+        let_in = owner is not None
         if owner is None and not scope["path"].startswith(_OPEN_PATHS):
             try:
-                knows = self.guesses.is_right(_bearer(headers), visitor)
+                let_in = self.guesses.is_right(_bearer(headers), visitor)
             except TooManyGuesses as many:
                 return await reply.error(429, str(many), [(b"retry-after", str(many.seconds).encode())])
-            if not knows:
+            if not let_in:
                 if scope["path"] == "/":
                     return await reply.redirect("/login")
                 return await reply.error(
@@ -114,10 +115,11 @@ class Guard:
             owner = self.sessions.signed(cookie)
             if scope["path"] == "/" or (scope["method"] == "POST" and scope["path"] not in ("/login", "/api/sign-out")):
                 reply.cookie = cookie
-        scope.setdefault("state", {}).update(owner=owner, visitor=visitor)
+        scope.setdefault("state", {}).update(owner=owner, visitor=visitor, let_in=let_in)
         limited = _limited(receive) if not _is_upload(scope) else receive
         try:
-            await self.app(scope, limited, reply)
+            with self.sessions.in_use(owner or ""):
+                await self.app(scope, limited, reply)
         except ClientDisconnect:
             pass  # nobody waits for an answer
         except Exception:

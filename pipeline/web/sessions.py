@@ -5,13 +5,13 @@ A cookie is ``<id>.<HMAC of the id>``; what is kept of it is a digest, when it b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from http.cookies import CookieError, SimpleCookie
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 
 from pipeline.web.settings import Settings
 
@@ -55,6 +55,7 @@ class Sessions:
         self._keep, self._holds, self._now = keep, holds, now
         self._age_s, self._idle_s = 3600 * settings.session_hours, 3600 * settings.idle_hours_or_keep
         self._times = dict(known or {})
+        self._requests: Counter[str] = Counter()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._written = {owner: seen for owner, (_, seen) in self._times.items()}
         self._secure = settings.public_url is not None
@@ -111,13 +112,28 @@ class Sessions:
         """Owners of sessions whose time is over."""
         return [owner for owner in self._times if self._is_over(owner)]
 
-    def from_header(self, header: str) -> str | None:
-        """The value of our cookie in a ``Cookie`` header; None where it is not there."""
+    @contextlib.contextmanager
+    def in_use(self, owner: str) -> Iterator[None]:
+        """A request of this session, which is not idle until the block is left: uploads and event streams take long."""
+        self._requests[owner] += 1
         try:
-            morsel = SimpleCookie(header).get(self.cookie)
-        except CookieError:
-            return None
-        return morsel.value if morsel else None
+            yield
+        finally:
+            self._requests[owner] -= 1
+            if not self._requests[owner]:
+                del self._requests[owner]
+            if owner in self._times:
+                self._use(owner, self._times[owner][0])
+
+    def from_header(self, header: str) -> str | None:
+        """The value of our cookie in a ``Cookie`` header; None where it is not there.
+
+        Another server on the same host can add cookies of the same name. What we did not make is passed over; of two
+        that we made nobody knows which is this browser's, so neither counts.
+        """
+        pairs = (pair.strip().partition("=") for pair in header.split(";"))
+        ours = {value for name, _, value in pairs if name == self.cookie and self.signed(value)}
+        return ours.pop() if len(ours) == 1 else None
 
     def header(self, value: str) -> str:
         """The ``Set-Cookie`` header of a session: for this browser session, hidden from scripts and other sites."""
@@ -129,7 +145,7 @@ class Sessions:
 
     def _is_over(self, owner: str) -> bool:
         (born, seen), now = self._times[owner], self._now()
-        return now >= born + self._age_s or now >= seen + self._idle_s
+        return now >= born + self._age_s or (now >= seen + self._idle_s and owner not in self._requests)
 
     def _use(self, owner: str, born: float) -> None:
         now = self._now()
