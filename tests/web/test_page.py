@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.web.conftest import wait_for_viewer
@@ -75,3 +76,19 @@ def test_a_wrong_token_is_said_on_the_login_page(open_page):
     page = open_page("/login?wrong").page
     assert "token" in page.inner_text("#problem")
     assert page.get_by_label("Token").is_visible()
+
+
+def test_signing_out_asks_and_then_leaves_nothing_of_the_session(open_page, server, patient_files):
+    page = open_page().page
+    page.set_input_files("#choose-files", patient_files[:1])
+    page.wait_for_selector(".files")
+    old = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
+    page.click("#sign-out")
+    page.click("dialog button:has-text('Keep')")
+    page.wait_for_selector("dialog", state="detached")
+    assert len(httpx.get(f"{server}/api/cases", cookies=old).json()) == 1
+    page.click("#sign-out")
+    page.click("dialog .danger")
+    page.wait_for_selector(".gallery .card")
+    assert page.locator("#patients li").count() == 0
+    assert httpx.get(f"{server}/api/cases", cookies=old).json() == []
