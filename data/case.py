@@ -17,8 +17,9 @@ from data.discovery import find_cases
 from data.errors import UsageError
 from data.naming import natural_key, patient_name, session_folder
 from data.patient import Case, ImageSource
+from data.places import Names
 
-__all__ = ["Case", "ImageSource", "discover_cases", "folder_name", "unique_folder_names"]
+__all__ = ["Case", "ImageSource", "cases_of_names", "discover_cases", "folder_name", "unique_folder_names"]
 
 
 def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> list[Case]:
@@ -59,9 +60,18 @@ def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> li
             f"{root} holds no patient: no folder, and no image that any layout names; give a folder of "
             "patients, or one patient's files"
         )
-    return _with_unique_ids(
-        sorted(cases, key=lambda case: (natural_key(str(case.folder)), natural_key(case.case_id))), root
-    )
+    return _in_order(cases, root)
+
+
+def cases_of_names(names: Names) -> list[Case]:
+    """As :func:`discover_cases`, from names alone: no disk is asked. Empty where no name says anything."""
+    root = Path(names.root)
+    return _in_order(find_cases(root, names), root)
+
+
+def _in_order(cases: list[Case], root: Path) -> list[Case]:
+    ordered = sorted(cases, key=lambda case: (natural_key(str(case.folder)), natural_key(case.case_id)))
+    return _with_unique_ids(ordered, root)
 
 
 def _with_unique_ids(cases: list[Case], root: Path) -> list[Case]:

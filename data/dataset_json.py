@@ -52,10 +52,18 @@ def read_dataset_json(path: str) -> DatasetJson:
         return DatasetJson(warning=f"{path} is no file of at most 16 MiB and was not read; write it again")
     try:
         with open(path, "rb") as file:
-            content = json.loads(file.read(_LARGEST_BYTES).decode("utf-8-sig"))
+            return parse_dataset_json(path, file.read(_LARGEST_BYTES))
+    except OSError as error:
+        return DatasetJson(warning=f"{path} could not be read ({error.strerror}); write it again")
+
+
+def parse_dataset_json(path: str, text: bytes) -> DatasetJson:
+    """As :func:`read_dataset_json`, of a text that is at hand; ``path`` is for sentences."""
+    try:
+        content = json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return DatasetJson(warning=f"{path} is no UTF-8 text and was not used; save it as UTF-8")
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return DatasetJson(warning=f"{path} could not be read as JSON ({_why_no_json(error)}); write it again")
     if not isinstance(content, dict):
         return DatasetJson(warning=f"{path} holds {_kind(content)}, not an object; write it again")
@@ -83,7 +91,7 @@ def _why_no_json(error: Exception) -> str:
         return "it is nested too deep"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} in line {error.lineno}"
-    return str(error.strerror) if isinstance(error, OSError) else "a number in it is too long"
+    return "a number in it is too long"
 
 
 def _why_no_channel(raw: Any) -> str:

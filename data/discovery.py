@@ -17,7 +17,7 @@ from data.belonging import (
     names_only_what_it_shows,
     part_of_a_patient,
 )
-from data.earlier_run import EarlierRun, read_earlier_run
+from data.earlier_run import EarlierRun
 from data.errors import few
 from data.image_folder import read_image_folder
 from data.loose_masks import LooseMask, join_loose_masks
@@ -34,9 +34,10 @@ from data.naming import (
     split_extension,
 )
 from data.patient import Case
+from data.places import Disk, Places
 from data.stacks import drafts_of_slices
 from data.stream import printable
-from data.tree import Entry, lift_wrapped_files, list_folder
+from data.tree import Entry, lift_wrapped_files
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ _DEEPEST = 16
 class _Walk:
     top: str
     root_real: str
+    places: Places
     takes_results: bool = False  # masks of an earlier run are patients too
     drafts: list[Draft] = field(default_factory=list)
     loose: list[LooseMask] = field(default_factory=list)
@@ -56,15 +58,16 @@ class _Walk:
     results: dict[str, int] = field(default_factory=dict)  # of a folder that a run wrote into, how many were left out
 
 
-def find_cases(root: Path) -> list[Case]:
-    """Every patient below `root`, in no particular order; see `data.case.discover_cases`.
+def find_cases(root: Path, places: Places | None = None) -> list[Case]:
+    """Every patient below `root`, in no particular order; see `data.case.discover_cases`. Without ``places`` it is a folder on
+    the disk.
 
     What an earlier run of ours has written is no input: its mask would be the reference of the patient that it was made
     from. Only where there is nothing else below `root` are these masks what is meant.
     """
-    walk = _walk(root, takes_results=False)
+    walk = _walk(root, places, takes_results=False)
     if walk.results and not any(draft.n_roles for draft in walk.drafts):
-        walk = _walk(root, takes_results=True)
+        walk = _walk(root, places, takes_results=True)
     for folder, count in walk.results.items():
         logger.warning(
             "%s: an earlier run wrote its results here; what it wrote (%d files) was not taken for images or reference masks",
@@ -74,9 +77,10 @@ def find_cases(root: Path) -> list[Case]:
     return [draft.case for draft in name_below_the_root(gather_split_patients(walk.drafts, walk.top), walk.top)]
 
 
-def _walk(root: Path, *, takes_results: bool) -> _Walk:
+def _walk(root: Path, places: Places | None, *, takes_results: bool) -> _Walk:
     top = os.path.abspath(root)
-    walk = _Walk(top, os.path.realpath(top), takes_results)
+    root_real = os.path.realpath(top)
+    walk = _Walk(top, root_real, places or Disk(root_real), takes_results)
     _visit(walk, top, walk.root_real, 0, (), None)
     while walk.links:
         entry, depth = walk.links.pop(0)
@@ -99,7 +103,7 @@ def _visit(
     try:
         if depth > _DEEPEST:
             raise OSError(0, f"nested more than {_DEEPEST} deep")
-        files, folders, hidden = list_folder(folder, walk.root_real)
+        files, folders, hidden = walk.places.list_folder(folder)
     except OSError as error:
         walk.drafts.append(
             unusable(
@@ -110,10 +114,10 @@ def _visit(
             )
         )
         return True
-    lifted, folders = lift_wrapped_files(folders, walk.root_real)
+    lifted, folders = lift_wrapped_files(folders, walk.places.list_folder)
     if folders:
         walk.groups.add(real)
-    run = None if walk.takes_results else read_earlier_run(folder) or run
+    run = None if walk.takes_results else walk.places.earlier_run(folder) or run
     files, results = _without_results(walk, run, files + lifted)
     name = patient_name(folder, walk.top)
     drafts, loose, found = _read_folder(walk, folder, name, files, not folders, via)
@@ -252,7 +256,7 @@ def _read_folder(
     drafts: list[Draft] = []
     loose: list[LooseMask] = []
     if base in _folders("image"):
-        drafts, files = read_image_folder(folder, files, via, walk.root_real)
+        drafts, files = read_image_folder(folder, files, via, walk.places)
     named, rest = [], []
     for entry in files:
         stem, extension = split_extension(entry.name)

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from data.assembly import Draft, Named, assemble, link_warnings, unusable
-from data.dataset_json import DatasetJson, read_dataset_json
+from data.dataset_json import DatasetJson
 from data.errors import few
 from data.naming import VOLUME_EXTENSIONS, Match, load_layouts, match_volume, split_extension
-from data.tree import Entry, linked_out
+from data.places import Places
+from data.tree import Entry
 
 
 def read_image_folder(
-    folder: str, files: Sequence[Entry], via: tuple[str, ...], root_real: str
+    folder: str, files: Sequence[Entry], via: tuple[str, ...], places: Places
 ) -> tuple[list[Draft], list[Entry]]:
     """Patients of an ``imagesTr`` folder (MSD, nnU-Net), and the files that are none of theirs."""
     parent = os.path.dirname(folder)
-    index = os.path.join(parent, "dataset.json")
-    said = read_dataset_json(index)
-    via = (*via, *link_warnings(linked_out(index, root_real)))
+    said, linked = places.dataset_json(os.path.join(parent, "dataset.json"))
+    via = (*via, *link_warnings(linked))
     groups: dict[str, list[Named]] = {}
     rest = []
     for entry in files:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from data.naming import SLICE_EXTENSIONS, VOLUME_EXTENSIONS, is_ignored, match_volume, natural_key, split_extension
 
-_NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r", ".DS_Store"}
+NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r", ".DS_Store"}
 _PROGRAMS_OWN = (".git", ".svn", ".hg", ".datalad", ".state", ".cache", ".trash", ".snapshot", ".ipynb_checkpoints")
 """How hidden folders begin in which programs keep copies of files: nobody's patients."""
 
@@ -71,7 +72,7 @@ def list_folder(folder: str, root_real: str) -> Listing:
     hidden: list[str] = []
     with os.scandir(folder) as scan:
         for item in scan:
-            if item.name in _NEVER:
+            if item.name in NEVER:
                 continue
             if item.name.startswith(".") and not item.name.startswith(".."):
                 if _hides_images(item):
@@ -128,7 +129,7 @@ def _follow(path: str, name: str, root_real: str) -> tuple[Entry, bool]:
     return Entry(name, path, link_target=outside, problem=odd), False
 
 
-def lift_wrapped_files(folders: list[Entry], root_real: str) -> tuple[list[Entry], list[Entry]]:
+def lift_wrapped_files(folders: list[Entry], listing: Callable[[str], Listing]) -> tuple[list[Entry], list[Entry]]:
     """Folders that stand for a single file: ``x_flair.nii/`` of the Kaggle mirrors, one folder a modality of BraTS
     2012-2016.
 
@@ -143,7 +144,7 @@ def lift_wrapped_files(folders: list[Entry], root_real: str) -> tuple[list[Entry
     for folder in folders:
         stem, extension = split_extension(folder.name)
         match = match_volume(stem)
-        entry = _unwrap(folder, stem, extension, root_real) if extension or match else None
+        entry = _unwrap(folder, stem, extension, listing) if extension or match else None
         if entry is None:
             remaining.append(folder)
         else:
@@ -151,9 +152,9 @@ def lift_wrapped_files(folders: list[Entry], root_real: str) -> tuple[list[Entry
     return lifted, remaining
 
 
-def _unwrap(folder: Entry, stem: str, extension: str, root_real: str) -> Entry | None:
+def _unwrap(folder: Entry, stem: str, extension: str, listing: Callable[[str], Listing]) -> Entry | None:
     try:
-        files, folders, _ = list_folder(folder.path, root_real)
+        files, folders, _ = listing(folder.path)
     except OSError:
         return None
     volumes = [entry for entry in files if split_extension(entry.name)[1] in VOLUME_EXTENSIONS]

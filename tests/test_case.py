@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.case import Case, discover_cases, folder_name, unique_folder_names
+from data.case import Case, cases_of_names, discover_cases, folder_name, unique_folder_names
 from data.errors import UsageError
 from data.naming import load_layouts, natural_key, parse_layout
+from data.places import Names
 
 FOUR = ("t1", "t1ce", "t2", "flair")
 
@@ -62,6 +63,29 @@ def test_every_layout_finds_what_its_own_example_says(name: str, tmp_path: Path)
         assert (case.layout, case.problems, case.warnings) == (name, (), ())
         assert case.conventions == load_layouts()[name].conventions
         assert case.layout_reason
+
+
+@pytest.mark.parametrize("name", load_layouts())
+def test_names_alone_are_understood_as_the_same_names_on_a_disk(name: str, tmp_path: Path) -> None:
+    example = load_layouts()[name].example
+    touch(tmp_path, *example["paths"], "left/nothing.txt", "x.nii/x_t1.nii", "x.nii/Thumbs.db")
+    texts = {path: text.encode() for path, text in example.get("json", {}).items()}
+    names = Names(str(tmp_path))
+    for path in sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()):
+        names.add(path.parts)
+    for path, text in texts.items():
+        names.add(Path(path).parts, text)
+        (tmp_path / path).write_bytes(text)
+    assert cases_of_names(names) == discover_cases(tmp_path)
+
+
+def test_of_a_file_and_a_folder_of_one_name_the_first_counts() -> None:
+    names = Names("/nowhere")
+    assert names.add(["a", "b.nii"]) == "/nowhere/a/b.nii"
+    assert [names.add(["a"]), names.add(["a", "b.nii"]), names.add(["a", "b.nii", "c.nii"])] == [None] * 3
+    assert names.n_folders == 2
+    listing = names.list_folder("/nowhere")
+    assert [entry.name for entry in listing.folders] == ["a"] and listing.files == [] and listing.hidden == []
 
 
 def test_a_mixed_root_gives_each_patient_its_own_layout(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import shutil
@@ -15,7 +16,7 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from pipeline.web.process import ComputingProcess, resident_bytes
 from pipeline.web.store import Store
-from pipeline.web.turns import Turns
+from pipeline.web.turns import Line, Turns
 from tests.web_server import run, running, upload, wait_for
 
 MEMORY = 700 * 2**20
@@ -163,6 +164,31 @@ def test_turns_go_round_the_users():
     order = list(turns)
     assert [turns.take() for _ in order] == order
     assert turns.take() is None and list(turns) == []
+
+
+def test_quick_looks_go_round_the_users_too():
+    """One that sends fifty cases at once holds up another's one by a single look."""
+    order = []
+
+    async def look(line, owner, begun):
+        begun.set()
+        async with line.turn(owner):
+            order.append(owner)
+            await asyncio.sleep(0.001)
+
+    async def play():
+        line, tasks = Line(), []
+        for owner in ["a"] * 5 + ["b", "c", "b"]:
+            begun = asyncio.Event()
+            tasks.append(asyncio.create_task(look(line, owner, begun)))
+            await begun.wait()
+        tasks[2].cancel()  # one of a's, while it waits
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(1), line.turn("d"):  # nothing is left over
+            order.append("d")
+
+    asyncio.run(play())
+    assert order == ["a", "a", "b", "c", "a", "b", "a", "d"]
 
 
 def test_events_tell_every_state_and_end(server, patient):

@@ -19,9 +19,9 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 from data.errors import InputError
 from pipeline.web.advice import for_page
 from pipeline.web.checks import case_of
+from pipeline.web.names import clean_name
 from pipeline.web.results import _what_is
 from pipeline.web.unpack import MAX_ENTRIES, unpack_zip
-from pipeline.web.uploads import clean_name
 from tests.web_server import running, upload, wait_for
 
 LIMIT = 2 * 2**20
@@ -368,6 +368,37 @@ def test_a_sender_that_stops_is_given_up(server, monkeypatch):
     assert time.monotonic() - start < 5
 
 
+def test_a_sender_of_a_byte_now_and_then_is_given_up(server, monkeypatch):
+    monkeypatch.setattr("pipeline.web.uploads.STALLED_S", 0.6)
+    monkeypatch.setattr("pipeline.web.security.BODY_SECONDS", 0.6)
+    host = b"HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    form = (
+        b"POST /api/cases "
+        + host
+        + b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9999\r\n\r\n--b\r\n"
+    )
+    text = b"POST /login " + host + b"Content-Type: application/json\r\nContent-Length: 9999\r\n\r\n"
+    for head, status, said in ((form, b" 422 ", b"slower than 16 kB a second"), (text, b" 408 ", b"within 0.6 s")):
+        start = time.monotonic()
+        answer = dripped(server, head)
+        assert status in answer and said in answer, answer
+        assert time.monotonic() - start < 4  # a byte every 0.1 s of 9999: 1000 s, were it not for the limit
+
+
+def dripped(server, head):
+    """The answer to a request whose body comes a byte at a time, for at most 8 s."""
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.settimeout(0.1)
+        connection.sendall(head)
+        answer, end = b"", time.monotonic() + 8
+        while b"}" not in answer and time.monotonic() < end:
+            try:
+                answer += connection.recv(4096)
+            except TimeoutError:
+                connection.sendall(b"x")
+        return answer
+
+
 # Names
 
 
@@ -470,16 +501,91 @@ def test_a_zip_of_too_many_files_is_refused(tmp_path):
     assert f"holds {MAX_ENTRIES + 1} files" in refusal(many, tmp_path)
 
 
-def test_a_directory_that_would_fill_the_memory_is_refused(tmp_path):
-    content = bytearray(zip_of([("t1.nii", b"x")]))
-    end = content.index(b"PK\x05\x06")
-    content[end + 12 : end + 16] = struct.pack("<I", 2**31)
-    assert "files" in refusal(bytes(content), tmp_path)
-    # A 64-bit end record in front would have the last word: it is not asked.
-    locator = b"PK\x06\x07" + bytes(16)
-    plain = zip_of([("t1.nii", b"x")])
-    at = plain.index(b"PK\x05\x06")
-    assert "4 GiB" in refusal(plain[:at] + locator + plain[at:], tmp_path)
+def zip_with_a_long_comment(n, comment=65535):
+    """A zip of n nameless entries: how many there are stands in its 64-bit record alone, which the comment hides from who
+    reads the last 65557 bytes."""
+    directory = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 3, 20, 0, 0, 0, 0, 33, *[0] * 10) * n
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, n, n, len(directory), 0)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(directory), 1)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 46, 0, comment)
+    return directory + record + locator + end + b"c" * comment
+
+
+@pytest.mark.parametrize("comment", [0, 1, 65535])
+def test_a_directory_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path, comment):
+    import tracemalloc
+
+    packed = zip_with_a_long_comment(10**5, comment)  # 4.6 MB: some 50 MB as Python objects
+    tracemalloc.start()
+    try:
+        assert "more files than 4096" in refusal(packed, tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 12 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_zip_that_says_its_size_in_64_bits_is_read_like_any_other(tmp_path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive, archive.open("t1.nii", "w", force_zip64=True) as file:
+        file.write(b"x" * 100)
+    (tmp_path / "x.zip").write_bytes(packed.getvalue())
+    (member,) = unpack_zip(tmp_path / "x.zip", "x.zip", tmp_path, max_bytes=1000)
+    assert member.path.read_bytes() == b"x" * 100
+
+
+def test_the_servers_own_process_opens_nothing_that_is_sent(client, patient, monkeypatch):
+    """Zips, headers and voxels are read in the process whose memory and time are bounded."""
+
+    def opened(*_, **__):
+        raise AssertionError("read in the server's process")
+
+    picture = bytes.fromhex("89504e470d0a1a0a") + b"no picture"
+    image = (patient / f"{patient.name}-t1n.nii.gz").read_bytes()
+    packed = zip_of([("x_t1.nii.gz", image)])
+    for opener in ("nibabel.load", "zipfile.ZipFile", "data.io.read_header", "PIL.Image.open"):
+        monkeypatch.setattr(opener, opened)
+    _, case = send(client, ("scan.png", picture), ("scan.nii.gz", image), ("x.zip", packed))
+    assert [file["name"] for file in case["files"]] == ["x_t1.nii.gz", "scan.png", "scan.nii.gz"]
+    assert case["files"][2]["shape"] == [20, 24, 16] and case["files"][1]["problem"]
+
+
+# Names and turns
+
+
+def test_names_of_thousands_of_folders_cost_no_time(client):
+    """Half a megabyte of names that lay 15,000 folders deep on the disk once."""
+    files = [("/".join(f"{n}_{depth}" for depth in range(15)) + "/x_t1.png", b"x") for n in range(1000)]
+    start = time.monotonic()
+    status, sentence = send(client, *files)
+    assert (status, sentence) == (
+        422, "the upload has more than 1000 folders; drop one patient's folder at a time"
+    )  # fmt: skip
+    assert time.monotonic() - start < 10  # parsing a form of a thousand files is most of it
+
+
+def test_no_folder_is_made_for_a_name(client, server, patient, monkeypatch):
+    made = []
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda path, *a, **k: (made.append(path.name), mkdir(path, *a, **k))[1])
+    name = f"{patient.name}-t1n.nii.gz"
+    _, case = send(client, (f"study/{patient.name}/{name}", (patient / name).read_bytes()))
+    assert roles_of(case) == {"t1": f"study/{patient.name}/{name}"} and case["name"] == patient.name
+    folder = server.settings.workspace / "cases" / case["id"]
+    assert sorted(path.name for path in folder.rglob("*")) == ["edits", "f0001.nii.gz", "files"]
+    assert set(made) <= {"incoming", "files", "edits", case["id"]}
+
+
+def test_a_file_that_comes_twice_is_used_once_and_two_of_one_name_are_refused_in_plain_words(client, patient):
+    t1, t2 = ((patient / f"{patient.name}-{name}.nii.gz").read_bytes() for name in ("t1n", "t2w"))
+    _, case = send(client, ("x_t1.nii.gz", t1), ("x_t1.nii.gz", t1), ("x_t2.nii.gz", t2))
+    assert roles_of(case) == {"t1": "x_t1.nii.gz", "t2": "x_t2.nii.gz"} and case["can_run"]
+    assert send(client, ("x_t1.nii.gz", t1), ("x_t1.nii.gz", t2)) == (
+        422,
+        "two different files are called x_t1.nii.gz; rename one of them, or drop the folders that they lie in",
+    )
+    # In folders of their own they are two files; what nobody uses may be there as often as it likes.
+    _, case = send(client, ("a/scan.nii.gz", t1), ("b/scan.nii.gz", t2), ("notes.txt", b"1"), ("notes.txt", b"2"))
+    assert [file["name"] for file in case["files"]] == ["a/scan.nii.gz", "b/scan.nii.gz"]
 
 
 def test_files_that_lie_over_each_other_are_refused(tmp_path):

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from pipeline.web import schema
 from pipeline.web.context import NO_CASE, Context
 from pipeline.web.jobs import is_finished
+from pipeline.web.names import one_line
 from pipeline.web.store import CaseRecord
-from pipeline.web.uploads import one_line
 
 _HEARTBEAT_S, _TICK_S = 15.0, 1.0
 

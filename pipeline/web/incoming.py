@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from pipeline.web import schema
 from pipeline.web.context import Context, make_folders
-from pipeline.web.intake import Intake, take_in
-from pipeline.web.jobs import MAX_VOXELS, new_case_id
-from pipeline.web.uploads import one_line, receive_file, receive_form
+from pipeline.web.jobs import new_case_id
+from pipeline.web.names import one_line
+from pipeline.web.store import sources_from
+from pipeline.web.uploads import receive_file, receive_form
 
 
 def add_incoming(app: FastAPI, context: Context) -> None:
@@ -61,21 +62,21 @@ def add_incoming(app: FastAPI, context: Context) -> None:
         await asyncio.to_thread(incoming.mkdir)
         try:
             received, fields = await receive_form(request, incoming, context.settings.max_upload_bytes)
-            limits = {"max_unpacked": context.settings.max_unpacked_bytes, "max_voxels": MAX_VOXELS}
-            found: Intake = await asyncio.to_thread(take_in, received, folder / "files", **limits)
-            await asyncio.to_thread(shutil.rmtree, incoming, True)
+            files = [{"name": item.name, "path": f"{incoming.name}/{item.path.name}"} for item in received]
+            about = {"do": "take", "received": files, "max_unpacked": context.settings.max_unpacked_bytes}
+            found: dict[str, Any] = await context.jobs.ask_checker(record, about)
             context.still_signed_in(request.state.owner)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, folder, True)
             raise
         record = replace(
             record,
-            name=(one_line(fields.get("name", "")) or found.name)[:200],
-            sources=found.sources,
-            layout=found.layout,
-            layout_reason=found.layout_reason,
-            conventions=found.conventions,
-            notes=found.notes,
+            name=(one_line(fields.get("name", "")) or found["name"])[:200],
+            sources=sources_from(found["sources"]),
+            layout=found["layout"],
+            layout_reason=found["layout_reason"],
+            conventions=tuple(found["conventions"]),
+            notes=tuple(found["notes"]),
         )
         return context.reply(await context.jobs.admit(record), 201)
 

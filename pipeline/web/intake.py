@@ -1,25 +1,25 @@
 """From files that came in to one patient: which file shows what, by the same rules as for folders on a disk.
 
-`data.case.discover_cases` recognises by names alone. So the names, and nothing else, are laid out as empty files in a
-folder of their own for as long as that takes; the content lies elsewhere, under numbers.
+All of it is done in the capped process of quick looks: the server's own process opens nothing that is sent. Names are
+recognised in memory, and the content lies under numbers.
 """
 
 from __future__ import annotations
 
+import filecmp
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.case import Case, ImageSource, discover_cases
-from data.errors import InputError, UsageError
+from data.case import Case, ImageSource, cases_of_names
+from data.errors import InputError
 from data.io import read_header
 from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, match_volume, split_extension
+from data.places import Names
+from pipeline.web.names import Received, clean_name
 from pipeline.web.store import Source
 from pipeline.web.unpack import is_archive, unpack_zip
-from pipeline.web.uploads import Received, clean_name
 
 ROLES = (*MODALITIES, REFERENCE)
 NAMELESS = "patient"
@@ -27,6 +27,10 @@ NAMELESS = "patient"
 _INDEX = "dataset.json"
 _MAX_INDEX_BYTES = 2**20
 _MOST_UNASSIGNED = 32
+_PLACE = os.path.abspath(os.sep + "names of an upload")
+"""What the paths of names begin with; there is no such folder, and none is asked for."""
+MAX_FOLDERS = 1000
+"""Of one upload, each within another counted: a patient has a handful."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +66,35 @@ def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, ma
     Raises
     ------
     InputError
-        Nothing in it can be used, an archive is refused, or it holds several patients.
+        Nothing in it can be used, an archive is refused, or it holds several patients, two files of one name, or too
+        many folders.
     """
     files, label = _unpacked(received, max_unpacked)
-    stored: list[Stored] = []
-    unused: list[str] = []
-    for item in files:
-        extension = split_extension(item.name)[1]
-        if extension == ".mhd":
-            raise InputError(f"{item.name}: a .mhd keeps its voxels in another file; save it as .mha or .nii.gz")
-        index = os.path.basename(item.name) == _INDEX and item.path.stat().st_size <= _MAX_INDEX_BYTES
-        if extension or index:
-            kept = Stored(item.name, f"f{len(stored) + 1:04d}{extension or '.json'}")
-            item.path.rename(folder / kept.file)
-            stored.append(kept)
-        else:
-            item.path.unlink()
-            unused.append(item.name)
+    usable = [item for item in files if _is_used(item)]
+    unused = [item for item in files if not _is_used(item)]
+    usable, notes = _each_once(usable)
+    stored = [_kept(item, folder, number) for number, item in enumerate(usable, 1)]
+    for item in unused:
+        item.path.unlink()
     if not any(split_extension(item.name)[1] for item in stored):
-        raise InputError(_nothing(unused))
+        raise InputError(_nothing([item.name for item in unused]))
     found = recognise(stored, folder, label, max_voxels)
-    notes = (f"not used: {_listed(unused)}",) if unused else ()
+    notes += [f"not used: {_listed([item.name for item in unused])}"] if unused else []
     return replace(found, notes=(*found.notes, *notes))
+
+
+def _is_used(item: Received) -> bool:
+    """Whether a file is an image by its name, or a `dataset.json`."""
+    extension = split_extension(item.name)[1]
+    if extension == ".mhd":
+        raise InputError(f"{item.name}: a .mhd keeps its voxels in another file; save it as .mha or .nii.gz")
+    return bool(extension) or (os.path.basename(item.name) == _INDEX and item.path.stat().st_size <= _MAX_INDEX_BYTES)
+
+
+def _kept(item: Received, folder: Path, number: int) -> Stored:
+    kept = Stored(item.name, f"f{number:04d}{split_extension(item.name)[1] or '.json'}")
+    item.path.rename(folder / kept.file)
+    return kept
 
 
 def _nothing(unused: Sequence[str]) -> str:
@@ -117,38 +128,42 @@ def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Receiv
     return files, label
 
 
+def _each_once(files: Sequence[Received]) -> tuple[list[Received], list[str]]:
+    """The files without second copies, and a note of those; two that differ under one name are refused."""
+    first: dict[str, Received] = {}
+    copies: list[str] = []
+    for item in files:
+        known = first.setdefault(item.name, item)
+        if known is item:
+            continue
+        if not filecmp.cmp(known.path, item.path, shallow=False):
+            raise InputError(
+                f"two different files are called {item.name}; rename one of them, or drop the folders that they lie in"
+            )
+        item.path.unlink()
+        copies.append(item.name)
+    notes = [f"came more than once and is used once: {_listed(list(dict.fromkeys(copies)))}"] if copies else []
+    return list(first.values()), notes
+
+
 def recognise(stored: Sequence[Stored], folder: Path, label: str, max_voxels: int) -> Intake:
     """Which stored file shows what. Raises InputError where they are files of several patients."""
-    scratch = Path(tempfile.mkdtemp(prefix="names-", dir=folder))
-    try:
-        placed = _lay_out(stored, folder, scratch / label)
-        try:
-            cases = discover_cases(scratch / label)
-        except UsageError:  # no name says anything: the user will
-            cases = []
-        return _from_cases(cases, placed, stored, folder, label, max_voxels, str(scratch))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    names = Names(os.path.join(_PLACE, label))
+    placed = _lay_out(stored, folder, names)
+    return _from_cases(cases_of_names(names), placed, stored, folder, label, max_voxels, _PLACE + os.sep)
 
 
-def _lay_out(stored: Sequence[Stored], folder: Path, root: Path) -> dict[str, Stored]:
-    """Empty files called like the stored ones; path -> which one it stands for."""
-    root.mkdir(parents=True)
+def _lay_out(stored: Sequence[Stored], folder: Path, names: Names) -> dict[str, Stored]:
+    """The stored files' names in folders that are names too; path -> which one it stands for."""
     placed: dict[str, Stored] = {}
     for item in stored:
         parts = [part for part in map(_component, item.name.split("/")) if part] or ["image"]
-        path = root.joinpath(*parts)
-        if path.exists() or len(os.fsencode(str(path))) > 3000:
-            path = root / f"{len(placed)}-again" / parts[-1]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if item.file.endswith(".json"):
-                shutil.copyfile(folder / item.file, path)
-            else:
-                path.open("xb").close()
-        except OSError:  # a folder and a file of one name: what is left out here is assigned by hand
-            continue
-        placed[os.path.abspath(path)] = item
+        is_index = parts[-1] == _INDEX and item.file.endswith(".json")
+        path = names.add(parts, (folder / item.file).read_bytes() if is_index else None)
+        if names.n_folders > MAX_FOLDERS:
+            raise InputError(f"the upload has more than {MAX_FOLDERS} folders; drop one patient's folder at a time")
+        if path is not None:  # else a folder and a file of one name: what is left out here is assigned by hand
+            placed[path] = item
     return placed
 
 
@@ -165,7 +180,7 @@ def _from_cases(
     folder: Path,
     label: str,
     max_voxels: int,
-    scratch: str,
+    above: str,
 ) -> Intake:
     known = [case for case in cases if case.images or case.reference]
     with_images = [case for case in known if case.images]
@@ -173,7 +188,7 @@ def _from_cases(
     if len(with_images) > 1 and len(set(roles)) < len(roles):
         names = _listed([case.case_id for case in with_images])
         raise InputError(f"the upload holds {len(with_images)} patients ({names}); drop one patient at a time")
-    notes = [note.replace(scratch + "/", "") for case in known for note in (*case.warnings, *case.problems)]
+    notes = [note.replace(above, "") for case in known for note in (*case.warnings, *case.problems)]
     if len(with_images) > 1:
         notes.append(f"the names speak of different patients: {_listed([c.case_id for c in with_images])}; check them")
     sources: list[Source] = []

@@ -17,7 +17,7 @@ from data.errors import SegmentationError
 from pipeline.web.process import ComputingProcess, JobFailed
 from pipeline.web.settings import Settings
 from pipeline.web.store import FINISHED, CaseRecord, Store
-from pipeline.web.turns import Turns
+from pipeline.web.turns import Line, Turns
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class Jobs:
         self.turns = Turns()
         self.running: str | None = None
         self._wake = asyncio.Event()
-        self._checks: asyncio.Queue[str] = asyncio.Queue()
+        self._checks, self._to_check = Turns(), asyncio.Event()
+        self._line = Line()
         self._current: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._warm = False
@@ -65,7 +66,7 @@ class Jobs:
             elif record.state == "queued":
                 self.turns.add(record.owner, record.id)
             elif record.state == "checking":
-                self._checks.put_nowait(record.id)
+                self._have_checked(record)
         await asyncio.to_thread(self._remove_strays)
         if any(self.turns):
             self._wake.set()
@@ -102,7 +103,7 @@ class Jobs:
     async def admit(self, record: CaseRecord) -> CaseRecord:
         """Keep a new case and have it looked at."""
         record = await self.store.put(record)
-        self._checks.put_nowait(record.id)
+        self._have_checked(record)
         if record.task != "open" and not self._warm:
             self._warm = True  # torch takes seconds to import: meanwhile the user looks at the assignment
             asyncio.get_running_loop().create_task(self._warm_up())
@@ -111,7 +112,7 @@ class Jobs:
     async def recheck(self, record: CaseRecord) -> CaseRecord:
         """Look at a case again after a change."""
         record = await self.store.put(replace(record, state="checking", check=record.check + 1, error=None))
-        self._checks.put_nowait(record.id)
+        self._have_checked(record)
         return record
 
     async def run(self, record: CaseRecord) -> CaseRecord:
@@ -154,9 +155,14 @@ class Jobs:
         return self.store.get(case_id)
 
     async def ask_checker(self, record: CaseRecord, request: dict[str, Any]) -> Any:
-        """One request about a case to the process of quick looks. Raises JobFailed."""
+        """One request about a case to the process of quick looks, in its owner's turn. Raises JobFailed."""
         about = {"folder": str(self.folder(record.id)), "max_voxels": MAX_VOXELS, "case": asdict(record)}
-        return await self.checker.ask(about | request, CHECK_SECONDS)
+        async with self._line.turn(record.owner):
+            return await self.checker.ask(about | request, CHECK_SECONDS)
+
+    def _have_checked(self, record: CaseRecord) -> None:
+        self._checks.add(record.owner, record.id)
+        self._to_check.set()
 
     # What the page shows of the line
 
@@ -223,7 +229,11 @@ class Jobs:
             await self.computer.ask({"do": "warm", "folder": str(self.settings.workspace)}, CHECK_SECONDS)
 
     async def _check_loop(self) -> None:
-        case_id = await self._checks.get()
+        case_id = self._checks.take()
+        if case_id is None:
+            self._to_check.clear()
+            await self._to_check.wait()
+            return
         record = self.store.get(case_id)
         if record is None or record.state != "checking":
             return

@@ -14,6 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from data.patient import ImageSource
 from pipeline.case_task import numbers_of, read_state, result_path, sha256_of
 from pipeline.web.advice import for_page
 from pipeline.web.checks import FILES, Request, case_of, check
+from pipeline.web.names import Received
 from pipeline.web.worker import Emit
 
 if TYPE_CHECKING:
@@ -39,8 +41,9 @@ MAX_EDITS = 99
 
 
 def check_process(request: Request, emit: Emit) -> Any:
-    """Requests that are quick: ``do`` is check, example, open or edit."""
-    return {"check": check, "example": example, "open": open_earlier, "edit": take_edit}[request["do"]](request)
+    """Requests that are quick: ``do`` is take, check, example, open or edit."""
+    does = {"take": take, "check": check, "example": example, "open": open_earlier, "edit": take_edit}
+    return does[request["do"]](request)
 
 
 def job_process(request: Request, emit: Emit) -> Any:
@@ -171,7 +174,16 @@ def _row_of(root: Path, case: str, read_row: Callable[[Path, str], dict[str, Any
         return {}
 
 
-# Edits and examples
+# Uploads, edits and examples
+
+
+def take(request: Request) -> dict[str, Any]:
+    """What came in, unpacked, kept and recognised: the parts of a record that it tells."""
+    from pipeline.web.intake import take_in
+
+    received = [Received(item["name"], Path(item["path"])) for item in request["received"]]
+    found = take_in(received, FILES, max_unpacked=request["max_unpacked"], max_voxels=request["max_voxels"])
+    return asdict(found)
 
 
 def set_edits_aside() -> None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -95,8 +95,13 @@ class CaseRecord:
 
 def record_from(document: dict[str, Any]) -> CaseRecord:
     """A record from its JSON."""
-    sources = tuple(Source(**_tuples(source)) for source in document.pop("sources"))
+    sources = sources_from(document.pop("sources"))
     return CaseRecord(sources=sources, **_tuples(document))
+
+
+def sources_from(documents: Sequence[dict[str, Any]]) -> tuple[Source, ...]:
+    """A record's sources from their JSON."""
+    return tuple(Source(**_tuples(document)) for document in documents)
 
 
 def _tuples(document: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import zip_longest
 
 
@@ -42,3 +45,42 @@ class Turns:
         """Jobs in the order in which they will be taken, if nobody comes."""
         for turn in zip_longest(*self._queues.values()):
             yield from (job for job in turn if job is not None)
+
+
+class Line:
+    """One at a time, and of those who wait one of each user after the other."""
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._taken = False
+
+    @contextlib.asynccontextmanager
+    async def turn(self, owner: str) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it within the block."""
+        if self._taken:
+            await self._wait(owner)
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, owner: str) -> None:
+        ticket = secrets.token_hex(8)
+        self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        self._turns.add(owner, ticket)
+        try:
+            await self._waiting[ticket]
+        except asyncio.CancelledError:
+            if not self._turns.remove(ticket):  # it has just become ours
+                self._pass_on()
+            raise
+        finally:
+            del self._waiting[ticket]
+
+    def _pass_on(self) -> None:
+        ticket = self._turns.take()
+        self._taken = ticket is not None
+        if ticket is not None and not (waiting := self._waiting[ticket]).done():
+            waiting.set_result(None)

@@ -1,7 +1,11 @@
-"""Zip files that nobody vouches for: looked at whole before a byte is unpacked, unpacked under limits, or refused."""
+"""Zip files that nobody vouches for: looked at whole before a byte is unpacked, unpacked under limits, or refused.
+
+For the capped process of quick looks alone: what the server keeps in memory must not depend on what is sent.
+"""
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 import struct
@@ -9,7 +13,6 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from data.errors import InputError
 
@@ -20,7 +23,6 @@ _FREE_BYTES = 64 * 2**20
 """So much may be unpacked at any ratio: a zip of label maps alone."""
 _MAX_DIRECTORY_BYTES = 2 * 2**20
 _PIECE = 2**20
-_END, _END_64 = b"PK\x05\x06", b"PK\x06\x07"
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".jar")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -62,16 +64,14 @@ def unpack_zip(packed: Path, shown: str, folder: Path, *, max_bytes: int, first:
         files or too much. What was unpacked until then is for the caller to remove.
     """
     try:
-        with packed.open("rb") as file:
-            _check_end(file, shown)
-            with zipfile.ZipFile(file) as archive:
-                entries = archive.infolist()
-                _check_entries(entries, shown, packed.stat().st_size, max_bytes)
-                wanted = [entry for entry in entries if not entry.is_dir() and not _hidden(entry.filename)]
-                return [
-                    Member(entry.filename, _unpack(archive, entry, shown, folder / f"zip-{first + number}"))
-                    for number, entry in enumerate(wanted)
-                ]
+        with _Bounded(packed, shown) as file, zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            _check_entries(entries, shown, packed.stat().st_size, max_bytes)
+            wanted = [entry for entry in entries if not entry.is_dir() and not _hidden(entry.filename)]
+            return [
+                Member(entry.filename, _unpack(archive, entry, shown, folder / f"zip-{first + number}"))
+                for number, entry in enumerate(wanted)
+            ]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError, OverflowError):
         raise InputError(f"{shown}: is no zip file, or a damaged one; pack it again") from None
 
@@ -80,23 +80,24 @@ def _refuse(shown: str, why: str, fix: str = "pack the patient's images alone, o
     return InputError(f"{shown}: {why}; {fix}")
 
 
-def _check_end(file: BinaryIO, shown: str) -> None:
-    """The size of the directory, before `zipfile` reads it into memory whole."""
-    size = file.seek(0, 2)
-    file.seek(max(0, size - 65557))
-    tail = file.read()
-    at = len(tail) - 22 if tail[-22:-18] == _END and tail.endswith(b"\0\0") else tail.rfind(_END)
-    if at < 0 or len(tail) - at < 22:
-        raise zipfile.BadZipFile
-    entries, directory = (
-        struct.unpack("<H", tail[at + 10 : at + 12])[0],
-        struct.unpack("<I", tail[at + 12 : at + 16])[0],
-    )
-    if at >= 20 and tail[at - 20 : at - 16] == _END_64 or entries == 0xFFFF or directory == 0xFFFFFFFF:
-        raise _refuse(shown, "is a zip of more than 65535 files or 4 GiB")
-    if entries > MAX_ENTRIES or directory > _MAX_DIRECTORY_BYTES:
-        raise _refuse(shown, f"holds {entries} files, and {MAX_ENTRIES} are the most")
-    file.seek(0)
+class _Bounded(io.BufferedReader):
+    """A zip of which no more is read at once than a directory may hold.
+
+    `zipfile` reads a directory whole, and of the several records that say how large it is (at the end, before a
+    comment, in 64 bits) it decides itself which one counts. Here its decision is judged, whichever that is.
+    """
+
+    def __init__(self, path: Path, shown: str) -> None:
+        super().__init__(io.FileIO(path))
+        self._shown = shown
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As of any file. Raises InputError for more than a directory may have."""
+        most = _MAX_DIRECTORY_BYTES
+        piece = super().read(most + 1 if size is None or size < 0 else min(size, most + 1))
+        if len(piece) > most or (size is not None and size > most):
+            raise _refuse(self._shown, f"lists more files than {MAX_ENTRIES}, or names too long to be any")
+        return piece
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], shown: str, packed_bytes: int, max_bytes: int) -> None:

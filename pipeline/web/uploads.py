@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from data.errors import InputError
+from pipeline.web.names import Received, clean_name
 
 MAX_FILES = 4096
 """Of one upload: slice stacks are the largest, a few hundred files."""
@@ -24,19 +25,13 @@ PIECE_BYTES = 2**20
 """So much of an upload is in memory at a time."""
 STALLED_S = 60.0
 """A sender that is silent for so long is given up."""
-_LONGEST_NAME, _LONGEST_FIELD, _DEEPEST = 1024, 1024, 16
+SLOWEST_BYTES_A_SECOND = 16 * 2**10
+"""A sender that is slower than this from the first minute on is given up: one of a byte a second after a minute."""
+_LONGEST_FIELD = 1024
 
 
 class TooLarge(Exception):
     """The limit was passed; its text is the sentence for the user."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """One file of an upload: the name that it was sent under (never a path of ours), and where it lies."""
-
-    name: str
-    path: Path
 
 
 @dataclass
@@ -157,14 +152,19 @@ async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body of a request in pieces of about a megabyte, counted."""
     _check_announced(request, limit)
     taken, waiting = 0, bytearray()
+    begun = time.monotonic()
     stream = request.stream().__aiter__()
     while True:
+        behind_s = time.monotonic() - begun - taken / SLOWEST_BYTES_A_SECOND
         try:
-            piece = await asyncio.wait_for(anext(stream), STALLED_S)
+            piece = await asyncio.wait_for(anext(stream), max(STALLED_S - max(behind_s, 0.0), 0.0))
         except StopAsyncIteration:
             break
-        except (ClientDisconnect, TimeoutError):
+        except ClientDisconnect:
             raise InputError("the upload was broken off; send it again") from None
+        except TimeoutError:
+            least = f"{SLOWEST_BYTES_A_SECOND // 2**10} kB a second"
+            raise InputError(f"the upload stopped or came slower than {least}; send it again") from None
         taken += len(piece)
         if taken > limit:
             raise TooLarge(_too_large(limit))
@@ -211,23 +211,6 @@ class TooLargeReply(Response):
 
 def _more(message: Message) -> bool:
     return message["type"] == "http.request" and bool(message.get("more_body"))
-
-
-def one_line(text: str) -> str:
-    """A text from outside that can be shown anywhere: what cannot be printed (half characters too) becomes ``_``."""
-    return "".join(c if c.isprintable() else "_" for c in text).strip()
-
-
-def clean_name(text: str) -> str:
-    """A name from outside as a text to show and to recognise: ``folder/file``, without ``..``, roots and control characters.
-
-    Empty for a name that says nothing.
-    """
-    text = one_line(text[-_LONGEST_NAME:])
-    text = re.sub("%22", '"', re.sub("%0D|%0A", "_", text))  # how browsers write quotes and line ends
-    parts = [part.strip() for part in re.split(r"[/\\]", text)]
-    kept = [part[-200:] for part in parts if part not in ("", ".", "..")]
-    return "/".join(kept[-_DEEPEST:])
 
 
 def _decoded(raw: bytes) -> str:

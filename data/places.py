@@ -1,0 +1,97 @@
+"""Where a walk finds folders and files: on a disk, or in a list of names alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from data.dataset_json import DatasetJson, parse_dataset_json, read_dataset_json
+from data.earlier_run import EarlierRun, read_earlier_run
+from data.naming import natural_key
+from data.tree import NEVER, Entry, Listing, linked_out, list_folder
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Folders of a disk; ``root_real`` is the real path of the input, links out of which are told of."""
+
+    root_real: str
+
+    def list_folder(self, folder: str) -> Listing:
+        """As :func:`data.tree.list_folder`."""
+        return list_folder(folder, self.root_real)
+
+    def earlier_run(self, folder: str) -> EarlierRun | None:
+        """As :func:`data.earlier_run.read_earlier_run`."""
+        return read_earlier_run(folder)
+
+    def dataset_json(self, path: str) -> tuple[DatasetJson, Sequence[Entry]]:
+        """What a ``dataset.json`` says, and the file itself where it is a link out of the input."""
+        return read_dataset_json(path), linked_out(path, self.root_real)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Folders and files that are names alone, as those of an upload are: no disk is asked for them.
+
+    Parameters
+    ----------
+    root : str
+        What their paths begin with; need not exist.
+    """
+
+    root: str
+    _files: dict[str, list[str]] = field(default_factory=dict)
+    _folders: dict[str, dict[str, None]] = field(default_factory=dict)
+    _texts: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, parts: Sequence[str], text: bytes | None = None) -> str | None:
+        """Add the file ``parts[-1]`` in the folders before it; ``text`` is what a ``dataset.json`` holds.
+
+        Returns
+        -------
+        str or None
+            Its path. None, and nothing is added, where a file or a folder of that path is there.
+        """
+        chain = [os.path.join(self.root, *parts[:depth]) for depth in range(len(parts) + 1)]
+        path = chain[-1]
+        if any(step in self._texts for step in chain) or path in self._folders:
+            return None
+        for folder, step, name in zip(chain, chain[1:], parts[:-1], strict=False):
+            self._folders.setdefault(folder, {})[name] = None
+            self._folders.setdefault(step, {})
+        self._folders.setdefault(chain[-2], {})
+        self._files.setdefault(chain[-2], []).append(parts[-1])
+        self._texts[path] = text or b""
+        return path
+
+    @property
+    def n_folders(self) -> int:
+        """How many folders there are, the root among them once it holds something."""
+        return len(self._folders)
+
+    def list_folder(self, folder: str) -> Listing:
+        """What lies directly in a folder, in natural order; of hidden names nothing is said."""
+        files, folders = (
+            [Entry(name, os.path.join(folder, name)) for name in sorted(names, key=natural_key) if _is_listed(name)]
+            for names in (self._files.get(folder, ()), self._folders.get(folder, ()))
+        )
+        return Listing(files, folders, [])
+
+    def earlier_run(self, folder: str) -> EarlierRun | None:
+        """None: names are no run's output."""
+        return None
+
+    def dataset_json(self, path: str) -> tuple[DatasetJson, Sequence[Entry]]:
+        """What a ``dataset.json`` says; it is no link."""
+        text = self._texts.get(path)
+        return (DatasetJson() if text is None else parse_dataset_json(path, text)), ()
+
+
+def _is_listed(name: str) -> bool:
+    return name not in NEVER and (not name.startswith(".") or name.startswith(".."))
+
+
+Places = Disk | Names
+__all__ = ["Disk", "Names", "Places"]
