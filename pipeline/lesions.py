@@ -22,12 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from pipeline.diameters import axial_diameters, slice_axis
+from pipeline.diameters import AxialDiameters, axial_diameters, slice_axis
 from transforms.postprocess import bounding_box, label_components, union_box
 from transforms.watershed import split_touching
 
 SIZE_CLASSES_ML = ((0.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, math.inf))
 """Classes of a reference lesion's volume; the lower end belongs to the class, the upper one does not."""
+
+_SPECK_VOXELS = 64
+"""Of a lesion's box: the diameters of one so small are measured once for all of its shape."""
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
@@ -189,11 +192,12 @@ def _in_words(low: float, high: float) -> str:
 
 def _matches(prediction: Labels, reference: Labels) -> dict[tuple[str, int], list[int]]:
     """(side, lesion) -> the other side's lesions that share a voxel with it, in rising order."""
-    shared = np.zeros((int(prediction.max(initial=0)) + 1, int(reference.max(initial=0)) + 1), bool)
     both = (prediction > 0) & (reference > 0)
-    shared[prediction[both], reference[both]] = True
+    n_reference = int(reference.max(initial=0)) + 1
+    # Not a table of every lesion with every other: of 100,000 on each side it would take 10 GB.
+    pairs = np.unique(prediction[both].astype(np.int64) * n_reference + reference[both])
     matches: dict[tuple[str, int], list[int]] = {}
-    for predicted, wanted in np.argwhere(shared).tolist():
+    for predicted, wanted in zip((pairs // n_reference).tolist(), (pairs % n_reference).tolist(), strict=True):
         matches.setdefault(("prediction", predicted), []).append(wanted)
         matches.setdefault(("reference", wanted), []).append(predicted)
     return matches
@@ -207,10 +211,16 @@ def _measured(labels: Labels, corner: NDArray[np.int64], grid: Grid) -> list[dic
     known = 1.0 if grid.spacing_known else math.nan
     matrix, axis = grid.affine[:3, :3], slice_axis(grid.affine)
     rows = []
+    sizes: dict[tuple[tuple[int, ...], bytes], AxialDiameters] = {}  # noise is made of the same few specks
     for number in range(1, int(labels.max()) + 1):
         box, voxels = of_all["bounding_boxes"][number], int(of_all["voxel_counts"][number])
         centroid = matrix @ (of_all["centroids"][number] + corner) + grid.affine[:3, 3]
-        size = axial_diameters(labels[box] == number, grid.affine, axis=axis)
+        lesion = labels[box] == number
+        speck = (lesion.shape, lesion.tobytes()) if lesion.size <= _SPECK_VOXELS else None
+        size = sizes.get(speck) if speck is not None else None
+        size = size or axial_diameters(lesion, grid.affine, axis=axis)
+        if speck is not None:
+            sizes[speck] = size
         row: dict[str, Any] = {"lesion": number, "voxels": voxels, "volume_ml": known * voxels * grid.voxel_volume_ml}
         row |= {f"centroid_{name}_mm": known * float(mm) for name, mm in zip("xyz", centroid, strict=True)}
         row |= {
