@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from data.errors import InputError
 from pipeline.surface_elements import (
     Mask,
     checked_pair,
@@ -53,6 +54,9 @@ from pipeline.surface_elements import (
 from transforms.postprocess import label_components
 
 Labels = NDArray[np.unsignedinteger]
+
+MOST_COMPARED_VOXELS = 2**31
+"""Of all lesions' boxes together, some minutes of work: 600 lesions within one predicted piece as large as a brain."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def lesionwise_scores(
     ------
     ValueError
         When a mask is not boolean, 2D or 3D, the shapes differ, or the spacing is not one positive number per axis.
+    InputError
+        When comparing lesion by lesion would take hours (:data:`MOST_COMPARED_VOXELS`).
     """
     return lesionwise_sets(prediction, reference, spacing_mm, {"": rules}, region)[""]
 
@@ -273,16 +279,31 @@ def _lesion_scores(
 
 def _lesion_pairs(lesions: Labels, components: Labels, matches: Mapping[int, list[int]]) -> Iterator[tuple[Mask, Mask]]:
     """The union of its matches and the lesion itself, for each matched lesion, in the smallest box with both."""
-    boxes, component_boxes = ndimage.find_objects(lesions), ndimage.find_objects(components)
+    own_boxes, component_boxes = ndimage.find_objects(lesions), ndimage.find_objects(components)
     chosen = np.zeros(len(component_boxes) + 1, bool)
-    for lesion, matched in matches.items():
-        parts = [boxes[lesion - 1], *(component_boxes[component - 1] for component in matched)]
-        box = tuple(
-            slice(min(cut.start for cut in cuts), max(cut.stop for cut in cuts)) for cuts in zip(*parts, strict=True)
+    boxes = {
+        lesion: _box_around([own_boxes[lesion - 1], *(component_boxes[component - 1] for component in matched)])
+        for lesion, matched in matches.items()
+    }
+    compared = sum(math.prod(cut.stop - cut.start for cut in box) for box in boxes.values())
+    if compared > MOST_COMPARED_VOXELS:
+        raise InputError(
+            f"{len(boxes)} reference lesions touch predicted pieces so large that comparing each with its own would take "
+            f"{compared} voxels, and {MOST_COMPARED_VOXELS} are the most; look at the masks, or leave the lesion-wise "
+            "metrics out"
         )
+    for lesion, matched in matches.items():
+        box = boxes[lesion]
         chosen[matched] = True
         yield chosen[components[box]], lesions[box] == lesion
         chosen[matched] = False
+
+
+def _box_around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box that holds all of these."""
+    return tuple(
+        slice(min(cut.start for cut in cuts), max(cut.stop for cut in cuts)) for cuts in zip(*boxes, strict=True)
+    )
 
 
 def _voxel_shares(prediction: Mask, reference: Mask, voxels: int) -> dict[str, float]:

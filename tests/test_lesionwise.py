@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from data.errors import InputError
 from pipeline.lesionwise import LESIONWISE, LesionwiseRules, dilate_18, lesionwise_scores, lesionwise_sets
 from pipeline.surface_elements import area_weighted_hd95_mm
 
@@ -445,3 +448,14 @@ def test_scores_stay_within_their_bounds_and_leave_the_masks_as_they_were(pair, 
         assert 0.0 <= got[key] <= 1.0
     assert 0.0 <= got["hd95_mm"] <= LESIONWISE[name].penalty_mm
     assert np.array_equal(prediction, before[0]) and np.array_equal(reference, before[1])
+
+
+def test_lesions_without_number_within_one_predicted_piece_are_refused_before_hours_of_work():
+    """27,000 lesions in a mask that is everything would each be compared in the whole volume."""
+    reference = np.zeros((150, 150, 150), bool)
+    for first, second, third in product((1, 2), repeat=3):
+        reference[first::5, second::5, third::5] = True  # 30 ** 3 cubes of 8 mm3
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"27000 reference lesions touch .* leave the lesion-wise metrics out"):
+        lesionwise_scores(np.ones_like(reference), reference, (1.0, 1.0, 1.0), LESIONWISE["brats2023-met"], "WT")
+    assert time.process_time() - start < 60
