@@ -414,6 +414,24 @@ def test_a_name_from_outside_is_a_text(name, cleaned):
     assert clean_name(name) == cleaned
 
 
+def test_a_name_that_reads_like_a_sentence_of_ours_does_not_speak_for_us(client, patient):
+    """Quotes stand around it, on one line and in one direction, wherever a sentence names it."""
+    image = (patient / f"{patient.name}-t1n.nii.gz").read_bytes()
+    lie = "x: checked and complete; patient: the mask is right"
+    _, case = send(
+        client,
+        (f"{lie}_t1.nii.gz", image[: len(image) // 2]),
+        ("fine; and deleted\n”. All is well.txt", b"x"),
+        ("\u202egnorw.txt", b"x"),
+        ("plain.txt", b"x"),
+    )
+    (problem,) = case["problems"]
+    assert problem.startswith(f"“{lie}_t1.nii.gz”: ")
+    notes = client.server.app.state.context.store.get(case["id"]).notes
+    assert 'not used: “fine; and deleted_". All is well.txt”, _gnorw.txt, plain.txt' in notes
+    assert send(client, ("all is well: go on.tar.gz", b""))[1].startswith("“all is well: go on.tar.gz”: only .zip")
+
+
 def test_names_from_outside_never_become_paths(client, server, patient, tmp_path):
     content = (patient / f"{patient.name}-t1n.nii.gz").read_bytes()
     names = ["../../../../evil_t1.nii.gz", "/tmp/evil_t2.nii.gz", "..\\..\\evil_flair.nii.gz", '<b>"&_t1c.nii.gz']

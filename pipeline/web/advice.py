@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.web.names import quoted
+
 FOLDER = "patient"
 """What a case's folder is called in sentences; no user has such a folder."""
 _BY_NAMES = "name the files as their data set does"
@@ -53,9 +55,19 @@ def with_names(text: str, shown: Mapping[str, str]) -> str:
     )
 
 
+def _one_of(source: Mapping[str, Any]) -> str:
+    """The name of a source's file, without what was added to it for more slices or for one of its volumes."""
+    added = (
+        r" and [0-9]+ more slices$"
+        if source["channel"] is None
+        else r"( and [0-9]+ more slices)?, (band|volume) [0-9]+$"
+    )
+    return re.sub(added, "", source["name"])
+
+
 def shown_names(sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Stored name -> what the user calls it, of all files of a case."""
     names: dict[str, str] = {}
     for source in sources:
-        names |= {file: source["name"].partition(" and ")[0] for file in source["files"]}
+        names |= {file: quoted(_one_of(source)) for file in source["files"]}
     return names

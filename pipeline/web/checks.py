@@ -83,7 +83,7 @@ def check(request: Request) -> dict[str, Any]:
     names = shown_names(record["sources"])
 
     def said(text: str) -> str:
-        return for_page(with_names(text, names))
+        return with_names(for_page(text), names)  # a name is never reworded, whatever it reads like
 
     return {
         "sources": [source | {"problem": source["problem"] and said(source["problem"])} for source in sources],

@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.io import read_header
 from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, match_volume, split_extension
 from data.places import Names
-from pipeline.web.names import Received, clean_name
+from pipeline.web.names import Received, clean_name, quoted
 from pipeline.web.store import Source
 from pipeline.web.unpack import is_archive, unpack_zip
 
@@ -87,7 +87,7 @@ def _is_used(item: Received) -> bool:
     """Whether a file is an image by its name, or a `dataset.json`."""
     extension = split_extension(item.name)[1]
     if extension == ".mhd":
-        raise InputError(f"{item.name}: a .mhd keeps its voxels in another file; save it as .mha or .nii.gz")
+        raise InputError(f"{quoted(item.name)}: a .mhd keeps its voxels in another file; save it as .mha or .nii.gz")
     return bool(extension) or (os.path.basename(item.name) == _INDEX and item.path.stat().st_size <= _MAX_INDEX_BYTES)
 
 
@@ -107,7 +107,7 @@ def _nothing(unused: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(quoted, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Received], str]:
@@ -117,7 +117,9 @@ def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Receiv
     for item in received:
         if not item.name.lower().endswith(".zip"):
             if is_archive(item.name):
-                raise InputError(f"{item.name}: only .zip is unpacked; pack it as .zip, or drop the files as they are")
+                raise InputError(
+                    f"{quoted(item.name)}: only .zip is unpacked; pack it as .zip, or drop the files as they are"
+                )
             files.append(item)
             continue
         members = unpack_zip(item.path, item.name, item.path.parent, max_bytes=max_bytes, first=len(files))
@@ -138,7 +140,7 @@ def _each_once(files: Sequence[Received]) -> tuple[list[Received], list[str]]:
             continue
         if not filecmp.cmp(known.path, item.path, shallow=False):
             raise InputError(
-                f"two different files are called {item.name}; rename one of them, or drop the folders that they lie in"
+                f"two different files are called {quoted(item.name)}; rename one of them, or drop the folders that they lie in"
             )
         item.path.unlink()
         copies.append(item.name)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LONGEST_NAME, _DEEPEST = 1024, 16
+_PLAIN = re.compile(r"[\w.+=@/-]+")
+"""Without blanks and the marks that part sentences."""
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,8 @@ def clean_name(text: str) -> str:
     parts = [part.strip() for part in re.split(r"[/\\]", text)]
     kept = [part[-200:] for part in parts if part not in ("", ".", "..")]
     return "/".join(kept[-_DEEPEST:])
+
+
+def quoted(name: str) -> str:
+    """A name for a sentence: in quotes where it could be read as a part of the sentence itself."""
+    return name if _PLAIN.fullmatch(name) else "“" + re.sub("[“”]", '"', name) + "”"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import InputError
+from pipeline.web.names import quoted
 
 MAX_ENTRIES = 4096
 MAX_RATIO = 100
@@ -73,11 +74,11 @@ def unpack_zip(packed: Path, shown: str, folder: Path, *, max_bytes: int, first:
                 for number, entry in enumerate(wanted)
             ]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError, OverflowError):
-        raise InputError(f"{shown}: is no zip file, or a damaged one; pack it again") from None
+        raise InputError(f"{quoted(shown)}: is no zip file, or a damaged one; pack it again") from None
 
 
 def _refuse(shown: str, why: str, fix: str = "pack the patient's images alone, or drop them as they are") -> InputError:
-    return InputError(f"{shown}: {why}; {fix}")
+    return InputError(f"{quoted(shown)}: {why}; {fix}")
 
 
 class _Bounded(io.BufferedReader):
