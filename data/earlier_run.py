@@ -5,20 +5,18 @@ A mask of ours bears its patient's name. Taken for a reference it would be score
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from data.naming import MODALITIES, VOLUME_EXTENSIONS, split_extension
+from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
 _STATE, _RECORD = ".state", "run.json"
 _KINDS = frozenset({"previews", "probabilities", "uncertainties", "images"})
 _RESULT = re.compile(r"seg|preview|(?:prob|uncertainty)_[A-Za-z0-9]+|" + "|".join(MODALITIES))
-_LARGEST_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -97,24 +95,17 @@ def _state_files(folder: str) -> list[str]:
 
 
 def _read(path: str) -> bytes:
-    """A regular file of at most 16 MiB, never a pipe; nothing otherwise."""
+    """A regular file of bounded size, never a pipe or a link; nothing otherwise."""
     try:
-        status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_BYTES:
-            return b""
-        with open(path, "rb") as file:
-            return file.read(_LARGEST_BYTES)
-    except OSError:
+        return b"" if os.path.islink(path) else read_regular_file(path, LARGEST_RECORD)
+    except (OSError, ValueError):
         return b""
 
 
 def _read_object(path: str) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path) or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return {} if os.path.islink(path) else read_json_object(path)
 
 
 def _real(inputs: Any) -> frozenset[str]:
-    return frozenset(os.path.realpath(path) for path in inputs) if isinstance(inputs, dict) else frozenset()
+    named = [path for path in inputs if "\0" not in path] if isinstance(inputs, dict) else []
+    return frozenset(map(os.path.realpath, named))

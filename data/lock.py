@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
+from data.regular_file import read_json
 from data.write import is_temporary_name
 
 try:
@@ -269,9 +270,10 @@ def _describe(descriptor: int, path: Path) -> None:
 def _read_owner(path: Path) -> Owner | None:
     """None where the file says nothing sensible: it is anybody's."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        with open(path, "rb") as file:
-            said: Any = json.loads(file.read(4096))
-        return Owner(int(said["pid"]), str(said["host"]), str(said["since"]), str(said["started"]))
+        said: Any = read_json(path, 4096)
+        pid, texts = said["pid"], [said[key] for key in ("host", "since", "started")]
+        if type(pid) is int and 0 < pid < 2**31 and all(isinstance(t, str) and t.isprintable() for t in texts):
+            return Owner(pid, *texts)
     return None
 
 

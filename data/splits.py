@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
+from data.regular_file import read_json
 from data.strict_yaml import read_strict_yaml
 
 log = logging.getLogger(__name__)
 
 SAME_PATIENT = Path(__file__).with_name("same_patient.yaml")
 """Patients who stand in several sets under several names."""
+LARGEST_FILE = 2**24
+"""Bytes of a split: some 500,000 ids."""
 _REMARKS = ("data", "rule")
 """Keys of a split file that explain it to a person."""
 
@@ -180,10 +183,10 @@ def read_split(path: Path) -> Split:
         two lists.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_double_keys)
+        content = read_json(path, LARGEST_FILE)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except (ValueError, RecursionError) as error:  # also of the decoding
+    except ValueError as error:  # also of the decoding
         raise UsageError(f"{path}: is not a valid JSON file ({error}); correct it") from None
     names = [field.name for field in fields(Split)]
     if not isinstance(content, dict) or not {"train", "validation"} <= set(content):
@@ -228,17 +231,10 @@ def listed(ids: Sequence[str], most: int = 5) -> str:
     return ", ".join(ids[:most]) + rest
 
 
-def _without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if twice := {key for key in keys if keys.count(key) > 1}:
-        raise ValueError(f"the key {', '.join(sorted(twice))} is said twice")
-    return dict(pairs)
-
-
 def _read_ids(ids: Any, name: str, path: Path) -> tuple[str, ...]:
     if not isinstance(ids, list) or not all(isinstance(case_id, str) and case_id for case_id in ids):
         raise UsageError(f"{path}: {name} must be a list of case ids")
-    if twice := sorted({case_id for case_id in ids if ids.count(case_id) > 1}):
+    if twice := sorted(case_id for case_id, times in Counter(ids).items() if times > 1):
         raise UsageError(f"{path}: {name} names {listed(twice)} twice; keep one")
     return tuple(ids)
 

@@ -1,4 +1,4 @@
-"""YAML files of ours, read strictly: plain data only, and no key said twice."""
+"""YAML files of ours, read strictly: plain data only, no key said twice, no aliases, a few levels deep."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from data.regular_file import read_regular_file
+
+LARGEST_FILE = 2**20
+"""Bytes; a recipe has some 3000."""
+DEEPEST = 32
+"""Levels of lists and mappings; a recipe of a cascade has 6."""
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
+"""What PyYAML lets through of a scalar that is not what its tag says: the 13th month, 5000 digits."""
 
 
 def read_strict_yaml(path: Path) -> dict[Any, Any]:
@@ -25,14 +34,24 @@ def read_strict_yaml(path: Path) -> dict[Any, Any]:
     Raises
     ------
     ValueError
-        The file is no YAML, not a mapping, or says a key twice (PyYAML alone would keep the last, in silence).
+        The file is no regular one or larger than 1 MiB, no YAML, no mapping, says a key twice (PyYAML alone would keep
+        the last, in silence), uses an alias (a few lines of which unpack to gigabytes), or is nested too deep.
+    OSError
+        It cannot be read.
     """
-    text = path.read_text(encoding="utf-8")
+    text = _read_text(path)
     try:
+        _refuse_aliases_and_depth(text, path)
         _refuse_double_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except _UNREADABLE as error:
+        detail = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path} is not valid YAML: a number or date in it cannot be read ({detail})") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -55,7 +74,7 @@ def line_of(path: Path, location: Sequence[str | int]) -> int | None:
     int or None
         Of the key; of the item in a list. None where not even the first step is in the file.
     """
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    node = yaml.compose(_read_text(path), Loader=yaml.SafeLoader)
     line = None
     for step in location:
         if isinstance(node, yaml.MappingNode):
@@ -69,6 +88,27 @@ def line_of(path: Path, location: Sequence[str | int]) -> int | None:
         (marked, node), *_ = found
         line = marked.start_mark.line + 1
     return line
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_regular_file(path, LARGEST_FILE).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; give a YAML file") from None
+
+
+def _refuse_aliases_and_depth(text: str, path: Path) -> None:
+    """By PyYAML's events, which come one by one: what is built of them is built by recursion."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"{path}, line {line}: the alias *{event.anchor} is not read; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"{path}, line {line}: is nested more than {DEEPEST} levels deep; correct it")
 
 
 def _refuse_double_keys(node: yaml.Node | None, path: Path) -> None:

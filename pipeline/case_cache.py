@@ -7,8 +7,12 @@ and recipe, nothing in it is ever out of date, and two runs that write the same 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
+import math
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from data.case import folder_name
-from data.errors import UsageError
+from data.errors import InputError, UsageError
+from data.regular_file import open_regular_file
 from data.stream import open_regular, plain
 from data.write import atomic_write
 
 log = logging.getLogger(__name__)
 
+LARGEST_ARRAY = 2**28
+"""Bytes of an array in an .npz file: that of the cubes at hand with most lesions has 20 MB."""
 FORMAT = 2
 """Raise it whenever the same files and recipe are to give other arrays: older ones are then made anew."""
 
@@ -77,25 +84,52 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
         The file is there and cannot be read.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with open_regular_file(path) as (file, size):
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("of another format")
+            found, fortran, kind = np.lib.format.read_array_header_1_0(file)
+            fits = len(found) == len(shape) and all(
+                n > 0 and n == (wanted or n) for n, wanted in zip(found, shape, strict=True)
+            )
+            start = file.tell()
+            if not fits or fortran or kind != np.dtype(dtype) or size != start + math.prod(found) * kind.itemsize:
+                raise ValueError("not a whole array of the kind that belongs here")
+            return np.memmap(file, kind, "r", start, found)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check it, or choose another cache") from None
     except Exception as error:  # numpy lets through whatever its parser of a damaged header comes upon
-        log.warning("%s: damaged (%s), made again", path, error)
+        log.warning("%s: damaged (%s), made again", path, str(error)[:200])
         return None
-    if (
-        isinstance(array, np.memmap)
-        and array.dtype == np.dtype(dtype)
-        and array.flags.c_contiguous
-        and len(array.shape) == len(shape)
-        and all(n > 0 and n == (wanted or n) for n, wanted in zip(array.shape, shape, strict=True))
-        and path.stat().st_size == array.offset + array.nbytes
-    ):
-        return array
-    log.warning("%s: damaged (not a whole array of the kind that belongs here), made again", path)
-    return None
+
+
+def read_npz(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
+    """Arrays of an ``.npz`` file, none larger than `LARGEST_ARRAY`, whatever the file declares.
+
+    Raises
+    ------
+    data.errors.InputError
+        It is no regular file, no such archive, lacks an array, or one is too large.
+    """
+    try:
+        with open_regular_file(path) as (file, _), zipfile.ZipFile(file) as archive:
+            return [_read_member(archive, name) for name in names]
+    except Exception as error:  # numpy and zipfile let through whatever they come upon in a damaged file
+        raise InputError(f"{path}: holds no {', '.join(names)} ({str(error)[:200]}); copy it again") from None
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as member:
+        content = io.BytesIO(member.read(LARGEST_ARRAY + 1))
+    size = len(content.getbuffer())
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, kind = read_header[np.lib.format.read_magic(content)](content)
+    # numpy alone would take the memory that the header asks for before it finds that the bytes are not there.
+    if size > LARGEST_ARRAY or size != content.tell() + math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{name} has {size} bytes, and declares {shape} of {kind}; the most are {LARGEST_ARRAY}")
+    content.seek(0)
+    return np.load(content, allow_pickle=False)
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,13 +17,12 @@ from data.io import MAX_VOXELS, read_header
 from data.labels import REGIONS
 from data.naming import MODALITIES
 from data.recognise import ConventionChoice
+from data.regular_file import open_regular_file
 from pipeline.checkpoint import Checkpoint
 
 Row = dict[str, Any]
 STATE_FOLDER = ".state"
 """Below the output folder: one JSON file a finished case, which says what it was made from."""
-STATE_TABLES = ("regions", "lesions")
-"""In it: the case's rows of metrics.csv and of lesions.csv, without the column ``case``."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,18 @@ def task_path(task: CaseTask, what: str) -> Path:
 
 
 def require_own_folders(task: CaseTask) -> None:
-    """Refuse a link in the place of a folder of results: it would be written through, and cleaned, where it leads.
+    """Refuse a link in the place of a folder of results, and a folder in the place of a file.
+
+    The one would be written through, and cleaned, where it leads; the other can neither be replaced nor removed.
 
     Raises
     ------
     data.errors.UsageError
     """
-    paths = (result_path(task.output, task.folder, what, flat) for what in RESULTS for flat in (False, True))
+    paths = [result_path(task.output, task.folder, what, flat) for what in RESULTS for flat in (False, True)]
+    for path in (*paths, state_path(task)):
+        if path.is_dir() and not path.is_symlink():
+            raise UsageError(f"{path}: a folder is in the place of a file that the run writes; remove it")
     for folder in dict.fromkeys(path.parent for path in paths):
         if folder != task.output and folder.is_symlink():
             raise UsageError(f"{folder}: is a symbolic link, and what is written stays in --output; remove the link")
@@ -122,8 +125,9 @@ def remove_results(task: CaseTask, keep: Collection[str] = ()) -> None:
     state_path(task).unlink(missing_ok=True)
 
 
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
+def sha256_of(path: Path, largest: int | None = None) -> str:
+    """SHA-256 of a regular file of at most ``largest`` bytes. Raises ValueError for another, and OSError."""
+    with open_regular_file(path, largest) as (file, _):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -160,44 +164,3 @@ def metadata_version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def finished_row(task: CaseTask, key: str) -> Row | None:
-    """The row of an earlier run that made this very result, when its files are still there and the mask is unchanged.
-
-    A state file of an older version, which lacks the rows of the other tables or the files, is of no finished case.
-    """
-    state = read_state(state_path(task))
-    mask = result_path(task.output, task.folder, "seg", task.options.flat)
-    if state.get("key") != key or not mask.is_file() or sha256_of(mask) != state.get("mask_sha256"):
-        return None
-    if not (
-        isinstance(state.get("row"), dict) and all(isinstance(state.get(t), list) for t in (*STATE_TABLES, "files"))
-    ):
-        return None
-    if not all((task.output / str(name)).is_file() for name in state["files"]):
-        return None
-    return numbers_of(state["row"])
-
-
-def numbers_of(row: Row) -> Row:
-    """A row of the state file with NaN for ``null`` again, but where that is the answer: a lesion without a reference."""
-    return {name: math.nan if value is None and name != "detected" else value for name, value in row.items()}
-
-
-def plain_json(value: Any) -> Any:
-    """What the state file keeps of a value: numpy's numbers as Python's, NaN and infinity, which JSON lacks, as ``null``."""
-    if isinstance(value, dict):
-        return {str(key): plain_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_json(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import CheckpointError, InputError, UsageError
 from data.io import read_header, write_bytes_atomically
-from pipeline.sealed_file import NO_DIGEST, SealedHeader, format_of, read_regular_file, read_seal, seal
+from data.regular_file import parse_json, read_regular_file
+from pipeline.sealed_file import NO_DIGEST, SealedHeader, format_of, read_seal, read_sealed_file, seal
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `models` needs none of it
     import torch
@@ -32,6 +33,8 @@ CARD_KEYS = ("trained_on", "held_out", "scores", "licence", "date", "command", "
 """The last two since 0.6 (pipeline.provenance); a card without them does not say."""
 LARGEST_FILE = 2**31
 """Bytes of a model file: a thousand million weights. A larger one is refused before it is read."""
+LONGEST_NAME = 1000
+"""Letters of a name in a card: some come into a table or a sentence. The longest are fingerprints, of 128."""
 COPY_AGAIN = "copy it again from its source"
 
 
@@ -172,9 +175,9 @@ def _opened(path: Path, _state_of_the_file: tuple[int, ...]) -> Checkpoint:
     """Once for each state of a file: every case asks for its model."""
     _, header = _read_sealed(path)
     try:
-        settings, card = json.loads(header.metadata["config"]), json.loads(header.metadata["card"])
+        settings, card = parse_json(header.metadata["config"]), parse_json(header.metadata["card"])
         _check_kinds(settings, card)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({str(error)[:100]!r}); {COPY_AGAIN}") from None
     return Checkpoint(path, path.stem, settings, card, header.sha256)
 
@@ -182,29 +185,34 @@ def _opened(path: Path, _state_of_the_file: tuple[int, ...]) -> Checkpoint:
 def _check_kinds(settings: Any, card: Any) -> None:
     """What is used without torch, and so before the settings are checked as a recipe. ValueError, TypeError, KeyError."""
     network, window, scores = settings["network"], settings["window"], card.get("scores", {})
-    if settings.get("first") is not None and not isinstance(
-        settings["first"]["recipe"]["network"]["architecture"], str
-    ):
-        raise ValueError("a part of it is of the wrong kind")
     lists = (settings["modalities"], settings["regions"], card.get("held_out", []), window.get("planes", []))
-    names = [settings["convention"], network["architecture"], *(name for part in lists for name in part)]
+    names = [settings["convention"], network["architecture"], *(name for part in lists for name in part), *scores]
+    if settings.get("first") is not None:
+        names.append(settings["first"]["recipe"]["network"]["architecture"])
     for cases in card.get("learnt_from", {}).values():
-        names += [text for prints in cases.values() for text in prints.values()]
-    for parent in card.get("parents", ()):
-        names += parent.values()
+        names += [text for name, prints in cases.items() for text in (name, *prints, *prints.values())]
+    for model in (*card.get("parents", ()), *card.get("soup", ())):
+        names += model.values()
+    remarks = [card.get(key, "") for key in ("trained_on", "licence", "date", "command")]
     if (
         not all(isinstance(part, dict) for part in (settings, network, window, card, scores))
         or not all(isinstance(part, list) for part in lists)
-        or not all(isinstance(name, str) for name in names)
-        or not all(isinstance(value, int | float) for value in (network["spatial_dims"], *scores.values()))
+        or not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in names)
+        or not all(isinstance(remark, str) for remark in remarks)
+        or not all(_is_number(value) for value in (network["spatial_dims"], *scores.values()))
     ):
         raise ValueError("a part of it is of the wrong kind")
+
+
+def _is_number(value: Any) -> bool:
+    """What a table can hold: finite, and no whole number beyond any float."""
+    return type(value) in (int, float) and abs(value) < 1e15
 
 
 def _read_sealed(path: Path) -> tuple[bytes, SealedHeader]:
     """A model file's bytes and header, the digest checked. Raises :class:`data.errors.CheckpointError`."""
     try:
-        content = read_regular_file(path, LARGEST_FILE)
+        content = read_sealed_file(path, LARGEST_FILE)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except ValueError as error:

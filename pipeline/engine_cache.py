@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data.io import write_bytes_atomically
-from pipeline.sealed_file import read_regular_file, read_seal, seal
+from pipeline.sealed_file import read_seal, read_sealed_file, seal
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def load(identity: Identity) -> tuple[str, np.ndarray] | None:
         return None
     try:
         _require_ours(path)
-        content = read_regular_file(path, LARGEST)
+        content = read_sealed_file(path, LARGEST)
         header = read_seal(content)
         if any(header.metadata.get(key) != value for key, value in _about(identity).items()):
             raise ValueError("was made from something else")

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import UsageError
+from data.errors import CheckpointError, UsageError
 from pipeline.schedule import cools_down
 from pipeline.train import Trainee, is_over
 from pipeline.training_state import load_state
@@ -48,7 +48,7 @@ def extend(trainee: Trainee, earlier: TrainingConfig, now: TrainingConfig, outpu
     finished = is_over(trainee, earlier)
     if _cooled(trainee, earlier, len(trainee.records)):
         if (before := _before_cooldown(trainee, output)) is not None:
-            trainee.restore(before)
+            restore(trainee, before, output / BEFORE_COOLDOWN)
             log.info("going on after epoch %d, before the cool-down", len(trainee.records))
         else:
             trainee.restart_schedule()
@@ -60,6 +60,21 @@ def extend(trainee: Trainee, earlier: TrainingConfig, now: TrainingConfig, outpu
             "raise training.epochs in the recipe"
         )
     return True
+
+
+def restore(trainee: Trainee, state: Any, path: Path) -> None:
+    """Take the trainee to a state that was read from ``path``.
+
+    Raises
+    ------
+    data.errors.CheckpointError
+        It is of another form: a file that was sealed by hand may hold anything.
+    """
+    try:
+        trainee.restore(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: cannot go on from it ({reason}); start again in another folder") from None
 
 
 def enters_cooldown(trainee: Trainee, training: TrainingConfig) -> bool:
@@ -85,6 +100,6 @@ def _before_cooldown(trainee: Trainee, output: Path) -> dict[str, Any] | None:
     path = output / BEFORE_COOLDOWN
     if not path.is_file():
         return None
-    before: dict[str, Any] = load_state(path)["trainee"]
-    own = trainee.state()["records"]
-    return before if before["records"] == own[: len(before["records"])] else None
+    before, own = load_state(path).get("trainee"), trainee.state()["records"]
+    records = before.get("records") if isinstance(before, dict) else None
+    return before if isinstance(records, list) and records == own[: len(records)] else None

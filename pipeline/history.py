@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UsageError
 from data.labels import REGIONS
+from data.regular_file import read_regular_file
 from data.write import write_bytes_atomically, write_text_atomically
 from pipeline.colours import REGION_COLOURS
+from pipeline.tables import LARGEST_TABLE, csv_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,16 +89,16 @@ def write_history(records: Sequence[EpochRecord], path: Path) -> None:
     None or NaN is an empty cell, but a training loss that is NaN is written ``nan``: it was measured.
     """
     regions = _regions(records)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *(_DICE + region for region in regions)])
+    lines = [csv_line([*_COLUMNS, *(_DICE + region for region in regions)])]
     for record in records:
-        # numpy's and torch's scalars become Python's own, whose repr is exact.
-        row = [str(int(getattr(record, name))) for name in _COUNTS]
-        row += [repr(float(getattr(record, name))) for name in _ALWAYS]
+        measured = [float(getattr(record, name)) for name in _ALWAYS]
+        row: list[Any] = [
+            *(int(getattr(record, name)) for name in _COUNTS),
+            *("nan" if math.isnan(m) else m for m in measured),
+        ]
         row += [_cell(getattr(record, name)) for name in _VALIDATION]
-        writer.writerow(row + [_cell(record.dice.get(region)) for region in regions])
-    write_text_atomically(path, table.getvalue())
+        lines.append(csv_line([*row, *(_cell(record.dice.get(region)) for region in regions)]))
+    write_text_atomically(path, "".join(lines))
 
 
 def read_history(path: Path) -> list[EpochRecord]:
@@ -110,8 +112,8 @@ def read_history(path: Path) -> list[EpochRecord]:
         It could not be read.
     """
     try:
-        rows = list(csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8"), newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(io.StringIO(read_regular_file(path, LARGEST_TABLE).decode("utf-8"), newline="")))
+    except (ValueError, csv.Error) as error:
         raise UsageError(f"{path}: not a table in UTF-8 ({error}); {_FIX}") from None
     header = rows[0] if rows else []
     if {name for name in header if not name.startswith(_DICE)} != set(_COLUMNS) or len(set(header)) != len(header):
@@ -134,8 +136,8 @@ def _record(path: Path, line: int, header: Sequence[str], row: Sequence[str]) ->
         raise UsageError(f"{path}: line {line} is {','.join(row)[:200]!r}: {error}; {_FIX}") from None
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else repr(float(value))
+def _cell(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _regions(records: Iterable[EpochRecord]) -> list[str]:

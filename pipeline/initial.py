@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from data.errors import UsageError
+from data.regular_file import open_regular_file
 from networks import build_network, stages_of
 from networks.vgg19_unet import VGG19UNet, load_vgg19_bn
 from pipeline.checkpoint import open_checkpoint
@@ -46,7 +47,10 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
                 "take a recipe of vgg19_unet, or a model of ours"
             )
         try:
-            load_vgg19_bn(network, Path(source))
+            with open_regular_file(source):  # a fifo is not waited for
+                load_vgg19_bn(network, Path(source))
+        except OSError as error:
+            raise UsageError(f"--init {source}: not readable ({error.strerror or error}); check the path") from None
         except ValueError as error:
             raise UsageError(f"--init {error}") from None
         return network

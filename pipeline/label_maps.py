@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import os
 import re
@@ -14,12 +12,14 @@ from typing import Any
 
 from data.case import Case, ImageSource, discover_cases, folder_name, unique_folder_names
 from data.errors import UsageError
-from pipeline.tables import text_cell
+from data.regular_file import read_json_object
+from pipeline.tables import read_columns, text_cell
 
 logger = logging.getLogger(__name__)
 
 _EXTENSIONS = (".nii.gz", ".nii", ".mha", ".mhd")
 _SUFFIX = re.compile(r"[_-](seg|segm|segmentation|mask|label|pred|prediction)$", re.IGNORECASE)
+_REPORTED = ("model", "reason", "status", "seconds")
 _PROBABILITY = re.compile(r"_prob_[A-Z]+$")
 
 
@@ -79,23 +79,23 @@ def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap
 def _from_report(root: Path) -> list[LabelMap]:
     """The label maps that a segmentation run's report.csv names, also those that it could not write; [] without one."""
     try:
-        with (root / "report.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        rows = read_columns(root / "report.csv", ("case", "folder", "convention"), _REPORTED)
+    except FileNotFoundError:
         return []
-    if not rows or not {"case", "folder", "convention"} <= rows[0].keys():
+    except (OSError, ValueError) as error:
+        logger.warning("%s: not used (%s)", root / "report.csv", getattr(error, "strerror", None) or error)
         return []
     found = []
     run = _run_record(root)
     for row in rows:
         case_id, folder, convention, model, reason, status = (
-            row.get(name) or "" for name in ("case", "folder", "convention", "model", "reason", "status")
+            row[name] for name in ("case", "folder", "convention", "model", "reason", "status")
         )
         # What lies there after a failure is left from an earlier run, of who knows what.
         path = None if status == "error" else _reported_path(root, folder)
         source = None if path is None else ImageSource((path,))
         missing = f"its report.csv says: {reason}" if reason else "the file that its report.csv names is not there"
-        case, seconds = _bare_case(case_id, root / folder, source), _number(row.get("seconds"))
+        case, seconds = _bare_case(case_id, root / folder, source), _number(row["seconds"])
         found.append(LabelMap(case, folder, missing, convention, model, seconds, **_recorded(run.get(case_id))))
     # Masks that were put there since are patients too.
     named = {name for item in found for name in (item.case.case_id, item.folder, item.folder.removeprefix("'"))}
@@ -105,10 +105,7 @@ def _from_report(root: Path) -> list[LabelMap]:
 
 def _run_record(root: Path) -> Mapping[str, Any]:
     """What a segmentation run's run.json says of each case; nothing where it is not there or not readable."""
-    try:
-        cases = json.loads((root / "run.json").read_text(encoding="utf-8")).get("cases", {})
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return {}
+    cases = read_json_object(root / "run.json").get("cases")
     return cases if isinstance(cases, dict) else {}
 
 
@@ -125,7 +122,7 @@ def _recorded(record: Any) -> dict[str, Any]:
     missing = record["missing"] if isinstance(record.get("missing"), list) else []
     return {
         "images": images,
-        "stages": {str(name): float(spent) for name, spent in stages.items() if isinstance(spent, int | float)},
+        "stages": {str(name): float(spent) for name, spent in stages.items() if _is_time(spent)},
         "missing_images": tuple(map(str, missing)),
     }
 
@@ -137,11 +134,17 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str) -> float | None:
+    """A time; None for what is none."""
     try:
-        return float(text or "")
+        seconds = float(text)
     except ValueError:
         return None
+    return seconds if _is_time(seconds) else None
+
+
+def _is_time(seconds: Any) -> bool:
+    return type(seconds) in (int, float) and 0 <= seconds < 1e9
 
 
 def _reported_path(root: Path, folder: str) -> Path | None:

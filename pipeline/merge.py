@@ -8,25 +8,26 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.case import unique_folder_names
 from data.errors import UsageError
 from data.lock import output_lock
 from data.recognise import ConventionChoice
+from data.regular_file import open_regular_file
 from data.write import atomic_write
 from pipeline.case_task import (
     CaseTask,
-    read_state,
     remove_results,
     result_names,
-    result_path,
-    sha256_of,
     state_path,
 )
 from pipeline.segment import clean_output, report_of, write_results
 from pipeline.shards import FinishedShard, ShardCase, read_shard
 from pipeline.staging import stage
+from pipeline.state_file import read_state, results_are_there
 from pipeline.tables import write_table
 
 if TYPE_CHECKING:
@@ -142,11 +143,13 @@ def _require_all_parts(parts: Sequence[FinishedShard]) -> None:
             )
         there[part.shard.number] = part.folder
     n_parts, total = parts[0].shard.of, parts[0].n_patients
-    if missing := [number for number in range(1, n_parts + 1) if number not in there]:
+    # Not all that are missing: a part may say that it is one of a thousand millions.
+    if missing := list(islice((number for number in range(1, n_parts + 1) if number not in there), LISTED)):
+        unlisted = n_parts - len(there) - len(missing)
         lacking = total - sum(len(part.cases) for part in parts)
         raise UsageError(
-            f"part {', '.join(f'{n}/{n_parts}' for n in missing[:LISTED])}"
-            f"{f' and {len(missing) - LISTED} more' if len(missing) > LISTED else ''} is missing, and with it {lacking} of "
+            f"part {', '.join(f'{n}/{n_parts}' for n in missing)}"
+            f"{f' and {unlisted} more' if unlisted else ''} is missing, and with it {lacking} of "
             f"{total} patients; give its folder, or run `segment --shard {missing[0]}/{n_parts}`"
         )
 
@@ -160,8 +163,14 @@ def _require_each_once(found: Sequence[tuple[ShardCase, FinishedShard]]) -> None
         counts = Counter(names)
         if twice := [entry.case.case_id for (entry, _), name in zip(found, names, strict=True) if counts[name] > 1]:
             raise UsageError(f"{_listed(dict.fromkeys(twice))} {what}; run `segment --shard` again for all parts")
-    if [entry.index for entry, _ in found] != list(range(found[0][1].n_patients if found else 0)):
-        raise UsageError("the parts are not what their runs left (patients are missing); run `segment --shard` again")
+    ids = [entry.case.case_id for entry, _ in found]
+    folders = unique_folder_names(ids)
+    wanted = [(index, folders[case_id]) for index, case_id in enumerate(ids)]
+    n_patients = found[0][1].n_patients if found else 0
+    if len(ids) != n_patients or [(entry.index, entry.folder) for entry, _ in found] != wanted:
+        raise UsageError(
+            "the parts are not what their runs left (patients are missing, or have other folders); run `segment --shard` again"
+        )
 
 
 def _require_unchanged(found: Sequence[tuple[ShardCase, FinishedShard]]) -> None:
@@ -179,13 +188,7 @@ def _is_unchanged(entry: ShardCase, part: FinishedShard) -> bool:
         return False
     if not entry.mask_sha256:
         return True
-    names, files = result_names(task), state.get("files", ())
-    mask = result_path(part.folder, task.folder, "seg", task.options.flat)
-    return (
-        all(name in names and (part.folder / name).is_file() for name in files)
-        and mask.relative_to(part.folder).as_posix() in files
-        and sha256_of(mask) == entry.mask_sha256
-    )
+    return results_are_there(task, state)
 
 
 def _task(entry: ShardCase, output: Path, part: FinishedShard) -> CaseTask:
@@ -209,7 +212,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one that has no links, or too many of this file
-        with open(source, "rb") as file, atomic_write(target) as copy:
+        with open_regular_file(source) as (file, _), atomic_write(target) as copy:
             shutil.copyfileobj(file, copy)
 
 

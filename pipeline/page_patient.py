@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data.labels import REGIONS
+from data.regular_file import read_regular_file
 from pipeline.charts import sort_regions
 from pipeline.markup import (
     as_number,
@@ -28,6 +29,9 @@ Row = dict[Any, Any]
 Picture = Path | Mapping[str, Path]
 
 LESIONS_SHOWN = 20
+LARGEST_PICTURE, LONGEST_SIDE = 2**24, 2**13
+"""Bytes, and pixels of a side, of a picture that comes onto the page: ours have 0.5 MB and 1000 to 2000."""
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _SCORES = ("dice", "hd95_mm", "nsd", "assd_mm", "sensitivity", "precision")
 _VOLUMES = ("volume_ml_prediction", "volume_ml_reference", "volume_error_ml", "volume_error_percent")
 _SIZES = ("volume_ml", "diameter_mm", "perpendicular_mm", "bidimensional_mm2")
@@ -163,11 +167,21 @@ def _pictures(case: str, picture: Picture | None, lazy: bool) -> str:
     named = picture if isinstance(picture, Mapping) else {"": picture} if picture is not None else {}
     shown = []
     for system, path in named.items():
-        if Path(path).is_file():
+        if (content := read_png(path)) is not None:
             alt = escape(f"Three planes through the largest lesion of {case}{f', {system}' if system else ''}")
             caption = f"<figcaption>{escape(system)}</figcaption>" if system else ""
-            shown.append(f"<figure>{embed_png(Path(path).read_bytes(), alt, lazy)}{caption}</figure>")
+            shown.append(f"<figure>{embed_png(content, alt, lazy)}{caption}</figure>")
     return f'<div class="pictures">{"".join(shown)}</div>' if len(shown) > 1 else "".join(shown)
+
+
+def read_png(path: Path) -> bytes | None:
+    """A picture as a run writes it beside a mask; None where there is none, or where something else lies in its place."""
+    try:
+        content = read_regular_file(path, LARGEST_PICTURE)
+    except (OSError, ValueError):
+        return None
+    sides = [int.from_bytes(content[at : at + 4], "big") for at in (16, 20)]
+    return content if content.startswith(_PNG) and all(0 < side <= LONGEST_SIDE for side in sides) else None
 
 
 def embed_png(content: bytes, alt: str, lazy: bool = False) -> str:

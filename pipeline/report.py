@@ -14,7 +14,7 @@ from data.write import atomic_write
 from pipeline import __version__
 from pipeline.markup import STYLE, escape, number, status_badge
 from pipeline.page_overview import charts_section, comparison_section, detection_section, summary_section
-from pipeline.page_patient import Patient, Picture, embed_png, gather_patients, patient_section
+from pipeline.page_patient import Patient, Picture, embed_png, gather_patients, patient_section, read_png
 from pipeline.viewer import View, script_policy, viewer_panel, viewer_scripts
 
 UNFOLDED = 30
@@ -146,10 +146,13 @@ def _thumbnail(picture: Picture | None, case: str) -> str:
     from PIL import Image
 
     path = next(iter(picture.values()), None) if isinstance(picture, Mapping) else picture
-    if path is None or not Path(path).is_file():
+    if path is None or (content := read_png(path)) is None:
         return ""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            small = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError):  # damaged, or no picture of a run
+        return ""
     small.thumbnail((560, 560))
     buffer = io.BytesIO()
     small.quantize(96, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from data.regular_file import open_regular_file, parse_json
 
 LARGEST_HEADER = 2**22
 """Bytes. Parsed JSON takes up to some forty times its text; a header of ours has 20 to 200 kB."""
@@ -47,23 +47,20 @@ class SealedHeader:
     sha256: str
 
 
-def read_regular_file(path: Path, largest: int | None = None) -> bytes:
-    """All bytes of a file; a fifo or a device is not waited for.
+def read_sealed_file(path: Path, largest: int) -> bytes:
+    """All bytes of a file of at most ``largest``, read only where its first eight fit a header.
 
     Raises
     ------
     OSError
         It cannot be read.
     ValueError
-        It is no regular file, or has more than ``largest`` bytes; the text is the reason, without the path.
+        It is no regular file, too large, or begins as no safetensors file does; the text is the reason, without the path.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is no file of bytes")
-        if largest is not None and status.st_size > largest:
-            raise ValueError(f"has {status.st_size} bytes, more than the {largest} that a model may have")
-        return file.read(status.st_size)
+    with open_regular_file(path, largest) as (file, size):
+        _header_end(file.read(8), size)
+        file.seek(0)
+        return file.read(size)
 
 
 def seal(content: bytes, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -118,37 +115,30 @@ def format_of(content: bytes) -> str | None:
 
 def _digest_at(content: bytes) -> int:
     """Where the digits begin."""
-    places = [match.start(1) for match in _DIGEST.finditer(content, 8, _header_end(content))]
+    places = [match.start(1) for match in _DIGEST.finditer(content, 8, _header_end(content, len(content)))]
     if len(places) != 1:
         raise ValueError(NO_DIGEST)
     return places[0]
 
 
-def _header_end(content: bytes) -> int:
+def _header_end(content: bytes, size: int) -> int:
     length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or not 2 <= length <= min(len(content) - 8, LARGEST_HEADER):
-        raise ValueError(f"not readable as safetensors (a header of {length} bytes in a file of {len(content)})")
+    if size < 8 or not 2 <= length <= min(size - 8, LARGEST_HEADER):
+        raise ValueError(f"not readable as safetensors (a header of {length} bytes in a file of {size})")
     return 8 + length
 
 
 def _header(content: bytes) -> tuple[dict[str, Any], int]:
     """The header and the byte behind it; the metadata is text, and every other entry is for :func:`_table` to check."""
-    end = _header_end(content)
+    end = _header_end(content, len(content))
     try:
-        header = json.loads(content[8:end].decode(), object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(content[8:end])
+    except ValueError as error:
         raise ValueError(f"not readable as safetensors ({' '.join(str(error).split())[:80]})") from None
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("not readable as safetensors (its metadata is no table of texts)")
     return header, end
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # two readers might take different ones
-        raise ValueError("a key stands there twice")
-    return found
 
 
 def _table(entries: Mapping[str, Any], n_bytes: int) -> dict[str, tuple[str, tuple[int, ...]]]:

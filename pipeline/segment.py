@@ -21,12 +21,9 @@ from data.recognise import ConventionChoice, choose_conventions
 from pipeline.allocation import tune_malloc
 from pipeline.case_task import (
     STATE_FOLDER,
-    STATE_TABLES,
     CaseTask,
     Row,
     SegmentOptions,
-    numbers_of,
-    read_state,
     state_path,
 )
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
@@ -42,6 +39,7 @@ from pipeline.segment_page import write_segment_page
 from pipeline.shards import Shard, record_path, write_shard_record
 from pipeline.stages import Listener, listening
 from pipeline.staging import staging_folder
+from pipeline.state_file import STATE_TABLES, numbers_of, read_state
 from pipeline.statistics import summarise_metrics
 from pipeline.tables import report_frame, write_table
 

@@ -36,7 +36,6 @@ from data.plausibility import reference_doubts
 from pipeline.case_task import (
     CaseTask,
     Row,
-    finished_row,
     identity,
     remove_results,
     require_own_folders,
@@ -49,6 +48,7 @@ from pipeline.quality import quality_flags
 from pipeline.scoring import score_masks
 from pipeline.stages import begin, enter, reserve
 from pipeline.staging import Stage, stage
+from pipeline.state_file import finished_row
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from pipeline.predictor import Predictor, Segmentation

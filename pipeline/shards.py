@@ -13,10 +13,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from data.case import Case, ImageSource
 from data.errors import UsageError
+from data.regular_file import read_json_object
 from data.write import write_text_atomically
 from pipeline.case_task import (
     STATE_FOLDER,
@@ -24,17 +27,17 @@ from pipeline.case_task import (
     Row,
     SegmentOptions,
     metadata_version,
-    numbers_of,
-    plain_json,
-    read_state,
     state_path,
 )
 from pipeline.run_record import PACKAGES
+from pipeline.state_file import Digest, Text, checked_row, plain_json, read_state
 
 RECORD = "shard"
 """In the folder of state files, whose names end otherwise: there when the part's run has come to its end."""
 NEUTRAL = ("overwrite", "threads")
 """Options that change no row and no mask: parts may differ in them."""
+MOST_VOXELS = 2**40
+"""Of the ``--max-voxels`` of a part that is merged."""
 
 
 @dataclass(frozen=True)
@@ -165,20 +168,21 @@ def read_shard(folder: Path) -> FinishedShard:
     data.errors.UsageError
         None came to its end there.
     """
-    record, run = read_state(record_path(folder)), read_state(folder / "run.json")
+    record, run = read_json_object(record_path(folder)), read_json_object(folder / "run.json")
     try:
         number, of = record["shard"]
-        options = record["options"]
         return FinishedShard(
             folder,
             parse_shard(f"{number}/{of}"),
-            int(record["n_patients"]),
-            str(record["patients"]),
-            dict(record["made_with"]),
-            SegmentOptions(**{**options, "models": tuple(options["models"])}),
+            _COUNT.validate_python(record["n_patients"]),
+            _DIGEST.validate_python(record["patients"]),
+            _MADE_WITH.validate_python(record["made_with"]),
+            _read_options(record["options"]),
             tuple(_read_case(entry) for entry in record["cases"]),
-            {key: run[key] for key in ("started", "seconds", "command", "working_folder", "machine")}
-            | {key: run["options"][key] for key in ("executor", "device_used")},
+            _ABOUT_RUN.validate_python(
+                {key: run[key] for key in ("started", "seconds", "command", "working_folder", "machine")}
+                | {key: run["options"][key] for key in ("executor", "device_used")}
+            ),
         )
     except (KeyError, TypeError, ValueError, AttributeError, UsageError):
         raise UsageError(
@@ -187,10 +191,36 @@ def read_shard(folder: Path) -> FinishedShard:
         ) from None
 
 
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_COUNT = TypeAdapter(Annotated[int, Field(ge=0, lt=2**31)], config=_STRICT)
+_DIGEST, _DIGEST_OR_NONE = TypeAdapter(Digest), TypeAdapter(Literal[""] | Digest)
+_Plain = Text | float | bool | None
+_ABOUT_RUN = TypeAdapter(dict[str, _Plain | dict[str, _Plain | dict[Text, _Plain]]], config=_STRICT)
+"""What of run.json comes into another run.json: two levels, as the machine has."""
+_MADE_WITH = TypeAdapter(dict[str, _Plain | list[_Plain]], config=_STRICT)
+_IMAGES = TypeAdapter(dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]], config=_STRICT)
+_TEXT = TypeAdapter(Text)
+_PATHS, _CHANNEL = TypeAdapter(list[Text], config=_STRICT), TypeAdapter(int | None, config=_STRICT)
+_OPTIONS = TypeAdapter(SegmentOptions)
+
+
+def _read_options(options: Mapping[str, Any]) -> SegmentOptions:
+    """ValueError or TypeError where they are no options."""
+    given = SegmentOptions(**{**options, "models": tuple(options["models"])})
+    found = _OPTIONS.validate_json(json.dumps(asdict(given)), strict=True)
+    if not 1 <= found.max_voxels <= MOST_VOXELS:
+        raise ValueError(found.max_voxels)
+    return found
+
+
 def _read_case(entry: Mapping[str, Any]) -> ShardCase:
-    images = {str(m): ImageSource(tuple(map(Path, paths)), channel) for m, (paths, channel) in entry["images"].items()}
-    case = Case(str(entry["case"]), Path(), str(entry["layout"]), "", images, None)
-    folder = str(entry["folder"])
-    if Path(folder).name != folder or folder == "..":
+    case_id, folder, layout = (_TEXT.validate_python(entry[key]) for key in ("case", "folder", "layout"))
+    if Path(folder).name != folder or folder in ("", ".."):
         raise ValueError(folder)  # it would lie elsewhere
-    return ShardCase(int(entry["index"]), case, folder, numbers_of(entry["row"]), str(entry["mask_sha256"]))
+    images = {
+        modality: ImageSource(tuple(map(Path, _PATHS.validate_python(paths))), _CHANNEL.validate_python(channel))
+        for modality, (paths, channel) in _IMAGES.validate_python(entry["images"]).items()
+    }
+    row, mask = checked_row(entry["row"], case_id, folder), _DIGEST_OR_NONE.validate_python(entry["mask_sha256"])
+    case = Case(case_id, Path(), layout, "", images, None)
+    return ShardCase(_COUNT.validate_python(entry["index"]), case, folder, row, mask)

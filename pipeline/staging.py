@@ -14,13 +14,13 @@ from pipeline.case_task import (
     STATE_FOLDER,
     CaseTask,
     Row,
-    plain_json,
     remove_results,
     result_path,
     sha256_of,
     state_path,
     task_path,
 )
+from pipeline.state_file import plain_json
 
 
 def staging_folder(output: Path) -> Path:

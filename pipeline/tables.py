@@ -6,10 +6,13 @@ should (a newline stays inside the quotes), except for what would harm a reader:
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,14 @@ import pandas as pd
 
 from data.io import write_bytes_atomically
 from data.labels import REGIONS
+from data.regular_file import read_regular_file
 
 REPORT_COLUMNS = ("case", "folder", "status", "reason", "flags", "model", "convention", "seconds")
 """What every row of report.csv has; ``<measure>_<region>`` columns follow."""
 METRICS = ("volume_ml", "reference_volume_ml", "dice", "hd95_mm", "hd_mm", "nsd")
 """The measures of each region, in the order of their columns."""
+LARGEST_TABLE, MOST_ROWS = 2**26, 2**17
+"""Bytes and rows of a table that is read back, such as report.csv of 100,000 patients."""
 COUNTS = ("voxels", "reference_voxels")
 """Voxels of the prediction and of the reference: the size where no voxel size is known, and what tells the empties."""
 
@@ -32,8 +38,8 @@ def text_cell(text: str) -> str:
     Bytes of a file name that cannot be decoded (Python keeps them as surrogates) become U+FFFD. A ``'`` is set
 
     - before a text that starts with a tab, a line break or NUL;
-    - before a ``=``, ``+``, ``-`` or ``@`` that a text starts with, also after blanks, quotes and invisible
-      characters, which some spreadsheets drop, and in full width, which some take for the same;
+    - before a ``=``, ``+``, ``-`` or ``@`` that a text starts with, also after blanks, quotes, combining marks and
+      whatever shows nothing, which some spreadsheets drop, and in full width, which some take for the same;
     - likewise where a semicolon, a tab or a line break inside the text precedes it: where the semicolon separates
       columns, as in much of Europe, a spreadsheet starts a cell there, our quotes or not.
 
@@ -49,10 +55,16 @@ def text_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("\t", "\r", "\n", "\0")) else text
 
 
+_UNSEEN = frozenset('"\u115f\u1160\u2800\u3164\uffa0\U0001d159')
+"""Quotes, and what Unicode counts as letters and symbols that show nothing: Hangul fillers, a braille cell without dots, a
+musical note without a head."""
+
+
 def _starts_formula(text: str) -> bool:
+    """Whether the first sign that anybody sees begins a formula: not a control, a mark, a blank or an unassigned one."""
     for character in text:
-        if not (character.isspace() or character == '"' or unicodedata.category(character) in ("Cc", "Cf")):
-            return unicodedata.normalize("NFKC", character) in ("=", "+", "-", "@")
+        if not (character in _UNSEEN or unicodedata.category(character)[0] in "CMZ"):
+            return unicodedata.normalize("NFKC", character)[0] in "=+-@"
     return False
 
 
@@ -86,6 +98,42 @@ def csv_line(values: Iterable[Any]) -> str:
     """
     # pandas leaves a lone carriage return without quotes, and then one row reads back as two.
     return ",".join(map(_csv_cell, values)) + "\n"
+
+
+def read_columns(path: Path, columns: Sequence[str], more: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Some columns of a table that another program may have written; `[]` where it lacks one of them.
+
+    Parameters
+    ----------
+    path : Path
+        CSV in UTF-8; at most `MOST_ROWS` rows are read.
+    columns, more : sequences of str
+        Those that must be there, and those that may be. Cells that a row or the table lacks are empty texts.
+
+    Raises
+    ------
+    OSError
+        It is not there, or cannot be read.
+    ValueError
+        It is no regular file, too large, or no such table; the text is the reason, without the path.
+    """
+    text = read_regular_file(path, LARGEST_TABLE).decode("utf-8-sig")
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""))
+        header = next(reader, [])
+        if not set(columns) <= set(header):
+            return []
+        places = {name: header.index(name) for name in (*columns, *more) if name in header}
+        blank = dict.fromkeys(more, "")
+        cells = (
+            blank | {name: row[at] if at < len(row) else "" for name, at in places.items()} for row in reader if row
+        )
+        rows = list(islice(cells, MOST_ROWS + 1))
+        if len(rows) > MOST_ROWS:
+            raise ValueError(f"has more than {MOST_ROWS} rows")
+    except csv.Error as error:
+        raise ValueError(f"is no table ({error})") from None
+    return rows
 
 
 def report_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -87,8 +88,8 @@ class Trainee:
         for name in _PARTS:
             if name != "scaler" or state[name]:  # a run that began without one may go on where one is needed
                 getattr(self, name).load_state_dict(state[name])
-        self.records[:] = [EpochRecord(**record) for record in state["records"]]
-        self.origin.update(state.get("origin", {}))  # states of 0.5 have none
+        self.records[:] = _RECORDS.validate_python(state["records"])
+        self.origin.update(_ORIGIN.validate_python(state.get("origin", {})))  # states of 0.5 have none
 
     def restart_schedule(self) -> None:
         """Begin the schedule anew at the last epoch's end, warm-up, plateau and patience included."""
@@ -114,6 +115,7 @@ class Trainee:
         return [-record.loss for record in own]
 
 
+_RECORDS, _ORIGIN = TypeAdapter(list[EpochRecord]), TypeAdapter(dict[str, int | float])
 _PARTS = ("network", "average", "optimiser", "scaler")
 
 

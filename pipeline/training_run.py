@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections import Counter
@@ -23,6 +24,7 @@ from data.case import Case, discover_cases
 from data.errors import UsageError
 from data.labels import LabelConvention, load_convention
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
+from data.regular_file import read_regular_file
 from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from data.write import write_bytes_atomically, write_text_atomically
 from networks import Cascade
@@ -31,14 +33,14 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.cube_validation import cubes_of, validate_cubes
 from pipeline.distributed import Process, joined
-from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend
+from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend, restore
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.initial import initial_network
 from pipeline.losses import build_loss
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.sampling import PatchDataset
 from pipeline.soup import flat_settings, soup_network
-from pipeline.tables import write_table
+from pipeline.tables import LARGEST_TABLE, write_table
 from pipeline.train import Trainee, train
 from pipeline.training.sources import Source, source_of
 from pipeline.training.sources.cubes import LesionCube
@@ -247,8 +249,10 @@ def learn(
     trainee = Trainee.new(config, process.device, init)
     to_beat = None
     if state:
-        trainee.restore(state["trainee"])
+        restore(trainee, state.get("trainee"), output / STATE_NAME)
         to_beat = state.get("score to beat")
+        if not (to_beat is None or isinstance(to_beat, int | float)):
+            raise UsageError(f"{output / STATE_NAME}: its score to beat is no number; choose another folder")
         if extend(trainee, _recipe_of(state, output).training, config.training, output):
             to_beat = _score_of(output, config, with_lesions=bool(aside.lesions))
     tensorboard = open_tensorboard(output / "tensorboard")
@@ -565,9 +569,20 @@ def _score_of(output: Path, config: RunConfig, *, with_lesions: bool) -> float |
         return None
     deciding = [float(np.mean(scores))]
     if with_lesions and table.is_file():
-        lesion_dice = mean_scores(pd.read_csv(table).to_dict("records"), "dice", config.regions)
-        deciding.append(float(np.mean(list(lesion_dice.values()))))
+        deciding.append(_lesion_score(table, config))
     return float(np.mean(deciding))
+
+
+def _lesion_score(table: Path, config: RunConfig) -> float:
+    """Mean Dice of the lesions in a table that the run has left. Raises :class:`data.errors.UsageError`."""
+    try:
+        rows = pd.read_csv(io.BytesIO(read_regular_file(table, LARGEST_TABLE))).to_dict("records")
+        score = float(np.mean(list(mean_scores(rows, "dice", config.regions).values())))
+        if not 0 <= score <= 1:
+            raise ValueError("no mean Dice can be taken of it")
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{table}: not readable ({str(error)[:100]}); remove it") from None
+    return score
 
 
 def _prepare(output: Path, split: Split, options: TrainOptions, process: Process) -> None:

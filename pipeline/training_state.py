@@ -12,9 +12,11 @@ from safetensors.torch import load, save
 
 from data.errors import CheckpointError
 from data.write import write_bytes_atomically
-from pipeline.sealed_file import NO_DIGEST, read_regular_file, read_seal, seal
+from pipeline.sealed_file import NO_DIGEST, read_seal, read_sealed_file, seal
 
 FORMAT = "brain-tumour-training-state 2"
+LARGEST_FILE = 2**34
+"""Bytes: the weights of the largest model, their average and two moments of each, all in float32."""
 STRUCTURE = "structure"
 """The tensor that holds everything but the tensors, as JSON in UTF-8: a header is for short texts."""
 
@@ -30,7 +32,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """Read what :func:`save_state` wrote, on the CPU. Raises :class:`data.errors.CheckpointError`."""
     try:
-        content = read_regular_file(path)
+        content = read_sealed_file(path, LARGEST_FILE)
         if read_seal(content).metadata.get("format") != FORMAT:
             raise ValueError("it is not the state of a training run")
         tensors = load(content)

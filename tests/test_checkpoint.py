@@ -302,7 +302,9 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_a_giant_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with open(tmp_path / "giant.safetensors", "wb") as file:
         file.truncate(2**42)
-    assert f"has {2**42} bytes, more than the {2**31} that a model may have" in refused(tmp_path / "giant.safetensors")
+    assert f"has {2**42} bytes, more than the {2**31} that such a file may have" in refused(
+        tmp_path / "giant.safetensors"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from pipeline.sealed_file import NO_DIGEST, format_of, read_regular_file, read_seal, seal
+from data.regular_file import read_regular_file
+from pipeline.sealed_file import NO_DIGEST, format_of, read_seal, seal
 
 TENSORS = {"a": torch.arange(6, dtype=torch.float16), "b": torch.tensor([7, 8]), "c": torch.ones(6).half()}
 METADATA = {"format": "test 1", "note": 'Æ "sha256": "' + "5" * 64 + '"'}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError, UsageError
 from data.labels import load_convention
-from pipeline.case_cache import file_digest
+from pipeline.case_cache import file_digest, read_npz
 from pipeline.training.sources.cubes import CUBE_CONVENTION, CUBE_SPACING_MM
 
 
@@ -42,11 +42,7 @@ class CubeShape:
         data.errors.InputError
             The file holds no such label map, or no tumour.
         """
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                labels = np.array(file["volume_labels"])
-        except (OSError, KeyError, ValueError, EOFError) as error:
-            raise InputError(f"{self.path}: holds no volume_labels ({error}); copy it again") from None
+        (labels,) = read_npz(self.path, ("volume_labels",))
         if labels.ndim != 3 or not labels.any():
             raise InputError(f"{self.path}: its volume_labels {labels.shape} show no tumour; leave it out")
         masks = load_convention(CUBE_CONVENTION).region_masks(labels, ("WT", "TC", "ET"))

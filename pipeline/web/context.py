@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from data.naming import load_layouts
+from data.regular_file import read_regular_file
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.web import schema
 from pipeline.web.guesses import Guesses
@@ -127,11 +128,18 @@ class Context:
             raise HTTPException(507, "the server's disk is nearly full; try again later, or remove cases")
 
 
+LARGEST_CARD = 2**18
+"""Bytes of the text beside a model; a longer one is not shown."""
+
+
 def _model_info(checkpoint: Checkpoint) -> dict[str, Any]:
     card = checkpoint.path.with_suffix(".md")
     listing = checkpoint.as_listing()
     about = {key: listing[key] for key in ("name", "modalities", "regions", "scores", "licence")}
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    try:
+        text = read_regular_file(card, LARGEST_CARD).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        text = ""
     return about | {"trained_on": str(listing["trained_on"]), "card": text}
 
 

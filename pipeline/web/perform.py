@@ -26,7 +26,8 @@ from data.errors import InputError, UsageError
 from data.io import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
 from data.patient import ImageSource
-from pipeline.case_task import numbers_of, read_state, result_path, sha256_of
+from data.regular_file import read_json_object
+from pipeline.case_task import result_path, sha256_of
 from pipeline.web.advice import for_page
 from pipeline.web.checks import FILES, Request, case_of, check
 from pipeline.web.names import Received
@@ -66,6 +67,7 @@ def job_process(request: Request, emit: Emit) -> Any:
 def segment(request: Request, emit: Emit) -> dict[str, Any]:
     """The same run as `segment` on the command line, for one patient; raises SegmentationError with its reason."""
     from pipeline.segment import SegmentOptions, segment_cases
+    from pipeline.state_file import numbers_of, read_state
     from pipeline.web.results import Outcome, describe
 
     record = request["case"]
@@ -104,6 +106,7 @@ def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> d
 def open_earlier(request: Request) -> dict[str, Any]:
     """A finished patient of a `segment` run's folder: its mask copied, its numbers read, its images packed."""
     from pipeline.label_maps import find_label_maps
+    from pipeline.state_file import numbers_of, read_state
     from pipeline.web.results import OF_A_RUN, Outcome, describe, read_row
 
     root = Path(request["data"])
@@ -152,12 +155,12 @@ def _reference(root: Path, found: LabelMap, max_voxels: int) -> ImageSource | No
 
     Its scores are of those; another file in their place would contradict them.
     """
-    cases = read_state(root / "run.json").get("cases")
+    cases = read_json_object(root / "run.json").get("cases")
     record = cases.get(found.case.case_id) if isinstance(cases, dict) else None
     inputs, images = (record.get(key) if isinstance(record, dict) else None for key in ("inputs", "files"))
     if not isinstance(inputs, dict) or not isinstance(images, dict):
         return None
-    shown = {name for names in images.values() if isinstance(names, list) for name in names}
+    shown = {name for names in images.values() if isinstance(names, list) for name in map(str, names)}
     source = ImageSource(tuple(Path(name) for name in inputs if name not in shown))
     try:
         read_header(source, max_voxels=max_voxels)

@@ -6,6 +6,7 @@ Runs in the process that computes, where memory and time are limited.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 import shutil
@@ -23,8 +24,10 @@ from data.grid import Grid
 from data.io import Volume, atomic_write, read_label_map
 from data.labels import LabelConvention, load_convention
 from data.patient import ImageSource
+from data.regular_file import read_regular_file
 from pipeline.colours import label_colours, region_colour
 from pipeline.scoring import score_masks
+from pipeline.tables import LARGEST_TABLE
 from pipeline.web.advice import for_page
 from pipeline.web.centres import lesion_centres
 from pipeline.web.view import turned, write_view
@@ -258,9 +261,12 @@ def _write_zip(target: Path, names: Mapping[str, Path]) -> None:
 
 
 def read_row(report: Path, case: str) -> dict[str, Any]:
-    """The row of one case in a report.csv; empty where there is none."""
-    with report.open(encoding="utf-8", newline="") as file:
-        return next((row for row in csv.DictReader(file) if row.get("case") == case), {})
+    """The row of one case in a report.csv; empty where there is none. Raises OSError, ValueError."""
+    text = read_regular_file(report, LARGEST_TABLE).decode("utf-8-sig")
+    try:
+        return next((row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("case") == case), {})
+    except csv.Error as error:
+        raise ValueError(f"is no table ({error})") from None
 
 
 def plain(value: Any) -> Any:

@@ -8,8 +8,6 @@ Cubes and labels lie on a grid of 128^3 voxels that stretches over the 240 x 240
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from data.errors import InputError, UsageError, few
 from data.grid import Grid
 from data.labels import load_convention
-from pipeline.case_cache import array_path, file_digest
+from pipeline.case_cache import array_path, file_digest, read_npz
 from pipeline.config import RunConfig
 from pipeline.training_cases import Entry, TrainingCase, cached_cases, recipe_key
 from transforms.restore import grid_at_spacing, resample_to
@@ -93,11 +91,9 @@ def read_cubes(path: Path) -> list[LesionCube]:
     data.errors.InputError
         The file is no such patient.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels, starts = (np.array(file[key]) for key in ("images", "labels", "starts"))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: holds no lesion cubes ({error}); copy it again") from None
+    images, labels, starts = read_npz(path, ("images", "labels", "starts"))
+    if not images.ndim:
+        raise InputError(f"{path}: its images have no axes; leave it out")
     n, side = len(images), images.shape[-1] if images.ndim == 5 else 0
     if images.shape != (n, 4, *(side,) * 3) or labels.shape != (n, *(side,) * 3) or starts.shape != (n, 3):
         raise InputError(
