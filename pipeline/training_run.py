@@ -569,19 +569,19 @@ def _score_of(output: Path, config: RunConfig, *, with_lesions: bool) -> float |
         return None
     deciding = [float(np.mean(scores))]
     if with_lesions and table.is_file():
-        deciding.append(_lesion_score(table, config))
+        deciding.append(_lesion_score(table, config.regions))
     return float(np.mean(deciding))
 
 
-def _lesion_score(table: Path, config: RunConfig) -> float:
+def _lesion_score(table: Path, regions: Sequence[str]) -> float:
     """Mean Dice of the lesions in a table that the run has left. Raises :class:`data.errors.UsageError`."""
     try:
         rows = pd.read_csv(io.BytesIO(read_regular_file(table, LARGEST_TABLE))).to_dict("records")
-        score = float(np.mean(list(mean_scores(rows, "dice", config.regions).values())))
+        score = float(np.mean(list(mean_scores(rows, "dice", regions).values())))
         if not 0 <= score <= 1:
             raise ValueError("no mean Dice can be taken of it")
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{table}: not readable ({str(error)[:100]}); remove it") from None
+        raise UsageError(f"{table}: not readable ({' '.join(str(error).split())[:100]}); remove it") from None
     return score
 
 

@@ -26,6 +26,9 @@ from pipeline.tables import REPORT_COLUMNS, csv_line, report_frame, text_cell, w
         *(" =1", "\N{NO-BREAK SPACE}=1", "\N{IDEOGRAPHIC SPACE}+1", "  @A1", "\x1b=1"),
         *("\N{ZERO WIDTH SPACE}=1", "\N{ZERO WIDTH NO-BREAK SPACE}=1", "\N{RIGHT-TO-LEFT MARK}-1"),
         *("＝1+1", "＋1", "－1", "＠SUM(A1)", " ＝1", "﹦1", '"=1"'),
+        *("\u115f=1", "\u1160+1", "\u3164=1", "\uffa0@A1", "\u2800=1", "\u2800 \u3164-1", "\U0001d159=1"),
+        *("\u0301=1", "\u20dd=1", "\u0903=1", "\ufe0f=1", "\u034f＝1", "\u180e=1", "\ue000=1", "\u0378=1"),
+        *("\u2075\u207c".replace("\u2075", ""), "\u2a75"),
     ],
 )
 def test_a_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(text):
@@ -34,7 +37,23 @@ def test_a_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "BraTS-GLI-00001-000", "a=1", "1-2", "Zürich 患者", "'=1", '"a"', "two\nlines", " a", "(−3)", "e@mail"],
+    [
+        "",
+        " ",
+        "BraTS-GLI-00001-000",
+        "a=1",
+        "1-2",
+        "Zürich 患者",
+        "'=1",
+        '"a"',
+        "two\nlines",
+        " a",
+        "\u3164a=1",
+        "e\u0301=1",
+        "한=1",
+        "(−3)",
+        "e@mail",
+    ],
 )
 def test_a_cell_that_no_spreadsheet_runs_stays_as_it_is(text):
     assert text_cell(text) == text

@@ -1,0 +1,194 @@
+"""What is read back from a folder that others can write to: never waited for, bounded, and in its form or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.earlier_run import read_earlier_run
+from data.errors import SegmentationError
+from data.lock import output_lock
+from data.regular_file import MOST_VALUES, parse_json, read_json_object
+from data.splits import read_split
+from data.strict_yaml import read_strict_yaml
+from pipeline.case_cache import open_array
+from pipeline.checkpoint import open_checkpoint
+from pipeline.engine_cache import _path as engine_path
+from pipeline.engine_cache import load as load_engine
+from pipeline.history import read_history
+from pipeline.label_maps import find_label_maps
+from pipeline.page_patient import read_png
+from pipeline.shards import read_shard, record_path
+from pipeline.state_file import read_state
+from pipeline.tables import read_columns
+from pipeline.training.sources.cubes import read_cubes
+from pipeline.training.tumour_shapes import CubeShape
+from pipeline.training_run import _lesion_score
+from pipeline.training_state import load_state
+
+# Every reader with the name that its file has in a folder.
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "state file": (".state/X.json", read_state),
+    "run.json": ("run.json", read_json_object),
+    "shard": (".state/shard", lambda path: read_shard(path.parent.parent)),
+    "report.csv": ("report.csv", lambda path: find_label_maps(path.parent)),
+    "columns": ("table.csv", lambda path: read_columns(path, ("case",))),
+    "earlier run": (".state/X.json", lambda path: read_earlier_run(str(path.parent.parent))),
+    "earlier run's record": ("run.json", lambda path: read_earlier_run(str(path.parent))),
+    "lock": (".lock.owner", lambda path: _locked(path.parent)),
+    "split": ("split.json", read_split),
+    "recipe": ("recipe.yaml", read_strict_yaml),
+    "history": ("history.csv", read_history),
+    "scores of lesions": ("validation_lesions.csv", lambda path: _lesion_score(path, ("WT",))),
+    "training state": ("state.safetensors", load_state),
+    "model": ("model.safetensors", open_checkpoint),
+    "array": ("a.0.npy", lambda path: open_array(path, np.float32, (1, None))),
+    "cubes": ("P.npz", read_cubes),
+    "shape": ("P.npz", lambda path: CubeShape(path).read()),
+    "picture": ("a_preview.png", read_png),
+}  # fmt: skip
+
+
+def _locked(folder: Path) -> None:
+    from data.lock import _read_owner
+
+    assert _read_owner(folder / ".lock.owner") is None
+    with output_lock(folder):
+        pass
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _sparse(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(2**42)
+
+
+PUT: dict[str, Callable[[Path], object]] = {
+    "fifo": _fifo,
+    "folder": Path.mkdir,
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "link to itself": lambda path: path.symlink_to(path),
+    "4 TiB": _sparse,
+    "nothing": lambda path: path.write_bytes(b""),
+    "another kind": lambda path: path.write_bytes(b"[1, 2]"),
+    "a mapping of others": lambda path: path.write_bytes(b'{"key": 1, "row": [2], "regions": {"x": 1e999}}'),
+    "deep": lambda path: path.write_bytes(b"[" * 100_000),
+    "NaN": lambda path: path.write_bytes(b'{"key": NaN}'),
+    "no text": lambda path: path.write_bytes(bytes(range(256))),
+}
+
+
+@pytest.mark.parametrize("put", PUT)
+@pytest.mark.parametrize("reader", READERS)
+def test_whatever_lies_in_a_files_place_is_refused_in_a_sentence_or_not_used(reader, put, tmp_path):
+    name, read = READERS[reader]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    PUT[put](path)
+    signal.signal(signal.SIGALRM, lambda *a: pytest.fail("it waits for the file"))
+    signal.alarm(20)
+    try:
+        found = read(path)
+    except (SegmentationError, OSError, ValueError) as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000 + 2 * len(str(path))
+    else:
+        harmless = put in ("another kind", "a mapping of others", "nothing", "NaN")
+        assert not found or (harmless and reader in ("run.json", "recipe"))
+    finally:
+        signal.alarm(0)
+
+
+def test_a_converted_network_that_is_a_fifo_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = engine_path({"network": "x"})
+    path.parent.mkdir(parents=True, mode=0o700)
+    os.mkfifo(path, 0o600)
+    assert load_engine({"network": "x"}) is None
+
+
+def test_json_with_more_values_than_memory_should_hold_is_refused_before_it_is_parsed():
+    with pytest.raises(ValueError, match="holds more than"):
+        parse_json(b"[" + b"[]," * MOST_VALUES + b"[]]")
+
+
+def test_json_with_a_key_twice_is_refused():
+    with pytest.raises(ValueError, match="'a' is said twice"):
+        parse_json('{"a": 1, "a": 2}')
+
+
+def test_a_record_of_a_part_in_a_thousand_million_is_refused_at_once(tmp_path):
+    from data.errors import UsageError
+    from pipeline.merge import merge_shards
+
+    part = tmp_path / "part"
+    record_path(part).parent.mkdir(parents=True)
+    record = {"shard": [1, 999_999_999], "n_patients": 2**31 - 1, "patients": "0" * 64, "made_with": {},
+              "options": {"models": []}, "cases": []}  # fmt: skip
+    run = {"started": "", "seconds": 1, "command": "", "working_folder": "", "machine": {"cpus": 1},
+           "options": {"executor": "serial", "device_used": "cpu"}}  # fmt: skip
+    record_path(part).write_text(json.dumps(record))
+    (part / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UsageError, match=re.escape("part 2/999999999, 3/999999999")):
+        merge_shards([part], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("options", {"models": [], "max_voxels": 1e30}),
+        ("options", {"models": [], "flat": "yes"}),
+        ("n_patients", "many"),
+        ("patients", 5),
+        ("made_with", [1]),
+        ("cases", [{}]),
+        ("cases", 7),
+    ],
+)
+def test_a_record_of_another_form_is_of_no_finished_part(change, value, tmp_path):
+    from data.errors import UsageError
+
+    record = {"shard": [1, 1], "n_patients": 0, "patients": "0" * 64, "made_with": {}, "options": {"models": []},
+              "cases": []}  # fmt: skip
+    run = {"started": "", "seconds": 1, "command": "", "working_folder": "", "machine": {"cpus": 1},
+           "options": {"executor": "serial", "device_used": "cpu"}}  # fmt: skip
+    record_path(tmp_path).parent.mkdir()
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    record_path(tmp_path).write_text(json.dumps(record))
+    assert read_shard(tmp_path).n_patients == 0
+    record_path(tmp_path).write_text(json.dumps(record | {change: value}))
+    with pytest.raises(UsageError, match="no finished part"):
+        read_shard(tmp_path)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{c}: &{c} [{', '.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (BOMB, r"line 2: the alias \*a is not read"),
+        ("a: " + "[" * 5000, "line 1: is nested more than 32 levels deep"),
+        ("a:\n" + "".join(" " * n + "- \n" for n in range(1, 40)), "is nested more than 32 levels deep|not valid YAML"),
+        ("a: 2020-13-45", "a number or date in it cannot be read"),
+        ("a: " + "1" * 5000, "a number or date in it cannot be read"),
+        ("a: !!timestamp x", "a number or date in it cannot be read"),
+        ("a: " + "x" * 2**21, "more than the 1048576"),
+    ],
+)
+def test_yaml_that_would_take_memory_or_the_stack_is_refused_in_a_sentence(text, why, tmp_path):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ValueError, match=why) as caught:
+        read_strict_yaml(tmp_path / "r.yaml")
+    assert str(tmp_path / "r.yaml") in str(caught.value) and "\n" not in str(caught.value)
