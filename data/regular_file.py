@@ -87,7 +87,7 @@ def without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key[:80]!r} is said twice")
+            raise ValueError(f"the key {key[:80]} is said twice")
         found[key] = value
     return found
 

@@ -104,8 +104,8 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
         return None
 
 
-def read_npz(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
-    """Arrays of an ``.npz`` file, none larger than `LARGEST_ARRAY`, whatever the file declares.
+def read_npz(path: Path, names: Sequence[str], what: str) -> list[NDArray[Any]]:
+    """Arrays of an ``.npz`` file, none larger than `LARGEST_ARRAY`, whatever the file declares; ``what`` they are is for the error.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def read_npz(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
         with open_regular_file(path) as (file, _), zipfile.ZipFile(file) as archive:
             return [_read_member(archive, name) for name in names]
     except Exception as error:  # numpy and zipfile let through whatever they come upon in a damaged file
-        raise InputError(f"{path}: holds no {', '.join(names)} ({str(error)[:200]}); copy it again") from None
+        raise InputError(f"{path}: holds no {what} ({str(error)[:200]}); copy it again") from None
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

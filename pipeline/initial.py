@@ -52,7 +52,8 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
         except OSError as error:
             raise UsageError(f"--init {source}: not readable ({error.strerror or error}); check the path") from None
         except ValueError as error:
-            raise UsageError(f"--init {error}") from None
+            place = "" if source in str(error) else f"{source}: "
+            raise UsageError(f"--init {place}{error}") from None
         return network
     model = open_checkpoint(source)
     own = network.state_dict()

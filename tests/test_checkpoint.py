@@ -540,3 +540,25 @@ def test_a_single_slice_gets_a_model_of_slices(tmp_path: Path, monkeypatch) -> N
     models = [listed("brats-a", 3, 0.9), listed("brats-b", 2, 0.7)]
     monkeypatch.setattr("pipeline.checkpoint.shipped_models", lambda: models)
     assert choose_model(case).name == "brats-b"
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        '{"scores": {"dice_WT": NaN}}',
+        '{"scores": {"dice_WT": 1' + "0" * 400 + "}}",
+        '{"licence": ["a"]}',
+        '{"licence": "a", "licence": "b"}',
+        '{"trained_on": {"a": 1}}',
+        '{"soup": [5]}',
+        '{"held_out": ["' + "x" * 10**6 + '"]}',
+        '{"licence": ' + "[" * 20_000 + "]" * 20_000 + "}",
+        "[]",
+    ],
+    ids=lambda card: card[:30],
+)
+def test_a_card_of_another_form_is_refused_in_a_sentence(card: str, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(seal(Path(tiny_model).read_bytes(), {"card": card}))
+    with pytest.raises(CheckpointError, match="its header is damaged") as caught:
+        open_checkpoint(tmp_path / "m.safetensors")
+    assert len(str(caught.value)) < 400

@@ -122,7 +122,7 @@ def test_json_with_more_values_than_memory_should_hold_is_refused_before_it_is_p
 
 
 def test_json_with_a_key_twice_is_refused():
-    with pytest.raises(ValueError, match="'a' is said twice"):
+    with pytest.raises(ValueError, match="the key a is said twice"):
         parse_json('{"a": 1, "a": 2}')
 
 

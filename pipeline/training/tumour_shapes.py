@@ -42,7 +42,7 @@ class CubeShape:
         data.errors.InputError
             The file holds no such label map, or no tumour.
         """
-        (labels,) = read_npz(self.path, ("volume_labels",))
+        (labels,) = read_npz(self.path, ("volume_labels",), "volume_labels")
         if labels.ndim != 3 or not labels.any():
             raise InputError(f"{self.path}: its volume_labels {labels.shape} show no tumour; leave it out")
         masks = load_convention(CUBE_CONVENTION).region_masks(labels, ("WT", "TC", "ET"))

@@ -91,7 +91,7 @@ def read_cubes(path: Path) -> list[LesionCube]:
     data.errors.InputError
         The file is no such patient.
     """
-    images, labels, starts = read_npz(path, ("images", "labels", "starts"))
+    images, labels, starts = read_npz(path, ("images", "labels", "starts"), "lesion cubes")
     if not images.ndim:
         raise InputError(f"{path}: its images have no axes; leave it out")
     n, side = len(images), images.shape[-1] if images.ndim == 5 else 0
