@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,8 @@ except ImportError:  # Windows
 
 LOCK_NAME = ".lock"
 """In the output folder, while a run is at work there: who it is. One found without a living owner means nothing."""
+LOCKS = (LOCK_NAME, f"{LOCK_NAME}.owner")
+_BEGINS = b'{"pid": '
 _CANNOT_LOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 _HALF_MADE_S = 10.0
 """A lock file that is still empty after so long was left by a process that died while it made it."""
@@ -131,6 +134,11 @@ def _acquire(folder: Path, path: Path) -> int:
             if locked is None:
                 break
             if _is_same_file(descriptor, path):  # else its owner has just removed it
+                if not _is_lock(descriptor):
+                    raise UsageError(
+                        f"{path}: is in the way, and no run of this program wrote it; move it away, or choose another "
+                        "--output"
+                    )
                 _describe(descriptor, path)
                 closing.pop_all()
                 return descriptor
@@ -158,6 +166,12 @@ def _lock(descriptor: int) -> bool | None:
             raise
         return None
     return True
+
+
+def _is_lock(descriptor: int) -> bool:
+    """Whether a file says who an owner was, or breaks off before: another program's is not to be emptied."""
+    said = os.pread(descriptor, len(_BEGINS), 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"a device"
+    return _BEGINS.startswith(said)
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

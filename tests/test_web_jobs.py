@@ -266,8 +266,7 @@ def test_a_restart_shows_what_is_done_runs_what_waited_and_marks_what_was_interr
         second = upload(client, patient, "quick again")
         client.post(f"/api/cases/{second['id']}/run")
         cookies = dict(client.cookies)
-        stray = tmp_path / "cases" / ("0" * 32)
-        stray.mkdir()
+        stray = server.app.state.context.jobs.folders.make("0" * 32)
     with running(tmp_path, **options) as server, server.client(cookies=cookies) as client:
         assert client.get(f"/api/cases/{done['id']}").json()["result"] == done["result"]
         interrupted = client.get(f"/api/cases/{first['id']}").json()

@@ -304,8 +304,13 @@ def test_half_a_character_in_a_name_breaks_nothing(owned):
     assert client.get(f"/api/cases/{case['id']}").json()["name"] == "<img>__"
 
 
-def test_the_workspace_is_its_owners_alone(server):
-    assert server.settings.workspace.stat().st_mode & 0o077 == 0
+def test_the_workspace_is_its_owners_alone(tmp_path):
+    workspace = tmp_path / "deep" / "workspace"
+    with running(workspace) as server, server.client() as client:
+        assert client.post("/api/cases", files=[("files", ("x_t1.nii", b"x"))]).status_code == 201
+        made = [workspace, workspace / "cases", *(workspace / "cases").iterdir(), *workspace.glob("web.sqlite3*")]
+        assert len(made) >= 4
+        assert {oct(path.stat().st_mode & 0o077) for path in made} == {"0o0"}
 
 
 def test_niivue_comes_from_nilearns_wheel_in_the_version_that_was_tested(server):

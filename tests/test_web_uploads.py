@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from data.errors import InputError
+from data.own_folder import MARK
 from pipeline.web.advice import for_page
 from pipeline.web.checks import case_of
 from pipeline.web.names import clean_name
@@ -437,7 +438,8 @@ def test_names_from_outside_never_become_paths(client, server, patient, tmp_path
     names = ["../../../../evil_t1.nii.gz", "/tmp/evil_t2.nii.gz", "..\\..\\evil_flair.nii.gz", '<b>"&_t1c.nii.gz']
     _, case = send(client, *[(name, content) for name in names])
     folder = server.settings.workspace / "cases" / case["id"]
-    assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == [f"f000{n}.nii.gz" for n in (1, 2, 3, 4)]
+    files = sorted(p.name for p in folder.rglob("*") if p.is_file())
+    assert files == [MARK, *(f"f000{n}.nii.gz" for n in (1, 2, 3, 4))]
     assert {"t1", "t2", "flair"} <= set(roles_of(case))
     # Only what this upload made: other tests of the same process have folders of such names beside the workspace.
     assert [path for path in server.settings.workspace.rglob("*") if "evil" in path.name] == []

@@ -9,7 +9,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -25,6 +24,7 @@ from pipeline.web.jobs import Jobs, new_case_id
 from pipeline.web.sessions import Sessions
 from pipeline.web.settings import Settings
 from pipeline.web.store import CaseRecord, Store
+from pipeline.web.workspace import DATABASE, open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,9 @@ class Context:
 
     def __init__(self, settings: Settings, job_function: str, check_function: str) -> None:
         workspace = settings.workspace
-        (workspace / "cases").mkdir(parents=True, exist_ok=True, mode=0o700)
-        workspace.chmod(0o700)
+        open_workspace(workspace)
         self.settings = settings
-        self.store = Store(workspace / "web.sqlite3")
+        self.store = Store(workspace / DATABASE)
         self.sessions = Sessions(
             self.store.secret,
             settings,
@@ -124,6 +123,10 @@ class Context:
         """Refuse a case that would be too many, or for which the disk has no room."""
         if len(self.store.of_owner(owner)) >= MAX_CASES:
             raise HTTPException(429, f"this session has {MAX_CASES} cases; remove some first")
+        self.room_on_disk()
+
+    def room_on_disk(self) -> None:
+        """Refuse an upload for which the disk has no room."""
         if shutil.disk_usage(self.settings.workspace).free < 2 * self.settings.max_upload_bytes:
             raise HTTPException(507, "the server's disk is nearly full; try again later, or remove cases")
 
@@ -141,9 +144,3 @@ def _model_info(checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError):
         text = ""
     return about | {"trained_on": str(listing["trained_on"]), "card": text}
-
-
-def make_folders(folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-    for name in ("files", "edits"):
-        (folder / name).mkdir()

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline.web import schema
-from pipeline.web.context import Context, make_folders
+from pipeline.web.context import Context
 from pipeline.web.jobs import new_case_id
 from pipeline.web.names import one_line
 from pipeline.web.store import sources_from
@@ -56,18 +56,18 @@ def add_incoming(app: FastAPI, context: Context) -> None:
     async def create(request: Request) -> Response:
         context.room_for_one(request.state.owner)
         record = context.new_record(request.state.owner, "patient")
-        folder = context.jobs.folder(record.id)
-        await asyncio.to_thread(make_folders, folder)
+        folder = await asyncio.to_thread(context.jobs.folders.make, record.id)
         incoming = folder / "incoming"
-        await asyncio.to_thread(incoming.mkdir)
         try:
+            await asyncio.to_thread(incoming.mkdir)
             received, fields = await receive_form(request, incoming, context.settings.max_upload_bytes)
             files = [{"name": item.name, "path": f"{incoming.name}/{item.path.name}"} for item in received]
             about = {"do": "take", "received": files, "max_unpacked": context.settings.max_unpacked_bytes}
             found: dict[str, Any] = await context.jobs.ask_checker(record, about)
+            await asyncio.to_thread(shutil.rmtree, incoming, True)
             context.still_signed_in(request.state.owner)
         except BaseException:
-            await asyncio.to_thread(shutil.rmtree, folder, True)
+            await asyncio.to_thread(context.jobs.folders.remove, record.id)
             raise
         record = replace(
             record,
@@ -91,12 +91,16 @@ def add_incoming(app: FastAPI, context: Context) -> None:
         record = context.case(request, case_id)
         if record.state != "done" or record.result is None:
             raise HTTPException(409, f"the case is {record.state}; only a finished mask can be edited")
+        context.room_on_disk()
         folder = context.jobs.folder(case_id)
         path = await _take_body(request, folder, context.settings.max_upload_bytes)
         mask = next(iter(record.downloads.values()))["path"]
         about = {"do": "edit", "mask": mask, "upload": path}
         about |= {"convention": record.result["convention"], "model": record.result["model"]}
-        answer = await context.jobs.ask_checker(record, about)
+        try:
+            answer = await context.jobs.ask_checker(record, about)
+        finally:  # its process removes it, unless it dies or is stopped
+            await asyncio.to_thread((folder / path).unlink, missing_ok=True)
         now = context.store.get(case_id)
         if now is None or now.result is not record.result:
             raise HTTPException(409, "the case was run again meanwhile; edit the mask that it has then")

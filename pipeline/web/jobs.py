@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from pipeline.web.process import ComputingProcess, JobFailed
 from pipeline.web.settings import Settings
 from pipeline.web.store import FINISHED, CaseRecord, Store
 from pipeline.web.turns import Line, Turns
+from pipeline.web.workspace import CaseFolders
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Jobs:
         memory = settings.job_memory_bytes
         self.computer = ComputingProcess(job_function, memory)
         self.checker = ComputingProcess(check_function, min(memory, _CHECK_MEMORY_BYTES) if memory else None)
+        self.folders = CaseFolders(settings.workspace / "cases", store.workspace_id)
         self.turns = Turns()
         self.running: str | None = None
         self._wake = asyncio.Event()
@@ -54,7 +55,7 @@ class Jobs:
 
     def folder(self, case_id: str) -> Path:
         """Where a case's files lie."""
-        return self.settings.workspace / "cases" / case_id
+        return self.folders.path(case_id)
 
     # Start and end
 
@@ -67,7 +68,7 @@ class Jobs:
                 self.turns.add(record.owner, record.id)
             elif record.state == "checking":
                 self._have_checked(record)
-        await asyncio.to_thread(self._remove_strays)
+        await asyncio.to_thread(self.folders.tidy, frozenset(self.store.records))
         if any(self.turns):
             self._wake.set()
         self._tasks = [
@@ -90,13 +91,6 @@ class Jobs:
             except Exception:  # one case's trouble must not end the line for all
                 log.exception("%s failed; it goes on", loop.__name__)
                 await asyncio.sleep(0.1)
-
-    def _remove_strays(self) -> None:
-        """Folders of cases that nobody knows: uploads that a kill broke off."""
-        root = self.settings.workspace / "cases"
-        for folder in root.iterdir():
-            if folder.name not in self.store.records:
-                shutil.rmtree(folder, ignore_errors=True)
 
     # What users ask for
 
@@ -143,7 +137,7 @@ class Jobs:
         """Forget a case and its files, whatever it is at."""
         await self.cancel(record)
         await self.store.delete(record.id)
-        await asyncio.to_thread(shutil.rmtree, self.folder(record.id), True)
+        await asyncio.to_thread(self.folders.remove, record.id)
 
     async def settled(self, case_id: str, seconds: float, done: Callable[[CaseRecord], bool]) -> CaseRecord | None:
         """The record once ``done`` says so, or as it is after so many seconds; None once it is deleted."""
@@ -156,13 +150,19 @@ class Jobs:
 
     async def ask_checker(self, record: CaseRecord, request: dict[str, Any]) -> Any:
         """One request about a case to the process of quick looks, in its owner's turn. Raises JobFailed."""
-        about = {"folder": str(self.folder(record.id)), "max_voxels": MAX_VOXELS, "case": asdict(record)}
         async with self._line.turn(record.owner):
+            about = {"folder": await self._own_folder(record), "max_voxels": MAX_VOXELS, "case": asdict(record)}
             return await self.checker.ask(about | request, CHECK_SECONDS)
 
     def _have_checked(self, record: CaseRecord) -> None:
         self._checks.add(record.owner, record.id)
         self._to_check.set()
+
+    async def _own_folder(self, record: CaseRecord) -> str:
+        """Where a process is to work, and to remove an earlier result. Raises JobFailed where that is not ours."""
+        if not await asyncio.to_thread(self.folders.is_ours, record.id):
+            raise JobFailed("the case's files are not where the server put them; upload it again")
+        return str(self.folder(record.id))
 
     # What the page shows of the line
 
@@ -280,7 +280,7 @@ class Jobs:
         self._first = self._latest = None
         record = await self.store.put(replace(record, state="running", started_at=time.time(), progress=0.0))
         self._tell_waiting()
-        request = {"do": "segment", "folder": str(self.folder(record.id)), "max_voxels": MAX_VOXELS}
+        request = {"do": "segment", "folder": await self._own_folder(record), "max_voxels": MAX_VOXELS}
         request |= {"model": self.models.get(record.model or "", ""), "case": asdict(record)}
         answer = await self.computer.ask(request, self.settings.job_seconds, on_stage)
         if self._first is not None and self._first[1] < 1:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from data.errors import SegmentationError
 from pipeline.label_maps import find_label_maps
 from pipeline.web import schema
-from pipeline.web.context import Context, make_folders
+from pipeline.web.context import Context
 from pipeline.web.gallery import GALLERY, example_sources, find_example
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def add_lists(app: FastAPI, context: Context) -> None:
     ) -> Response:
         context.room_for_one(request.state.owner)
         record = context.new_record(request.state.owner, name, task=task, task_about=task_about, **about)
-        await asyncio.to_thread(make_folders, context.jobs.folder(record.id))
+        await asyncio.to_thread(context.jobs.folders.make, record.id)
         record = await context.jobs.admit(record)
         settled = await context.jobs.settled(record.id, wait_s, lambda r: r.state != "checking")
         return context.reply(settled or record, 201)

@@ -25,6 +25,7 @@ from data.case import unique_folder_names
 from data.errors import InputError, UsageError
 from data.io import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
+from data.lock import remove_temporary_files
 from data.patient import ImageSource
 from data.regular_file import read_json_object
 from pipeline.case_task import result_path, sha256_of
@@ -32,6 +33,7 @@ from pipeline.web.advice import for_page
 from pipeline.web.checks import FILES, Request, case_of, check
 from pipeline.web.names import Received
 from pipeline.web.worker import Emit
+from pipeline.web.workspace import remove_leftovers
 
 if TYPE_CHECKING:
     from pipeline.label_maps import LabelMap
@@ -73,6 +75,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     record = request["case"]
     for folder in (OUTPUT, VIEW, INPUT):
         shutil.rmtree(folder, ignore_errors=True)
+    remove_temporary_files(Path())  # the zip of a run that was stopped
     set_edits_aside()
     case = case_of(record, INPUT, linked=True)
     options = SegmentOptions(
@@ -200,6 +203,7 @@ def take_edit(request: Request) -> dict[str, Any]:
     """Check an edited label map against the mask, and keep it with where it comes from."""
     from pipeline.web.results import offer
 
+    remove_leftovers(Path())
     mask_path, limit = Path(request["mask"]), request["max_voxels"]
     upload = Path(request["upload"])
     # Here, where one request is answered after the other: of two edits that come at once neither replaces the other.

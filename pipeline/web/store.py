@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
+import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,9 @@ from data.errors import UsageError
 
 FINISHED = frozenset({"done", "failed", "cancelled", "interrupted"})
 _REMEMBERED_RUNS = 50
+_TABLES = {"cases", "timings", "secrets"}
+_LATER_TABLES = {"sessions"}
+"""Those that the data base of an older version lacks."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,11 @@ class Store:
             self._by_owner.setdefault(record.owner, {})[record.id] = None
         for model, voxels, seconds in timings:
             self._timings.setdefault(model, []).append((voxels, seconds))
+
+    @property
+    def workspace_id(self) -> str:
+        """32 hex digits that no other data base has, and that tell nothing of its secret."""
+        return hashlib.sha256(b"workspace" + self.secret).hexdigest()[:32]
 
     def get(self, case_id: str, owner: str | None = None) -> CaseRecord | None:
         """A case, if it is this owner's (None: whoever's)."""
@@ -231,18 +241,22 @@ class Store:
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
+        with contextlib.suppress(FileExistsError):  # the journals that sqlite lays beside it have its mode
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(path, timeout=1.0)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second server on this workspace is refused
+        _require_ours(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         with connection:
+            connection.execute("BEGIN IMMEDIATE")  # all tables or none: their names tell the server's data base
             connection.execute("CREATE TABLE IF NOT EXISTS cases (id TEXT PRIMARY KEY, document TEXT NOT NULL)")
             connection.execute("CREATE TABLE IF NOT EXISTS timings (model TEXT, voxels INTEGER, seconds REAL)")
             connection.execute("CREATE TABLE IF NOT EXISTS sessions (owner TEXT PRIMARY KEY, born REAL, seen REAL)")
             connection.execute("CREATE TABLE IF NOT EXISTS secrets (secret BLOB NOT NULL)")
             if connection.execute("SELECT count(*) FROM secrets").fetchone()[0] == 0:
                 connection.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise UsageError(
             f"{path}: cannot be used ({error}); is another server running on this workspace? choose another --workspace"
         ) from None
@@ -250,6 +264,14 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 _Sessions = dict[str, tuple[float, float]]
+
+
+def _require_ours(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse another program's data base before anything is written to it."""
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and tables - _LATER_TABLES != _TABLES:
+        connection.close()
+        raise UsageError(f"{path}: is a data base of another program; choose another --workspace")
 
 
 def _load(connection: sqlite3.Connection) -> tuple[bytes, list[str], list[tuple[str, int, float]], _Sessions]:

@@ -1,0 +1,124 @@
+"""The server's folder: what may be one, which folders of cases in it are ours, and what is left there by a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+
+from data.errors import UsageError
+from data.lock import remove_temporary_files
+from data.own_folder import is_own_folder, make_own_folder, put_mark, remove_own_folder
+
+log = logging.getLogger(__name__)
+
+DATABASE = "web.sqlite3"
+_CASE = re.compile(r"[0-9a-f]{32}")
+_UPLOAD = re.compile(r"upload-[0-9a-f]{32}(\.nii|\.nii\.gz)?")
+"""A mask that was edited, until it is taken."""
+
+
+def open_workspace(workspace: Path) -> None:
+    """Make the folder and its ``cases`` where they are missing, for the owner alone; modes of what is there stay.
+
+    Raises
+    ------
+    UsageError
+        It cannot be made; others may write in it; ``cases`` or the data base is a link; or ``cases`` holds something
+        and no data base says what.
+    """
+    cases, database = workspace / "cases", workspace / DATABASE
+    try:
+        for path in (cases, database):
+            if path.is_symlink():
+                raise UsageError(
+                    f"{path}: is a symbolic link, and the server keeps and removes files in its own folder alone; "
+                    "choose another --workspace"
+                )
+        if not database.exists() and cases.exists() and any(cases.iterdir()):
+            raise UsageError(
+                f"{cases}: holds files, and no {DATABASE} beside it says that a server put them there; "
+                "choose another --workspace, such as a folder that is not there yet"
+            )
+        workspace.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            workspace.mkdir(0o700)
+        if hasattr(os, "getuid") and workspace.stat().st_mode & 0o022:
+            raise UsageError(
+                f"{workspace}: others may write in it, and patients' images are to lie there; choose another "
+                f"--workspace, or keep them out: chmod go-w {workspace}"
+            )
+        cases.mkdir(0o700, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{workspace}: cannot be used ({error.strerror or error}); mend that, or choose another --workspace"
+        ) from None
+
+
+class CaseFolders:
+    """The folders of cases in one workspace, each with a mark that names the workspace and the case.
+
+    Parameters
+    ----------
+    root : Path
+        Absolute or relative; there.
+    workspace_id : str
+        Of the data base: a folder that another server's data base knows is not ours.
+    """
+
+    def __init__(self, root: Path, workspace_id: str) -> None:
+        self.root, self._workspace_id = root, workspace_id
+
+    def path(self, case_id: str) -> Path:
+        """Where a case's files lie."""
+        return self.root / case_id
+
+    def make(self, case_id: str) -> Path:
+        """The folder of a new case, with what every case has in it. Raises OSError."""
+        folder = self.path(case_id)
+        make_own_folder(folder, self._made_for(case_id), 0o700)
+        for name in ("files", "edits"):
+            (folder / name).mkdir()
+        return folder
+
+    def is_ours(self, case_id: str) -> bool:
+        """Whether a case's folder is there as it was made, and no link."""
+        return _CASE.fullmatch(case_id) is not None and is_own_folder(self.path(case_id), self._made_for(case_id))
+
+    def remove(self, case_id: str) -> None:
+        """Remove a case's folder, if it is ours; else it stays, and the log says so."""
+        folder = self.path(case_id)
+        if not os.path.lexists(folder):
+            return
+        if not self.is_ours(case_id) or not remove_own_folder(folder, self._made_for(case_id)):
+            log.warning("%s: not removed, or not whole; it is not as the server made it, or something keeps it", folder)
+
+    def tidy(self, known: frozenset[str]) -> None:
+        """Remove what a kill left: folders of ours that no case has, and in those of ``known`` cases half-written files.
+
+        A known case's folder without a mark is of an older version, and gets one.
+        """
+        for folder in self.root.iterdir():
+            if folder.name not in known:
+                if self.is_ours(folder.name):
+                    self.remove(folder.name)
+                continue
+            if folder.is_symlink() or not _CASE.fullmatch(folder.name):
+                continue
+            with contextlib.suppress(OSError):
+                put_mark(folder, self._made_for(folder.name))
+            if self.is_ours(folder.name):
+                remove_leftovers(folder)
+                for path in folder.iterdir():
+                    if _UPLOAD.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
+
+    def _made_for(self, case_id: str) -> str:
+        return f"{self._workspace_id} {case_id}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing in a case's folder; for who alone works there."""
+    remove_temporary_files(folder, ("files", "edits", "view"))
