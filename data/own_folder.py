@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data.errors import UsageError
 from data.lock import LOCKS
+from data.regular_file import open_regular_file
 
 MARK = ".made-by-brain-tumour-segmentation"
 """A file with one line: what the folder is for."""
@@ -126,15 +127,11 @@ def _is_folder(path: Path) -> bool:
 
 
 def _marked(path: Path) -> bytes:
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path, flags)
-    except OSError:
+        with open_regular_file(path, _LONGEST + 1, follow=False) as (file, size):
+            return file.read(size)
+    except (OSError, ValueError):
         return b""
-    try:
-        return os.read(descriptor, _LONGEST + 2) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-    finally:
-        os.close(descriptor)
 
 
 def _holds_mount(folder: Path) -> bool:

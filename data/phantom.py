@@ -172,7 +172,7 @@ def write_phantom(
         The patient's folder. The same arguments give the same bytes.
     """
     phantom = make_phantom(seed, shape=shape, spacing_mm=spacing_mm)
-    name = patient_name or f"BraTS-GLI-{90000 + seed:05d}-000"
+    name = patient_name or phantom_name(seed)
     patient = Path(folder) / name
     patient.mkdir(parents=True, exist_ok=True)
     like = ImageHeader(patient, phantom.grid, "int16", 1, sform_code=1, qform_code=1, qform=None, xyzt_units=2)
@@ -180,6 +180,11 @@ def write_phantom(
         write_image(patient / f"{name}-{suffix}.nii.gz", phantom.images[modality].astype(np.int16), like)
     write_label_map(patient / f"{name}-seg.nii.gz", phantom.label_map, like)
     return patient
+
+
+def phantom_name(seed: int) -> str:
+    """What the patient of a seed is called."""
+    return f"BraTS-GLI-{90000 + seed:05d}-000"
 
 
 def _check_spacing(spacing_mm: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:

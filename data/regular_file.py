@@ -22,18 +22,21 @@ MOST_VALUES = 2**23
 
 
 @contextmanager
-def open_regular_file(path: Path | str, largest: int | None = None) -> Iterator[tuple[BufferedReader, int]]:
+def open_regular_file(
+    path: Path | str, largest: int | None = None, *, follow: bool = True
+) -> Iterator[tuple[BufferedReader, int]]:
     """Open a file for reading, and give it with its size in bytes.
 
     Raises
     ------
     OSError
-        It is not there, or cannot be read.
+        It is not there, or cannot be read; or it is a link, where ``follow`` is False.
     ValueError
         It is no regular file, or has more than ``largest`` bytes; the text is the reason, without the path.
     """
     # The kind is asked of what was opened: asked of the name, it may be another file's.
     flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
     with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):

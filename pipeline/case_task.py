@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -11,16 +12,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from data.case import Case
+from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
-from data.io import MAX_VOXELS, read_header
+from data.io import MAX_VOXELS, read_header, read_label_map
 from data.labels import REGIONS
 from data.naming import MODALITIES
 from data.recognise import ConventionChoice
-from data.regular_file import open_regular_file
+from data.regular_file import open_regular_file, read_json_object
 from pipeline.checkpoint import Checkpoint
 
 Row = dict[str, Any]
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 STATE_FOLDER = ".state"
 """Below the output folder: one JSON file a finished case, which says what it was made from."""
 
@@ -116,13 +118,52 @@ def result_names(task: CaseTask) -> dict[str, str]:
     return {path.relative_to(task.output).as_posix(): what for what, path in paths.items()}
 
 
-def remove_results(task: CaseTask, keep: Collection[str] = ()) -> None:
-    """Forget an earlier result, but for what this run wrote: an older file beside its row would be taken for its own."""
+def remove_results(task: CaseTask) -> None:
+    """Forget an earlier result."""
+    remove_files(task)
+    state_path(task).unlink(missing_ok=True)
+
+
+def remove_files(task: CaseTask, keep: Collection[str] = ()) -> None:
+    """Remove an earlier result's files but for ``keep``: an older one beside a new row would be taken for its own.
+
+    An image goes only where the state file says that a run wrote it: many a user lays the patient's own beside the mask.
+    """
+    written = recorded_files(task)
     for what in RESULTS:
         for flat in (False, True):
-            if flat is not task.options.flat or what not in keep:
-                result_path(task.output, task.folder, what, flat).unlink(missing_ok=True)
-    state_path(task).unlink(missing_ok=True)
+            path = result_path(task.output, task.folder, what, flat)
+            own = what not in MODALITIES or path.relative_to(task.output).as_posix() in written
+            if own and (flat is not task.options.flat or what not in keep):
+                path.unlink(missing_ok=True)
+
+
+def recorded_files(task: CaseTask) -> set[str]:
+    """Paths below the output folder that, by the case's state file, an earlier run wrote, though it was killed half-way."""
+    files = read_json_object(state_path(task)).get("files")
+    return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
+
+
+def require_own_mask(task: CaseTask) -> None:
+    """Refuse to replace or remove a mask that is whole, but not the one that a run wrote: somebody corrected it.
+
+    Raises
+    ------
+    data.errors.UsageError
+    """
+    written = str(read_json_object(state_path(task)).get("mask_sha256"))
+    for flat in (False, True):
+        path = result_path(task.output, task.folder, "seg", flat)
+        name = path.relative_to(task.output).as_posix()
+        known = _DIGEST.fullmatch(written) and name in recorded_files(task)
+        if not known or not path.is_file() or sha256_of(path) == written:
+            continue
+        with suppress(InputError):  # what cannot be read is damaged, and nobody's work
+            read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
+            raise UsageError(
+                f"{path}: is not the mask that a run wrote there; if it was corrected by hand, move it away, else remove "
+                "it or run with --overwrite"
+            )
 
 
 def sha256_of(path: Path, largest: int | None = None) -> str:

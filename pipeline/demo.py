@@ -10,8 +10,8 @@ import pandas as pd
 
 from data.case import discover_cases
 from data.lock import output_lock
-from data.phantom import write_phantom
-from pipeline.segment import segment_cases
+from data.phantom import phantom_name, write_phantom
+from pipeline.segment import own_results, segment_cases
 
 SEEDS = (1, 2, 3)
 SHAPE, SPACING_MM = (120, 120, 78), (2.0, 2.0, 2.0)
@@ -25,7 +25,9 @@ def run_demo(
     Returns the rows of ``output/report.csv``.
     """
     patients = output / "patients"
-    with output_lock(output):
+    names = [phantom_name(seed) for seed in SEEDS]
+    made = [patients / name for name in names]
+    with output_lock(output), own_results(output, names, [patients, *made]):
         for seed in SEEDS:
             write_phantom(patients, seed, shape=SHAPE, spacing_mm=SPACING_MM)
         return segment_cases(discover_cases(patients), output, progress=progress, command=command)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,8 @@ LARGEST = 2**31
 """Bytes of one file; a larger one is neither written nor read."""
 KEPT = 32
 """Files; the ones that were used longest ago go."""
+
+_OWN = re.compile(r"[0-9a-f]{40}\.safetensors")
 
 Identity = dict[str, str]
 """What a converted network was made from and with: every entry must be the same for it to be used."""
@@ -71,7 +74,7 @@ def load(identity: Identity) -> tuple[str, np.ndarray] | None:
 def store(identity: Identity, description: str, weights: np.ndarray) -> None:
     """Keep a converted network; where that cannot be, nothing happens."""
     path = _path(identity)
-    if path is None or weights.nbytes + len(description) > LARGEST // 2:
+    if path is None or path.parent.is_symlink() or weights.nbytes + len(description) > LARGEST // 2:
         return
     from safetensors.numpy import save
 
@@ -106,6 +109,7 @@ def _require_ours(path: Path) -> None:
 
 
 def _forget_oldest(folder: Path) -> None:
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    own = [path for path in folder.iterdir() if _OWN.fullmatch(path.name)]
+    files = sorted(own, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files[KEPT:]:
         path.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from data.case import ImageSource
 from data.errors import UsageError
 from data.labels import load_convention
 from data.lock import output_lock, remove_temporary_files
+from data.own_folder import own_output
+from data.regular_file import open_regular_file
 from pipeline.evaluate_case import Outcome, PairTask, Row, error_row, score_pair
 from pipeline.evaluate_page import draw_worst, write_evaluation_page
 from pipeline.executors import WORKER_DIED, run_tasks, spec_for
@@ -33,6 +35,7 @@ PICTURES = 50
 """So many patients are shown unless told: a page of about 10 MB."""
 _AHEAD = 64
 """Results wait for those before them, so that tables are in order; no worker runs further ahead than this."""
+_LONGEST_HEADER = 10_000
 
 
 def evaluate(
@@ -110,7 +113,7 @@ def evaluate(
     pairs = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
     shown = _require_cases(interactive, pairs)
     tasks = [PairTask(pair, options, resample) for pair in pairs]
-    with output_lock(output):
+    with output_lock(output), _own_scores(output):
         remove_temporary_files(output, ["pictures"])
         tables = _score(tasks, output, workers, progress, compared=len(systems) > 1)
         frames = tables.frames(options)
@@ -122,6 +125,19 @@ def evaluate(
         drawn = draw_worst(tasks, frames["report"], output / "pictures", pictures, workers)
         write_evaluation_page(output, tasks, frames, drawn, shown)
     return frames["report"]
+
+
+_TABLES = ("report", "metrics", "lesions", "summary", "detection", "comparison", "comparison_cases")
+
+
+def _own_scores(output: Path) -> AbstractContextManager[None]:
+    """The claim of an evaluation on all that it may replace and remove, see :func:`data.own_folder.own_output`."""
+    names = [output / name for name in (*(f"{table}.csv" for table in _TABLES), "report.html", "pictures")]
+    earlier = False
+    with suppress(OSError, ValueError), open_regular_file(output / "metrics.csv") as (table, _):
+        columns = table.readline(_LONGEST_HEADER).decode("utf-8").strip().split(",")
+        earlier = columns[0] == "case" and {"region", "voxels_reference", "voxels_prediction"} <= set(columns)
+    return own_output(output, names, [output / "pictures"], earlier=earlier)
 
 
 def _check(

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from data.case import unique_folder_names
-from data.errors import SegmentationError
+from data.errors import SegmentationError, UsageError
 from pipeline.evaluate_case import PairTask, background_of, draw_pair, read_pair
 from pipeline.executors import run_tasks, spec_for
 from pipeline.pairs import Pair
@@ -49,6 +49,8 @@ def draw_worst(
     jobs = []
     for task in (tasks[i] for i in dice.index if tasks[i].pair.case in names):
         place = folder / systems[task.pair.system] if several else folder
+        if place.is_symlink():
+            raise UsageError(f"{place}: is a symbolic link, and what is written stays in --output; remove the link")
         place.mkdir(parents=True, exist_ok=True)
         jobs.append((task, place / f"{names[task.pair.case]}.png"))
     done = dict(run_tasks(draw_pair, jobs, spec_for(len(jobs), workers), lambda job: False))

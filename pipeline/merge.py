@@ -21,10 +21,11 @@ from data.write import atomic_write
 from pipeline.case_task import (
     CaseTask,
     remove_results,
+    require_own_mask,
     result_names,
     state_path,
 )
-from pipeline.segment import clean_output, report_of, write_results
+from pipeline.segment import clean_output, own_results, report_of, write_results
 from pipeline.shards import FinishedShard, ShardCase, read_shard
 from pipeline.staging import stage
 from pipeline.state_file import read_state, results_are_there
@@ -86,7 +87,10 @@ def merge_shards(
         raise UsageError(f"--interactive: no patient {_listed(unknown)} among the parts; report.csv lists them")
     options = parts[0].options
     tasks = [_task(entry, output, part) for entry, part in found]
-    with output_lock(output), clean_output(output, [task.folder for task in tasks]):
+    own = [task.folder for task in tasks]
+    with output_lock(output), own_results(output, own), clean_output(output, own):
+        for task in tasks:
+            require_own_mask(task)
         for task, (entry, part) in zip(tasks, found, strict=True):
             _bring(task, part.folder, bool(entry.mask_sha256))
         report = report_of([entry.row for entry, _ in found])

@@ -5,25 +5,30 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from data.case import Case, ImageSource, unique_folder_names
+from data.earlier_run import read_earlier_run
 from data.errors import UsageError
 from data.io import read_label_map
 from data.labels import count_labels, load_convention
 from data.lock import output_lock, remove_temporary_files
+from data.own_folder import own_output
 from data.recognise import ConventionChoice, choose_conventions
 from pipeline.allocation import tune_malloc
 from pipeline.case_task import (
+    RESULTS,
     STATE_FOLDER,
     CaseTask,
     Row,
     SegmentOptions,
+    result_path,
     state_path,
 )
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
@@ -117,7 +122,7 @@ def segment_cases(
     device = _check(options, executor)
     folders = unique_folder_names([case.case_id for case in cases])
     _require_apart(cases, output, folders)
-    with output_lock(output), clean_output(output, folders.values()):
+    with output_lock(output), own_results(output, folders.values()), clean_output(output, folders.values()):
         record_path(output).unlink(missing_ok=True)  # until this run has come to its end
         conventions = _conventions(cases, options)
         wanted = None if shard is None else shard.part_of(folders)
@@ -251,14 +256,34 @@ def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, st
             raise UsageError(f"{output}: results would lie among the files of {case.case_id}; choose another --output")
 
 
+_TABLES = ("report", "metrics", "lesions", "summary", "detection")
+
+
+def own_results(output: Path, folders: Iterable[str], further: Sequence[Path] = ()) -> AbstractContextManager[None]:
+    """The claim of a run on all that it may replace and remove, and on ``further`` folders below ``output``.
+
+    See :func:`data.own_folder.own_output`; ``folders`` are the cases'.
+    """
+    names = [*(f"{table}.csv" for table in _TABLES), "run.json", "report.html", STATE_FOLDER]
+    names += [path.name for pattern in ("labels*.txt", "labels*.ctbl") for path in output.glob(pattern)]
+    results = (
+        result_path(output, folder, what, flat) for folder in folders for what in RESULTS for flat in (False, True)
+    )
+    # A link in the place of a case's folder costs that case its row, not the run.
+    own = (path for path in results if path.parent == output or not path.parent.is_symlink())
+    earlier = read_earlier_run(str(output)) is not None
+    return own_output(
+        output,
+        chain((output / name for name in names), own, further),
+        [output / STATE_FOLDER, *further],
+        earlier=earlier,
+    )
+
+
 @contextmanager
 def clean_output(output: Path, folders: Iterable[str]) -> Iterator[None]:
     """What a killed run left is removed before, and what a killed worker left after; ``folders`` are the cases'."""
     own = [STATE_FOLDER, *folders]
-    if (output / STATE_FOLDER).is_symlink():
-        raise UsageError(
-            f"{output / STATE_FOLDER}: is a symbolic link, and what is written stays in --output; remove it"
-        )
 
     def clean() -> None:
         remove_temporary_files(output, own)

@@ -39,6 +39,7 @@ from pipeline.case_task import (
     identity,
     remove_results,
     require_own_folders,
+    require_own_mask,
     result_path,
 )
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
@@ -82,6 +83,8 @@ def segment_one(task: CaseTask) -> Row:
     start = time.perf_counter()
     try:
         require_own_folders(task)
+        if not task.options.overwrite:
+            require_own_mask(task)
         return _segment(task, start)
     except Exception as error:
         log.debug("case %r", task.case.case_id, exc_info=True)

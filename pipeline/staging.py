@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data.errors import UsageError
+from data.naming import MODALITIES
 from data.write import write_text_atomically
 from pipeline.case_task import (
     STATE_FOLDER,
     CaseTask,
     Row,
+    recorded_files,
+    remove_files,
     remove_results,
     result_path,
     sha256_of,
@@ -43,8 +47,8 @@ class Stage:
     def commit(self, state: Row) -> None:
         """Give all files their places, and the case its state file, last; nothing of an earlier result stays.
 
-        Only renaming is left to do, which needs no space. A kill in the middle leaves whole files and no state file, so
-        that the next run does the case again; an error leaves no result at all.
+        Only renaming is left to do, which needs no space. A kill in the middle leaves whole files and a state file of a
+        case that is not finished, so that the next run does it again; an error leaves no result at all.
 
         Parameters
         ----------
@@ -55,24 +59,38 @@ class Stage:
         ------
         OSError
             Before anything was replaced, where it is for want of space.
+        data.errors.UsageError
+            An image that is not ours is in the place of one; nothing was replaced.
         """
         task = self.task
         staged = {what: self.path(what) for what in dict.fromkeys(self.written)}
         places = {what: task_path(task, what) for what in staged}
         files = [path.relative_to(task.output).as_posix() for path in places.values()]
         state = state | {"mask_sha256": sha256_of(staged["seg"]), "files": files}
-        new_state = self.folder / "state"
+        self._require_free(places)
+        # Of a kill in the middle: not finished, and which files are ours.
+        ours = {"mask_sha256": "", "files": sorted({*files, *recorded_files(task)})}
+        unfinished, new_state = self.folder / "unfinished", self.folder / "state"
+        write_text_atomically(unfinished, json.dumps(ours))
         write_text_atomically(new_state, json.dumps(plain_json(state), allow_nan=False))
         try:
-            state_path(task).unlink(missing_ok=True)
+            os.replace(unfinished, state_path(task))
             for what, path in staged.items():
                 os.replace(path, places[what])
-            remove_results(task, keep=places)
+            remove_files(task, keep=places)
             os.replace(new_state, state_path(task))
         except OSError:
             with suppress(OSError):
                 remove_results(task)
             raise
+
+    def _require_free(self, places: Mapping[str, Path]) -> None:
+        """Refuse to replace an image that no run wrote: it is the patient's own. Raises UsageError."""
+        written = recorded_files(self.task)
+        for what, path in places.items():
+            name = path.relative_to(self.task.output).as_posix()
+            if what in MODALITIES and name not in written and os.path.lexists(path):
+                raise UsageError(f"{path}: is there already, and no run wrote it; move it away")
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -24,6 +25,7 @@ from data.case import Case, discover_cases
 from data.errors import UsageError
 from data.labels import LabelConvention, load_convention
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
+from data.own_folder import own_output
 from data.regular_file import read_regular_file
 from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from data.write import write_bytes_atomically, write_text_atomically
@@ -62,6 +64,7 @@ LABELS = "label convention"
 RECOGNISED = "recognised"
 KEPT = "kept"
 """Folder of the latest validated checkpoints, for `training.soup`."""
+_EPOCH_FILE = re.compile(r"epoch_\d{6,}\.safetensors")
 
 Further = Sequence[tuple[Path, Source, list[str]]]
 """Folders to learn from beside the patients, with their kind and the names of their cases."""
@@ -125,11 +128,28 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
     with joined(options.device) as process:
         _check_batch(config, process)
         cases, split, further, options = chosen_cases(patients, options, exclude=output)
-        with output_lock(output) if process.leads else nullcontext():
+        with own_training(output, options) if process.leads else nullcontext():
             if config.first is None:
                 return _run_in(output, cases, split, further, config, process, options)
             first = _first_stage(output, cases, split, further, config.first.recipe, process, options)
             return _run_in(output, cases, split, further, behind(first, config), process, options, first)
+
+
+@contextmanager
+def own_training(output: Path, options: TrainOptions) -> Iterator[None]:
+    """The lock of an output folder and the claim on all that a run may replace and remove in it.
+
+    See :func:`data.own_folder.own_output`.
+    """
+    written = (MODEL_NAME, LAST_NAME, "validation.csv", LESION_TABLE, "history.csv", "curves.png", "split.json",
+               STATE_NAME, BEFORE_COOLDOWN, KEPT)  # fmt: skip
+    folders = [output / name for name in (KEPT, "tensorboard", "first")]
+    # Its arrays bear a hash of their content, so that nobody else's has such a name.
+    folders += [output / "cache"] if options.cache is None else []
+    with output_lock(output):
+        earlier = any((place / STATE_NAME).is_file() for place in (output, output / "first"))
+        with own_output(output, [output / name for name in written], folders, earlier=earlier):
+            yield
 
 
 def _first_stage(
@@ -155,7 +175,7 @@ def _first_stage(
     folder = output / "first"
     log.info("first stage: %s, in %s", recipe.name, folder)
     own = replace(options, cache=_cache(output, options), init=None)
-    with output_lock(folder) if process.leads else nullcontext():
+    with own_training(folder, own) if process.leads else nullcontext():
         path = _run_in(folder, cases, split, further, recipe, process, own)
     with process.leader_first():  # who has written it
         return open_checkpoint(path)
@@ -727,8 +747,9 @@ class _Run:
         remove_temporary_files(self.output / KEPT)
         self._save(self._kept(trainee.records[-1].epoch), trainee.average.module, card)
         wanted = {self._kept(epoch) for epoch in self._soup_epochs(trainee.records)}
-        for path in set((self.output / KEPT).glob("epoch_*.safetensors")) - wanted:
-            path.unlink()
+        for path in set((self.output / KEPT).iterdir()) - wanted:
+            if _EPOCH_FILE.fullmatch(path.name):  # and no copy that somebody made of one
+                path.unlink()
 
     def try_soup(self, trainee: Trainee) -> None:
         """Make the average of the latest validated epochs the model, if it scores better than the best of the run."""

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from data.case import discover_cases
 from data.errors import ConventionError, InputError, TrainingError, UsageError
 from data.lock import LOCK_NAME
+from data.own_folder import MARK
 from data.phantom import write_phantom
 from data.splits import Split
 from pipeline import training_run
@@ -123,7 +124,7 @@ def assert_same_run(output: Path, undisturbed: Path) -> None:
 
 
 def test_a_run_leaves_model_history_curves_and_scores(undisturbed, patients):
-    listed = {path.name for path in undisturbed.iterdir()} - {"tensorboard"}
+    listed = {path.name for path in undisturbed.iterdir()} - {"tensorboard", MARK}
     tables = {"history.csv", "validation.csv", "curves.png", "split.json", "state.safetensors"}
     assert listed == tables | {"model.safetensors", "last.safetensors"}
     records = read_history(undisturbed / "history.csv")

@@ -175,9 +175,9 @@ def uploads(server, case):
 
 @pytest.mark.parametrize("wish", ["die", "hang"])
 def test_an_edit_whose_process_ends_leaves_no_upload(tmp_path, patient, monkeypatch, wish):
-    monkeypatch.setattr("pipeline.web.jobs.CHECK_SECONDS", 1.0)
     with running(tmp_path) as server, server.client() as client:
         case = run(client, patient, "quick", "done")
+        monkeypatch.setattr("pipeline.web.jobs.CHECK_SECONDS", 3.0)
         server.app.state.context.jobs.checker.function = "tests.web_faults:job"
         end_checker(server)
         record = server.app.state.context.store.get(case["id"])
