@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from pipeline.evaluate import evaluate
 from pipeline.merge import merge_shards
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.shards import parse_shard
-from pipeline.training_run import TrainOptions, run_training
+from pipeline.training_run import TrainOptions, _Run, run_training
 
 FIRST = "BraTS-GLI-90001-000"
 
@@ -117,6 +118,22 @@ def test_train_never_writes_or_removes_behind_a_link(phantoms, tmp_path, folder)
     with pytest.raises(UsageError, match=f"{folder}: is a symbolic link"):
         run_training(phantoms, "brats_attention_unet_2d", tmp_path / "out", TrainOptions(fold="all"))
     assert len(contents(tmp_path)) == 1
+
+
+def test_of_the_kept_epochs_the_older_go_and_no_copy_of_one(tmp_path):
+    put(*(tmp_path / "kept" / f"epoch_{name}.safetensors" for name in ("000001", "000002", "000001-copy", "best")))
+
+    class Run(_Run):
+        def _save(self, path, network, card):
+            put(path)
+
+        def _soup_epochs(self, records):
+            return [2, 3]
+
+    kept = Run(tmp_path, *[None] * 7, on_epoch=None)
+    kept._keep_for_soup(SimpleNamespace(records=[SimpleNamespace(epoch=3)], average=SimpleNamespace(module=None)), {})
+    left = sorted(path.stem for path in (tmp_path / "kept").iterdir())
+    assert left == ["epoch_000001-copy", "epoch_000002", "epoch_000003", "epoch_best"]
 
 
 @pytest.mark.parametrize("several", [False, True])
