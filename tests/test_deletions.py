@@ -99,6 +99,13 @@ def test_the_other_commands_refuse_such_a_folder_too(case, phantoms, tiny_model,
         assert list(contents(out)) == [name]
 
 
+@pytest.fixture
+def begun(monkeypatch):
+    """A training that begins has failed the test, and is not waited for."""
+    monkeypatch.setattr("pipeline.training_run._run_in", lambda *a: pytest.fail("the training began"))
+
+
+@pytest.mark.usefixtures("begun")
 @pytest.mark.parametrize("name", ["model.safetensors", "history.csv", "kept/epoch_000001.safetensors"])
 def test_train_refuses_a_folder_with_a_file_that_it_would_replace_or_remove(phantoms, tmp_path, name):
     put(tmp_path / name)
@@ -110,6 +117,7 @@ def test_train_refuses_a_folder_with_a_file_that_it_would_replace_or_remove(phan
 # ---- links ----
 
 
+@pytest.mark.usefixtures("begun")
 @pytest.mark.parametrize("folder", ["kept", "first", "cache", "tensorboard"])
 def test_train_never_writes_or_removes_behind_a_link(phantoms, tmp_path, folder):
     put(tmp_path / "another run" / "epoch_000001.safetensors")
