@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 from pipeline.web.guesses import Guesses, TooManyGuesses, Visitor, address_of
 from pipeline.web.sessions import MAX_SESSIONS, Sessions
 from pipeline.web.settings import Settings
-from tests.web_server import files_of, running, upload, wait_for
+from tests.web_server import files_of, run, running, upload, wait_for
 
 TOKEN = "correct horse battery"
 HOUR = 3600.0
@@ -235,6 +235,41 @@ def test_an_upload_that_outlasts_its_session_leaves_nothing(tmp_path, patient):
                 "/api/cases", content=slow(), headers={"content-type": "multipart/form-data; boundary=x"}
             )
         assert signed_out == [204] and reply.status_code == 401 and "ended meanwhile" in reply.json()["error"]
+        assert list(server.workspace_cases.iterdir()) == []
+
+
+def test_an_example_whose_session_ends_while_its_folder_is_made_leaves_nothing(tmp_path):
+    with running(tmp_path / "w") as server, server.client() as browser:
+        browser.get("/")
+        context = server.app.state.context
+        make, (owner,) = context.jobs.folders.make, context.sessions._times
+
+        def signed_out_meanwhile(case_id):
+            folder = make(case_id)
+            context.sessions.end(owner)
+            return folder
+
+        context.jobs.folders.make = signed_out_meanwhile
+        example = browser.get("/api/gallery").json()[0]["id"]
+        reply = browser.post(f"/api/gallery/{example}")
+        assert reply.status_code == 401 and "ended meanwhile" in reply.json()["error"]
+        assert list(server.workspace_cases.iterdir()) == [] and not context.store.records
+
+
+def test_an_edit_that_outlasts_its_session_leaves_nothing(tmp_path, patient):
+    with running(tmp_path / "w") as server, server.client() as browser:
+        case = run(browser, patient, "quick", "done")
+
+        def slow():
+            yield b"\0" * 2**20
+            yield b"\0" * 2**20
+            if not signed_out:
+                signed_out.append(browser.post("/api/sign-out").status_code)
+
+        signed_out, cookies = [], dict(browser.cookies)
+        with server.client(cookies=cookies) as other:
+            reply = other.post(f"/api/cases/{case['id']}/edits", content=slow())
+        assert signed_out == [204] and reply.status_code == 404 and "no such case" in reply.json()["error"]
         assert list(server.workspace_cases.iterdir()) == []
 
 

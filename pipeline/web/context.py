@@ -79,10 +79,12 @@ class Context:
         expires = min(now + 3600 * self.settings.keep_hours, self.sessions.ends(owner))
         return CaseRecord(new_case_id(), owner, name[:200], "checking", now, expires, **about)
 
-    def still_signed_in(self, owner: str) -> None:
-        """Refuse a case whose session ended while it came in: nobody could open it."""
-        if self.sessions.has_ended(owner):
+    async def admit(self, record: CaseRecord) -> CaseRecord:
+        """Keep a new case; it goes where its session ended while it came in, for nobody could open it."""
+        if self.sessions.has_ended(record.owner):
+            await asyncio.to_thread(self.jobs.folders.remove, record.id)
             raise HTTPException(401, "this session ended meanwhile; open the page again, and send the case once more")
+        return await self.jobs.admit(record)
 
     @contextlib.contextmanager
     def listening(self, owner: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline.web import schema
-from pipeline.web.context import Context
+from pipeline.web.context import NO_CASE, Context
 from pipeline.web.jobs import new_case_id
 from pipeline.web.names import one_line
 from pipeline.web.store import sources_from
@@ -65,7 +65,6 @@ def add_incoming(app: FastAPI, context: Context) -> None:
             about = {"do": "take", "received": files, "max_unpacked": context.settings.max_unpacked_bytes}
             found: dict[str, Any] = await context.jobs.ask_checker(record, about)
             await asyncio.to_thread(shutil.rmtree, incoming, True)
-            context.still_signed_in(request.state.owner)
         except BaseException:
             await asyncio.to_thread(context.jobs.folders.remove, record.id)
             raise
@@ -78,7 +77,7 @@ def add_incoming(app: FastAPI, context: Context) -> None:
             conventions=tuple(found["conventions"]),
             notes=tuple(found["notes"]),
         )
-        return context.reply(await context.jobs.admit(record), 201)
+        return context.reply(await context.admit(record), 201)
 
     @app.post(
         "/api/cases/{case_id}/edits",
@@ -93,7 +92,10 @@ def add_incoming(app: FastAPI, context: Context) -> None:
             raise HTTPException(409, f"the case is {record.state}; only a finished mask can be edited")
         context.room_on_disk()
         folder = context.jobs.folder(case_id)
-        path = await _take_body(request, folder, context.settings.max_upload_bytes)
+        try:
+            path = await _take_body(request, folder, context.settings.max_upload_bytes)
+        except FileNotFoundError:  # removed meanwhile, by its user or with the session
+            raise HTTPException(404, NO_CASE) from None
         mask = next(iter(record.downloads.values()))["path"]
         about = {"do": "edit", "mask": mask, "upload": path}
         about |= {"convention": record.result["convention"], "model": record.result["model"]}

@@ -67,7 +67,7 @@ def add_lists(app: FastAPI, context: Context) -> None:
         context.room_for_one(request.state.owner)
         record = context.new_record(request.state.owner, name, task=task, task_about=task_about, **about)
         await asyncio.to_thread(context.jobs.folders.make, record.id)
-        record = await context.jobs.admit(record)
+        record = await context.admit(record)
         settled = await context.jobs.settled(record.id, wait_s, lambda r: r.state != "checking")
         return context.reply(settled or record, 201)
 
