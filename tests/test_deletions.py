@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +102,18 @@ def test_the_other_commands_refuse_such_a_folder_too(case, phantoms, tiny_model,
         assert list(contents(out)) == [name]
 
 
+def test_a_fifo_in_the_place_of_scores_is_refused_and_not_waited_for(phantoms, tmp_path):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "metrics.csv")
+    signal.signal(signal.SIGALRM, lambda *a: pytest.fail("it waits for the fifo"))
+    signal.alarm(20)
+    try:
+        with pytest.raises(UsageError, match=r"metrics\.csv: is there already"):
+            evaluate(phantoms, phantoms, tmp_path / "out")
+    finally:
+        signal.alarm(0)
+
+
 @pytest.fixture
 def begun(monkeypatch):
     """A training that begins has failed the test, and is not waited for."""
@@ -188,6 +203,17 @@ def test_images_that_a_user_lays_beside_a_mask_stay(phantoms, tiny_model, tmp_pa
     report = segment_cases(cases, out, SegmentOptions(models=(str(tiny_model),), overwrite=True))
     assert list(report["status"]) == ["error" if failing else "ok"]
     assert [path.read_bytes() for path in own] == [b"somebody else's"] * 2
+
+
+def test_what_a_run_that_was_killed_half_way_says_that_it_wrote_is_its_own(case, tiny_model, tmp_path):
+    """Its state file has names and nothing else yet; every other file is somebody's."""
+    run(case, tmp_path, tiny_model)
+    listed, beside = (f"{FIRST}/{FIRST}_{modality}.nii.gz" for modality in ("t1", "flair"))
+    put(tmp_path / listed, tmp_path / beside)
+    state = tmp_path / ".state" / f"{FIRST}.json"
+    state.write_text(json.dumps({"mask_sha256": "", "files": [f"{FIRST}/{FIRST}_seg.nii.gz", listed]}))
+    assert list(run(case, tmp_path, tiny_model)["status"]) == ["ok"]
+    assert not (tmp_path / listed).exists() and (tmp_path / beside).exists()
 
 
 def corrected(out: Path) -> Path:
