@@ -591,7 +591,7 @@ def test_no_folder_is_made_for_a_name(client, server, patient, monkeypatch):
     _, case = send(client, (f"study/{patient.name}/{name}", (patient / name).read_bytes()))
     assert roles_of(case) == {"t1": f"study/{patient.name}/{name}"} and case["name"] == patient.name
     folder = server.settings.workspace / "cases" / case["id"]
-    assert sorted(path.name for path in folder.rglob("*")) == ["edits", "f0001.nii.gz", "files"]
+    assert sorted(path.name for path in folder.rglob("*")) == [MARK, "edits", "f0001.nii.gz", "files"]
     assert set(made) <= {"incoming", "files", "edits", case["id"]}
 
 
