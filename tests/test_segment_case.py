@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import unicodedata
@@ -172,10 +173,16 @@ def test_an_option_that_cannot_be_stops_the_run_before_the_first_case(case, tiny
 
 
 def test_a_folder_in_the_place_of_a_table_is_named(case, tiny_model, tmp_path):
-    (tmp_path / "report.csv").mkdir()
+    (tmp_path / "new" / "report.csv").mkdir(parents=True)
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path / "new" / "report.csv"))):
+        run(case, tmp_path / "new", tiny_model)
+    table = tmp_path / "earlier" / "report.csv"  # in the folder of a run, whose tables are the next one's to replace
+    run(case, table.parent, tiny_model)
+    table.unlink()
+    table.mkdir()
     with pytest.raises(OSError) as caught:
-        run(case, tmp_path, tiny_model)
-    assert caught.value.filename == str(tmp_path / "report.csv")
+        run(case, table.parent, tiny_model)
+    assert caught.value.filename == str(table) and table.is_dir()
 
 
 def test_a_reference_of_another_grid_is_not_unpacked(case, tiny_model, tmp_path, monkeypatch):
