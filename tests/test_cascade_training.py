@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from data.case import discover_cases
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(folder: Path) -> str:
-    (folder / "cascade.yaml").write_text(yaml.safe_dump(settings()))
+    (folder / "cascade.yaml").write_text(json.dumps(settings()))  # JSON is YAML without aliases
     return str(folder / "cascade.yaml")
 
 
