@@ -21,7 +21,7 @@ from torch import nn
 from data.case import discover_cases
 from data.errors import CheckpointError, InputError
 from data.phantom import write_phantom
-from networks import build_network
+from networks import build_network, stages_of
 from pipeline.checkpoint import (
     CARD_KEYS,
     FORMAT,
@@ -489,12 +489,12 @@ def test_every_shipped_model_loads_answers_and_matches_its_listing(path: Path) -
     assert tuple(listing["modalities"]) == config.modalities and tuple(listing["regions"]) == config.regions
     assert listing["convention"] == config.convention and len(listing["sha256"]) == 64
     assert set(checkpoint.card) <= set(CARD_KEYS)
-    network = checkpoint.build()
     torch.set_num_threads(1)
-    with torch.no_grad():
-        answer = network(torch.randn(1, config.network.in_channels, *(17,) * config.network.spatial_dims))
-    assert answer.shape[1] == len(config.regions) and torch.isfinite(answer).all()
-    assert path.stat().st_size <= 12 * 2**20
+    for network, stage in zip(stages_of(checkpoint.build()), config.stages, strict=True):
+        with torch.no_grad():
+            answer = network(torch.randn(1, stage.network.in_channels, *(17,) * stage.network.spatial_dims))
+        assert answer.shape[1] == len(stage.regions) and torch.isfinite(answer).all()
+    assert path.stat().st_size <= 12 * 2**20 * len(checkpoint.config.stages)
 
 
 def test_shipped_models_are_those_in_the_folder_by_name() -> None:
