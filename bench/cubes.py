@@ -13,27 +13,44 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from data.errors import SegmentationError
+from data.errors import SegmentationError, UsageError
 from data.splits import read_split
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.cube_validation import cubes_of, validate_cubes, without_empty
 from pipeline.distributed import Process
 from pipeline.provenance import why_seen
 from pipeline.tables import write_table
-from pipeline.training.sources.cubes import LesionCube
 from pipeline.validation import mean_scores
 
 REGIONS = ("WT", "TC", "ET")
 
 
-def seen_cubes(model: Checkpoint, cubes: list[LesionCube]) -> list[str]:
-    """Lesions of patients whom a model has learnt from, by name."""
-    return [cube.name for cube in cubes if why_seen(model.card, cube.name.partition("#")[0], {})]
+def refuse_seen(models: Sequence[Checkpoint], patients: Mapping[str, str], what: str) -> None:
+    """Refuse a model that has learnt from any of these patients.
+
+    Parameters
+    ----------
+    models : sequence of Checkpoint
+    patients : mapping of str to str
+        Of each thing that is to be scored, by its name; ``what`` these are, for the sentence.
+
+    Raises
+    ------
+    data.errors.UsageError
+        Names the model and the first thing that it has seen.
+    """
+    for model in models:
+        if seen := [name for name, patient in patients.items() if why_seen(model.card, patient, {})]:
+            raise UsageError(
+                f"{model.name} has learnt from the patients of {len(seen)} of these {what}, the first is {seen[0]}: "
+                "the scores would say nothing; to have them all the same, add --seen"
+            )
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
@@ -60,12 +77,8 @@ def main() -> None:
     try:
         cubes = cubes_of(arguments.cubes, read_split(arguments.split).set_aside)
         models = [open_checkpoint(name) for name in arguments.model]
-        for model in models:
-            if (seen := seen_cubes(model, cubes)) and not arguments.seen:
-                parser.error(
-                    f"{model.name} has learnt from the patients of {len(seen)} of these lesions, the first is {seen[0]}: "
-                    "the scores would say nothing; to have them all the same, add --seen"
-                )
+        if not arguments.seen:
+            refuse_seen(models, {cube.name: cube.name.partition("#")[0] for cube in cubes}, "lesions")
         alone = Process(0, 1, torch.device("cpu"))
         tables = [pd.DataFrame(validate_cubes(m.path, cubes, alone)).assign(model=m.name) for m in models]
     except SegmentationError as error:

@@ -24,6 +24,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from bench.cubes import refuse_seen
 from data.case import Case, ImageSource
 from data.errors import SegmentationError
 from data.splits import known_as, read_split
@@ -31,7 +32,6 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import PreprocessConfig
 from pipeline.metrics import dice
 from pipeline.predictor import Predictor
-from pipeline.provenance import why_seen
 from pipeline.slice_files import SLICE_CHANNELS, SLICE_REGIONS, read_slice_file, slice_files
 from pipeline.tables import write_table
 
@@ -95,13 +95,8 @@ def main() -> None:
     try:
         files = slices_of(arguments.slices, read_split(arguments.split).set_aside)
         models = [open_checkpoint(name) for name in arguments.model]
-        for model in models:
-            seen = [path.stem for path in files if why_seen(model.card, known_as(path.stem), {})]
-            if seen and not arguments.seen:
-                parser.error(
-                    f"{model.name} has learnt from the patients of {len(seen)} of these slices, the first is {seen[0]}: "
-                    "the scores would say nothing; to have them all the same, add --seen"
-                )
+        if not arguments.seen:
+            refuse_seen(models, {path.stem: known_as(path.stem) for path in files}, "slices")
         tables = [score_slices(model, files).assign(model=model.name) for model in models]
     except SegmentationError as error:
         parser.error(str(error))

@@ -177,8 +177,8 @@ def numbers_of(row: Row) -> Row:
 
 
 def plain_json(value: Any) -> Any:
-    """What the state file keeps of a value: numpy's numbers as Python's, NaN and infinity, which JSON lacks, as ``null``."""
-    if isinstance(value, dict):
+    """A value as JSON has it: numpy's numbers as Python's, NaN and infinity, which JSON lacks, as ``null``."""
+    if isinstance(value, Mapping):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain_json(item) for item in value]

@@ -97,10 +97,11 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
 
 def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> dict[str, Any]:
     """The answer of a case with a mask: its result, what can be taken away, and the zip of that, written."""
-    from pipeline.web.results import offer, plain
+    from pipeline.state_file import plain_json
+    from pipeline.web.results import offer
 
     here = Path.cwd()
-    return {"result": plain(result), "downloads": offer(here / OUTPUT, here, here / mask, of_a_run=of_a_run)}
+    return {"result": plain_json(result), "downloads": offer(here / OUTPUT, here, here / mask, of_a_run=of_a_run)}
 
 
 # Earlier results

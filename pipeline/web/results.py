@@ -267,13 +267,3 @@ def read_row(report: Path, case: str) -> dict[str, Any]:
         return next((row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("case") == case), {})
     except csv.Error as error:
         raise ValueError(f"is no table ({error})") from None
-
-
-def plain(value: Any) -> Any:
-    """The same as plain JSON values: numpy's numbers as Python's, what is not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
