@@ -2,7 +2,8 @@
 
 The first network works on a coarse grid of the whole head, the second on a fine one in a box around what the first has
 found, with the first's probabilities as further channels. Outside the box the first's probabilities stand; inside its
-faces they pass into the second's, so that no seam shows. Where the first finds nothing, its answer is the answer.
+faces they pass into the second's, so that no seam shows, or into a weighted mean of both. Where the first finds nothing,
+its answer is the answer.
 """
 
 from __future__ import annotations
@@ -69,12 +70,15 @@ def second_input(image: torch.Tensor, probabilities: torch.Tensor, box: Box) -> 
     return torch.cat((inside, probabilities[(slice(None), *box)] * shown))
 
 
-def blend_weights(box: Box, shape: Sequence[int], spacing_mm: Sequence[float], blend_mm: float) -> torch.Tensor:
+def blend_weights(
+    box: Box, shape: Sequence[int], spacing_mm: Sequence[float], settings: FirstStageConfig
+) -> torch.Tensor:
     """Share of the second network's answer in the box, its size, float32 in (0, 1].
 
-    It rises linearly from each face to 1 at a depth of ``blend_mm``; a face that is the image's has nothing beyond it
-    to pass into, and there it is 1.
+    It rises linearly from each face to ``1 - share`` at a depth of ``blend_mm``; a face that is the image's has nothing
+    beyond it to pass into, and there it is ``1 - share``.
     """
+    blend_mm = settings.blend_mm
     weight = torch.ones(tuple(side.stop - side.start for side in box))
     for axis, (side, n, spacing) in enumerate(zip(box, shape, spacing_mm, strict=True)):
         depth = (torch.arange(side.stop - side.start) + 0.5) * spacing
@@ -85,7 +89,7 @@ def blend_weights(box: Box, shape: Sequence[int], spacing_mm: Sequence[float], b
         if side.stop < n:
             ramp = torch.minimum(ramp, rise.flip(0))
         weight = torch.minimum(weight, ramp.reshape([-1 if other == axis else 1 for other in range(3)]))
-    return weight
+    return weight * (1 - settings.share)
 
 
 def blend_into(whole: torch.Tensor, answer: torch.Tensor, box: Box, weight: torch.Tensor) -> torch.Tensor:

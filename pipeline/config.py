@@ -308,6 +308,8 @@ class FirstStageConfig(Strict):
     """No side of the box is shorter, but for where the image ends."""
     blend_mm: float = Field(default=5.0, ge=0, le=100)
     """Depth inside the box's faces over which the first network's answer passes into the second's."""
+    share: float = Field(default=0.0, ge=0, lt=1)
+    """The first network's share of the answer in the rest of the box: above 0 the two are averaged there."""
     training_probabilities: Literal["simulated"] = "simulated"
     """simulated: degraded from each sample's reference (see transforms.first_stage)."""
     errors: float = Field(default=1.0, ge=0, le=3)

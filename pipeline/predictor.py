@@ -339,7 +339,7 @@ class Predictor:
                     self._add_member(spread, second.config, coarse, shown, each)
             return found, coarse, said
         fed = base[[second.config.regions.index(region) for region in settings.regions]]
-        weight = blend_weights(box, working.shape, working.spacing_mm, settings.blend_mm)
+        weight = blend_weights(box, working.shape, working.spacing_mm, settings)
         watch = None
         if spread is not None:
             around = {(each.across, each.mirrored): shown for each, shown in members.items()}

@@ -17,7 +17,7 @@ from data.errors import UsageError
 from networks import Cascade, build_network
 from pipeline import predictor as module
 from pipeline.cascade import BOX_MULTIPLE, blend_into, blend_weights, second_input, tumour_box
-from pipeline.checkpoint import open_checkpoint, save_checkpoint
+from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import FirstStageConfig, parse_config
 from pipeline.memory import stages
 from pipeline.openvino_network import installed
@@ -76,13 +76,17 @@ def test_a_probability_at_the_threshold_is_found_and_one_below_is_not() -> None:
 
 def test_the_answers_pass_into_each_other_inside_the_faces_but_not_where_the_image_ends() -> None:
     box = (slice(2, 10), slice(0, 3), slice(0, 3))
-    weight = blend_weights(box, (12, 3, 3), (2.0, 1.0, 1.0), 4.0)
+    first = settings(blend_mm=4)
+    weight = blend_weights(box, (12, 3, 3), (2.0, 1.0, 1.0), first)
     # Centres lie 1, 3, 5... mm inside the faces of the first axis, over 4 mm; the other axes are the image's.
     assert weight[:, 1, 1].tolist() == [0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25]
     assert torch.equal(weight, weight[:, :1, :1].expand(8, 3, 3))
-    cut = blend_weights((slice(2, 12), slice(1, 3), slice(0, 3)), (12, 3, 3), (2.0, 1.0, 1.0), 4.0)
+    cut = blend_weights((slice(2, 12), slice(1, 3), slice(0, 3)), (12, 3, 3), (2.0, 1.0, 1.0), first)
     assert cut[-1, 1, 0] == pytest.approx(0.375) and cut[0, 0, 0] == pytest.approx(0.125)  # the nearer face decides
-    assert blend_weights(box, (12, 3, 3), (2.0, 1.0, 1.0), 0.0).eq(1).all()
+    assert blend_weights(box, (12, 3, 3), (2.0, 1.0, 1.0), settings(blend_mm=0)).eq(1).all()
+    # Where the first network has a quarter of the say, the second's answer counts three quarters of that.
+    averaged = blend_weights(box, (12, 3, 3), (2.0, 1.0, 1.0), settings(blend_mm=4, share=0.25))
+    assert averaged[:, 1, 1].tolist() == [0.1875, 0.5625, 0.75, 0.75, 0.75, 0.75, 0.5625, 0.1875]
 
 
 def test_the_second_answer_is_put_in_by_its_weight() -> None:
@@ -138,7 +142,7 @@ def by_hand(tmp_path: Path) -> Path:
     return tmp_path / "hand.safetensors"
 
 
-def with_stubs(path: Path, second: Any = None, **options: Any) -> tuple[Predictor, list[torch.Tensor]]:
+def with_stubs(path: Path | Checkpoint, second: Any = None, **options: Any) -> tuple[Predictor, list[torch.Tensor]]:
     """The first network's logits are FLAIR - 5 and T1 / 100 - 6; what the second sees is listed."""
     predictor, seen = Predictor(path, "cpu", **options), []
     first_stage, second_stage = predictor.models[0]
@@ -190,11 +194,14 @@ def test_the_second_network_sees_exactly_the_firsts_probabilities_at_their_voxel
     assert shown[0, 2].max() > 0.9 and shown[0, 2].min() < 0.1 and shown[0, 3].std() > 1e-4
 
 
-def test_deep_in_the_box_the_answer_is_the_seconds_outside_the_firsts_and_between_there_is_no_seam(
-    by_hand: Path, tmp_path: Path
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_deep_in_the_box_the_answer_is_the_seconds_or_the_mean_of_both_outside_the_firsts_and_between_there_is_no_seam(
+    by_hand: Path, tmp_path: Path, share: float
 ) -> None:
     case = write_case(tmp_path / "a", CUBE)
-    predictor, seen = with_stubs(by_hand)
+    checkpoint = open_checkpoint(by_hand)
+    checkpoint.settings["first"]["share"] = share
+    predictor, seen = with_stubs(checkpoint)
     result, p = predictor(case), expected_first(case)
     sides = seen[0].shape[2:]
     centre = [(s.start + s.stop) // 2 for s in CUBE]
@@ -203,7 +210,7 @@ def test_deep_in_the_box_the_answer_is_the_seconds_outside_the_firsts_and_betwee
     for region, first in zip(("WT", "TC"), p, strict=True):
         answer = result.probabilities[region]
         inner = tuple(slice(a + 2, a + n - 2) for a, n in zip(start, sides, strict=True))
-        np.testing.assert_allclose(answer[inner], second, atol=1e-6)
+        np.testing.assert_allclose(answer[inner], (1 - share) * second + share * first[inner], atol=2e-5)
         outside = np.zeros(SHAPE, bool)
         outside[3:-3, 3:-3, 3:-3] = True  # at the image's border ours and scipy's averages take other voxels
         outside[tuple(slice(a, a + n) for a, n in zip(start, sides, strict=True))] = False
@@ -211,7 +218,8 @@ def test_deep_in_the_box_the_answer_is_the_seconds_outside_the_firsts_and_betwee
         line = answer[:, centre[1], centre[2]]
         from_first = first[:, centre[1], centre[2]]
         # 0.5 and 1.5 mm inside the face, over 2 mm.
-        for voxel, weight in ((start[0], 0.25), (start[0] + 1, 0.75)):
+        for voxel, ramp in ((start[0], 0.25), (start[0] + 1, 0.75)):
+            weight = ramp * (1 - share)
             assert line[voxel] == pytest.approx((1 - weight) * from_first[voxel] + weight * second, abs=2e-5)
 
 
