@@ -440,7 +440,7 @@ def _dataset(
 
 
 def check_told(dataset: PatchDataset, config: RunConfig, init: str | None) -> None:
-    """Refuse a region that no case tells; where the first weights know it a warning is enough.
+    """Refuse a region that no case tells; where the first weights know it a warning is enough, as where no case has it.
 
     Raises
     ------
@@ -449,6 +449,13 @@ def check_told(dataset: PatchDataset, config: RunConfig, init: str | None) -> No
     """
     cases = [case for pool, _ in dataset.pools for case in pool]
     untold = [region for index, region in enumerate(config.regions) if not _any_tells(cases, region, index)]
+    absent = [r for r in config.regions if r not in untold and not any(r in case.centres for case in cases)]
+    if absent:
+        log.warning(
+            "no case has any %s, though the label convention tells it: the network learns that there is none, and a Dice "
+            "of two empty masks is 1; where the labels do not mark it, name another convention with --convention",
+            ", ".join(absent),
+        )
     if not untold:
         return
     theirs = () if init is None or Path(init).suffix in (".pth", ".pt") else open_checkpoint(init).config.regions

@@ -706,6 +706,14 @@ def test_a_region_that_no_case_tells_is_refused_with_the_fix_unless_the_first_we
     assert learnt_from == ["p2", "p4"] and "no case tells TC, ET: only the weights of --init know them" in caplog.text
 
 
+def test_a_region_that_no_case_has_though_the_convention_tells_it_is_said_before_it_is_learnt(
+    binary, recipe, options, tmp_path, caplog
+):
+    # 1 is the necrotic core in brats2023: such masks have WT and TC, and an enhancing part nowhere.
+    run_training(binary, recipe, tmp_path / "out", TrainOptions(**options, convention="brats2023"))
+    assert "no case has any ET, though the label convention tells it" in caplog.text
+
+
 def test_a_convention_that_tells_no_region_of_the_recipe_is_refused_before_anything_is_written(
     binary, whole_recipe, options, tmp_path
 ):
