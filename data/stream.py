@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from data.errors import InputError
+from data.visible import is_visible
 
 try:  # Intel's ISA-L takes two thirds of zlib's time, with the same checks; the voxels are the same without it
     from isal import isal_zlib
@@ -53,8 +54,8 @@ def refuse(path: Path, value: str, fix: str) -> NoReturn:
 
 
 def printable(path: Path) -> str:
-    """The path on one line, control and undecodable characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(path))
+    """The path on one line, escaped what shows nothing or is no character."""
+    return "".join(c if is_visible(c) else c.encode("unicode_escape", "backslashreplace").decode() for c in str(path))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from data.visible import is_visible
 from pipeline.colours import REGION_COLOURS, STATUS_COLOURS, STATUS_SIGNS, region_colour
 
 METRIC_NAMES = {
@@ -36,11 +37,11 @@ _COUNT = re.compile(r"(voxels|lesions)_.*|.*_(tp|fp|fn)")
 
 
 def escape(value: Any) -> str:
-    """A value as text that HTML takes for nothing else; what cannot be printed becomes U+FFFD, what is unknown nothing."""
+    """A value as text that HTML takes for nothing else; what shows nothing becomes U+FFFD, what is unknown nothing."""
     if not is_known(value):
         return ""
     text = " ".join(str(value).split())
-    return html.escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return html.escape("".join(c if is_visible(c) else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def is_known(value: Any) -> bool:

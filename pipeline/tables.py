@@ -21,6 +21,7 @@ import pandas as pd
 from data.io import write_bytes_atomically
 from data.labels import REGIONS
 from data.regular_file import read_regular_file
+from data.visible import INVISIBLE
 
 REPORT_COLUMNS = ("case", "folder", "status", "reason", "flags", "model", "convention", "seconds")
 """What every row of report.csv has; ``<measure>_<region>`` columns follow."""
@@ -55,9 +56,8 @@ def text_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("\t", "\r", "\n", "\0")) else text
 
 
-_UNSEEN = frozenset('"\u115f\u1160\u2800\u3164\uffa0\U0001d159')
-"""Quotes, and what Unicode counts as letters and symbols that show nothing: Hangul fillers, a braille cell without dots, a
-musical note without a head."""
+_UNSEEN = INVISIBLE | {'"'}
+"""What shows nothing though Unicode counts it as letters and symbols, and quotes."""
 
 
 def _starts_formula(text: str) -> bool:

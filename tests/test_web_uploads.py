@@ -493,6 +493,11 @@ def test_a_zip_in_a_zip_is_refused_whatever_it_is_called(tmp_path):
     assert "another zip" in refusal(zip_of([("t1.nii", inner)]), tmp_path)
 
 
+def test_a_refused_name_in_a_zip_stands_in_quotes_and_nothing_in_it_is_unseen(tmp_path):
+    sentence = refusal(zip_of([("../x\u3164; all is well\n.nii", b"x")]), tmp_path)
+    assert sentence.startswith("x.zip: holds the name “../x_; all is well_.nii”, which would lead out of its folder")
+
+
 def test_an_encrypted_zip_is_refused(tmp_path):
     content = bytearray(zip_of([("t1.nii", b"x")]))
     content[content.index(b"PK\x01\x02") + 8] |= 1

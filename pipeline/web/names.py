@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.visible import is_visible
+
 _LONGEST_NAME, _DEEPEST = 1024, 16
 _PLAIN = re.compile(r"[\w.+=@/-]+")
 """Without blanks and the marks that part sentences."""
@@ -20,8 +22,8 @@ class Received:
 
 
 def one_line(text: str) -> str:
-    """A text from outside that can be shown anywhere: what cannot be printed (half characters too) becomes ``_``."""
-    return "".join(c if c.isprintable() else "_" for c in text).strip()
+    """A text from outside that can be shown anywhere: what shows nothing (half characters too) becomes ``_``."""
+    return "".join(c if is_visible(c) else "_" for c in text).strip()
 
 
 def clean_name(text: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import InputError
-from pipeline.web.names import quoted
+from pipeline.web.names import one_line, quoted
 
 MAX_ENTRIES = 4096
 MAX_RATIO = 100
@@ -120,7 +120,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], shown: str, packed_bytes: int
 
 def _check_entry(entry: zipfile.ZipInfo, shown: str) -> None:
     name = entry.filename
-    quoted = repr(name[:100])
+    said = _said(entry)
     mode = entry.external_attr >> 16
     parts = re.split(r"[/\\]", entry.orig_filename)
     if entry.flag_bits & 0x41:
@@ -132,15 +132,19 @@ def _check_entry(entry: zipfile.ZipInfo, shown: str) -> None:
         or "\0" in entry.orig_filename
         or "\\" in entry.orig_filename
     ):
-        raise _refuse(shown, f"holds the name {quoted}, which would lead out of its folder")
+        raise _refuse(shown, f"holds the name {said}, which would lead out of its folder")
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise _refuse(shown, f"holds {quoted}, which is a link or a device and no file")
+        raise _refuse(shown, f"holds {said}, which is a link or a device and no file")
     if is_archive(name):
-        raise _refuse(shown, f"holds another archive, {quoted}")
+        raise _refuse(shown, f"holds another archive, {said}")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _refuse(
-            shown, f"holds {quoted} packed by method {entry.compress_type}", "pack it by deflate, the usual method"
+            shown, f"holds {said} packed by method {entry.compress_type}", "pack it by deflate, the usual method"
         )
+
+
+def _said(entry: zipfile.ZipInfo) -> str:
+    return quoted(one_line(entry.filename[:100]))
 
 
 def _hidden(name: str) -> bool:
@@ -152,10 +156,10 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str, target
     with archive.open(entry) as source, target.open("xb") as file:
         while piece := source.read(_PIECE):
             if written == 0 and piece.startswith(b"PK\x03\x04"):
-                raise _refuse(shown, f"holds another zip, {entry.filename[:100]!r}")
+                raise _refuse(shown, f"holds another zip, {_said(entry)}")
             written += len(piece)
             if written > entry.file_size:  # zipfile stops there too; this does not depend on it
-                raise _refuse(shown, f"holds {entry.filename[:100]!r}, which is larger than it says")
+                raise _refuse(shown, f"holds {_said(entry)}, which is larger than it says")
             file.write(piece)
     if written != entry.file_size:
         raise zipfile.BadZipFile
