@@ -80,10 +80,16 @@ class Context:
         return CaseRecord(new_case_id(), owner, name[:200], "checking", now, expires, **about)
 
     async def admit(self, record: CaseRecord) -> CaseRecord:
-        """Keep a new case; it goes where its session ended while it came in, for nobody could open it."""
-        if self.sessions.has_ended(record.owner):
+        """Keep a new case, or remove it where its session ended or got too many cases while it came in."""
+        try:
+            if self.sessions.has_ended(record.owner):
+                raise HTTPException(
+                    401, "this session ended meanwhile; open the page again, and send the case once more"
+                )
+            self._count_cases(record.owner)
+        except HTTPException:
             await asyncio.to_thread(self.jobs.folders.remove, record.id)
-            raise HTTPException(401, "this session ended meanwhile; open the page again, and send the case once more")
+            raise
         return await self.jobs.admit(record)
 
     @contextlib.contextmanager
@@ -123,9 +129,12 @@ class Context:
 
     def room_for_one(self, owner: str) -> None:
         """Refuse a case that would be too many, or for which the disk has no room."""
+        self._count_cases(owner)
+        self.room_on_disk()
+
+    def _count_cases(self, owner: str) -> None:
         if len(self.store.of_owner(owner)) >= MAX_CASES:
             raise HTTPException(429, f"this session has {MAX_CASES} cases; remove some first")
-        self.room_on_disk()
 
     def room_on_disk(self) -> None:
         """Refuse an upload for which the disk has no room."""
