@@ -81,6 +81,22 @@ def test_controls_that_are_used_while_the_pictures_load_do_nothing_and_show_noth
     assert page.locator(".result fieldset:disabled").count() == 0
 
 
+def test_a_result_that_is_asked_for_while_the_page_begins_is_built_once(open_page, done):
+    page = open_page(cookies=done.cookies).page
+    held, fetched = [], []
+    page.route("**/api/cases", lambda route: held.append(route))
+    page.on("request", lambda request: fetched.append(request.url))
+    page.reload()
+    while not held:
+        page.wait_for_timeout(100)
+    page.evaluate(f"location.hash = '#/case/{done.case['id']}'")
+    page.wait_for_timeout(1000)
+    held[0].continue_()
+    wait_for_viewer(page)
+    page.wait_for_timeout(1000)
+    assert len([url for url in fetched if url.endswith("/view/prediction.nii.gz")]) == 1
+
+
 def test_a_lesion_is_looked_at_in_a_voxel_of_it_else_at_its_centroid_else_not_at_all(altered, done):
     voxel, mm = voxel_of(done, "ET")
 

@@ -297,10 +297,11 @@ async function begin() {
   wireDrop(send, fail);
   document.querySelector("#keys").addEventListener("click", showKeys);
   document.querySelector("#sign-out").addEventListener("click", signOut);
-  addEventListener("hashchange", route);
   const [known, mine] = await Promise.allSettled([api.listModels(), api.listCases()]);
   if (known.status === "fulfilled") models = known.value;
   if (mine.status === "fulfilled") cases = mine.value;
+  // Not before: a change of the address while the lists come would have the same page built twice.
+  addEventListener("hashchange", route);
   await route();
   const refused = [known, mine].find(asked => asked.status === "rejected");
   if (refused) fail(refused.reason);
