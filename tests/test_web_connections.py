@@ -183,10 +183,13 @@ def test_who_does_not_read_an_answer_loses_it(server, monkeypatch):
         connection.connect(("127.0.0.1", server.port))
         for _ in range(8):  # some megabytes in all
             connection.sendall(b"GET /static/niivue.umd.js HTTP/1.1\r\n" + HOST + b"\r\n")
-        deadline = time.monotonic() + 10
-        while server.server.server_state.connections and time.monotonic() < deadline:
+        connections, deadline = server.server.server_state.connections, time.monotonic() + 10
+        while not any(one.flow.write_paused for one in list(connections)) and time.monotonic() < deadline:
+            time.sleep(0.01)  # it is there, and its answers wait
+        assert connections
+        while connections and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not server.server.server_state.connections
+        assert not connections
 
 
 SLOW_BODY = b"POST /login HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n"

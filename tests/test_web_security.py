@@ -252,6 +252,7 @@ def test_downloads_are_attachments_that_no_browser_opens(owned):
         reply = client.get(file["url"])
         assert reply.headers["content-disposition"].startswith("attachment; filename")
         assert reply.headers["content-type"] in ("application/gzip", "application/octet-stream")
+        assert reply.headers["x-content-type-options"] == "nosniff"
         assert (reply.headers["cache-control"], len(reply.content)) == ("no-store", file["bytes"])
 
 

@@ -142,6 +142,19 @@ def test_without_idle_hours_a_session_outlasts_its_last_case(tmp_path):
     assert sessions.owner(cookie) is None
 
 
+def test_another_token_ends_all_sessions_and_their_cases_go_after_the_idle_time(tmp_path):
+    clock, kept = Clock(), {}
+    first = sessions_of(tmp_path, clock, keep=kept.__setitem__, token=TOKEN)
+    cookie = begun(first)
+    owner = first.owner(cookie)
+    again = sessions_of(tmp_path, clock, known=kept, token=TOKEN)
+    assert again.owner(cookie) == owner
+    other = sessions_of(tmp_path, clock, known=kept, token="another " + TOKEN, idle_hours=2.0)
+    assert other.owner(cookie) is None and other.over() == []
+    clock.now += 2.0 * HOUR
+    assert other.owner(cookie) is None and other.over() == [owner]  # what is over is ended with its cases
+
+
 def test_what_is_kept_of_a_session_goes_on_after_a_restart(tmp_path):
     clock, kept = Clock(), {}
     sessions = sessions_of(tmp_path, clock, keep=kept.__setitem__, idle_hours=2.0)
@@ -225,6 +238,8 @@ def test_an_upload_that_outlasts_its_session_leaves_nothing(tmp_path, patient):
             for path in sorted(patient.iterdir()):
                 yield f'--x\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'.encode()
                 yield path.read_bytes() + b"\r\n"
+                while not any(server.workspace_cases.iterdir()):
+                    time.sleep(0.01)  # else the upload would come after the sign-out
                 if not signed_out:
                     signed_out.append(browser.post("/api/sign-out").status_code)
             yield b"--x--\r\n"
