@@ -314,6 +314,7 @@ def test_hostile_names_stay_one_row_each_and_inside_the_output_folder(phantoms, 
     for row in rows:
         mask = tmp_path / "out" / row["folder"] / f"{row['folder']}_seg.nii.gz"
         assert mask.is_file() and mask.resolve().is_relative_to((tmp_path / "out").resolve())
+        assert not set(row["folder"]) & set('\\<>:"|?*\n')
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
     shown = page.read_text()
     assert "<img src=x>" not in shown and "&lt;img src=x&gt;" in shown
