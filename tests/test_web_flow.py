@@ -252,9 +252,13 @@ def test_an_edited_mask_is_kept_with_where_it_comes_from(server, patient, tmp_pa
         assert {f"edited-{number:02d}.{kind}" for number in range(1, 6) for kind in ("nii.gz", "json")} <= set(names)
         nib.save(nib.Nifti1Image(voxels[1:], image.affine), tmp_path / "smaller.nii.gz")
         nib.save(nib.Nifti1Image(voxels + 77, image.affine), tmp_path / "unknown.nii.gz")
-        for name, text in (("smaller.nii.gz", "another grid"), ("unknown.nii.gz", "does not know")):
+        nib.save(nib.Nifti1Image(np.zeros((90, 90, 90), np.uint8), image.affine), tmp_path / "larger.nii.gz")
+        for name, text in (
+            ("smaller.nii.gz", "another grid"), ("unknown.nii.gz", "does not know"), ("larger.nii.gz", "over the limit")
+        ):  # fmt: skip
             refused = client.post(base, content=(tmp_path / name).read_bytes())
             assert refused.status_code == 422 and text in refused.json()["error"], refused.text
+            assert "--" not in refused.json()["error"]  # no option of the command line, which the page has not
         refused = client.post(base, content=b"\x1f\x8b no mask")
         assert refused.status_code == 422 and str(server.settings.workspace) not in refused.text
         folder = server.settings.workspace / "cases" / case["id"]

@@ -17,7 +17,7 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 from pipeline.web.process import ComputingProcess, resident_bytes
 from pipeline.web.store import Store
 from pipeline.web.turns import Line, Turns
-from tests.web_server import run, running, upload, wait_for
+from tests.web_server import files_of, run, running, upload, wait_for
 
 MEMORY = 700 * 2**20
 
@@ -62,6 +62,34 @@ def test_a_job_that_misbehaves_says_so_and_the_next_one_runs(server, patient, wi
         assert failed["can_run"]
         assert run(client, patient, "quick", "done", "failed")["state"] == "done"
         assert client.get("/healthz").status_code == 200
+
+
+def test_an_answer_that_is_too_long_ends_in_a_sentence_and_not_in_a_case_that_is_looked_at_for_ever(
+    tmp_path, patient, monkeypatch
+):
+    monkeypatch.setattr("pipeline.web.process._LONGEST_ANSWER", 500)
+    with running(tmp_path) as server, server.client() as client:
+        reply = client.post("/api/cases", files=files_of(patient))
+        assert (reply.status_code, "of text would have to be said of it" in reply.text) == (422, True), reply.text
+        case = client.post("/api/gallery/glioma").json()
+        failed = wait_for(client, case["id"], "failed", seconds=20)
+        assert "of text would have to be said of it" in failed["error"]
+
+
+def test_a_look_that_takes_too_long_names_no_option(tmp_path, patient, monkeypatch):
+    monkeypatch.setattr("pipeline.web.jobs.CHECK_SECONDS", 0.001)
+    with running(tmp_path) as server, server.client() as client:
+        reply = client.post("/api/cases", files=files_of(patient))
+    assert reply.json() == {"error": "took longer than 0.001 seconds and was stopped; try fewer or smaller images"}
+
+
+def test_a_look_that_fails_in_the_server_ends_the_case_in_a_sentence(tmp_path, monkeypatch):
+    """Whatever it fails of: the case is not looked at for ever."""
+    monkeypatch.setattr("pipeline.web.jobs._looked_at", lambda *_: 1 / 0)
+    with running(tmp_path) as server, server.client() as client:
+        case = client.post("/api/gallery/glioma").json()
+        failed = wait_for(client, case["id"], "failed", seconds=20)
+    assert failed["error"] == "something went wrong in the server; its log says what" and not failed["can_run"]
 
 
 def test_a_process_that_takes_more_memory_than_allowed_is_stopped_even_where_allocation_goes_on(

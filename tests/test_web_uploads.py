@@ -146,6 +146,8 @@ def test_no_sentence_names_an_option_or_a_folder_that_the_user_has_not(client, p
          "the files bear different patients' names (a_t1.nii, b_t2.nii); check that they are one patient's"),
         ("the folder patient holds another patient's file: a_1.tif, a_2.tif; move it to that patient's folder",
          "a_1.tif, a_2.tif: bears another patient's name, and is not used unless you say what it shows"),
+        ("x.nii: declares 9 x 9 x 9 voxels of 8 bytes, over the limit of 4 of 4; check the header, or raise --max-voxels",
+         "x.nii: declares 9 x 9 x 9 voxels of 8 bytes, over the limit of 4 of 4; check the header"),
         ("P1: not enough memory for this case; free some", "P1: not enough memory for this case; free some"),
     ],
 )  # fmt: skip
@@ -167,6 +169,7 @@ def test_the_sentences_that_are_reworded_are_those_of_the_command_line():
         "; name its convention with --convention", "; choose another with --convention", "holds another patient's file: ",
         "; move it to that patient's folder", "bear different patients' names (", "; keep one patient's files in a folder",
         "the shipped model that fits best, needs ", "nothing tells which label convention to write (",
+        "check the header, or raise --max-voxels", "check the slices, or raise --max-voxels",
         "; see the layouts in README", " (--debug shows where)",
     ):  # fmt: skip
         assert text in said, text

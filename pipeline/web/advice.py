@@ -30,6 +30,7 @@ _REWORDED: tuple[tuple[str, str], ...] = (
         r"the files of [^;]*? bear different patients' names (\([^;]*\)); keep one patient's files in a folder",
         r"the files bear different patients' names \1; check that they are one patient's",
     ),
+    (r", or raise --max-voxels", ""),
     (r"; see the layouts in README", "; say what each file shows"),
     (r" \(--debug shows where\)", ""),
 )

@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from data.errors import SegmentationError
 from pipeline.web.process import ComputingProcess, JobFailed
 from pipeline.web.settings import Settings
 from pipeline.web.store import FINISHED, CaseRecord, Store
@@ -243,8 +242,8 @@ class Jobs:
         try:
             answer = await self.ask_checker(record, request | {"models": list(self.models.values())})
             changes = _opened(answer) if record.task == "open" else _looked_at(record, answer)
-        except JobFailed as error:
-            changes = {"state": "failed", "error": str(error), "can_run": False}
+        except Exception as error:
+            changes = {"state": "failed", "error": _sentence(error), "can_run": False}
         now = self.store.get(case_id)
         if now is not None and now.check == record.check:
             # An example is made once; looking at it again is a check like any other.
@@ -293,11 +292,8 @@ class Jobs:
         ended = {"stage": None, "queued_at": None, "started_at": None, "progress": 0.0}
         if isinstance(outcome, asyncio.CancelledError):
             changes: dict[str, Any] = {"state": "cancelled"}
-        elif isinstance(outcome, JobFailed):
-            changes = {"state": "failed", "error": str(outcome)}
         elif isinstance(outcome, BaseException):
-            log.error("job failed", exc_info=outcome)
-            changes = {"state": "failed", "error": "something went wrong in the server; its log says what"}
+            changes = {"state": "failed", "error": _sentence(outcome)}
         else:
             changes = outcome
         await self.store.change(case_id, **ended | changes)
@@ -355,6 +351,9 @@ def is_finished(record: CaseRecord) -> bool:
     return record.state in FINISHED or record.state == "ready"
 
 
-def sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """What a user is told of an error of ours; everything else is for the log."""
-    return str(error) if isinstance(error, SegmentationError | JobFailed) else "something went wrong in the server"
+    if isinstance(error, JobFailed):
+        return str(error)
+    log.error("a case failed", exc_info=error)
+    return "something went wrong in the server; its log says what"

@@ -226,7 +226,7 @@ def take_edit(request: Request) -> dict[str, Any]:
                 f"use {', '.join(map(str, convention.labels))}"
             )
     except InputError as error:
-        raise InputError(str(error).replace(str(upload), "the edited mask")) from None
+        raise InputError(for_page(str(error)).replace(str(upload), "the edited mask")) from None
     finally:
         upload.unlink(missing_ok=True)
     stem = f"edited-{number:02d}"

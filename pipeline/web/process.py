@@ -73,8 +73,12 @@ class ComputingProcess:
                     answered = True
             except TimeoutError:
                 raise JobFailed(
-                    f"took longer than {_minutes(seconds)} and was stopped; try smaller images, "
-                    "or start the server with a larger --job-minutes"
+                    f"took longer than {_minutes(seconds)} and was stopped; try fewer or smaller images"
+                ) from None
+            except asyncio.LimitOverrunError:
+                raise JobFailed(
+                    f"more than {_LONGEST_ANSWER // 2**20} MB of text would have to be said of it; try fewer images, and "
+                    "shorter names"
                 ) from None
             except (OSError, ValueError, asyncio.IncompleteReadError):
                 raise JobFailed(await self._why_dead(process)) from None
