@@ -286,6 +286,43 @@ def test_time_left_is_the_share_left_of_what_earlier_runs_took_and_no_more_than_
     assert ask(0.5, 45.0, 60.0) == pytest.approx(10, abs=0.1)  # slower than ever, which may be the machine's business
 
 
+def test_a_long_line_is_reckoned_once_and_not_for_each_case_in_it(tmp_path):
+    """Of 2000 cases in line a session's list of 200 took 11 s of the server's time, while all others waited."""
+    from pipeline.web.jobs import Jobs
+    from pipeline.web.settings import Settings
+    from pipeline.web.store import CaseRecord
+
+    async def play():
+        store = Store(tmp_path / "x.sqlite3")
+        jobs = Jobs(Settings(workspace=tmp_path), store, {}, "tests.web_faults:job", "tests.web_faults:job")
+        await store.add_timing("m", 1000, 20.0)
+        asked = []
+        expected = store.expected_seconds
+        store.expected_seconds = lambda *kind: (asked.append(kind), expected(*kind))[1]
+
+        def queue(owner, name):
+            record = CaseRecord(name, owner, name, "queued", 1.0, 2.0, model="m", voxels=1000)
+            store.show(record)
+            jobs.turns.add(owner, name)
+            return record
+
+        records = [queue(*case) for case in (("a", "a1"), ("a", "a2"), ("b", "b1"), ("a", "a3"))]
+        told = [(jobs.position(record), jobs.seconds_left(record)) for record in records]
+        records += [queue(f"owner {n % 10}", f"case {n}") for n in range(2000)]
+        asked.clear()
+        for record in records[-200:]:
+            jobs.position(record), jobs.seconds_left(record)
+        jobs.turns.remove("a1")
+        told.append((jobs.position(records[1]), jobs.seconds_left(records[1])))
+        await store.close()
+        return told, len(asked)
+
+    told, asked = asyncio.run(play())
+    # a1, b1, a2, a3 is the line, of 20 s each; without a1 it begins with a2.
+    assert told == [(1, 20.0), (3, 60.0), (2, 40.0), (4, 80.0), (1, 20.0)]
+    assert asked < 10
+
+
 def test_a_restart_shows_what_is_done_runs_what_waited_and_marks_what_was_interrupted(tmp_path, patient):
     options = {"job_seconds": 60.0}
     with running(tmp_path, **options) as server, server.client() as client:

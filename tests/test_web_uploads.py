@@ -577,6 +577,30 @@ def test_the_servers_own_process_opens_nothing_that_is_sent(client, patient, mon
     assert case["files"][2]["shape"] == [20, 24, 16] and case["files"][1]["problem"]
 
 
+def test_the_servers_own_process_does_not_read_earlier_results_either(tmp_path, monkeypatch):
+    """Tables of 100,000 patients took it 400 MB and held up everybody for seconds."""
+
+    def opened(*_, **__):
+        raise AssertionError("read in the server's process")
+
+    mask = tmp_path / "out" / "p1" / "p1_seg.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"no image, and nobody asks for one")
+    header = "case,folder,status,reason,flags,model,convention,seconds\n"
+    report = tmp_path / "out" / "report.csv"
+    report.write_text(header + "p\u202e1,p1,ok,,,m,brats2023,1.0\n", encoding="utf-8")
+    for reader in ("read_columns", "read_json_object"):
+        monkeypatch.setattr(f"pipeline.label_maps.{reader}", opened)
+    with running(tmp_path / "w", data=tmp_path / "out") as server, server.client() as client:
+        (entry,) = client.get("/api/results").json()
+        assert entry["title"] == "p_1"  # as every name: on one line, in one direction
+        assert client.post("/api/results/x").status_code == 404
+        report.write_text(header, encoding="utf-8")
+        assert client.get("/api/results").json() == []
+        report.unlink()
+        assert client.get("/api/results").json() == []
+
+
 # Names and turns
 
 

@@ -46,6 +46,7 @@ class Jobs:
         self._line = Line()
         self._current: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._reckoned: tuple[tuple[int, int], dict[str, tuple[int, float | None]]] = ((-1, -1), {})
         self._warm = False
         self._first: tuple[float, float] | None = None
         """When the running job first said that a share is done (of the monotonic clock), and that share."""
@@ -153,6 +154,16 @@ class Jobs:
             about = {"folder": await self._own_folder(record), "max_voxels": MAX_VOXELS, "case": asdict(record)}
             return await self.checker.ask(about | request, CHECK_SECONDS)
 
+    async def earlier_results(self, owner: str) -> dict[str, str]:
+        """Id -> case id of the finished patients of ``--data``, in a user's turn. Raises JobFailed."""
+        async with self._line.turn(owner):
+            about = {"do": "list", "folder": str(self.settings.workspace), "data": self._data()}
+            return dict(await self.checker.ask(about, CHECK_SECONDS))
+
+    def _data(self) -> str:
+        """The folder of earlier results; a process works elsewhere, where a path relative to ours leads nowhere."""
+        return str(self.settings.data.resolve()) if self.settings.data else ""
+
     def _have_checked(self, record: CaseRecord) -> None:
         self._checks.add(record.owner, record.id)
         self._to_check.set()
@@ -169,8 +180,8 @@ class Jobs:
         """How many jobs are to end before this one begins, and one; None where it does not wait."""
         if record.state != "queued":
             return None
-        place = next((n for n, job in enumerate(self.turns, 1) if job == record.id), None)
-        return None if place is None else place + (self.running is not None)
+        place = self._waiting().get(record.id)
+        return None if place is None else place[0] + (self.running is not None)
 
     def seconds_left(self, record: CaseRecord) -> float | None:
         """How long until the mask is there, by what earlier runs took; None where nothing is known."""
@@ -178,20 +189,31 @@ class Jobs:
             return self._running_left(record)
         if record.state != "queued":
             return None
-        ahead = [self.store.get(job) for job in self._ahead(record.id)]
-        waits = [self._expected(other) for other in (*ahead, record) if other is not None]
+        _, wait = self._waiting().get(record.id, (0, None))
         current = self.store.get(self.running) if self.running else None
-        if current is not None:
-            waits.append(self._running_left(current))
-        return None if None in waits else sum(wait for wait in waits if wait is not None)
+        left = 0.0 if current is None else self._running_left(current)
+        return None if wait is None or left is None else wait + left
 
-    def _ahead(self, case_id: str) -> list[str]:
-        jobs: list[str] = []
-        for job in self.turns:
-            if job == case_id:
-                break
-            jobs.append(job)
-        return jobs
+    def _waiting(self) -> dict[str, tuple[int, float | None]]:
+        """Of each job in line its place and the seconds until it ends, if it began now; reckoned once a change of the line.
+
+        A session may have hundreds in it and asks for all: each for itself would go through all before it.
+        """
+        state = (self.turns.changes, self.store.timed_runs)
+        if self._reckoned[0] != state:
+            line: dict[str, tuple[int, float | None]] = {}
+            expected: dict[tuple[str | None, int], float | None] = {}
+            wait: float | None = 0.0
+            for place, job in enumerate(self.turns, 1):
+                if (record := self.store.get(job)) is not None:
+                    kind = record.model, record.voxels
+                    if kind not in expected:
+                        expected[kind] = self._expected(record)
+                    own = expected[kind]
+                    wait = None if wait is None or own is None else wait + own
+                line[job] = place, wait
+            self._reckoned = state, line
+        return self._reckoned[1]
 
     def _expected(self, record: CaseRecord) -> float | None:
         return self.store.expected_seconds(record.model, record.voxels)
@@ -236,9 +258,7 @@ class Jobs:
         record = self.store.get(case_id)
         if record is None or record.state != "checking":
             return
-        # The process works in the case's folder, where a path relative to ours leads nowhere.
-        data = str(self.settings.data.resolve()) if self.settings.data else ""
-        request = {"do": record.task, "about": record.task_about, "data": data}
+        request = {"do": record.task, "about": record.task_about, "data": self._data()}
         try:
             answer = await self.ask_checker(record, request | {"models": list(self.models.values())})
             changes = _opened(answer) if record.task == "open" else _looked_at(record, answer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from pathlib import Path
@@ -13,17 +12,18 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from data.errors import SegmentationError
-from pipeline.label_maps import find_label_maps
 from pipeline.web import schema
 from pipeline.web.context import Context
 from pipeline.web.gallery import GALLERY, example_sources, find_example
+from pipeline.web.jobs import Jobs
+from pipeline.web.names import one_line
+from pipeline.web.process import JobFailed
 
 log = logging.getLogger(__name__)
 
 
 def add_lists(app: FastAPI, context: Context) -> None:
-    earlier = _EarlierResults(context.settings.data)
+    earlier = _EarlierResults(context.settings.data, context.jobs)
 
     @app.get("/api/models", response_model=list[schema.ModelInfo], summary="The models that can be chosen")
     async def models() -> Response:
@@ -48,18 +48,18 @@ def add_lists(app: FastAPI, context: Context) -> None:
         return await new_case(request, entry.title, "example", entry.id, conventions=("brats2023",), **about)
 
     @app.get("/api/results", response_model=list[schema.ResultEntry], summary="Finished patients of --data")
-    async def results() -> Response:
-        found = await asyncio.to_thread(earlier.listing)
-        return JSONResponse([{"id": key, "title": title} for key, title in found.items()])
+    async def results(request: Request) -> Response:
+        found = await earlier.listing(request.state.owner)
+        return JSONResponse([{"id": key, "title": one_line(title)} for key, title in found.items()])
 
     @app.post(
         "/api/results/{result_id}", status_code=201, response_model=schema.CaseInfo, summary="Open a finished patient"
     )
     async def open_result(request: Request, result_id: str) -> Response:
-        title = (await asyncio.to_thread(earlier.listing)).get(result_id)
+        title = (await earlier.listing(request.state.owner)).get(result_id)
         if title is None:
             raise HTTPException(404, "there is no such earlier result; look at the list again")
-        return await new_case(request, title, "open", title, wait_s=60.0)
+        return await new_case(request, one_line(title), "open", title, wait_s=60.0)
 
     async def new_case(
         request: Request, name: str, task: str, task_about: str, *, wait_s: float = 0.0, **about: Any
@@ -73,24 +73,23 @@ def add_lists(app: FastAPI, context: Context) -> None:
 
 
 class _EarlierResults:
-    """The finished patients of a folder of `segment`, read again when its report.csv changes."""
+    """The finished patients of a folder of `segment`, read again by the checker when its report.csv changes."""
 
-    def __init__(self, root: Path | None) -> None:
-        self.root, self._read, self._found = root, (0, 0), dict[str, str]()
+    def __init__(self, root: Path | None, jobs: Jobs) -> None:
+        self.root, self.jobs, self._read, self._found = root, jobs, (0, 0), dict[str, str]()
+        self._reading = asyncio.Lock()
 
-    def listing(self) -> dict[str, str]:
-        """Id -> case id; empty without a folder, or where nothing is finished."""
+    async def listing(self, owner: str) -> dict[str, str]:
+        """Id -> case id; empty without a folder, where nothing is finished, or where it cannot be read."""
         if self.root is None:
             return {}
-        try:
-            state = os.stat(self.root / "report.csv")
-            if self._read != (state.st_mtime_ns, state.st_size):
-                found = [
-                    item.case.case_id for item in find_label_maps(self.root) if item.case.reference and item.reported
-                ]
-                self._found = {hashlib.sha256(case.encode("utf-8", "replace")).hexdigest()[:32]: case for case in found}
-                self._read = (state.st_mtime_ns, state.st_size)
-        except (OSError, SegmentationError) as error:
-            log.info("no earlier results: %s", error)
-            return {}
-        return self._found
+        async with self._reading:
+            try:
+                state = await asyncio.to_thread(os.stat, self.root / "report.csv")
+                if self._read != (state.st_mtime_ns, state.st_size):
+                    self._found, self._read = {}, (state.st_mtime_ns, state.st_size)
+                    self._found = await self.jobs.earlier_results(owner)
+            except (OSError, JobFailed) as error:
+                log.warning("no earlier results: %s", error)
+                return {}
+            return self._found

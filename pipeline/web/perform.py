@@ -9,6 +9,7 @@ Each works in the case's own folder, which is the current one, with relative pat
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -44,8 +45,9 @@ MAX_EDITS = 99
 
 
 def check_process(request: Request, emit: Emit) -> Any:
-    """Requests that are quick: ``do`` is take, check, example, open or edit."""
-    does = {"take": take, "check": check, "example": example, "open": open_earlier, "edit": take_edit}
+    """Requests that are quick: ``do`` is take, check, example, list, open or edit."""
+    does = {"take": take, "check": check, "example": example, "list": earlier_results}
+    does |= {"open": open_earlier, "edit": take_edit}
     return does[request["do"]](request)
 
 
@@ -105,6 +107,16 @@ def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> d
 
 
 # Earlier results
+
+
+def earlier_results(request: Request) -> dict[str, str]:
+    """The finished patients of a `segment` run's folder: an id for URLs -> case id."""
+    from pipeline.label_maps import find_label_maps
+
+    found = [
+        item.case.case_id for item in find_label_maps(Path(request["data"])) if item.case.reference and item.reported
+    ]
+    return {hashlib.sha256(case.encode("utf-8", "replace")).hexdigest()[:32]: case for case in found}
 
 
 def open_earlier(request: Request) -> dict[str, Any]:

@@ -120,6 +120,8 @@ class Store:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._listeners: dict[str, set[asyncio.Event]] = {}
         self._timings: dict[str, list[tuple[int, float]]] = {}
+        self.timed_runs = 0
+        """How many runs were timed since the start."""
         self._by_owner: dict[str, dict[str, None]] = {}
         self.records: dict[str, CaseRecord] = {}
         self._connection = self._thread.submit(_open, path).result()
@@ -199,6 +201,7 @@ class Store:
 
     async def add_timing(self, model: str, voxels: int, seconds: float) -> None:
         """Remember how long a run took."""
+        self.timed_runs += 1
         runs = self._timings.setdefault(model, [])
         runs.append((voxels, seconds))
         del runs[:-_REMEMBERED_RUNS]

@@ -15,15 +15,19 @@ class Turns:
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[str]] = {}
+        self.changes = 0
+        """How often the queue has changed."""
 
     def add(self, owner: str, job: str) -> None:
         """Put a job at the end of its owner's line."""
+        self.changes += 1
         self._queues.setdefault(owner, deque()).append(job)
 
     def remove(self, job: str) -> bool:
         """Take a job out, wherever it stands; False where it is not there."""
         for owner, jobs in list(self._queues.items()):
             if job in jobs:
+                self.changes += 1
                 jobs.remove(job)
                 if not jobs:
                     del self._queues[owner]
@@ -34,6 +38,7 @@ class Turns:
         """The next job; its owner goes to the end. None when nobody waits."""
         if not self._queues:
             return None
+        self.changes += 1
         owner = next(iter(self._queues))
         jobs = self._queues.pop(owner)
         job = jobs.popleft()
