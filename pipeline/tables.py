@@ -56,14 +56,10 @@ def text_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("\t", "\r", "\n", "\0")) else text
 
 
-_UNSEEN = INVISIBLE | {'"'}
-"""What shows nothing though Unicode counts it as letters and symbols, and quotes."""
-
-
 def _starts_formula(text: str) -> bool:
     """Whether the first sign that anybody sees begins a formula: not a control, a mark, a blank or an unassigned one."""
     for character in text:
-        if not (character in _UNSEEN or unicodedata.category(character)[0] in "CMZ"):
+        if not (character == '"' or character in INVISIBLE or unicodedata.category(character)[0] in "CMZ"):
             return unicodedata.normalize("NFKC", character)[0] in "=+-@"
     return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import shutil
 import socket
 import time
 
@@ -286,6 +287,61 @@ def test_an_edit_that_outlasts_its_session_leaves_nothing(tmp_path, patient):
             reply = other.post(f"/api/cases/{case['id']}/edits", content=slow())
         assert signed_out == [204] and reply.status_code == 404 and "no such case" in reply.json()["error"]
         assert list(server.workspace_cases.iterdir()) == []
+
+
+# Requests and uploads at once
+
+
+@contextlib.contextmanager
+def upload_under_way(server, client, announced):
+    """An upload of a session that has begun and does not go on."""
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    head = f"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Length: {announced}\r\n"
+    before = server.app.state.context.uploads.total()
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode())
+        end = time.monotonic() + 20
+        while server.app.state.context.uploads.total() == before:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        yield
+
+
+def test_one_session_cannot_take_the_connections_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.web.security.MAX_REQUESTS", 3)
+    monkeypatch.setattr("pipeline.web.context.MAX_UPLOADS", 2)
+    with running(tmp_path) as server, server.client() as greedy, server.client() as other:
+        greedy.get("/"), other.get("/")
+        with upload_under_way(server, greedy, 5000), upload_under_way(server, greedy, 5000):
+            third = greedy.post("/api/cases", files=[("files", ("x.nii", b"x"))])
+            assert third.status_code == 429 and "2 uploads under way" in third.json()["error"]
+            assert greedy.get("/api/cases").status_code == 200
+            monkeypatch.setattr("pipeline.web.security.MAX_REQUESTS", 2)
+            refused = greedy.get("/api/cases")
+            assert refused.status_code == 429 and "2 requests under way" in refused.json()["error"]
+            assert other.get("/api/cases").status_code == 200
+        end = time.monotonic() + 20
+        while greedy.get("/api/cases").status_code != 200:  # those that are gone count no more
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert not server.app.state.context.uploads
+
+
+def test_the_room_that_one_upload_was_promised_is_not_anothers(tmp_path, monkeypatch):
+    """Hundreds that begin together would each find the disk empty."""
+    free = shutil.disk_usage(tmp_path)._replace(free=2 * 100_000 + 50_000)
+    monkeypatch.setattr("pipeline.web.context.shutil.disk_usage", lambda _: free)
+    image = [("files", ("x.nii", b"x" * 20_000))]
+    with running(tmp_path / "w", max_upload_bytes=100_000) as server, server.client() as one, server.client() as other:
+        one.get("/"), other.get("/")
+        with upload_under_way(server, one, 40_000):
+            refused = other.post("/api/cases", files=image)
+            assert refused.status_code == 507 and "nearly full" in refused.json()["error"]
+        end = time.monotonic() + 20
+        while server.app.state.context.uploads:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert other.post("/api/cases", files=image).status_code == 201
 
 
 # Event streams

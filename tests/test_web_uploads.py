@@ -20,7 +20,8 @@ from data.errors import InputError
 from data.own_folder import MARK
 from pipeline.web.advice import for_page
 from pipeline.web.checks import case_of
-from pipeline.web.names import clean_name
+from pipeline.web.intake import _unpacked
+from pipeline.web.names import Received, clean_name, quoted
 from pipeline.web.results import _what_is
 from pipeline.web.unpack import MAX_ENTRIES, unpack_zip
 from tests.web_server import running, upload, wait_for
@@ -599,6 +600,43 @@ def test_the_servers_own_process_does_not_read_earlier_results_either(tmp_path, 
         assert client.get("/api/results").json() == []
         report.unlink()
         assert client.get("/api/results").json() == []
+
+
+def test_all_zips_of_an_upload_together_hold_no_more_files_than_one_may(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.web.intake.MAX_ENTRIES", 5)
+    received = [Received("x.nii", tmp_path / "x.nii")]
+    for number in range(3):
+        received.append(Received(f"{number}.zip", tmp_path / f"{number}.zip"))
+        received[-1].path.write_bytes(zip_of([(f"{number}a.nii", b""), (f"{number}b.nii", b"")]))
+    files, _ = _unpacked(received[:-1], 1000)  # one and twice two
+    assert len(files) == 5
+    for item in received[1:3]:
+        item.path.write_bytes(received[3].path.read_bytes())
+    for path in tmp_path.glob("zip-*"):
+        path.unlink()
+    with pytest.raises(InputError, match="holds 2 files, and 4096 of one upload are the most"):
+        _unpacked(received, 1000)
+
+
+def test_a_form_of_parts_without_number_is_refused(client):
+    reply = client.post(
+        "/api/cases", content=b"--b\r\n\r\n\r\n" * 5000 + b"--b--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=b"},
+    )  # fmt: skip
+    assert reply.status_code == 422 and "has more than 4112 parts" in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("t1\u3164is\u3164fine", "t1_is_fine"),  # Hangul fillers are letters
+        ("\u2800\uffa0\u115f", "___"),
+        ("a\u202eb\u2066c\u200bd", "a_b_c_d"),
+        ("x❞: is fine; ＂y„", '“x": is fine; "y"”'),
+    ],
+)
+def test_a_name_neither_passes_for_blanks_nor_ends_its_quotation(name, shown):
+    assert quoted(clean_name(name)) == shown
 
 
 # Names and turns

@@ -159,6 +159,28 @@ def test_modes_of_a_folder_that_is_there_stay_and_one_that_others_may_write_in_i
     assert open_to_write.stat().st_mode & 0o7777 == 0o1777 and list(open_to_write.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["cases", "web.sqlite3"])
+def test_what_lies_in_a_workspace_is_refused_where_others_may_write_in_it(tmp_path, name):
+    started(tmp_path / "w")
+    path = tmp_path / "w" / name
+    path.chmod(path.stat().st_mode | 0o020)
+    with pytest.raises(UsageError, match=f"{name}: others may write in it.*chmod go-w"):
+        create_app(Settings(workspace=tmp_path / "w"))
+    assert path.stat().st_mode & 0o020
+
+
+def test_a_workspace_of_another_user_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "w").mkdir(0o755)
+    if os.getuid() == 0:
+        os.chown(tmp_path / "w", 1, -1)
+    else:
+        own = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        create_app(Settings(workspace=tmp_path / "w"))
+    assert list((tmp_path / "w").iterdir()) == []
+
+
 def test_a_workspace_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for workspace in (tmp_path / "file", tmp_path / "file" / "below"):

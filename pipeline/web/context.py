@@ -28,8 +28,8 @@ from pipeline.web.workspace import DATABASE, open_workspace
 
 log = logging.getLogger(__name__)
 
-MAX_CASES, MAX_LISTENERS = 200, 16
-"""Of one session: cases, and event streams at once."""
+MAX_CASES, MAX_LISTENERS, MAX_UPLOADS = 200, 16, 8
+"""Of one session: cases, event streams at once, and uploads at once."""
 ALL_LISTENERS = 400
 _SWEEP_S = 30.0
 NO_CASE = "there is no such case in this session; it may have been removed after its time"
@@ -59,6 +59,9 @@ class Context:
         self.models: list[dict[str, Any]] = [_model_info(c) for c in self.checkpoints.values()]
         self.text = schema.CaseTexts(self.jobs)
         self.listeners: Counter[str] = Counter()
+        self.uploads: Counter[str] = Counter()
+        self._promised = 0
+        """Bytes that the uploads under way may still bring."""
         load_layouts()  # now, and not while the first user waits
 
     def case(self, request: Request, case_id: str) -> CaseRecord:
@@ -109,6 +112,24 @@ class Context:
         if self.listeners.total() >= ALL_LISTENERS:
             raise HTTPException(503, "too many listen; ask for the case instead")
 
+    @contextlib.contextmanager
+    def receiving(self, request: Request) -> Iterator[None]:
+        """One more upload of this session until the block is left, with its room on the disk kept for it."""
+        owner, most = request.state.owner, self.settings.max_upload_bytes
+        if self.uploads[owner] >= MAX_UPLOADS:
+            raise HTTPException(429, f"this session has {MAX_UPLOADS} uploads under way; wait until one ends")
+        announced = request.headers.get("content-length", "")
+        room = min(int(announced), most) if announced.isascii() and announced.isdigit() else most
+        self.room_on_disk(room)
+        self.uploads[owner] += 1
+        self._promised += room
+        try:
+            yield
+        finally:
+            self._promised -= room
+            self.uploads[owner] -= 1
+            self.uploads += Counter()  # forget who has none
+
     async def end_session(self, owner: str) -> None:
         """End a session and remove its cases, which nobody could open any more."""
         self.sessions.end(owner)
@@ -136,9 +157,10 @@ class Context:
         if len(self.store.of_owner(owner)) >= MAX_CASES:
             raise HTTPException(429, f"this session has {MAX_CASES} cases; remove some first")
 
-    def room_on_disk(self) -> None:
-        """Refuse an upload for which the disk has no room."""
-        if shutil.disk_usage(self.settings.workspace).free < 2 * self.settings.max_upload_bytes:
+    def room_on_disk(self, more: int = 0) -> None:
+        """Refuse what would bring so many bytes more, where the disk has no room for it beside the uploads under way."""
+        free = shutil.disk_usage(self.settings.workspace).free
+        if free < 2 * self.settings.max_upload_bytes + self._promised + more:
             raise HTTPException(507, "the server's disk is nearly full; try again later, or remove cases")
 
 

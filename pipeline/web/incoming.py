@@ -60,7 +60,8 @@ def add_incoming(app: FastAPI, context: Context) -> None:
         incoming = folder / "incoming"
         try:
             await asyncio.to_thread(incoming.mkdir)
-            received, fields = await receive_form(request, incoming, context.settings.max_upload_bytes)
+            with context.receiving(request):
+                received, fields = await receive_form(request, incoming, context.settings.max_upload_bytes)
             files = [{"name": item.name, "path": f"{incoming.name}/{item.path.name}"} for item in received]
             about = {"do": "take", "received": files, "max_unpacked": context.settings.max_unpacked_bytes}
             found: dict[str, Any] = await context.jobs.ask_checker(record, about)
@@ -90,10 +91,10 @@ def add_incoming(app: FastAPI, context: Context) -> None:
         record = context.case(request, case_id)
         if record.state != "done" or record.result is None:
             raise HTTPException(409, f"the case is {record.state}; only a finished mask can be edited")
-        context.room_on_disk()
         folder = context.jobs.folder(case_id)
         try:
-            path = await _take_body(request, folder, context.settings.max_upload_bytes)
+            with context.receiving(request):
+                path = await _take_body(request, folder, context.settings.max_upload_bytes)
         except FileNotFoundError:  # removed meanwhile, by its user or with the session
             raise HTTPException(404, NO_CASE) from None
         mask = next(iter(record.downloads.values()))["path"]

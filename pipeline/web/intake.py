@@ -19,7 +19,7 @@ from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, match_volume, s
 from data.places import Names
 from pipeline.web.names import Received, clean_name, quoted
 from pipeline.web.store import Source
-from pipeline.web.unpack import is_archive, unpack_zip
+from pipeline.web.unpack import MAX_ENTRIES, is_archive, unpack_zip
 
 ROLES = (*MODALITIES, REFERENCE)
 NAMELESS = "patient"
@@ -113,7 +113,7 @@ def _listed(names: Sequence[str]) -> str:
 def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Received], str]:
     """All files, those of zips unpacked, and what a patient without a name may be called."""
     files: list[Received] = []
-    label = NAMELESS
+    label, left = NAMELESS, MAX_ENTRIES - sum(not item.name.lower().endswith(".zip") for item in received)
     for item in received:
         if not item.name.lower().endswith(".zip"):
             if is_archive(item.name):
@@ -122,7 +122,8 @@ def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Receiv
                 )
             files.append(item)
             continue
-        members = unpack_zip(item.path, item.name, item.path.parent, max_bytes=max_bytes, first=len(files))
+        members = unpack_zip(item.path, item.name, item.path.parent, max_bytes=max_bytes, first=len(files), most=left)
+        left -= len(members)
         item.path.unlink()
         files += [Received(clean_name(member.name), member.path) for member in members]
         max_bytes -= sum(member.path.stat().st_size for member in members)

@@ -11,6 +11,8 @@ from data.visible import is_visible
 _LONGEST_NAME, _DEEPEST = 1024, 16
 _PLAIN = re.compile(r"[\w.+=@/-]+")
 """Without blanks and the marks that part sentences."""
+_QUOTES = re.compile("[“”„‟❝❞〝〞＂]")
+"""What could be read as the end of a quotation."""
 
 
 @dataclass(frozen=True)
@@ -40,4 +42,4 @@ def clean_name(text: str) -> str:
 
 def quoted(name: str) -> str:
     """A name for a sentence: in quotes where it could be read as a part of the sentence itself."""
-    return name if _PLAIN.fullmatch(name) else "“" + re.sub("[“”]", '"', name) + "”"
+    return name if _PLAIN.fullmatch(name) else "“" + _QUOTES.sub('"', name) + "”"

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MAX_JSON_BYTES, BODY_SECONDS = 64 * 2**10, 30.0
 """Of the body of a request that is no upload."""
+MAX_REQUESTS = 64
+"""Of one session at once, event streams among them: it must not take the connections of all."""
 MAX_HEADER_BYTES, MAX_HEADER_LINES = 32 * 2**10, 100
 _OPEN_PATHS = ("/healthz", "/login", "/static/")
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
@@ -116,6 +118,8 @@ class Guard:
             owner = self.sessions.signed(cookie)
             if scope["path"] == "/" or (scope["method"] == "POST" and scope["path"] not in ("/login", "/api/sign-out")):
                 reply.cookie = cookie
+        if self.sessions.under_way(owner or "") >= MAX_REQUESTS:
+            return await reply.error(429, f"this session has {MAX_REQUESTS} requests under way; wait until some end")
         scope.setdefault("state", {}).update(owner=owner, visitor=visitor, let_in=let_in)
         limited = _limited(receive) if not _is_upload(scope) else receive
         try:

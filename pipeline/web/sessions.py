@@ -112,6 +112,10 @@ class Sessions:
         """Owners of sessions whose time is over."""
         return [owner for owner in self._times if self._is_over(owner)]
 
+    def under_way(self, owner: str) -> int:
+        """How many requests of this session are being answered."""
+        return self._requests[owner]
+
     @contextlib.contextmanager
     def in_use(self, owner: str) -> Iterator[None]:
         """A request of this session, which is not idle until the block is left: uploads and event streams take long."""

@@ -41,7 +41,9 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(_ARCHIVES)
 
 
-def unpack_zip(packed: Path, shown: str, folder: Path, *, max_bytes: int, first: int = 0) -> list[Member]:
+def unpack_zip(
+    packed: Path, shown: str, folder: Path, *, max_bytes: int, first: int = 0, most: int = MAX_ENTRIES
+) -> list[Member]:
     """Unpack the files of a zip into ``folder`` under names of our own (``zip-<number>``).
 
     Parameters
@@ -52,6 +54,8 @@ def unpack_zip(packed: Path, shown: str, folder: Path, *, max_bytes: int, first:
         Of all files together.
     first : int
         Number of the first file.
+    most : int
+        So many files it may hold: with several zips, what the others leave.
 
     Returns
     -------
@@ -67,7 +71,7 @@ def unpack_zip(packed: Path, shown: str, folder: Path, *, max_bytes: int, first:
     try:
         with _Bounded(packed, shown) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            _check_entries(entries, shown, packed.stat().st_size, max_bytes)
+            _check_entries(entries, shown, packed.stat().st_size, max_bytes, most)
             wanted = [entry for entry in entries if not entry.is_dir() and not _hidden(entry.filename)]
             return [
                 Member(entry.filename, _unpack(archive, entry, shown, folder / f"zip-{first + number}"))
@@ -101,9 +105,9 @@ class _Bounded(io.BufferedReader):
         return piece
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], shown: str, packed_bytes: int, max_bytes: int) -> None:
-    if len(entries) > MAX_ENTRIES:
-        raise _refuse(shown, f"holds {len(entries)} files, and {MAX_ENTRIES} are the most")
+def _check_entries(entries: list[zipfile.ZipInfo], shown: str, packed_bytes: int, max_bytes: int, most: int) -> None:
+    if len(entries) > most:
+        raise _refuse(shown, f"holds {len(entries)} files, and {MAX_ENTRIES} of one upload are the most")
     for entry in entries:
         _check_entry(entry, shown)
     total = sum(entry.file_size for entry in entries)

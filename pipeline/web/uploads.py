@@ -27,7 +27,7 @@ STALLED_S = 60.0
 """A sender that is silent for so long is given up."""
 SLOWEST_BYTES_A_SECOND = 16 * 2**10
 """A sender that is slower than this from the first minute on is given up: one of a byte a second after a minute."""
-_LONGEST_FIELD = 1024
+_LONGEST_FIELD, _MAX_FIELDS = 1024, 16
 
 
 class TooLarge(Exception):
@@ -42,6 +42,7 @@ class _Form:
     files: list[Received] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
     complete: bool = False
+    parts: int = 0
     header: list[bytes] = field(default_factory=lambda: [b"", b""])
     disposition: bytes = b""
     target: BinaryIO | None = None
@@ -49,6 +50,11 @@ class _Form:
     key: str = ""
 
     def part_begin(self) -> None:
+        self.parts += 1
+        if self.parts > MAX_FILES + _MAX_FIELDS:
+            raise InputError(
+                f"the upload's form has more than {MAX_FILES + _MAX_FIELDS} parts; drop one patient at a time"
+            )
         self.disposition = b""
         self.target, self.text, self.key = None, None, ""
         self.header = [b"", b""]
@@ -90,7 +96,7 @@ class _Form:
         if self.target is not None:
             self.target.close()
             self.target = None
-        elif self.text is not None and len(self.fields) < 16:
+        elif self.text is not None and len(self.fields) < _MAX_FIELDS:
             self.fields[self.key[:50]] = _decoded(bytes(self.text))
 
     def end(self) -> None:

@@ -26,8 +26,8 @@ def open_workspace(workspace: Path) -> None:
     Raises
     ------
     UsageError
-        It cannot be made; others may write in it; ``cases`` or the data base is a link; or ``cases`` holds something
-        and no data base says what.
+        It cannot be made; it, ``cases`` or the data base is another user's or may be written to by others; one of the
+        latter is a link; or ``cases`` holds something and no data base says what.
     """
     cases, database = workspace / "cases", workspace / DATABASE
     try:
@@ -45,16 +45,31 @@ def open_workspace(workspace: Path) -> None:
         workspace.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             workspace.mkdir(0o700)
-        if hasattr(os, "getuid") and workspace.stat().st_mode & 0o022:
-            raise UsageError(
-                f"{workspace}: others may write in it, and patients' images are to lie there; choose another "
-                f"--workspace, or keep them out: chmod go-w {workspace}"
-            )
+        _require_private(workspace)
         cases.mkdir(0o700, exist_ok=True)
+        _require_private(cases)
+        if database.exists():
+            _require_private(database)
     except OSError as error:
         raise UsageError(
             f"{workspace}: cannot be used ({error.strerror or error}); mend that, or choose another --workspace"
         ) from None
+
+
+def _require_private(path: Path) -> None:
+    """Refuse a folder or a data base that another user than the system's own has, or that others may write in."""
+    if not hasattr(os, "getuid"):  # Windows
+        return
+    status = path.stat()
+    if status.st_uid not in (0, os.getuid()):
+        raise UsageError(
+            f"{path}: belongs to another user, who could change what lies there; choose another --workspace"
+        )
+    if status.st_mode & 0o022:
+        raise UsageError(
+            f"{path}: others may write in it, and patients' images are to lie there; choose another "
+            f"--workspace, or keep them out: chmod go-w {path}"
+        )
 
 
 class CaseFolders:
