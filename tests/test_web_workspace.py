@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from pipeline.web.app import create_app
 from pipeline.web.settings import Settings
 from pipeline.web.store import Store
 from pipeline.web.workspace import CaseFolders
-from tests.web_server import run, running, upload, wait_for
+from tests.web_server import files_of, run, running, upload, wait_for
 
 ID = "0123456789abcdef" * 2
 
@@ -223,6 +224,17 @@ def test_an_edit_is_refused_where_the_disk_has_no_room(tmp_path, patient, monkey
         reply = client.post(f"/api/cases/{case['id']}/edits", content=b"\0" * 10_000)
         assert reply.status_code == 507 and "disk is nearly full" in reply.json()["error"]
         assert uploads(server, case) == []
+
+
+def test_a_disk_that_fills_meanwhile_is_told_and_keeps_nothing_of_the_upload(tmp_path, patient, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with running(tmp_path) as server, server.client() as client:
+        monkeypatch.setattr("pipeline.web.uploads._Form.part_data", full)
+        reply = client.post("/api/cases", files=files_of(patient))
+        assert reply.status_code == 507 and "disk is nearly full" in reply.json()["error"]
+        assert list(server.workspace_cases.iterdir()) == []
 
 
 def test_what_a_killed_server_was_taking_in_is_gone_after_the_next_start(tmp_path, patient):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from data.errors import SegmentationError
 from pipeline import __version__
 from pipeline.web.cases import add_cases, add_files
-from pipeline.web.context import Context
+from pipeline.web.context import DISK_FULL, Context
 from pipeline.web.incoming import add_incoming
 from pipeline.web.lists import add_lists
 from pipeline.web.pages import add_pages, niivue_file
@@ -71,7 +72,7 @@ def create_app(settings: Settings, *, job_function: str = _JOB, check_function: 
     )
     app.state.context = context
     app.add_middleware(Guard, settings=settings, sessions=context.sessions, guesses=context.guesses)
-    for kind in (HTTPException, RequestValidationError, SegmentationError, JobFailed, TooLarge):
+    for kind in (HTTPException, RequestValidationError, SegmentationError, JobFailed, TooLarge, OSError):
         app.add_exception_handler(kind, _explain)
     add_pages(app, context)
     add_lists(app, context)
@@ -91,6 +92,10 @@ async def _explain(_: Request, error: Exception) -> Response:
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         where = where.encode("ascii", "backslashreplace").decode()[:100]
         return JSONResponse({"error": f"{where or 'the request'}: {first['msg']}; see /api/openapi.json"}, 422)
+    if isinstance(error, OSError):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        return JSONResponse({"error": DISK_FULL}, 507)
     return JSONResponse({"error": str(error)}, 422)
 
 

@@ -32,6 +32,7 @@ MAX_CASES, MAX_LISTENERS, MAX_UPLOADS = 200, 16, 8
 """Of one session: cases, event streams at once, and uploads at once."""
 ALL_LISTENERS = 400
 _SWEEP_S = 30.0
+DISK_FULL = "the server's disk is nearly full; try again later, or remove cases"
 NO_CASE = "there is no such case in this session; it may have been removed after its time"
 
 
@@ -161,7 +162,7 @@ class Context:
         """Refuse what would bring so many bytes more, where the disk has no room for it beside the uploads under way."""
         free = shutil.disk_usage(self.settings.workspace).free
         if free < 2 * self.settings.max_upload_bytes + self._promised + more:
-            raise HTTPException(507, "the server's disk is nearly full; try again later, or remove cases")
+            raise HTTPException(507, DISK_FULL)
 
 
 LARGEST_CARD = 2**18
