@@ -12,8 +12,11 @@ from typing import Any
 from data.errors import few
 from data.labels import CONVENTIONS, load_convention
 from data.naming import modality_called
+from data.regular_file import parse_json, read_regular_file
 
-_LARGEST_BYTES = 16 * 2**20
+_LARGEST_BYTES, _MOST_VALUES = 16 * 2**20, 2**20
+"""Of a set of 100,000 patients, each with image and mask: 200,000 values."""
+_MOST_LABELS = 1000
 # Order matters: "non-enhancing" holds "enhancing".
 _TISSUES = (
     ("RC", r"cavity|\brc\b"),
@@ -48,22 +51,21 @@ def read_dataset_json(path: str) -> DatasetJson:
     not an error."""
     if not os.path.lexists(path):
         return DatasetJson()
-    if not os.path.isfile(path) or os.path.getsize(path) > _LARGEST_BYTES:
-        return DatasetJson(warning=f"{path} is no file of at most 16 MiB and was not read; write it again")
     try:
-        with open(path, "rb") as file:
-            return parse_dataset_json(path, file.read(_LARGEST_BYTES))
+        return parse_dataset_json(path, read_regular_file(path, _LARGEST_BYTES))
     except OSError as error:
         return DatasetJson(warning=f"{path} could not be read ({error.strerror}); write it again")
+    except ValueError:
+        return DatasetJson(warning=f"{path} is no file of at most 16 MiB and was not read; write it again")
 
 
 def parse_dataset_json(path: str, text: bytes) -> DatasetJson:
     """As :func:`read_dataset_json`, of a text that is at hand; ``path`` is for sentences."""
     try:
-        content = json.loads(text.decode("utf-8-sig"))
+        content = parse_json(text, _MOST_VALUES)
     except UnicodeDecodeError:
         return DatasetJson(warning=f"{path} is no UTF-8 text and was not used; save it as UTF-8")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return DatasetJson(warning=f"{path} could not be read as JSON ({_why_no_json(error)}); write it again")
     if not isinstance(content, dict):
         return DatasetJson(warning=f"{path} holds {_kind(content)}, not an object; write it again")
@@ -86,12 +88,10 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _why_no_json(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
+def _why_no_json(error: ValueError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} in line {error.lineno}"
-    return "a number in it is too long"
+    return "a number in it is too long" if str(error).startswith("Exceeds") else f"it says: {error}"
 
 
 def _why_no_channel(raw: Any) -> str:
@@ -112,6 +112,8 @@ def _channels(raw: Mapping[str, Any]) -> tuple[str | None, ...]:
 
 def _conventions_that_agree(raw: Mapping[str, Any]) -> tuple[str, ...]:
     claims: list[tuple[str, str, frozenset[int]]] = []
+    if len(raw) > _MOST_LABELS:
+        return ()
     for key, value in raw.items():
         # MSD writes {"1": "edema"}, nnU-Net {"edema": 1} or, for regions, {"tumor core": [2, 3]}.
         name, values = (str(value), int(key)) if key.isascii() and key.isdigit() and len(key) < 4 else (key, value)

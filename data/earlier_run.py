@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from data.naming import MODALITIES, VOLUME_EXTENSIONS, split_extension
 from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
 _STATE, _RECORD = ".state", "run.json"
+_MOST_INPUTS = 10_000
+"""Files of a case: four images of 2500 slices each."""
 _KINDS = frozenset({"previews", "probabilities", "uncertainties", "images"})
 _RESULT = re.compile(r"seg|preview|(?:prob|uncertainty)_[A-Za-z0-9]+|" + "|".join(MODALITIES))
 
@@ -28,13 +32,13 @@ class EarlierRun:
     folder : str
     cases : frozenset of str
         What the run calls its patients' folders; empty where it was stopped before the first was done.
-    inputs : mapping of str to frozenset of str
-        Real paths of the files that a case was made from, as far as run.json tells.
+    inputs : mapping of str to tuple of str
+        The files that a case was made from, as far as run.json tells; whatever it says.
     """
 
     folder: str
     cases: frozenset[str]
-    inputs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def wrote(self, path: str) -> bool:
         """Whether a file is a result of the run; an image from which it read is none, whatever it is called."""
@@ -48,14 +52,14 @@ class EarlierRun:
         for case, what in _readings(stem):
             # A run that was stopped may have written a mask of which it says nothing yet.
             if (case in self.cases and where in (case, *_KINDS)) or (case == where and what == "seg"):
-                return what not in MODALITIES or os.path.realpath(path) not in self._inputs_of(case)
+                return what not in MODALITIES or not _is_among(path, self._inputs_of(case))
         return False
 
-    def _inputs_of(self, case: str) -> frozenset[str]:
+    def _inputs_of(self, case: str) -> tuple[str, ...]:
         if case in self.inputs:
             return self.inputs[case]
         state = _read_object(os.path.join(self.folder, _STATE, f"{case}.json"))
-        return _real(state.get("inputs"))
+        return _named(state.get("inputs"))
 
 
 def read_earlier_run(folder: str) -> EarlierRun | None:
@@ -73,7 +77,7 @@ def read_earlier_run(folder: str) -> EarlierRun | None:
         if isinstance(about, dict) and isinstance(name := about.get("folder"), str):
             cases.add(name)
             if about.get("inputs"):
-                inputs[name] = _real(about["inputs"])
+                inputs[name] = _named(about["inputs"])
     return EarlierRun(folder, frozenset(cases), inputs)
 
 
@@ -106,6 +110,21 @@ def _read_object(path: str) -> dict[str, Any]:
     return {} if os.path.islink(path) else read_json_object(path)
 
 
-def _real(inputs: Any) -> frozenset[str]:
-    named = [path for path in inputs if "\0" not in path] if isinstance(inputs, dict) else []
-    return frozenset(map(os.path.realpath, named))
+def _named(inputs: Any) -> tuple[str, ...]:
+    return tuple(islice(inputs, _MOST_INPUTS)) if isinstance(inputs, dict) else ()
+
+
+def _is_among(path: str, inputs: tuple[str, ...]) -> bool:
+    """Whether a file is one of those named, of which any may be no path at all.
+
+    The system is asked of each once: to resolve links in a name of a million steps takes hours.
+    """
+    try:
+        own = os.stat(path)
+    except OSError:
+        return False
+    for name in inputs:
+        with suppress(OSError, ValueError):  # too long, a null byte, a lone surrogate
+            if os.path.samestat(own, os.stat(name)):
+                return True
+    return False

@@ -7,6 +7,7 @@ in bytes, in values and in depth before anything is made of it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -65,13 +66,15 @@ def read_json(path: Path | str, largest: int = LARGEST_RECORD) -> Any:
     return parse_json(read_regular_file(path, largest))
 
 
-def parse_json(content: bytes | str) -> Any:
-    """What a JSON text says, as `read_json` does for a file. Raises ValueError."""
+def parse_json(content: bytes | str, most_values: int = MOST_VALUES) -> Any:
+    """What a JSON text of at most ``most_values`` says, as `read_json` does for a file. Raises ValueError."""
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-    if sum(map(text.count, "[{,")) > MOST_VALUES:
-        raise ValueError(f"holds more than {MOST_VALUES} values")
+    if sum(map(text.count, "[{,")) > most_values:
+        raise ValueError(f"holds more than {most_values} values")
     try:
-        return json.loads(text, object_pairs_hook=without_double_keys, parse_constant=_refuse_constant)
+        return json.loads(
+            text, object_pairs_hook=without_double_keys, parse_constant=_refuse_constant, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError("is nested too deep") from None
 
@@ -93,6 +96,13 @@ def without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:80]} is said twice")
         found[key] = value
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:80]} is larger than any number")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -10,8 +10,8 @@ import yaml
 
 from data.regular_file import read_regular_file
 
-LARGEST_FILE = 2**20
-"""Bytes; a recipe has some 3000."""
+LARGEST_FILE, LONGEST = 2**16, 1000
+"""Bytes, and letters of one key or value; a recipe has some 3000. PyYAML takes a second for 100 kB."""
 DEEPEST = 32
 """Levels of lists and mappings; a recipe of a cascade has 6."""
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
@@ -34,8 +34,9 @@ def read_strict_yaml(path: Path) -> dict[Any, Any]:
     Raises
     ------
     ValueError
-        The file is no regular one or larger than 1 MiB, no YAML, no mapping, says a key twice (PyYAML alone would keep
-        the last, in silence), uses an alias (a few lines of which unpack to gigabytes), or is nested too deep.
+        The file is no regular one or larger than 64 KiB, no YAML, no mapping, says a key twice (PyYAML alone would keep
+        the last, in silence), uses an alias (a few lines of which unpack to gigabytes), is nested too deep,
+        or has a key or value of more than 1000 letters.
     OSError
         It cannot be read.
     """
@@ -106,6 +107,8 @@ def _refuse_aliases_and_depth(text: str, path: Path) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"{path}, line {line}: the alias *{event.anchor} is not read; write the value out")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST:
+            raise ValueError(f"{path}, line {line}: a value is longer than {LONGEST} letters; shorten it")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"{path}, line {line}: is nested more than {DEEPEST} levels deep; correct it")

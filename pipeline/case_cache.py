@@ -22,13 +22,15 @@ from numpy.typing import DTypeLike, NDArray
 from data.case import folder_name
 from data.errors import InputError, UsageError
 from data.regular_file import open_regular_file
-from data.stream import open_regular, plain
+from data.stream import open_regular, plain, refuse
 from data.write import atomic_write
 
 log = logging.getLogger(__name__)
 
 LARGEST_ARRAY = 2**28
 """Bytes of an array in an .npz file: that of the cubes at hand with most lesions has 20 MB."""
+LARGEST_FILE = 2**31
+"""Bytes of a file to learn from: twice those of the largest image that is read."""
 FORMAT = 2
 """Raise it whenever the same files and recipe are to give other arrays: older ones are then made anew."""
 
@@ -39,10 +41,12 @@ def file_digest(path: Path) -> str:
     Raises
     ------
     data.errors.InputError
-        It is no readable, regular file, or it is empty.
+        It is no readable, regular file, it is empty, or larger than `LARGEST_FILE`.
     """
     digest = hashlib.sha256()
-    with open_regular(path) as (file, _):
+    with open_regular(path) as (file, size):
+        if size > LARGEST_FILE:
+            refuse(path, f"has {size} bytes, more than the {LARGEST_FILE} of any file to learn from", "leave it out")
         for piece in plain(file):
             digest.update(piece)
     return digest.hexdigest()
@@ -126,6 +130,8 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, kind = read_header[np.lib.format.read_magic(content)](content)
     # numpy alone would take the memory that the header asks for before it finds that the bytes are not there.
+    if kind.kind not in "biuf":
+        raise ValueError(f"{name} is of {kind}, and not of numbers")
     if size > LARGEST_ARRAY or size != content.tell() + math.prod(shape) * kind.itemsize:
         raise ValueError(f"{name} has {size} bytes, and declares {shape} of {kind}; the most are {LARGEST_ARRAY}")
     content.seek(0)

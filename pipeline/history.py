@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import logging
 import math
@@ -13,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UsageError
 from data.labels import REGIONS
-from data.regular_file import read_regular_file
 from data.visible import is_visible
 from data.write import write_bytes_atomically, write_text_atomically
 from pipeline.colours import REGION_COLOURS
-from pipeline.tables import LARGEST_TABLE, csv_line
+from pipeline.tables import csv_line, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,8 +111,8 @@ def read_history(path: Path) -> list[EpochRecord]:
         It could not be read.
     """
     try:
-        rows = list(csv.reader(io.StringIO(read_regular_file(path, LARGEST_TABLE).decode("utf-8"), newline="")))
-    except (ValueError, csv.Error) as error:
+        rows = list(read_rows(path))
+    except ValueError as error:
         raise UsageError(f"{path}: not a table in UTF-8 ({error}); {_FIX}") from None
     header = rows[0] if rows else []
     if {name for name in header if not name.startswith(_DICE)} != set(_COLUMNS) or len(set(header)) != len(header):

@@ -11,8 +11,7 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pandas as pd
 
 from data.io import write_bytes_atomically
 from data.labels import REGIONS
-from data.regular_file import read_regular_file
+from data.regular_file import MOST_VALUES, read_regular_file
 from data.visible import INVISIBLE
 
 REPORT_COLUMNS = ("case", "folder", "status", "reason", "flags", "model", "convention", "seconds")
@@ -113,23 +112,30 @@ def read_columns(path: Path, columns: Sequence[str], more: Sequence[str] = ()) -
     ValueError
         It is no regular file, too large, or no such table; the text is the reason, without the path.
     """
+    rows = read_rows(path)
+    header = next(rows, [])
+    if not set(columns) <= set(header):
+        return []
+    places = {name: header.index(name) for name in (*columns, *more) if name in header}
+    blank = dict.fromkeys(more, "")
+    return [blank | {name: row[at] if at < len(row) else "" for name, at in places.items()} for row in rows if row]
+
+
+def read_rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a CSV file, the header first, as they are read; bounded in bytes, in cells and in rows.
+
+    Raises as :func:`read_columns` does, on the way.
+    """
     text = read_regular_file(path, LARGEST_TABLE).decode("utf-8-sig")
+    if sum(map(text.count, ",\r\n")) > MOST_VALUES:
+        raise ValueError(f"has more than {MOST_VALUES} cells")
     try:
-        reader = csv.reader(io.StringIO(text, newline=""))
-        header = next(reader, [])
-        if not set(columns) <= set(header):
-            return []
-        places = {name: header.index(name) for name in (*columns, *more) if name in header}
-        blank = dict.fromkeys(more, "")
-        cells = (
-            blank | {name: row[at] if at < len(row) else "" for name, at in places.items()} for row in reader if row
-        )
-        rows = list(islice(cells, MOST_ROWS + 1))
-        if len(rows) > MOST_ROWS:
-            raise ValueError(f"has more than {MOST_ROWS} rows")
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""))):
+            if number > MOST_ROWS:
+                raise ValueError(f"has more than {MOST_ROWS} rows")
+            yield row
     except csv.Error as error:
         raise ValueError(f"is no table ({error})") from None
-    return rows
 
 
 def report_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

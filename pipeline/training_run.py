@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,6 @@ from data.errors import UsageError
 from data.labels import LabelConvention, load_convention
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.own_folder import own_output
-from data.regular_file import read_regular_file
 from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from data.write import write_bytes_atomically, write_text_atomically
 from networks import Cascade
@@ -42,7 +41,7 @@ from pipeline.losses import build_loss
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.sampling import PatchDataset
 from pipeline.soup import flat_settings, soup_network
-from pipeline.tables import LARGEST_TABLE, write_table
+from pipeline.tables import read_columns, write_table
 from pipeline.train import Trainee, train
 from pipeline.training.sources import Source, source_of
 from pipeline.training.sources.cubes import LesionCube
@@ -603,8 +602,13 @@ def _score_of(output: Path, config: RunConfig, *, with_lesions: bool) -> float |
 def _lesion_score(table: Path, regions: Sequence[str]) -> float:
     """Mean Dice of the lesions in a table that the run has left. Raises :class:`data.errors.UsageError`."""
     try:
-        rows = pd.read_csv(io.BytesIO(read_regular_file(table, LARGEST_TABLE))).to_dict("records")
-        score = float(np.mean(list(mean_scores(rows, "dice", regions).values())))
+        names = [f"dice_{region}" for region in regions]
+        rows: list[dict[str, float | str]] = [
+            {name: cell for name, cell in row.items() if cell}  # blank where a region is not told
+            for row in read_columns(table, (), names)
+        ]
+        scores = list(mean_scores(rows, "dice", regions).values())
+        score = float(np.mean(scores)) if scores else math.nan
         if not 0 <= score <= 1:
             raise ValueError("no mean Dice can be taken of it")
     except (OSError, ValueError, TypeError) as error:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from data.earlier_run import read_earlier_run
-from data.errors import SegmentationError
+from data.errors import SegmentationError, UsageError
 from data.lock import output_lock
 from data.regular_file import MOST_VALUES, parse_json, read_json_object
 from data.splits import read_split
@@ -121,13 +122,92 @@ def test_json_with_more_values_than_memory_should_hold_is_refused_before_it_is_p
         parse_json(b"[" + b"[]," * MOST_VALUES + b"[]]")
 
 
+def test_json_with_a_number_beyond_any_float_is_refused():
+    for text in ('{"a": 1e999}', '{"a": -1e999}', '{"a": ' + "9" * 400 + ".0}"):
+        with pytest.raises(ValueError, match="is larger than any number"):
+            parse_json(text)
+    assert parse_json('{"a": 1e308, "b": 1e-999}') == {"a": 1e308, "b": 0.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\ud800", "a\0b", "x" * 10_000_000, "a/" * 2_000_000, "/tmp/../" * 1_000_000],
+    ids=["surrogate", "null", "long", "steps", "steps back"],
+)
+def test_what_run_json_names_as_an_input_is_compared_and_never_walked(name, tmp_path):
+    image, seg = tmp_path / "P" / "P_t1.nii.gz", tmp_path / "P" / "P_seg.nii.gz"
+    image.parent.mkdir()
+    image.touch()
+    seg.touch()
+    (tmp_path / "linked").symlink_to(image.parent)
+    inputs = {name: "", str(tmp_path / "linked" / image.name): ""}
+    record = {"command": "", "options": {}, "models": {}, "versions": {}}
+    for named, wrote in ((inputs, False), ({name: ""}, True), (dict.fromkeys(map(str, range(300_000))), True)):
+        record["cases"] = {"P": {"folder": "P", "inputs": named}}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        started = time.process_time()
+        run = read_earlier_run(str(tmp_path))
+        assert run is not None and run.wrote(str(image)) is wrote and run.wrote(str(seg))
+        assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    "content", [b"\n" * (2**26 - 1), b"," * (2**26 - 1), b"\r" * (2**24)], ids=["lf", "comma", "cr"]
+)
+def test_a_table_of_more_cells_than_memory_should_hold_is_refused_before_it_is_parsed(content, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content)
+    readers: list[Callable[[Path], object]] = [
+        read_history, lambda path: read_columns(path, ("case",)), lambda path: _lesion_score(path, ("WT",)),
+    ]  # fmt: skip
+    for read in readers:
+        with pytest.raises((ValueError, UsageError), match=f"more than {MOST_VALUES} cells"):
+            read(tmp_path / "t.csv")
+
+
+def test_a_history_of_more_rows_than_any_run_has_epochs_is_refused(tmp_path):
+    (tmp_path / "history.csv").write_bytes(b"\n" * 2**18)
+    with pytest.raises(UsageError, match="more than 131072 rows"):
+        read_history(tmp_path / "history.csv")
+
+
+def test_the_score_of_lesions_is_the_mean_over_regions_of_the_cells_that_are_told(tmp_path):
+    (tmp_path / "t.csv").write_text("case,dice_WT,dice_ET\na,0.5,\nb,1.0,0.25\n")
+    assert _lesion_score(tmp_path / "t.csv", ("WT", "TC", "ET")) == 0.5  # of .75 and .25
+
+
+def test_a_file_to_learn_from_that_goes_on_for_terabytes_is_refused_before_it_is_read(tmp_path):
+    from data.errors import InputError
+    from pipeline.case_cache import file_digest
+
+    _sparse(tmp_path / "P.npz")
+    with pytest.raises(InputError, match="P.npz: has 4398046511104 bytes, more than the 2147483648"):
+        file_digest(tmp_path / "P.npz")
+
+
+def test_a_dataset_json_is_read_as_every_other_json_is(tmp_path):
+    from data.dataset_json import read_dataset_json
+
+    path = tmp_path / "dataset.json"
+    channels = '"channel_names": {"0": "T1"}'
+    for text, why in (
+        (f"{{{channels}, {channels.replace('T1', 'T2')}}}", "the key channel_names is said twice"),
+        (f'{{{channels}, "x": NaN}}', "NaN is no number of JSON"),
+        ("[" + "[]," * 2**20 + "[]]", "holds more than 1048576 values"),
+    ):
+        path.write_text(text)
+        found = read_dataset_json(str(path))
+        assert not found.channels and found.warning is not None and why in found.warning
+    labels = {f"oedema {number}": 2 for number in range(100_000)}
+    path.write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": labels}))
+    assert read_dataset_json(str(path)).channels == ("t1",) and read_dataset_json(str(path)).conventions == ()
+
+
 def test_json_with_a_key_twice_is_refused():
     with pytest.raises(ValueError, match="the key a is said twice"):
         parse_json('{"a": 1, "a": 2}')
 
 
 def test_a_record_of_a_part_in_a_thousand_million_is_refused_at_once(tmp_path):
-    from data.errors import UsageError
     from pipeline.merge import merge_shards
 
     part = tmp_path / "part"
@@ -155,8 +235,6 @@ def test_a_record_of_a_part_in_a_thousand_million_is_refused_at_once(tmp_path):
     ],
 )
 def test_a_record_of_another_form_is_of_no_finished_part(change, value, tmp_path):
-    from data.errors import UsageError
-
     record = {"shard": [1, 1], "n_patients": 0, "patients": "0" * 64, "made_with": {}, "options": {"models": []},
               "cases": []}  # fmt: skip
     run = {"started": "", "seconds": 1, "command": "", "working_folder": "", "machine": {"cpus": 1},
@@ -182,9 +260,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "[" * 5000, "line 1: is nested more than 32 levels deep"),
         ("a:\n" + "".join(" " * n + "- \n" for n in range(1, 40)), "is nested more than 32 levels deep|not valid YAML"),
         ("a: 2020-13-45", "a number or date in it cannot be read"),
-        ("a: " + "1" * 5000, "a number or date in it cannot be read"),
+        ("a: " + "1" * 5000, "line 1: a value is longer than 1000 letters"),
+        ("a: 0x" + "f" * 5000, "line 1: a value is longer than 1000 letters"),
+        ("b: 1\n? " + "k" * 5000 + "\n: 1", "line 2: a value is longer than 1000 letters"),
+        ("a: 1" + ":59" * 20_000, "line 1: a value is longer than 1000 letters"),
         ("a: !!timestamp x", "a number or date in it cannot be read"),
-        ("a: " + "x" * 2**21, "more than the 1048576"),
+        ("a: " + "x" * 2**21, "more than the 65536"),
     ],
 )
 def test_yaml_that_would_take_memory_or_the_stack_is_refused_in_a_sentence(text, why, tmp_path):

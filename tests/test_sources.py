@@ -127,6 +127,9 @@ def test_a_cubes_place_is_where_its_patients_tumour_stands(tmp_path):
         ({"images": np.zeros((1, 3, 32, 32, 32), np.float16)}, "do not fit each other"),
         ({"labels": np.full((1, 32, 32, 32), 7, np.uint8)}, "labels that brats2017 does not know: 7"),
         ({"starts": np.zeros((0, 3))}, "holds no lesion"),
+        ({"images": np.full((1, 4, 32, 32, 32), "1")}, "images is of <U1, and not of numbers"),
+        ({"labels": np.full((1, 32, 32, 32), b"1")}, "labels is of .S1, and not of numbers"),
+        ({"images": np.ones((1, 4, 32, 32, 32), np.complex64)}, "images is of complex64, and not of numbers"),
         # It shows brain in the 20 x 32 x 32 voxels from (6, 0, 0) of a grid of 128^3.
         ({"starts": np.array([[103, 40, 60]])}, r"lesion 1 starts at \[103, 40, 60\].*correct starts, or leave it out"),
         ({"starts": np.array([[48, 97, 60]])}, r"lesion 1 starts at \[48, 97, 60\]"),
