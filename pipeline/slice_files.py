@@ -141,11 +141,18 @@ def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         raise UsageError(f"{path}: reading .h5 slices needs h5py; install it with pip") from None
     try:
         with h5py.File(path) as file:
-            pixels, mask = np.array(file["image"], dtype=np.float32), np.array(file["mask"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: is no slice with image and mask ({error}); copy it again") from None
-    if pixels.shape != (_SIZE, _SIZE, 4) or mask.shape != (_SIZE, _SIZE, 3):
-        raise InputError(
-            f"{path}: its image is {pixels.shape} and its mask {mask.shape}, not (240, 240, 4) and (240, 240, 3); leave it out"
-        )
-    return pixels, mask > 0
+            image, mask = file["image"], file["mask"]
+            # Of these shapes before they are read: a file of 2 kB may declare terabytes.
+            if image.shape != (_SIZE, _SIZE, 4) or mask.shape != (_SIZE, _SIZE, 3):
+                raise InputError(
+                    f"{path}: its image is {image.shape} and its mask {mask.shape}, not (240, 240, 4) and "
+                    "(240, 240, 3); leave it out"
+                )
+            pixels, tissue = np.array(image, dtype=np.float32), np.array(mask) > 0
+    except InputError:
+        raise
+    except Exception as error:  # h5py lets through whatever it comes upon
+        raise InputError(f"{path}: is no slice with image and mask ({str(error)[:200]}); copy it again") from None
+    if not np.isfinite(pixels).all():
+        raise InputError(f"{path}: holds a value that is not finite; leave it out")
+    return pixels, tissue

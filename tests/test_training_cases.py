@@ -391,7 +391,12 @@ def test_real_shapes_without_cubes_or_in_a_damaged_file_are_refused_with_the_fix
         cube_shapes([(tmp_path, [])])
     (tmp_path / "a.npz").write_bytes(b"no zip")
     np.savez(tmp_path / "b.npz", volume_labels=np.zeros((4, 4, 4), np.uint8))
-    for name, message in (("a", "holds no volume_labels"), ("b", "show no tumour; leave it out")):
+    np.savez(tmp_path / "c.npz", volume_labels=np.ones((2, 128, 128), np.uint8))  # of another grid
+    np.savez(tmp_path / "d.npz", volume_labels=np.full((128, 128, 128), np.nan, np.float16))
+    for name, message in (
+        ("a", "holds no volume_labels"), ("b", "show no tumour; leave it out"),
+        ("c", "show no tumour; leave it out"), ("d", "show no tumour; leave it out"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=f"{name}.npz: .*{message}"):
             cube_shapes([(tmp_path, [name])])[0].read()
 
@@ -474,6 +479,19 @@ def test_what_is_no_slice_is_refused_by_name(tmp_path):
         file["image"], file["mask"] = np.zeros((240, 240, 4)), np.zeros((240, 240, 3))
     with pytest.raises(InputError, match=r"slice.h5: shows no brain"):
         slice_cases(tmp_path, config, tmp_path / "cache")
+    with h5py.File(path, "w") as file:  # 2 kB that declare 160 GB
+        file.create_dataset("image", (100_000, 100_000, 4), "f4", chunks=(100, 100, 4))
+        file["mask"] = np.zeros((240, 240, 3))
+    with pytest.raises(InputError, match=r"slice.h5: its image is \(100000, 100000, 4\)"):
+        slice_cases(tmp_path, config, tmp_path / "cache")
+    for image, why in (
+        (h5py.SoftLink("/image"), "is no slice with image and mask"),
+        (np.full((240, 240, 4), np.nan), "a value that is not finite"),
+    ):
+        with h5py.File(path, "w") as file:
+            file["image"], file["mask"] = image, np.zeros((240, 240, 3))
+        with pytest.raises(InputError, match=f"slice.h5: .*{why}"):
+            slice_cases(tmp_path, config, tmp_path / "cache")
     with pytest.raises(UsageError, match="no pet"):
         slice_cases(tmp_path, recipe(1.0, modalities=("pet",), dims=2), tmp_path / "cache")
 

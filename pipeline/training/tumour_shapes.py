@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data.errors import InputError, UsageError
 from data.labels import load_convention
 from pipeline.case_cache import file_digest, read_npz
-from pipeline.training.sources.cubes import CUBE_CONVENTION, CUBE_SPACING_MM
+from pipeline.training.sources.cubes import CUBE_CONVENTION, CUBE_SPACING_MM, GRID_SIDE
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CubeShape:
             The file holds no such label map, or no tumour.
         """
         (labels,) = read_npz(self.path, ("volume_labels",), "volume_labels")
-        if labels.ndim != 3 or not labels.any():
+        if labels.shape != (GRID_SIDE,) * 3 or not np.isfinite(labels).all() or not labels.any():
             raise InputError(f"{self.path}: its volume_labels {labels.shape} show no tumour; leave it out")
         masks = load_convention(CUBE_CONVENTION).region_masks(labels, ("WT", "TC", "ET"))
         codes = np.select([masks["ET"], masks["TC"], masks["WT"]], [3, 1, 2], 0)
