@@ -61,6 +61,10 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
                 f"keeps its voxels in {data_file!r}",
                 "only one file in the same folder is read: write the image as one .mha file",
             )
+        if size > _META_HEADER_BYTES:  # whoever takes its digest would read on for hours
+            refuse(
+                path, f"has {size} bytes and no voxels", f"a header has at most {_META_HEADER_BYTES}: write it again"
+            )
         voxels_path, start = path.parent / data_file, 0
         with open_regular(voxels_path) as (_, size):
             pass

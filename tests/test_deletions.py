@@ -237,6 +237,20 @@ def test_a_mask_that_was_corrected_by_hand_is_replaced_only_when_asked(phantoms,
     assert path.read_bytes() != by_hand
 
 
+def test_a_mask_that_goes_on_for_terabytes_is_damaged_and_made_again_without_being_read(case, tiny_model, tmp_path):
+    run(case, tmp_path, tiny_model)
+    path = tmp_path / FIRST / f"{FIRST}_seg.nii.gz"
+    whole = path.read_bytes()
+    os.truncate(path, 2**40)
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it reads on"))
+    signal.alarm(60)
+    try:
+        assert list(run(case, tmp_path, tiny_model)["status"]) == ["ok"]
+    finally:
+        signal.alarm(0)
+    assert path.read_bytes() == whole
+
+
 def test_merging_again_keeps_a_mask_that_was_corrected_by_hand(case, tiny_model, tmp_path):
     part, out = tmp_path / "part", tmp_path / "out"
     segment_cases([case], part, SegmentOptions(models=(str(tiny_model),)), shard=parse_shard("1/1"))

@@ -685,6 +685,13 @@ def assert_same_place(one: Path, other: Path) -> None:
         np.testing.assert_allclose(ask(a), ask(b), rtol=1e-5, atol=1e-4)
 
 
+def test_a_header_beside_its_voxels_that_goes_on_for_terabytes_is_refused(tmp_path) -> None:
+    sitk.WriteImage(itk_image(VOXELS), tmp_path / "x.mhd")
+    os.truncate(tmp_path / "x.mhd", 2**40)
+    with pytest.raises(InputError, match="x.mhd: has 1099511627776 bytes and no voxels; a header has at most 65536"):
+        io.read_header(source(tmp_path / "x.mhd"))
+
+
 @pytest.mark.parametrize("name", ["x.mha", "x.mhd", "packed.mha", "packed.mhd"])
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8"])
 def test_metaimage_lies_where_simpleitk_says(tmp_path, name, dtype) -> None:
