@@ -565,12 +565,19 @@ def main(arguments: list[str] | None = None) -> int:
         return stopped.exit_status if isinstance(stopped, interruption.Interrupted) else 130
 
 
+class _OneLine(logging.Formatter):
+    """Messages as `_printable` has them; a traceback follows on lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _printable(super().formatMessage(record))
+
+
 @contextmanager
 def _log(debug: bool) -> Iterator[None]:
     """Warnings, and with ``debug`` the traceback of every patient's error, go to stderr."""
     root, own = logging.getLogger(), logging.getLogger("pipeline")
     handler, level = logging.StreamHandler(sys.stderr), own.level
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     if debug:
         own.setLevel(logging.DEBUG)

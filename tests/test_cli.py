@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -251,6 +252,16 @@ def test_names_that_a_terminal_cannot_show_do_not_end_the_command(phantoms, tmp_
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr == b"" and b"\x1b" not in done.stdout
     assert b"4 patients" in done.stdout
+
+
+def test_names_in_a_warning_neither_move_the_cursor_nor_begin_a_line(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "in")
+    (tmp_path / "in" / ".\x1b[2J\nERROR data: no patient\u202e_t1.nii.gz").touch()
+    done = subprocess.run(
+        [sys.executable, "run_pipeline.py", "inspect", str(tmp_path / "in")], cwd=ROOT, capture_output=True, text=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("WARNING data.discovery: ") and ".?[2J?ERROR data: no patient?_t1.nii.gz" in line
 
 
 def test_a_mistake_of_the_program_is_one_line_and_a_traceback_only_when_asked(phantoms, monkeypatch, capsys):
