@@ -152,7 +152,7 @@ def _reported_path(root: Path, folder: str) -> Path | None:
     for name in (folder, folder.removeprefix("'")):
         if name and name not in (".", "..") and Path(name).name == name:
             for path in (root / name / f"{name}_seg.nii.gz", root / f"{name}.nii.gz"):
-                if path.is_file():
+                if _is_file(path):
                     return path
     return None
 

@@ -108,7 +108,7 @@ class StateFile(BaseModel):
     mask_sha256: Digest
     files: list[Text]
     row: ReportRow
-    regions: list[Any]
+    regions: Annotated[list[Any], Field(max_length=len(REGIONS))]
     lesions: list[Any]
     inputs: dict[Text, Digest] = {}
     models: dict[Text, Digest] = {}

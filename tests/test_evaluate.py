@@ -348,6 +348,19 @@ def test_report_cannot_lead_out_of_its_folder(folders, tmp_path):
     )
 
 
+@pytest.mark.parametrize("folder", ["f" * 400, "a\0b"])
+def test_a_name_in_a_report_that_no_file_can_have_costs_that_patient_alone(folders, folder):
+    predictions, references, _ = folders
+    for case in ("BraTS2021_00001", "BraTS2021_00002"):
+        reference(references, case, label_map())
+    nested(predictions, "BraTS2021_00002", label_map())
+    (predictions / "report.csv").write_text(
+        f"case,folder,convention\nBraTS2021_00001,{folder},brats2017\nBraTS2021_00002,BraTS2021_00002,brats2017\n"
+    )
+    report = evaluate(*folders).set_index("case")
+    assert report["status"].to_dict() == {"BraTS2021_00001": "error", "BraTS2021_00002": "ok"}
+
+
 @pytest.mark.parametrize("wrong", ["missing", "empty", "output is input"])
 def test_folders_that_cannot_be_evaluated_stop_it(folders, wrong):
     predictions, references, output = folders

@@ -55,6 +55,7 @@ def changed(state: dict, place: str, value: object) -> dict:
 HOSTILE = [
     ("regions", [1, 2]),
     ("regions", {}),
+    ("regions", [{"region": "WT"}] * 60_000),
     ("regions.0.dice", "x"),
     ("regions.0.voxels_prediction", 1e30),
     ("regions.0.region", "XX"),
