@@ -230,7 +230,8 @@ def _finding(
 ) -> _Finding:
     from transforms.restore import grid_at_spacing
 
-    assert model.first is not None  # the caller has looked
+    assert model.first is not None and model.config.first is not None  # the caller has looked
+    tta = tta or model.config.first.mirrored
     config, regions = model.first.config, len(model.config.regions)
     of_first = {m: headers[m] for m in config.modalities if m in headers}
     along = native.reoriented(config.preprocess.orientation)

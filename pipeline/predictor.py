@@ -101,12 +101,13 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One network of a model: its settings, what runs it, what makes its image, and what it takes."""
+    """One network of a model: its settings, what runs it, what makes its image, what it takes, and whether it is mirrored."""
 
     config: RunConfig
     runner: Runner
     chain: Compose
     cost: ModelCost
+    tta: bool
 
 
 class Predictor:
@@ -186,7 +187,10 @@ class Predictor:
                 zero_missing=self.zero_missing,
                 max_voxels=self.max_voxels,
             )
-            stages.append(_Stage(config, prepare(engine, plain, checkpoint, self.device, config), chain, cost))
+            runner = prepare(engine, plain, checkpoint, self.device, config)
+            first_of = settings.first if config is not settings else None
+            tta = self.tta or (first_of is not None and first_of.mirrored)
+            stages.append(_Stage(config, runner, chain, cost, tta))
         return tuple(stages)
 
     def _to_device(self) -> None:
@@ -374,7 +378,7 @@ class Predictor:
             stage.runner.network,
             image,
             self.device,
-            tta=self.tta,
+            tta=stage.tta,
             watch=watch,
             before_cpu=lambda: require_room(str(case.folder), self.predicted_bytes(case, on_card=False)),
             on_share=on_share,
@@ -389,7 +393,7 @@ class Predictor:
         config = stage.config
         if not config.window.whole:
             return config, ()
-        needed = one_window_bytes(stage.cost, (shape[0], shape[1], shape[2]), tta=self.tta, members=self._n_members())
+        needed = one_window_bytes(stage.cost, (shape[0], shape[1], shape[2]), tta=stage.tta, members=self._n_members())
         on_card = free_card_bytes(self.device)
         if has_room(needed) if on_card is None else needed <= on_card:
             return config, ()

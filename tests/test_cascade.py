@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,12 @@ def with_stubs(path: Path | Checkpoint, second: Any = None, **options: Any) -> t
     return predictor, seen
 
 
+def with_first(path: Path, **changed: Any) -> Checkpoint:
+    """A cascade with other settings of how its first network is used."""
+    checkpoint = open_checkpoint(path)
+    return replace(checkpoint, settings=checkpoint.settings | {"first": checkpoint.settings["first"] | changed})
+
+
 def expected_first(case: Case) -> np.ndarray:
     """The stub's probabilities (2, d1, d2, d3) at 1 mm, by scipy: averages of a triangle of 2 mm, and linear back."""
     t1, flair = (np.asarray(nib.load(case.images[m].paths[0]).dataobj, np.float64) for m in MODALITIES)
@@ -199,9 +206,7 @@ def test_deep_in_the_box_the_answer_is_the_seconds_or_the_mean_of_both_outside_t
     by_hand: Path, tmp_path: Path, share: float
 ) -> None:
     case = write_case(tmp_path / "a", CUBE)
-    checkpoint = open_checkpoint(by_hand)
-    checkpoint.settings["first"]["share"] = share
-    predictor, seen = with_stubs(checkpoint)
+    predictor, seen = with_stubs(with_first(by_hand, share=share))
     result, p = predictor(case), expected_first(case)
     sides = seen[0].shape[2:]
     centre = [(s.start + s.stop) // 2 for s in CUBE]
@@ -380,6 +385,25 @@ def test_a_member_is_one_mirrored_pass_of_both_networks(
         # There the first network's two answers stand, half of their difference apart from their mean.
         low, high = (1 / (1 + np.exp(-(logit + slope))) for slope in (-1, 1))
         assert spread[0].mean() == pytest.approx((high - low) / 2, rel=0.1) and spread[24, 16, 18] < 1e-6
+
+
+def test_a_first_network_that_is_mirrored_gives_the_mean_of_its_passes_and_the_second_still_runs_once(
+    by_hand: Path, tmp_path: Path
+) -> None:
+    case, answers = write_case(tmp_path / "a", CUBE), []
+    for mirrored in (False, True):
+        predictor, seen = with_stubs(with_first(by_hand, mirrored=mirrored))
+        network = predictor.models[0][0].runner.network
+        plain = network.forward
+        network.forward = lambda x, plain=plain: plain(x) + torch.linspace(-1, 1, x.shape[2]).reshape(1, 1, -1, 1, 1)  # type: ignore
+        answers.append(predictor(case))
+        assert len(seen) == 1 and answers[-1].uncertainty is None
+    once, both = (answer.probabilities["TC"] for answer in answers)
+    # Far from the cube T1 is 150 on average, a logit of -4.5, and 1 more or less at the ends of the mirrored axis.
+    low, high = (1 / (1 + np.exp(4.5 - slope)) for slope in (-1, 1))
+    assert once[0].mean() == pytest.approx(low, rel=0.1) and once[-1].mean() == pytest.approx(high, rel=0.1)
+    assert both[0].mean() == pytest.approx((low + high) / 2, rel=0.1)
+    np.testing.assert_allclose(both[0].mean(), both[-1].mean(), rtol=0.1)
 
 
 def test_cascades_and_single_models_are_averaged(tiny_cascade: Path, tiny_model: Path, case: Case) -> None:
