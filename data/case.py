@@ -18,6 +18,7 @@ from data.errors import UsageError
 from data.naming import natural_key, patient_name, session_folder
 from data.patient import Case, ImageSource
 from data.places import Names
+from data.visible import is_visible
 
 __all__ = ["Case", "ImageSource", "cases_of_names", "discover_cases", "folder_name", "unique_folder_names"]
 
@@ -110,7 +111,9 @@ def folder_name(case_id: str) -> str:
     formula does, or ends as the files do that a run writes. A name that had to be altered gets eight hexadecimal digits of its SHA-256, so that different ids
     stay different; at most 109 characters. An empty id gives ``_-e3b0c442``.
     """
-    safe = "".join(letter if letter.isalnum() or letter in "-_.+=,@()[] " else "_" for letter in case_id)
+    safe = "".join(
+        letter if (letter.isalnum() and is_visible(letter)) or letter in "-_.+=,@()[] " else "_" for letter in case_id
+    )
     safe = re.sub(r"\.\.+", "_", safe).lstrip(". =+-@").rstrip(". ")
     # 100 letters may be 400 bytes, and a file system counts bytes (255).
     safe = safe[:_LONGEST_NAME].encode("utf-8")[:_LONGEST_NAME].decode("utf-8", "ignore").rstrip(". ")

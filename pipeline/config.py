@@ -32,6 +32,8 @@ UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls a key that there is none of, in a model and in a dataclass."""
 
 Voxels = Annotated[int, Field(ge=1)]
+WindowSide = Annotated[int, Field(ge=8)]
+"""Of fewer voxels a model from elsewhere could ask for millions of windows a case; so it is with the overlap."""
 Millimetres = Annotated[float, Field(ge=0.05, le=50)]
 Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -77,11 +79,11 @@ class PreprocessConfig(Strict):
 class WindowConfig(Strict):
     """The windows in which the network sees the working grid."""
 
-    size: tuple[Voxels, ...]
+    size: tuple[WindowSide, ...]
     """Voxels of one window; two numbers for a 2D network (slices, see ``planes``)."""
     whole: bool = False
     """One window holds the whole working grid, however large, where the memory allows it; else windows of ``size`` slide."""
-    overlap: float = Field(default=0.5, ge=0, lt=1)
+    overlap: float = Field(default=0.5, ge=0, le=0.8)
     """Share of a window that its neighbour covers again, in each direction."""
     batch: int = Field(default=1, ge=1)
     """Windows (2D: slices) that go through the network together."""

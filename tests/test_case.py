@@ -380,6 +380,12 @@ def test_a_thousand_patients_take_less_than_two_seconds(tmp_path: Path) -> None:
     assert len(cases) == 1000 and cases == discover_cases(tmp_path)
 
 
+def test_a_folders_name_shows_every_letter_that_it_has() -> None:
+    # Hangul fillers are letters to Python, and show nothing in any listing.
+    name = folder_name("p\u31641\u115f")
+    assert name.startswith("p_1_-") and "\u3164" not in name and name != folder_name("p\u31641\u1160")
+
+
 @given(st.text(max_size=300))
 def test_folder_names_are_one_safe_component(case_id: str) -> None:
     name = folder_name(case_id)

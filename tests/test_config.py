@@ -151,8 +151,8 @@ def test_a_recipe_of_the_users_own_is_read_from_its_file(tmp_path: Path) -> None
         ({"regions": ["ET", "TC", "WT"]}, "recipe", ["lists ET before TC, which contains it; put TC first"]),
         ({"convention": "brats1999"}, "recipe", ["brats1999", "brats2023"]),
         ({"window__size": [16, 16]}, "recipe", ["window.size needs 3 numbers, got (16, 16)"]),
-        ({"window__size": [16, 16, 0]}, "window.size.2", ["greater than or equal to 1", "0"]),
-        ({"window__overlap": 1.0}, "window.overlap", ["less than 1", "1.0"]),
+        ({"window__size": [16, 16, 0]}, "window.size.2", ["greater than or equal to 8", "0"]),
+        ({"window__overlap": 0.99}, "window.overlap", ["less than or equal to 0.8", "0.99"]),
         ({"window__batch": 0}, "window.batch", ["greater than or equal to 1"]),
         ({"preprocess__spacing_mm": [2.0, 2.0]}, "preprocess.spacing_mm.2", ["Field required"]),
         (
