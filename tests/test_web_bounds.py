@@ -34,6 +34,8 @@ def test_the_table_of_bounds_tells_the_numbers_of_the_code():
         "an upload": [uploads.MAX_FILES, intake.MAX_FOLDERS, uploads.SLOWEST_BYTES_A_SECOND / 2**10],
         "unpacking and recognising it": [jobs.CHECK_SECONDS, jobs._CHECK_MEMORY_BYTES / 2**30],
         "an answer that is not read": [protocol.UNREAD_SECONDS],
+        "requests at once": [security.MAX_REQUESTS],
+        "uploads at once": [context.MAX_UPLOADS],
         "event streams": [context.MAX_LISTENERS, context.ALL_LISTENERS],
         "cases": [context.MAX_CASES],
         "sessions": [sessions.MAX_SESSIONS],
