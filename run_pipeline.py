@@ -273,7 +273,7 @@ class Train:
     """JSON file with the lists train, validation and test of case ids, instead of folds."""
     extra: list[str] = field(default_factory=list)
     """Further folders to learn from, FOLDER or FOLDER:kind (cube, slice, t1c-slice, lesion-slice, silver, tumour-free,
-    patient) or FOLDER:patient:CONVENTION; none of them is validated on."""
+    head, patient) or FOLDER:patient:CONVENTION; none of them is validated on."""
     convention: str | None = None
     """Label convention of the references, and of the masks that the model writes where it has all of the recipe's
     regions. Default: each case's own, and the recipe's."""
@@ -288,7 +288,8 @@ class Train:
     cache: Path | None = None
     """Folder for preprocessed cases, which runs may share; OUTPUT/cache by default."""
     minutes: float | None = None
-    """Wall-clock time (of each stage), instead of the recipe's; the schedule then follows the clock."""
+    """Wall-clock time (of each stage) once the cases are prepared, instead of the recipe's; the schedule then follows
+    the clock. The recipe's epochs may end the run sooner."""
     workers: int = 0
     """Processes that load and augment; 0: the training process itself."""
     licence: str = "as its training data"

@@ -37,6 +37,8 @@ WindowSide = Annotated[int, Field(ge=8)]
 Millimetres = Annotated[float, Field(ge=0.05, le=50)]
 Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+ExtraKind = Literal["patient", "cube", "slice", "t1c-slice", "lesion-slice", "silver", "tumour-free", "head"]
+"""Kinds of further folders, as `pipeline.training.sources` knows them (which imports this module)."""
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -233,7 +235,7 @@ class SamplingConfig(Strict):
     """Share of the samples centred on a region, each region that a patient has with equal chance; the others: brain."""
     extra_share: Share = 0.0
     """Share of the samples that come from the further folders (``--extra``), where there are any."""
-    extra_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    extra_weights: dict[ExtraKind, Annotated[float, Field(ge=0)]] = {}
     """How the further folders' share is divided among kinds (``cube``, ``slice``...); empty: each case has equal chance."""
     phantom_share: Share = 0.0
     """Share of the samples that come from synthetic patients."""
@@ -398,7 +400,8 @@ class RunConfig(Strict):
         slices = 2 * self.window.context + 1
         if self.network.in_channels != slices * len(self.inputs):
             raise ValueError(
-                f"in_channels is {self.network.in_channels} but there are {len(self.modalities)} modalities"
+                f"network.in_channels is {self.network.in_channels}, not {slices * len(self.inputs)}: "
+                f"there are {len(self.modalities)} modalities"
                 + (f" and {len(self.first.regions)} regions of the first stage" if self.first else "")
                 + (f" of {slices} slices each" if slices > 1 else "")
             )
@@ -496,7 +499,7 @@ def parse_config(
     except ValidationError as error:
         # A misspelt key is also a missing one: the spelling is what is to be mended.
         first = min(error.errors(), key=lambda each: each["type"] not in UNKNOWN_KEY)
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]") or "recipe"
         value = repr(first.get("input"))
         value = value if len(value) < 80 else value[:77] + "..."
         line = line_at(first["loc"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -210,10 +210,18 @@ def _lacking(case: Case, model: Checkpoint) -> list[str]:
     lacking = [modality for modality in needed if modality not in case.images]
     if not lacking:
         return []
+    zero = "zero or " if len(lacking) < len(needed) and _does_without(model.settings) else ""
     return [
         f"{case.folder.name}: no {', '.join(lacking)} image, and {model.name}, the shipped model that fits best, needs "
-        f"{', '.join(needed)}; add the file, choose --missing skip, or name another model"
+        f"{', '.join(needed)}; add the file, choose --missing {zero}skip, or name another model"
     ]
+
+
+def _does_without(settings: Mapping[str, Any]) -> bool:
+    """As `RunConfig.missing_modalities`, of settings that were not checked (whose check imports torch)."""
+    first = settings.get("first")
+    trained = settings.get("augment", {}).get("missing_modality", 0) > 0
+    return trained and (first is None or _does_without(first["recipe"]))
 
 
 def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: str) -> list[str]:

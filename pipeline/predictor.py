@@ -420,7 +420,8 @@ class Predictor:
                 f"{lack}; {', '.join(untrained)} was not trained for missing modalities: "
                 "add the file or choose another model"
             )
-        raise InputError(f"{lack}; add the file, choose --missing skip, or name another model")
+        zero = "" if untrained or len(missing) == len(self.modalities) else "zero or "
+        raise InputError(f"{lack}; add the file, choose --missing {zero}skip, or name another model")
 
     def _prepare(
         self, model: Sequence[_Stage], case: Case, volumes: dict[str, Volume], clock: _Clock

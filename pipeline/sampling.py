@@ -285,10 +285,8 @@ def _by_kind(extra: Sequence[TrainingCase], sampling: SamplingConfig) -> list[tu
     kinds: dict[str, list[TrainingCase]] = {}
     for case in extra:
         kinds.setdefault(case.kind, []).append(case)
-    weights = {
-        kind: sampling.extra_weights.get(kind, 0.0 if sampling.extra_weights else len(cases))
-        for kind, cases in kinds.items()
-    }
+    given: dict[str, float] = dict(sampling.extra_weights.items())
+    weights = {kind: given.get(kind, 0.0 if given else len(cases)) for kind, cases in kinds.items()}
     if unused := [kind for kind, weight in weights.items() if weight == 0]:
         log.warning("the recipe's training.sampling.extra_weights gives no weight to: %s", ", ".join(unused))
     total = sum(weights.values()) or 1.0

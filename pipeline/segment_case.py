@@ -287,7 +287,8 @@ def _unrecognised(case: Case) -> str:
     """The files that may be the missing image under a name that says nothing."""
     names = [path.name for path in case.unrecognised]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f" (not recognised: {', '.join(names[:3])}{more})" if names else ""
+    how = "where the missing image is one of them, give it a name like NAME_t1c.nii.gz"
+    return f" (not recognised: {', '.join(names[:3])}{more}; {how})" if names else ""
 
 
 def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:

@@ -243,12 +243,14 @@ def refuse_missing(cases: Sequence[Case], config: RunConfig) -> None:
     """
     for case in cases:
         if case.problems:
-            raise InputError(f"{case.case_id}: {'; '.join(case.problems)}; leave it out")
+            raise InputError(
+                f"{case.case_id}: {'; '.join(case.problems)}; or leave it out (--leave-out {case.case_id})"
+            )
         missing = [modality for modality in config.modalities if modality not in case.images]
         if missing and (len(missing) == len(config.modalities) or not config.missing_modalities):
             raise InputError(
-                f"{case.case_id}: no {', '.join(missing)} image; add it, leave the case out, or train for missing "
-                "modalities (augment.missing_modality)"
+                f"{case.case_id}: no {', '.join(missing)} image; add it, leave the case out (--leave-out "
+                f"{case.case_id}), or train for missing modalities (augment.missing_modality in the recipe)"
             )
 
 

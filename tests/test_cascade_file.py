@@ -65,7 +65,10 @@ def test_a_first_stage_in_a_file_is_looked_for_beside_the_recipe(tmp_path: Path)
             "first.threshold: Input should be less than 1",
         ),
         ({"first": {"recipe": "demo", "regions": [], "margin_mm": 2}}, "first: blend_mm 5 is more than margin_mm 2"),
-        ({"first": {"recipe": "demo", "regions": ["WT"]}}, "in_channels is 7 but there are 4 modalities and 1 regions"),
+        (
+            {"first": {"recipe": "demo", "regions": ["WT"]}},
+            "in_channels is 7, not 5: there are 4 modalities and 1 regions",
+        ),
         ({"first": {"recipe": "demo", "regions": ["WT", "TC", "XX"]}}, "first.regions names XX, which this recipe"),
         ({"first": {"recipe": "demo", "regions": ["WT", "TC", "TC"]}}, "first.regions needs distinct names"),
         ({"first": {"recipe": "lgg_attention_unet_2d", "regions": ["WT"] * 3}}, "first.recipe has no region TC, ET"),

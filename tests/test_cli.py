@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import pytest
 
 import run_pipeline
 from data.lock import output_lock
+from pipeline.checkpoint import open_checkpoint
 from pipeline.segment import SegmentOptions
 from pipeline.shards import Shard
-from tests.conftest import read_mask
+from pipeline.training.sources import SOURCES
+from tests.conftest import make_model, read_mask
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
@@ -60,6 +63,25 @@ def test_inspect_imports_no_torch(phantoms):
         f"import sys, run_pipeline; run_pipeline.main(['inspect', {str(phantoms)!r}]); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_inspect_advises_zeros_where_the_model_was_trained_for_a_missing_modality(
+    phantoms, tmp_path, capsys, monkeypatch, trained
+):
+    model = open_checkpoint(make_model(tmp_path / "m.safetensors", missing_modalities=trained))
+    monkeypatch.setattr("pipeline.inspect.choose_model", lambda *a, **k: model)
+    shutil.copytree(phantoms / FIRST, tmp_path / "p" / FIRST)
+    (tmp_path / "p" / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
+    call("inspect", tmp_path / "p")
+    assert ("choose --missing zero or skip, or" in capsys.readouterr().out) == trained
+
+
+def test_every_kind_of_extra_folder_stands_in_the_help_of_train(capsys):
+    with pytest.raises(SystemExit):
+        call("train", "--help")
+    (listed,) = re.findall(r"FOLDER:kind \(([^)]*)\)", re.sub(r"[│\s]+", " ", capsys.readouterr().out))
+    assert set(listed.split(", ")) == set(SOURCES)
 
 
 def test_inspect_full_finds_damage_that_headers_do_not_show(phantoms, tmp_path, capsys):

@@ -143,7 +143,7 @@ def test_a_recipe_of_the_users_own_is_read_from_its_file(tmp_path: Path) -> None
         ({"network__channels": [8]}, "network", ["channels needs 2 to 8 positive widths"]),
         ({"network__architecture": "resnet"}, "network", ["unknown architecture 'resnet'; known: attention_unet"]),
         ({"network__dropout": 2}, "network", ["dropout is a probability below 1, not 2"]),
-        ({"network__in_channels": 3}, "recipe", ["in_channels is 3 but there are 4 modalities"]),
+        ({"network__in_channels": 3}, "recipe", ["network.in_channels is 3, not 4: there are 4 modalities"]),
         ({"network__out_channels": 2}, "recipe", ["out_channels is 2 but there are 3 regions"]),
         ({"modalities": ["t1", "t1", "t2", "flair"]}, "modalities", ["distinct names"]),
         ({"regions": []}, "regions", ["distinct names"]),
@@ -166,6 +166,11 @@ def test_a_recipe_of_the_users_own_is_read_from_its_file(tmp_path: Path) -> None
         ({"preprocess__orientation": "RAX"}, "preprocess.orientation", ["one each of R/L, A/P and S/I", "'RAX'"]),
         ({"preprocess__orientation": "RLS"}, "preprocess.orientation", ["one each", "'RLS'"]),
         ({"preprocess__crop": "brain"}, "preprocess.crop", ["'nonzero' or 'none'", "'brain'"]),
+        (
+            {"training__sampling": {"extra_weights": {"cubes": 1}}},
+            "training.sampling.extra_weights.cubes",
+            ["'cube'", "'tumour-free'", "'cubes'"],
+        ),
         ({"postprocess__threshold": 0}, "postprocess.threshold", ["greater than 0"]),
         ({"postprocess__min_component_ml": {"wt": 1}}, "recipe", ["min_component_ml names wt"]),
         ({"postprocess__min_component_share": {"wt": 0.1}}, "recipe", ["min_component_share names wt"]),
@@ -300,7 +305,7 @@ def test_a_flat_network_sees_each_modality_with_its_neighbouring_slices() -> Non
         "network__in_channels": 12,
     }
     assert parse_config(settings(**flat), "my.yaml").window.context == 1
-    with pytest.raises(UsageError, match="in_channels is 4 but there are 4 modalities of 3 slices each"):
+    with pytest.raises(UsageError, match="in_channels is 4, not 12: there are 4 modalities of 3 slices each"):
         parse_config(settings(**{**flat, "network__in_channels": 4}), "my.yaml")
 
 

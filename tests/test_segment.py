@@ -166,6 +166,15 @@ def test_a_missing_modality_fails_or_is_skipped_as_asked(patients, tiny_model, t
     assert not (tmp_path / "out" / FIRST / f"{FIRST}_seg.nii.gz").exists()
 
 
+@pytest.mark.parametrize(
+    ("trained", "advice"), [(True, "choose --missing zero or skip,"), (False, "choose --missing skip,")]
+)
+def test_zeros_are_advised_where_the_model_was_trained_for_a_missing_modality(patients, tmp_path, trained, advice):
+    (patients / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
+    model = make_model(tmp_path / "m.safetensors", missing_modalities=trained)
+    assert advice in run(patients, tmp_path / "out", model)["reason"][0]
+
+
 def test_zeros_stand_in_for_a_missing_modality_only_in_a_model_trained_for_it(patients, tiny_model, tmp_path):
     (patients / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
     trained = make_model(tmp_path / "trained.safetensors", missing_modalities=True)
@@ -734,6 +743,7 @@ def test_the_row_of_a_missing_image_names_the_files_that_nobody_recognised(patie
     image.rename(image.with_name(f"{FIRST}-t2w.nii.gz.part"))
     reason = run(patients, tmp_path / "out", tiny_model, missing=missing).loc[0, "reason"]
     assert "no t2 image" in reason and f"not recognised: {FIRST}-t2w.nii.gz.part" in reason
+    assert "give it a name like NAME_t1c.nii.gz" in reason
 
 
 def test_a_result_whose_picture_was_deleted_is_made_again(phantoms, tiny_model, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.errors import InputError, UsageError
 from pipeline import training_run
-from pipeline.config import RunConfig, parse_config
+from pipeline.config import ExtraKind, RunConfig, parse_config
 from pipeline.training.sources import SOURCES, source_of
 from pipeline.training.sources.cubes import BRAIN_BOX_LPS, CUBE_SPACING_MM, cube_cases, place_in_brain, read_cubes
 from pipeline.training.sources.heads import HEAD_PIXEL_MM, head_cases
@@ -574,3 +574,7 @@ def test_synthetic_patients_take_real_shapes_of_those_alone_who_may_be_learnt_fr
     assert len(taken) == 40 and set(taken) == {names[0]}
     with pytest.raises(UsageError, match="phantom_shapes is real"):
         training_run._dataset([], [], parse_config(settings, "test"), tmp_path, options)
+
+
+def test_a_recipe_can_weigh_every_kind_of_folder_and_no_other():
+    assert set(get_args(ExtraKind)) == set(SOURCES)

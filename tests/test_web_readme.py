@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -12,9 +15,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
-from tests.web_server import running
+from tests.web_server import httpx, running
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_curl_examples_of_the_readme_bring_back_a_mask(tmp_path, phantoms, tiny_model):
@@ -30,3 +34,18 @@ def test_the_curl_examples_of_the_readme_bring_back_a_mask(tmp_path, phantoms, t
     assert '"state": "done"' in done.stdout or '"state":"done"' in done.stdout
     with zipfile.ZipFile(tmp_path / "result.zip") as archive:
         assert f"{folder.name}_seg.nii.gz" in archive.namelist()
+
+
+def test_serve_says_where_the_page_is(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "run_pipeline.py", "serve", "--port", str(port), "--workspace", str(tmp_path / "w")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:
+        watchdog = threading.Timer(120, server.kill)
+        watchdog.start()
+        try:
+            assert any(f"the page is at http://127.0.0.1:{port};" in line for line in server.stderr)
+            assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
+        finally:
+            watchdog.cancel()
+            server.terminate()

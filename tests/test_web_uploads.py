@@ -136,6 +136,8 @@ def test_no_sentence_names_an_option_or_a_folder_that_the_user_has_not(client, p
     [
         ("patient: no t1 image, and m needs t1, t2; add the file, choose --missing skip, or name another model",
          "no t1 image, and m needs t1, t2; add the file, or choose another model"),
+        ("patient: no t1 image, and m needs t1, t2; add the file, choose --missing zero or skip, or name another model",
+         "no t1 image, and m needs t1, t2; add the file, or choose another model"),
         ("x.nii holds the label 7, which c does not know, so that it is not scored; name its convention with --convention",
          "x.nii holds the label 7, which c does not know, so that it is not scored"),
         ("x.nii: the reference has label values that no convention admitted here knows: 7; it will not be scored, name its "
@@ -165,7 +167,7 @@ def test_the_sentences_that_are_reworded_are_those_of_the_command_line():
     )
     said = re.sub(r'"\s*\n\s*f?"', "", code)  # sentences over several lines
     for text in (
-        "; add the file, choose --missing skip, or name another model", "of the reference fit {tie} alike; say which with "
+        "; add the file, choose --missing {zero}skip, or name another model", "of the reference fit {tie} alike; say which with "
         "--convention NAME", "; say which with --convention NAME", ", name its convention with --convention",
         "; name its convention with --convention", "; choose another with --convention", "holds another patient's file: ",
         "; move it to that patient's folder", "bear different patients' names (", "; keep one patient's files in a folder",

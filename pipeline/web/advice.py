@@ -14,7 +14,7 @@ FOLDER = "patient"
 _BY_NAMES = "name the files as their data set does"
 _REWORDED: tuple[tuple[str, str], ...] = (
     (rf"(^|; ){FOLDER}: ", r"\1"),
-    (r"choose --missing skip, or name another model", "or choose another model"),
+    (r"choose --missing (?:zero or )?skip, or name another model", "or choose another model"),
     (
         r"(of the reference fit [^;]*); say which with --convention NAME",
         rf"\1; choose “Not used” for it, or {_BY_NAMES}",

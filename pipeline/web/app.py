@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +31,8 @@ from pipeline.web.protocol import Connection
 from pipeline.web.security import Guard
 from pipeline.web.settings import Settings, check_settings
 from pipeline.web.uploads import TooLarge, TooLargeReply
+
+log = logging.getLogger(__name__)
 
 _JOB, _CHECK = "pipeline.web.perform:job_process", "pipeline.web.perform:check_process"
 
@@ -114,11 +118,22 @@ def uvicorn_options() -> dict[str, Any]:
 
 
 def serve(settings: Settings) -> None:
-    """Run the app until it is told to stop. Raises as :func:`create_app`."""
+    """Run the app until it is told to stop; logs where the page is once it answers. Raises as :func:`create_app`."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                log.info("the page is at %s; Ctrl-C stops it", settings.public_url or _address(settings))
+
     app = create_app(settings)
-    uvicorn.Server(uvicorn.Config(app, host=settings.host, port=settings.port, **uvicorn_options())).run()
+    Server(uvicorn.Config(app, host=settings.host, port=settings.port, **uvicorn_options())).run()
+
+
+def _address(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 __all__ = ["Settings", "create_app", "niivue_file", "serve", "uvicorn_options"]
