@@ -65,6 +65,7 @@ EXCEPTIONS = {
     ("tests/test_web_sessions.py", "socket.create_connection"): "tokens that no client would send, to that server",
     ("tests/test_web_sessions.py", "httpx"): "many visitors of that server at once",
     ("tests/test_web_proxy.py", "httpx"): "a browser at a proxy that the test runs before that server",
+    ("tests/test_web_readme.py", "socket.create_server"): "finds a free port for the server that it starts",
     ("tests/web/test_page.py", "httpx"): "shows the server of the browser tests a cookie that was signed out",
     ("tests/web/conftest.py", "socket.socket"): "finds a free port for the server of the browser tests",
     ("bench/web_load.py", "httpx"): "twenty users of a server that it starts itself",

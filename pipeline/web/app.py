@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -122,7 +121,7 @@ def serve(settings: Settings) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:
                 log.info("the page is at %s; Ctrl-C stops it", settings.public_url or _address(settings))
