@@ -23,7 +23,7 @@ if __name__ == "__main__":
 import tyro
 
 from data.errors import SegmentationError, UsageError
-from data.visible import is_visible
+from data.visible import visible
 
 OK, SOME_FAILED, CANNOT_START = 0, 1, 2
 
@@ -481,7 +481,7 @@ def _command_line() -> str:
 
 def _printable(text: object) -> str:
     """On one line, and nothing in it that moves a terminal's cursor: names of files are anybody's."""
-    return "".join(c if is_visible(c) else "?" for c in str(text))
+    return visible(str(text), "?")
 
 
 def _row_line(row: Mapping[str, Any]) -> str:

@@ -14,3 +14,8 @@ Default_Ignorable_Code_Point, and two blank signs)."""
 def is_visible(character: str) -> bool:
     """Whether one character shows something, or is the blank: no control, no other blank, no half character, no filler."""
     return character.isprintable() and character not in INVISIBLE
+
+
+def visible(text: str, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
+    """The text with ``instead`` in the place of each character that shows nothing; an empty text stays one."""
+    return "".join(character if is_visible(character) else instead for character in text)

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.labels import REGIONS
-from data.visible import is_visible
+from data.visible import visible
 from pipeline.colours import region_colour
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _system_legend(axes: Axes, systems: Sequence[str]) -> None:
 
 
 def _short(text: str) -> str:
-    shown = "".join(c if is_visible(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
+    shown = visible(text)
     return shown if len(shown) <= 28 else shown[:25] + "..."
 
 

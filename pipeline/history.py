@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UsageError
 from data.labels import REGIONS
-from data.visible import is_visible
+from data.visible import visible
 from data.write import write_bytes_atomically, write_text_atomically
 from pipeline.colours import REGION_COLOURS
 from pipeline.tables import csv_line, read_rows
@@ -174,7 +174,7 @@ def curves_figure(records: Sequence[EpochRecord], title: str) -> Figure:
     figure = Figure(figsize=(12, 7.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr, call-arg]
-    shown = "".join(c if is_visible(c) else "\N{REPLACEMENT CHARACTER}" for c in title)
+    shown = visible(title)
     figure.suptitle(shown if len(shown) <= 100 else shown[:97] + "...", fontsize=12, parse_math=False)
     grid = figure.add_gridspec(2, 6, height_ratios=(1.25, 1))
     cells = (grid[0, :3], grid[0, 3:], grid[1, :2], grid[1, 2:4], grid[1, 4:])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.visible import is_visible
+from data.visible import visible
 from pipeline.colours import REGION_COLOURS, STATUS_COLOURS, STATUS_SIGNS, region_colour
 
 METRIC_NAMES = {
@@ -41,7 +41,7 @@ def escape(value: Any) -> str:
     if not is_known(value):
         return ""
     text = " ".join(str(value).split())
-    return html.escape("".join(c if is_visible(c) else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return html.escape(visible(text))
 
 
 def is_known(value: Any) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.grid import Grid
 from data.io import write_bytes_atomically
-from data.visible import is_visible
+from data.visible import visible
 from pipeline.colours import region_colour, rgb
 from transforms.postprocess import bounding_box, largest_component, union_box
 
@@ -116,7 +116,7 @@ def write_preview(
 
 def printable(text: str) -> str:
     """A text for a picture: one line of at most 80 characters, nothing that matplotlib would take for a formula."""
-    shown = "".join(c if is_visible(c) and c != "$" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    shown = visible(text).replace("$", "\N{REPLACEMENT CHARACTER}")
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 

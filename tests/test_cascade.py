@@ -450,6 +450,20 @@ def test_memory_of_both_networks_is_predicted(tiny_cascade: Path, tmp_path: Path
     assert found["preprocess"] == 4 * 10**6 + 16 * 10**6 + 2 * 16 * 10**6
 
 
+def test_a_mirrored_first_network_is_predicted_to_take_the_mirrored_image_and_the_sum_of_its_answers() -> None:
+    from pipeline.memory import ModelCost
+    from tests.test_memory import four
+
+    taken = []
+    for mirrored in (False, True):
+        # The first network works on a million voxels, the second on a thousand, so that the first decides.
+        config = parse_config(cascade_settings(dims=(3, 3), spacing_mm=(1.0, 10.0), mirrored=mirrored), "test")
+        assert config.first is not None
+        cost = ModelCost(config, 0.0, ModelCost(config.first.recipe, 0.0))
+        taken.append(stages(four(), [cost])["network"])
+    assert taken[1] - taken[0] == 4 * 10**6 * (4 + 3)  # four modalities, three regions
+
+
 @pytest.mark.skipif(not installed(), reason="openvino is not installed (extra cpu)")
 def test_another_engine_runs_both_networks_and_keeps_them_apart(tiny_cascade: Path, case: Case, tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 import run_pipeline
 from data.stream import printable
-from data.visible import is_visible
+from data.visible import is_visible, visible
 from pipeline.charts import _short
 from pipeline.markup import escape
 from pipeline.preview import printable as in_a_picture
@@ -53,3 +53,8 @@ def test_letters_marks_and_pictures_are_visible(character):
 )  # fmt: skip
 def test_wherever_a_name_is_shown_a_filler_in_it_is_seen(show, shown):
     assert show(f"P1{FILLER}_t1") == shown
+
+
+def test_a_text_keeps_its_length_and_every_letter_that_shows() -> None:
+    assert visible("a\u3164b\n") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
+    assert visible("é ok", "?") == "é ok" and visible("\ufe0fx", "_") == "_x" and visible("") == ""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.visible import is_visible
+from data.visible import visible
 
 _LONGEST_NAME, _DEEPEST = 1024, 16
 _PLAIN = re.compile(r"[\w.+=@/-]+")
@@ -25,7 +25,7 @@ class Received:
 
 def one_line(text: str) -> str:
     """A text from outside that can be shown anywhere: what shows nothing (half characters too) becomes ``_``."""
-    return "".join(c if is_visible(c) else "_" for c in text).strip()
+    return visible(text, "_").strip()
 
 
 def clean_name(text: str) -> str:

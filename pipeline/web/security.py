@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from data.visible import is_visible
+from data.visible import visible
 from pipeline.web.guesses import Guesses, TooManyGuesses, Visitor, address_of
 from pipeline.web.sessions import Sessions
 from pipeline.web.settings import Settings
@@ -215,7 +215,7 @@ def _size(scope: Scope) -> int:
 
 
 def _printable(text: str) -> str:
-    return repr("".join(c if is_visible(c) else "?" for c in text)[:100])
+    return repr(visible(text, "?")[:100])
 
 
 def _is_upload(scope: Scope) -> bool:
