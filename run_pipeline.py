@@ -110,7 +110,7 @@ class Segment:
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from data.case import discover_cases
+        from data.find.discover import discover_cases
         from data.lock import output_lock
 
         if self.output.resolve() == self.input.resolve():

@@ -30,8 +30,9 @@ import torch
 import yaml
 
 from bench.parts import MIB, pack_voxels, read_content, read_index, unpack_voxels, write_parts
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import SegmentationError, UsageError
+from data.find.discover import discover_cases
 from data.lock import output_lock, remove_temporary_files
 from data.splits import Split
 from data.write import write_bytes_atomically, write_text_atomically

@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.io import read_volumes
 from data.splits import known_as
 from pipeline.fingerprint import SAME, distance, distances, fingerprint

@@ -24,7 +24,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.plain_monai import input_chain
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
 from transforms.augment import slices_as_channels

@@ -19,7 +19,8 @@ from pathlib import Path
 import pandas as pd
 
 from bench.heldout import as_markdown, score_missing, score_patients
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from data.splits import fold_split
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.tables import write_table

@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
+from data.find.recognise import choose_conventions
 from data.grid import Grid
 from data.io import read_label_map, read_volume
 from data.labels import count_labels, load_convention
-from data.recognise import choose_conventions
 from data.splits import known_as
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predictor import Predictor

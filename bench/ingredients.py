@@ -27,7 +27,7 @@ import torch
 import yaml
 
 from bench.slices import mean_dice, score_slices, slices_of
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.splits import read_split
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.heldout import _reference
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from pipeline import predictor as predictor_module
 from pipeline.allocation import tune_malloc
 from pipeline.checkpoint import open_checkpoint, shipped_models

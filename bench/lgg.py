@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from data.io import read_label_map
 from data.labels import load_convention
 from data.splits import match_split, read_split

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io import read_header, write_image
 from data.phantom import write_phantom

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from pipeline.segment import SegmentOptions, segment_cases
 
 KINDS = ("serial", "overlap")

@@ -32,7 +32,8 @@ from monai.transforms import (
 )
 
 from bench.own_process import since_start
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
 from transforms.augment import slices_as_channels

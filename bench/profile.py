@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from bench.own_process import ROOT
-from data.case import discover_cases
+from data.find.discover import discover_cases
 
 RATE = 100
 """Samples a second."""

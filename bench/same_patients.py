@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.io import read_label_map, read_volume
 from pipeline.tables import write_table
 

@@ -21,8 +21,9 @@ from bench.mask_search import (
     whole_mask,
 )
 from bench.sets import cases_in, patients_of
-from data.case import Case, ImageSource, discover_cases
+from data.case import Case, ImageSource
 from data.errors import InputError
+from data.find.discover import discover_cases
 from data.splits import Split, known_as
 from pipeline.fingerprint import SAME, distances
 from pipeline.provenance import prints_of

@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 
 from bench.heldout import as_markdown, score_patients
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.splits import fold_split
 from data.write import write_text_atomically
 from pipeline.tables import write_table

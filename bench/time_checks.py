@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from data.io import check_voxels, read_header, read_volume
 from data.nifti import read_nifti
 from data.plausibility import patient_doubts

@@ -32,7 +32,7 @@ import torch
 from scipy import ndimage
 
 from bench.heldout import _reference
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.grid import Grid
 from data.labels import load_convention
 from data.phantom import make_phantom

@@ -32,7 +32,8 @@ from monai.transforms import (
 )
 
 import data.stream
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import restore
 

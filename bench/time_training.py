@@ -46,10 +46,11 @@ from monai.transforms import (
 )
 from torch.utils.data import RandomSampler
 
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
+from data.find.recognise import choose_conventions
 from data.io import read_label_map
 from data.labels import count_labels, load_convention
-from data.recognise import choose_conventions
 from networks import build_network
 from pipeline.config import RunConfig, load_recipe
 from pipeline.distributed import Process

@@ -20,7 +20,7 @@ COLOURS = ("lime", "red", "yellow", "cyan")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from data.case import discover_cases
+    from data.find.discover import discover_cases
     from pipeline.config import load_recipe
     from pipeline.sampling import PatchDataset
     from pipeline.training.sources import source_of

@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import rankdata, spearmanr
 
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import UsageError
+from data.find.discover import discover_cases
+from data.find.recognise import choose_conventions
 from data.grid import Grid
 from data.io import read_label_map
 from data.labels import count_labels, load_convention
-from data.recognise import choose_conventions
 from data.splits import fold_split
 from pipeline.metrics import dice
 from pipeline.predictor import Predictor, Segmentation

@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.heldout import _reference, as_markdown
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from pipeline.config import RunConfig
 from pipeline.predictor import Predictor, region_masks
 from pipeline.scoring import score_case

@@ -37,7 +37,8 @@ from bench.copies import copy_patients
 from bench.nnunet_predictor import job
 from bench.own_process import ROOT, TUNED_MALLOC, CommandFailed, run_in_own_process
 from bench.results import as_page
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from data.labels import load_convention
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 

@@ -16,7 +16,7 @@ from data.grid import Grid
 from data.stream import refuse
 
 if TYPE_CHECKING:
-    from data.patient import ImageSource
+    from data.case import ImageSource
 
 SPACING_UNKNOWN = b"spacing unknown"
 """The ``descrip`` of a NIfTI file that was written from slices without a voxel size; the reader believes it."""

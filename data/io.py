@@ -36,7 +36,7 @@ from data.write import (
 )
 
 if TYPE_CHECKING:
-    from data.patient import ImageSource
+    from data.case import ImageSource
 
 __all__ = [
     "MAX_VOXELS",

@@ -19,7 +19,7 @@ from data.stream import MAX_VOXELS, describe_bytes, open_regular, refuse
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from data.patient import ImageSource
+    from data.case import ImageSource
 
 SLICE_AFFINE = np.array([[0.0, -1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 """Slices stacked as (rows, columns, slices): rows run to the posterior, columns to the left, slices to the superior,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from data.case import folder_name
 from data.errors import InputError, UsageError
+from data.folder_names import folder_name
 from data.regular_file import open_regular_file
 from data.stream import open_regular, plain, refuse
 from data.write import atomic_write

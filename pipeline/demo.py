@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.lock import output_lock
 from data.phantom import phantom_name, write_phantom
 from pipeline.segment import own_results, segment_cases

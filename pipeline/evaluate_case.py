@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data.case import folder_name
 from data.errors import InputError, SegmentationError
+from data.folder_names import folder_name
 from data.grid import Grid
 from data.io import Volume, read_label_map
 from data.labels import LabelConvention, count_labels

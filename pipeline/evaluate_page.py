@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from data.case import unique_folder_names
 from data.errors import SegmentationError, UsageError
+from data.folder_names import unique_folder_names
 from pipeline.evaluate_case import PairTask, background_of, draw_pair, read_pair
 from pipeline.executors import run_tasks, spec_for
 from pipeline.pairs import Pair

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from data.case import Case, ImageSource, discover_cases
+from data.case import REFERENCE_ORDER, Case, ImageSource
 from data.errors import CheckpointError, InputError, UsageError, few
+from data.find.discover import discover_cases
+from data.find.label_values import read_label_values
+from data.find.naming import MODALITIES
+from data.find.recognise import ConventionChoice, choose_conventions
 from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
-from data.label_values import read_label_values
 from data.labels import load_convention
-from data.naming import MODALITIES
-from data.patient import REFERENCE_ORDER
 from data.plausibility import Impression, doubts, expects_brain_alone, impression
-from data.recognise import ConventionChoice, choose_conventions
 from pipeline.checkpoint import Checkpoint, choose_model
 
 _READERS = 4

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.case import Case, ImageSource, discover_cases, folder_name, unique_folder_names
+from data.case import Case, ImageSource
 from data.errors import UsageError
+from data.find.discover import discover_cases
+from data.folder_names import folder_name, unique_folder_names
 from data.regular_file import read_json_object
 from pipeline.tables import read_columns, text_cell
 

@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.case import unique_folder_names
 from data.errors import UsageError
+from data.find.recognise import ConventionChoice
+from data.folder_names import unique_folder_names
 from data.lock import output_lock
-from data.recognise import ConventionChoice
 from data.regular_file import open_regular_file
 from data.write import atomic_write
 from pipeline.case_task import (

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from data.case import Case, ImageSource, unique_folder_names
-from data.earlier_run import read_earlier_run
+from data.case import Case, ImageSource
 from data.errors import UsageError
+from data.find.earlier_run import read_earlier_run
+from data.find.recognise import ConventionChoice, choose_conventions
+from data.folder_names import unique_folder_names
 from data.io import read_label_map
 from data.labels import count_labels, load_convention
 from data.lock import output_lock, remove_temporary_files
 from data.own_folder import own_output
-from data.recognise import ConventionChoice, choose_conventions
 from pipeline.allocation import tune_malloc
 from pipeline.case_task import (
     RESULTS,
@@ -75,7 +76,7 @@ def segment_cases(
     Parameters
     ----------
     cases : sequence of Case
-        From :func:`data.case.discover_cases`.
+        From :func:`data.find.discover.discover_cases`.
     output : Path
         Made if missing. Results that are there already, of the same inputs, model and options, are kept.
     executor : str

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data.case import Case
+from data.case import REFERENCE_ORDER, Case
 from data.errors import ConventionError, InputError, SegmentationError, few
 from data.io import (
     NIFTI_SUFFIXES,
@@ -31,7 +31,6 @@ from data.io import (
     write_probability,
 )
 from data.labels import count_labels, load_convention
-from data.patient import REFERENCE_ORDER
 from data.plausibility import reference_doubts
 from pipeline.case_task import (
     CaseTask,

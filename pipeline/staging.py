@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data.errors import UsageError
-from data.naming import MODALITIES
+from data.find.naming import MODALITIES
 from data.write import write_text_atomically
 from pipeline.case_task import (
     STATE_FOLDER,

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 import data.phantom
 from data.case import Case, ImageSource
 from data.errors import InputError, UsageError, few
+from data.find.recognise import choose_conventions
 from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, read_label_map
 from data.labels import count_labels, load_convention
 from data.metaimage import read_metaimage
 from data.phantom import Contrast, draw_patient
-from data.recognise import choose_conventions
 from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig

@@ -21,8 +21,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from data.labels import LabelConvention, load_convention
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.own_folder import own_output

@@ -16,7 +16,7 @@ from bench.nnunet_predictor import job
 from bench.own_process import ROOT, CommandFailed, run_in_own_process
 from bench.results import as_page
 from bench.targets import Comparison, against_plain, core_over_floor, rows, sliding, whole_over_floor
-from data.case import discover_cases
+from data.find.discover import discover_cases
 
 
 def _case(wall: float) -> dict[str, float]:

@@ -13,8 +13,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from networks import Cascade, build_network
 from pipeline import predictor as module
 from pipeline.cascade import BOX_MULTIPLE, blend_into, blend_weights, second_input, tumour_box

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.case import discover_cases
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from networks import Cascade, build_network
 from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint, save_checkpoint

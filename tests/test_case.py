@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.case import Case, cases_of_names, discover_cases, folder_name, unique_folder_names
+from data.case import Case
 from data.errors import UsageError
-from data.naming import load_layouts, natural_key, parse_layout
-from data.places import Names
+from data.find.discover import cases_of_names, discover_cases
+from data.find.naming import load_layouts, natural_key, parse_layout
+from data.find.places import Names
+from data.folder_names import folder_name, unique_folder_names
 
 FOUR = ("t1", "t1ce", "t2", "flair")
 

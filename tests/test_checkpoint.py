@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file, save, save_file
 from torch import nn
 
-from data.case import discover_cases
 from data.errors import CheckpointError, InputError
+from data.find.discover import discover_cases
 from data.phantom import write_phantom
 from networks import build_network, stages_of
 from pipeline.checkpoint import (

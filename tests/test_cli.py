@@ -283,7 +283,7 @@ def test_names_in_a_warning_neither_move_the_cursor_nor_begin_a_line(phantoms, t
         [sys.executable, "run_pipeline.py", "inspect", str(tmp_path / "in")], cwd=ROOT, capture_output=True, text=True
     )
     (line,) = done.stderr.splitlines()
-    assert line.startswith("WARNING data.discovery: ") and ".?[2J?ERROR data: no patient?_t1.nii.gz" in line
+    assert line.startswith("WARNING data.find.walk: ") and ".?[2J?ERROR data: no patient?_t1.nii.gz" in line
 
 
 def test_a_mistake_of_the_program_is_one_line_and_a_traceback_only_when_asked(phantoms, monkeypatch, capsys):

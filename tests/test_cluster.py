@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from data.case import discover_cases
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from pipeline.executors import run_tasks
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.slurm import SlurmJobs

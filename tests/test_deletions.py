@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data.case import discover_cases
+from data.case import ImageSource
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from data.io import read_label_map, write_label_map
 from data.lock import LOCK_NAME, output_lock
-from data.patient import ImageSource
 from pipeline import engine_cache
 from pipeline.demo import run_demo
 from pipeline.evaluate import evaluate

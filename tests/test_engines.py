@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from data.case import discover_cases
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from networks import ARCHITECTURES, CHANNELS_LAST, RESOLUTIONS, SPATIAL_DIMS, NetworkConfig, build_network
 from pipeline import engine_cache, engines
 from pipeline.allocation import give_back

@@ -9,9 +9,9 @@ from concurrent.futures import wait
 
 import pytest
 
-from data.case import discover_cases
 from data.errors import InputError, UsageError
-from data.recognise import ConventionChoice
+from data.find.discover import discover_cases
+from data.find.recognise import ConventionChoice
 from pipeline.case_task import CaseTask
 from pipeline.executors import CHOICES, EXECUTORS, make_executor, own_device, run_tasks, spec_for
 from pipeline.segment import SegmentOptions, segment_cases

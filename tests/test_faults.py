@@ -25,7 +25,7 @@ import pipeline.preview
 import pipeline.segment
 import run_pipeline
 from data import write
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.io import is_temporary_name
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.tables import text_cell

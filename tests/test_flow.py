@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.labels import load_convention
 from pipeline.predictor import Predictor
 from pipeline.segment import SegmentOptions, segment_cases

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.case import ImageSource
 from data.errors import InputError
 from data.io import Volume, read_header, read_label_map, read_volume
-from data.patient import ImageSource
 
 log = logging.getLogger(__name__)
 

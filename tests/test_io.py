@@ -534,7 +534,7 @@ def test_refusing_a_bomb_takes_no_memory(tmp_path, declared) -> None:
     program = """
 import resource, sys, time
 from pathlib import Path
-from data.case import ImageSource
+from data.find.discover import ImageSource
 from data.errors import InputError
 from data.io import read_volume
 idle, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from data.case import discover_cases
 from data.errors import InputError
+from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io import ImageHeader
 from pipeline import free_memory, memory

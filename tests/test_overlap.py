@@ -8,7 +8,7 @@ import time
 import pandas as pd
 import pytest
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from pipeline.executors import OverlappingExecutor, run_tasks
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.stages import begin, enter, listening, reserve

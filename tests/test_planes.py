@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import nn
 
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from data.phantom import write_phantom
 from networks import ARCHITECTURES, RESOLUTIONS, SPATIAL_DIMS, build_network
 from pipeline import cascade as cascade_module

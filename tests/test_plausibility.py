@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.grid import Grid
 from data.header import ImageHeader
 from data.io import read_volume

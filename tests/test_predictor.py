@@ -13,8 +13,9 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import CheckpointError, InputError, SegmentationError, UsageError
+from data.find.discover import discover_cases
 from data.grid import Grid
 from data.labels import load_convention
 from data.phantom import write_phantom

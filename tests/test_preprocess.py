@@ -25,8 +25,9 @@ from monai.transforms import (
 )
 from nibabel.processing import resample_from_to
 
-from data.case import ImageSource, discover_cases
+from data.case import ImageSource
 from data.errors import InputError
+from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io import read_volumes
 from data.phantom import write_phantom

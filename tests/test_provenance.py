@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import heldout
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from pipeline import provenance
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.fingerprint import BLOCKS

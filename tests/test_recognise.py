@@ -9,8 +9,8 @@ import pytest
 
 from data.case import Case, ImageSource
 from data.errors import ConventionError, InputError
-from data.naming import load_layouts
-from data.recognise import ConventionChoice, choose_conventions
+from data.find.naming import load_layouts
+from data.find.recognise import ConventionChoice, choose_conventions
 
 Values = Collection[float] | None | Exception
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.earlier_run import read_earlier_run
 from data.errors import SegmentationError, UsageError
+from data.find.earlier_run import read_earlier_run
 from data.lock import output_lock
 from data.regular_file import MOST_VALUES, parse_json, read_json_object
 from data.splits import read_split
@@ -185,7 +185,7 @@ def test_a_file_to_learn_from_that_goes_on_for_terabytes_is_refused_before_it_is
 
 
 def test_a_dataset_json_is_read_as_every_other_json_is(tmp_path):
-    from data.dataset_json import read_dataset_json
+    from data.find.dataset_json import read_dataset_json
 
     path = tmp_path / "dataset.json"
     channels = '"channel_names": {"0": "T1"}'

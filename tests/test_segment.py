@@ -22,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data.case import discover_cases
 from data.errors import CheckpointError, UsageError
+from data.find.discover import discover_cases
 from data.io import read_header
 from pipeline.checkpoint import choose_model
 from pipeline.label_maps import find_label_maps

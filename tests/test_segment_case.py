@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.case import discover_cases, unique_folder_names
 from data.errors import UsageError
+from data.find.discover import discover_cases
+from data.folder_names import unique_folder_names
 from data.io import MAX_VOXELS, read_volumes
 from pipeline import segment_case
 from pipeline.inspect import inspect_cases

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 import run_pipeline
-from data.case import discover_cases
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from pipeline.merge import merge_shards
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.shards import Shard, parse_shard, record_path

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.case import ImageSource
 from data.errors import InputError
 from data.io import read_volume
-from data.patient import ImageSource
 
 
 def tiff(columns: int, rows: int, bands: int, bits: int, pixels: bytes) -> bytes:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 
 
 def stack(root: Path, *numbers: str) -> Case:

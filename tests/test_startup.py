@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data.case import ImageSource
 from data.errors import InputError
-from data.label_values import distinct_labels, read_label_values
-from data.patient import ImageSource
+from data.find.label_values import distinct_labels, read_label_values
 from pipeline.inspect import inspect_cases
 
 ROOT = Path(__file__).resolve().parent.parent

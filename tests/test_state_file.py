@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.state_file import checked_row, read_state
 

@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from data.case import discover_cases
 from data.errors import InputError, UsageError
+from data.find.discover import discover_cases
 from data.phantom import draw_patient
 from pipeline import training_cases
 from pipeline.config import RunConfig, parse_config

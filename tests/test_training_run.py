@@ -21,8 +21,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from data.case import discover_cases
 from data.errors import ConventionError, InputError, TrainingError, UsageError
+from data.find.discover import discover_cases
 from data.lock import LOCK_NAME
 from data.own_folder import MARK
 from data.phantom import write_phantom

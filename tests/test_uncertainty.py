@@ -19,8 +19,8 @@ from bench.uncertainty import (
     score_uncertainty,
     summarise_uncertainty,
 )
-from data.case import discover_cases
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io import ImageHeader, read_header
 from data.splits import fold_split

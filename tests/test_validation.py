@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import InputError
+from data.find.discover import discover_cases
 from data.phantom import write_phantom
 from networks import build_network
 from pipeline.checkpoint import save_checkpoint

@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data.case import discover_cases
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from data.grid import Grid
 from networks import build_network
 from pipeline.checkpoint import save_checkpoint

@@ -39,7 +39,7 @@ def server(tmp_path_factory):
 
 
 def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, phantoms, tiny_model, monkeypatch):
-    from data.case import discover_cases
+    from data.find.discover import discover_cases
     from pipeline.segment import SegmentOptions, segment_cases
 
     folder = next(path for path in sorted(phantoms.iterdir()) if path.is_dir())
@@ -116,7 +116,7 @@ def check_earlier(client, opened, fresh, run, case):
 def test_an_earlier_result_without_its_state_or_reference_shows_what_its_tables_say(
     tmp_path, patient, tiny_model, monkeypatch
 ):
-    from data.case import discover_cases
+    from data.find.discover import discover_cases
     from pipeline.segment import SegmentOptions, segment_cases
 
     shutil.copytree(patient, tmp_path / "in" / patient.name)
@@ -149,7 +149,7 @@ def test_an_earlier_result_without_its_state_or_reference_shows_what_its_tables_
 def test_an_earlier_result_of_slices_is_shown_on_the_volumes_that_the_run_wrote(tmp_path, monkeypatch):
     from PIL import Image
 
-    from data.case import discover_cases
+    from data.find.discover import discover_cases
     from pipeline.segment import SegmentOptions, segment_cases
     from pipeline.web.perform import open_earlier
 

@@ -10,8 +10,8 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from data.case import discover_cases
 from data.errors import UsageError
+from data.find.discover import discover_cases
 from pipeline import memory
 from pipeline import predictor as predictor_module
 from pipeline.checkpoint import open_checkpoint, save_checkpoint, shipped_models

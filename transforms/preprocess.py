@@ -16,11 +16,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, MapTransform, NormalizeIntensityd
 from numpy.typing import NDArray
 
+from data.case import REFERENCE_ORDER, ImageSource
 from data.errors import InputError
 from data.extent import nonzero_box
 from data.grid import Grid
 from data.io import MAX_VOXELS, ImageHeader, Volume, read_volumes
-from data.patient import REFERENCE_ORDER, ImageSource
 from data.plausibility import expects_brain_alone, patient_doubts
 from transforms.restore import copy_planes, grid_at_spacing, resample_to
 
@@ -28,7 +28,7 @@ from transforms.restore import copy_planes, grid_at_spacing, resample_to
 class LoadVolumesd(MapTransform):
     """The checked reader in the place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
 
-    An :class:`data.patient.ImageSource` is read (:func:`data.io.read_volumes`), a :class:`data.io.Volume` is taken as
+    An :class:`data.case.ImageSource` is read (:func:`data.io.read_volumes`), a :class:`data.io.Volume` is taken as
     it is, and what is a MetaTensor already passes. The voxels are not copied: (1, d1, d2, d3) in the file's own memory
     order, integers where the file has them, for what lies outside the brain need not become float32. LoadImaged
     would copy all of them twice. The image's :class:`data.io.ImageHeader` travels in the meta data under ``"header"``.
@@ -82,7 +82,7 @@ class DoubtPatientd(MapTransform):
 class AlignToReferenced(MapTransform):
     """Bring every modality onto the grid of the reference modality; a missing one becomes zeros where that is allowed.
 
-    The reference is the first of :data:`data.patient.REFERENCE_ORDER` that is there. Adds ``"native"`` (the reference's
+    The reference is the first of :data:`data.case.REFERENCE_ORDER` that is there. Adds ``"native"`` (the reference's
     :class:`data.io.ImageHeader`), ``"background"`` (FLAIR, else the reference, for pictures) and its sentences to
     ``"warnings"``. Grids that agree to 1e-3 mm are taken as the same, other ones are resampled and reported. Refused is
     an image of which less than half lies on the reference's grid, or that covers less than half of what the reference

@@ -15,7 +15,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from data.naming import load_layouts
+from data.find.naming import load_layouts
 from data.regular_file import read_regular_file
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.web import schema

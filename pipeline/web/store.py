@@ -39,7 +39,7 @@ class Source:
     files : tuple of str
         Names in the case's folder of files: one, or the slices of a volume in order.
     channel : int, optional
-        As `data.case.ImageSource`.
+        As `data.find.discover.ImageSource`.
     detected_role, role : str, optional
         A modality or "reference": by its name, and as the user says.
     shape, spacing_mm, orientation, problem

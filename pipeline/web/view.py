@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from data.case import ImageSource
 from data.errors import InputError
+from data.find.naming import MODALITIES
 from data.grid import Grid
 from data.io import Volume, read_volume, write_bytes_atomically
-from data.naming import MODALITIES
-from data.patient import ImageSource
 from pipeline.colours import region_colour
 from pipeline.preview import largest_lesion_centre
 from transforms.postprocess import bounding_box

@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from pipeline.segment import SegmentOptions, segment_cases
 from tests.faults import FAULTS, small_model, sow, sow_healthy
 

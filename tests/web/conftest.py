@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from data.case import discover_cases
+from data.find.discover import discover_cases
 from data.phantom import write_phantom
 from tests.conftest import make_model
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import ConventionError, InputError, UsageError
+from data.find.discover import discover_cases
 from data.labels import load_convention
 from data.splits import known_as
 from pipeline.config import RunConfig

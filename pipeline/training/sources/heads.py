@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 import transforms.brain
-from data.case import Case, discover_cases
+from data.case import Case
 from data.errors import InputError
+from data.find.discover import discover_cases
 from data.io import read_label_map, read_volumes
 from data.labels import load_convention
 from data.splits import known_as

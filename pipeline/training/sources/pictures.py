@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.case import ImageSource
 from data.errors import InputError, UsageError
 from data.io import read_volume
-from data.patient import ImageSource
 from pipeline.config import RunConfig
 
 PICTURE_MODALITY = "t1c"

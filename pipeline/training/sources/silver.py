@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
 from data.io import read_label_map
-from data.patient import Case, ImageSource
 from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest
 from pipeline.config import RunConfig

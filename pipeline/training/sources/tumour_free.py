@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from data.case import Case, discover_cases
+from data.case import Case
+from data.find.discover import discover_cases
 from data.splits import known_as
 from pipeline.case_cache import array_path
 from pipeline.config import RunConfig

@@ -7,11 +7,19 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from data.assembly import Draft, entry_problems, link_warnings
+from data.case import Case, ImageSource
 from data.errors import few
-from data.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, Layout, load_layouts, match_suffix, split_extension
-from data.patient import Case, ImageSource
-from data.tree import Entry
+from data.find.assembly import Draft, entry_problems, link_warnings
+from data.find.naming import (
+    MODALITIES,
+    REFERENCE,
+    SLICE_EXTENSIONS,
+    Layout,
+    load_layouts,
+    match_suffix,
+    split_extension,
+)
+from data.find.tree import Entry
 
 
 def drafts_of_slices(

@@ -9,17 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.case import Case, ImageSource
 from data.errors import few
-from data.naming import (
-    MODALITIES,
-    REFERENCE,
-    Layout,
-    Match,
-    load_layouts,
-    split_extension,
-)
-from data.patient import Case, ImageSource
-from data.tree import Entry
+from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts, split_extension
+from data.find.tree import Entry
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.assembly import Draft, Named, assemble, drafts_of_volumes, link_warnings
-from data.naming import patient_name, session_folder
-from data.patient import ImageSource
+from data.case import ImageSource
+from data.find.assembly import Draft, Named, assemble, drafts_of_volumes, link_warnings
+from data.find.naming import patient_name, session_folder
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from data.dataset_json import DatasetJson, parse_dataset_json, read_dataset_json
-from data.earlier_run import EarlierRun, read_earlier_run
-from data.naming import natural_key
-from data.tree import NEVER, Entry, Listing, linked_out, list_folder
+from data.find.dataset_json import DatasetJson, parse_dataset_json, read_dataset_json
+from data.find.earlier_run import EarlierRun, read_earlier_run
+from data.find.naming import natural_key
+from data.find.tree import NEVER, Entry, Listing, linked_out, list_folder
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Disk:
     root_real: str
 
     def list_folder(self, folder: str) -> Listing:
-        """As :func:`data.tree.list_folder`."""
+        """As :func:`data.find.tree.list_folder`."""
         return list_folder(folder, self.root_real)
 
     def earlier_run(self, folder: str) -> EarlierRun | None:
-        """As :func:`data.earlier_run.read_earlier_run`."""
+        """As :func:`data.find.earlier_run.read_earlier_run`."""
         return read_earlier_run(folder)
 
     def dataset_json(self, path: str) -> tuple[DatasetJson, Sequence[Entry]]:

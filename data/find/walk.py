@@ -1,4 +1,4 @@
-"""The walk behind `data.case.discover_cases`: from folders to patients."""
+"""The walk behind `data.find.discover.discover_cases`: from folders to patients."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from data.assembly import Draft, Named, drafts_of_volumes, unusable
-from data.belonging import (
-    below,
-    gather_split_patients,
-    name_below_the_root,
-    names_only_what_it_shows,
-    part_of_a_patient,
-)
-from data.earlier_run import EarlierRun
+from data.case import Case
 from data.errors import few
-from data.image_folder import read_image_folder
-from data.loose_masks import LooseMask, join_loose_masks
-from data.naming import (
+from data.find.assembly import Draft, Named, drafts_of_volumes, unusable
+from data.find.earlier_run import EarlierRun
+from data.find.image_folder import read_image_folder
+from data.find.loose_masks import LooseMask, join_loose_masks
+from data.find.naming import (
     MODALITIES,
     REFERENCE,
     VOLUME_EXTENSIONS,
@@ -33,11 +27,17 @@ from data.naming import (
     session_folder,
     split_extension,
 )
-from data.patient import Case
-from data.places import Disk, Places
-from data.stacks import drafts_of_slices
+from data.find.ownership import (
+    below,
+    gather_split_patients,
+    name_below_the_root,
+    names_only_what_it_shows,
+    part_of_a_patient,
+)
+from data.find.places import Disk, Places
+from data.find.stacks import drafts_of_slices
+from data.find.tree import Entry, lift_wrapped_files
 from data.stream import printable
-from data.tree import Entry, lift_wrapped_files
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class _Walk:
 
 
 def find_cases(root: Path, places: Places | None = None) -> list[Case]:
-    """Every patient below `root`, in no particular order; see `data.case.discover_cases`. Without ``places`` it is a folder on
+    """Every patient below `root`, in no particular order; see `data.find.discover.discover_cases`. Without ``places`` it is a folder on
     the disk.
 
     What an earlier run of ours has written is no input: its mask would be the reference of the patient that it was made

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data.assembly import Draft, Named, assemble, link_warnings, unusable
-from data.dataset_json import DatasetJson
 from data.errors import few
-from data.naming import VOLUME_EXTENSIONS, Match, load_layouts, match_volume, split_extension
-from data.places import Places
-from data.tree import Entry
+from data.find.assembly import Draft, Named, assemble, link_warnings, unusable
+from data.find.dataset_json import DatasetJson
+from data.find.naming import VOLUME_EXTENSIONS, Match, load_layouts, match_volume, split_extension
+from data.find.places import Places
+from data.find.tree import Entry
 
 
 def read_image_folder(

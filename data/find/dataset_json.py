@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.errors import few
+from data.find.naming import modality_called
 from data.labels import CONVENTIONS, load_convention
-from data.naming import modality_called
 from data.regular_file import parse_json, read_regular_file
 
 _LARGEST_BYTES, _MOST_VALUES = 16 * 2**20, 2**20

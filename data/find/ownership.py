@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data.assembly import Draft, unusable
 from data.errors import few
-from data.naming import match_volume, patient_name, session_folder
-from data.tree import Entry
+from data.find.assembly import Draft, unusable
+from data.find.naming import match_volume, patient_name, session_folder
+from data.find.tree import Entry
 
 
 def names_only_what_it_shows(folder: str) -> bool:

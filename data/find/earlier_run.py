@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from data.naming import MODALITIES, VOLUME_EXTENSIONS, split_extension
+from data.find.naming import MODALITIES, VOLUME_EXTENSIONS, split_extension
 from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
 _STATE, _RECORD = ".state", "run.json"

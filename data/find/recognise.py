@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from data.case import Case, ImageSource
 from data.errors import InputError, few
 from data.labels import CONVENTIONS, load_convention
-from data.patient import Case, ImageSource
 from data.stream import printable
 
 # Label 3 was dropped in 2017 and nobody else left that gap. A post-operative or paediatric mask may show it by

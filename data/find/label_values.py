@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data.io import MAX_VOXELS, read_label_map
 
 if TYPE_CHECKING:
-    from data.patient import ImageSource
+    from data.case import ImageSource
 
 
 def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> frozenset[int]:

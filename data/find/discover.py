@@ -1,0 +1,94 @@
+"""Patients: which folders hold one, what each of their files shows, and what is wrong with them before anything is
+read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from data.case import Case
+from data.errors import UsageError
+from data.find.naming import natural_key, patient_name, session_folder
+from data.find.places import Names
+from data.find.walk import find_cases
+
+__all__ = ["cases_of_names", "discover_cases"]
+
+
+def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> list[Case]:
+    """All patients below a folder, in natural order of their paths.
+
+    Parameters
+    ----------
+    root : Path or str
+        A data set's folder in any layout, several data sets mixed, or one patient's folder of files.
+    exclude : Path or str, optional
+        A folder whose content is no input: an output folder that lies inside ``root``.
+
+    Returns
+    -------
+    list of Case
+        At least one. Every folder that holds or should hold a patient is there, with `Case.problems` where it is
+        unusable.
+
+    Raises
+    ------
+    UsageError
+        The root is missing, not a folder, not readable, or holds no patient.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        what = "is a file" if root.is_file() else "does not exist"
+        raise UsageError(f"{root} {what}: give the folder of a data set, or one patient's folder of files")
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise UsageError(f"{root} cannot be listed ({error.strerror}): check its permissions") from error
+    cases = find_cases(root)
+    outside = None if exclude is None else Path(exclude).resolve()
+    if outside is not None and outside.is_relative_to(root.resolve()):  # an input inside the output is all input
+        cases = [case for case in cases if not case.folder.resolve().is_relative_to(outside)]
+    if not cases:
+        raise UsageError(
+            f"{root} holds no patient: no folder, and no image that any layout names; give a folder of "
+            "patients, or one patient's files"
+        )
+    return _in_order(cases, root)
+
+
+def cases_of_names(names: Names) -> list[Case]:
+    """As :func:`discover_cases`, from names alone: no disk is asked. Empty where no name says anything."""
+    root = Path(names.root)
+    return _in_order(find_cases(root, names), root)
+
+
+def _in_order(cases: list[Case], root: Path) -> list[Case]:
+    ordered = sorted(cases, key=lambda case: (natural_key(str(case.folder)), natural_key(case.case_id)))
+    return _with_unique_ids(ordered, root)
+
+
+def _with_unique_ids(cases: list[Case], root: Path) -> list[Case]:
+    often = Counter(case.case_id for case in cases)
+    unique, taken = [], set(often)
+    for case in cases:
+        if often[case.case_id] > 1:
+            note = f"{often[case.case_id]} patients are called {case.case_id!r}; this one is told apart by its path"
+            name = next(name for name in _longer_names(case, root) if name not in taken)
+            taken.add(name)
+            case = replace(case, case_id=name, warnings=(*case.warnings, note))
+        unique.append(case)
+    return unique
+
+
+def _longer_names(case: Case, root: Path) -> Iterator[str]:
+    top = os.path.abspath(root)
+    wanted = os.path.relpath(session_folder(str(case.folder), top), top)
+    if wanted == os.curdir or patient_name(str(case.folder), top) != case.case_id:
+        wanted = os.path.join(wanted, case.case_id)
+    yield wanted
+    yield os.path.relpath(case.folder, top)
+    yield from (f"{wanted}#{number}" for number in count(2))
