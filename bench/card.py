@@ -33,9 +33,9 @@ from bench.parts import MIB, pack_voxels, read_content, read_index, unpack_voxel
 from data.case import Case
 from data.errors import SegmentationError, UsageError
 from data.find.discover import discover_cases
+from data.io.write import write_bytes_atomically, write_text_atomically
 from data.lock import output_lock, remove_temporary_files
 from data.splits import Split
-from data.write import write_bytes_atomically, write_text_atomically
 from pipeline.allocation import tune_malloc
 from pipeline.case_cache import open_array, write_array
 from pipeline.checkpoint import Checkpoint, open_checkpoint

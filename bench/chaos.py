@@ -48,7 +48,7 @@ from bench.chaos_runs import (
     train_arguments,
 )
 from data.lock import LOCK_NAME
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from tests.conftest import make_model
 
 SEEDS = (1, 2, 3)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
+from data.io.write import is_temporary_name
 from data.lock import LOCK_NAME
-from data.write import is_temporary_name
 from pipeline.training_run import STATE_NAME
 from pipeline.training_state import load_state
 

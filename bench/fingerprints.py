@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from data.find.discover import discover_cases
-from data.io import read_volumes
+from data.io.read import read_volumes
 from data.splits import known_as
 from pipeline.fingerprint import SAME, distance, distances, fingerprint
 from pipeline.provenance import PRINTED

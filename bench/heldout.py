@@ -28,7 +28,7 @@ from data.case import Case
 from data.find.discover import discover_cases
 from data.find.recognise import choose_conventions
 from data.grid import Grid
-from data.io import read_label_map, read_volume
+from data.io.read import read_label_map, read_volume
 from data.labels import count_labels, load_convention
 from data.splits import known_as
 from pipeline.checkpoint import open_checkpoint, shipped_models

@@ -21,7 +21,7 @@ import pandas as pd
 
 from data.case import Case
 from data.find.discover import discover_cases
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.labels import load_convention
 from data.splits import match_split, read_split
 from pipeline.checkpoint import open_checkpoint, shipped_models

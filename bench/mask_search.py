@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.case import ImageSource
-from data.io import read_label_map
+from data.io.read import read_label_map
 
 FULL = (240, 240, 155)
 PLACES = tuple(np.rint(np.arange(128) * (n - 1) / 127).astype(int) for n in FULL)

@@ -25,8 +25,8 @@ import numpy as np
 
 from data.find.discover import discover_cases
 from data.grid import Grid
-from data.io import read_header, write_image
-from data.phantom import write_phantom
+from data.io.read import read_header, write_image
+from data.phantom.patient import write_phantom
 
 ROOT = Path(__file__).resolve().parent.parent
 MODALITIES = ("t1", "t1c", "t2", "flair")

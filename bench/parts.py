@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
-from data.write import write_bytes_atomically
+from data.io.write import write_bytes_atomically
 
 INDEX = "index.json"
 FORMAT = "brain-tumour-parts 1"

@@ -27,7 +27,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from data.find.discover import discover_cases
-from data.io import read_label_map, read_volume
+from data.io.read import read_label_map, read_volume
 from pipeline.tables import write_table
 
 STEP_MM = 3.0

@@ -20,8 +20,8 @@ import yaml
 
 from bench.heldout import as_markdown, score_patients
 from data.find.discover import discover_cases
+from data.io.write import write_text_atomically
 from data.splits import fold_split
-from data.write import write_text_atomically
 from pipeline.tables import write_table
 from pipeline.training_run import TrainOptions, run_training
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from data.case import Case
 from data.find.discover import discover_cases
-from data.io import check_voxels, read_header, read_volume
-from data.nifti import read_nifti
+from data.io.nifti import read_nifti
+from data.io.read import check_voxels, read_header, read_volume
+from data.io.stream import MAX_VOXELS, StoredVoxels, load_voxels
 from data.plausibility import patient_doubts
-from data.stream import MAX_VOXELS, StoredVoxels, load_voxels
 
 
 def seconds_of(work: Callable[[], Any], runs: int) -> float:

@@ -35,7 +35,7 @@ from bench.heldout import _reference
 from data.find.discover import discover_cases
 from data.grid import Grid
 from data.labels import load_convention
-from data.phantom import make_phantom
+from data.phantom.patient import make_phantom
 from pipeline.metrics import Mask, region_scores
 
 TOLERANCE_MM = 1.0

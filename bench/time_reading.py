@@ -31,7 +31,7 @@ from monai.transforms import (
     Spacingd,
 )
 
-import data.stream
+import data.io.stream
 from data.case import Case
 from data.find.discover import discover_cases
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
@@ -63,17 +63,17 @@ def ways(case: Case, spacing_mm: float) -> dict[str, Callable[[], Any]]:
     monai, ours = monai_chain(spacing_mm), preprocess_chain(MODALITIES, spacing_mm=(spacing_mm,) * 3)
 
     def by(inflater: Any) -> dict[str, Any]:
-        before, data.stream.INFLATER = data.stream.INFLATER, inflater
+        before, data.io.stream.INFLATER = data.io.stream.INFLATER, inflater
         try:
             return run_chain(ours, sources)
         finally:
-            data.stream.INFLATER = before
+            data.io.stream.INFLATER = before
 
     prepared = by(zlib)
     working, probabilities = grid_of(prepared["image"]), torch.sigmoid(prepared["image"].as_tensor()[:N_REGIONS])
     calls: dict[str, Callable[[], Any]] = {"MONAI's chain": lambda: monai(files), "ours, zlib": lambda: by(zlib)}
-    if data.stream.isal_zlib is not None:
-        calls["ours, ISA-L"] = lambda: by(data.stream.isal_zlib)
+    if data.io.stream.isal_zlib is not None:
+        calls["ours, ISA-L"] = lambda: by(data.io.stream.isal_zlib)
     calls["restore"] = lambda: restore(probabilities, working, prepared["native"].grid)
     return calls
 

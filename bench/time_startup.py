@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.own_process import ROOT, Usage, run_in_own_process
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 
 NAMES_2021 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
 PHANTOMS = 10

@@ -49,7 +49,7 @@ from torch.utils.data import RandomSampler
 from data.case import Case
 from data.find.discover import discover_cases
 from data.find.recognise import choose_conventions
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from networks import build_network
 from pipeline.config import RunConfig, load_recipe

@@ -34,7 +34,7 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.find.recognise import choose_conventions
 from data.grid import Grid
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from data.splits import fold_split
 from pipeline.metrics import dice

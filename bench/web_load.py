@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 
 ROOT = Path(__file__).resolve().parent.parent
 _SERVE = (

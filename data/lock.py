@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
+from data.io.write import is_temporary_name
 from data.regular_file import read_json
-from data.write import is_temporary_name
 
 try:
     import fcntl

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.extent import nonzero_box
-from data.header import ImageHeader
+from data.io.header import ImageHeader
 
 BRAIN_ML = (300.0, 2300.0)
 """Volume of a skull-stripped brain with its fluid. Intracranial volumes of adults are 1106 to 1656 ml [1]_, SD 135, in

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data.case import ImageSource
 from data.errors import InputError
 from data.grid import Grid
-from data.io import read_volume
+from data.io.read import read_volume
 
 logger = logging.getLogger(__name__)
 

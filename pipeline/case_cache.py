@@ -21,9 +21,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from data.errors import InputError, UsageError
 from data.folder_names import folder_name
+from data.io.stream import open_regular, plain, refuse
+from data.io.write import atomic_write
 from data.regular_file import open_regular_file
-from data.stream import open_regular, plain, refuse
-from data.write import atomic_write
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
 from data.find.naming import MODALITIES
 from data.find.recognise import ConventionChoice
-from data.io import MAX_VOXELS, read_header, read_label_map
+from data.io.read import MAX_VOXELS, read_header, read_label_map
 from data.labels import REGIONS
 from data.regular_file import open_regular_file, read_json_object
 from pipeline.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import CheckpointError, InputError, UsageError
-from data.io import read_header, write_bytes_atomically
+from data.io.read import read_header, write_bytes_atomically
 from data.regular_file import parse_json, read_regular_file
 from pipeline.sealed_file import NO_DIGEST, SealedHeader, format_of, read_seal, read_sealed_file, seal
 

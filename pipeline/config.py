@@ -242,7 +242,7 @@ class SamplingConfig(Strict):
     phantoms: int = Field(default=12, ge=0)
     """How many synthetic patients are made."""
     phantom_contrast: Literal["mri", "random", "both"] = "both"
-    """As a clinical scanner shows them, every tissue at random as in SynthSeg, or both in turn (data.phantom)."""
+    """As a clinical scanner shows them, every tissue at random as in SynthSeg, or both in turn (data.phantom.patient)."""
     phantom_shapes: Literal["drawn", "real"] = "drawn"
     """Of a synthetic patient's glioma: drawn, or that of a real patient of the lesion cubes (``--extra``), turned and bent."""
     phantom_lesions: tuple[int, int] | None = None

@@ -10,7 +10,7 @@ import pandas as pd
 
 from data.find.discover import discover_cases
 from data.lock import output_lock
-from data.phantom import phantom_name, write_phantom
+from data.phantom.patient import phantom_name, write_phantom
 from pipeline.segment import own_results, segment_cases
 
 SEEDS = (1, 2, 3)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.io import write_bytes_atomically
+from data.io.read import write_bytes_atomically
 from pipeline.sealed_file import read_seal, read_sealed_file, seal
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.errors import InputError, SegmentationError
 from data.folder_names import folder_name
 from data.grid import Grid
-from data.io import Volume, read_label_map
+from data.io.read import Volume, read_label_map
 from data.labels import LabelConvention, count_labels
 from pipeline.background import read_background
 from pipeline.label_maps import LabelMap

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UsageError
+from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import REGIONS
 from data.visible import visible
-from data.write import write_bytes_atomically, write_text_atomically
 from pipeline.colours import REGION_COLOURS
 from pipeline.tables import csv_line, read_rows
 

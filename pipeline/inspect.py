@@ -18,7 +18,7 @@ from data.find.label_values import read_label_values
 from data.find.naming import MODALITIES
 from data.find.recognise import ConventionChoice, choose_conventions
 from data.grid import Grid
-from data.io import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
+from data.io.read import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
 from data.labels import load_convention
 from data.plausibility import Impression, doubts, expects_brain_alone, impression
 from pipeline.checkpoint import Checkpoint, choose_model

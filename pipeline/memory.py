@@ -18,7 +18,7 @@ import numpy as np
 
 from data.case import REFERENCE_ORDER
 from data.errors import InputError
-from data.header import ImageHeader
+from data.io.header import ImageHeader
 from pipeline.allocation import give_back
 from pipeline.free_memory import available_bytes, set_workers, workers
 from pipeline.passes import passes

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from data.errors import UsageError
 from data.find.recognise import ConventionChoice
 from data.folder_names import unique_folder_names
+from data.io.write import atomic_write
 from data.lock import output_lock
 from data.regular_file import open_regular_file
-from data.write import atomic_write
 from pipeline.case_task import (
     CaseTask,
     remove_results,

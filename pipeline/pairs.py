@@ -11,7 +11,7 @@ from typing import Any
 from data.case import ImageSource
 from data.errors import InputError
 from data.find.recognise import ConventionChoice, choose_conventions
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.labels import CONVENTIONS, LabelConvention, count_labels, load_convention
 from pipeline.label_maps import LabelMap, by_patient, find_label_maps, matched_by_folder_name
 from pipeline.tables import text_cell

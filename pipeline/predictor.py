@@ -21,7 +21,7 @@ from torch import nn
 from data.case import Case
 from data.errors import InputError, UsageError
 from data.grid import Grid
-from data.io import MAX_VOXELS, ImageHeader, Volume, read_header, read_volumes
+from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_header, read_volumes
 from data.labels import load_convention
 from networks import stages_of
 from pipeline.cascade import blend_into, blend_weights, second_input, tumour_box
@@ -223,7 +223,7 @@ class Predictor:
         convention : str, optional
             Label convention of the label map; the model's own by default.
         volumes : dict of modality to Volume, optional
-            Images of the case that have been read (:func:`data.io.read_volumes`); taken out of it. The others are read.
+            Images of the case that have been read (:func:`data.io.read.read_volumes`); taken out of it. The others are read.
         on_stage : callable, optional
             Called in this thread before anything of a stage is allocated; it may wait, which is not counted as work.
 

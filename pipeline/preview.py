@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.io import write_bytes_atomically
+from data.io.read import write_bytes_atomically
 from data.visible import visible
 from pipeline.colours import region_colour, rgb
 from transforms.postprocess import bounding_box, largest_component, union_box

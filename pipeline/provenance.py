@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data.case import Case
-from data.io import read_volumes
+from data.io.read import read_volumes
 from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest, open_array, write_array
 from pipeline.checkpoint import Checkpoint

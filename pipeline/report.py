@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.write import atomic_write
+from data.io.write import atomic_write
 from pipeline import __version__
 from pipeline.markup import STYLE, escape, number, status_badge
 from pipeline.page_overview import charts_section, comparison_section, detection_section, summary_section

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from data.write import write_text_atomically
+from data.io.write import write_text_atomically
 from pipeline.case_task import CaseTask, Row, metadata_version
 from pipeline.executors import available_cpus, threads_of_each
 from pipeline.tables import text_cell

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.io import atomic_write
+from data.io.read import atomic_write
 from data.labels import REGIONS
 from pipeline.lesions import sensitivity_by_size
 from pipeline.tables import csv_line

@@ -18,7 +18,7 @@ from data.errors import UsageError
 from data.find.earlier_run import read_earlier_run
 from data.find.recognise import ConventionChoice, choose_conventions
 from data.folder_names import unique_folder_names
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from data.lock import output_lock, remove_temporary_files
 from data.own_folder import own_output

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data.case import REFERENCE_ORDER, Case
 from data.errors import ConventionError, InputError, SegmentationError, few
-from data.io import (
+from data.io.read import (
     NIFTI_SUFFIXES,
     Volume,
     read_header,

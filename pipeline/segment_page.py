@@ -11,7 +11,7 @@ import pandas as pd
 
 from data.case import ImageSource
 from data.errors import InputError
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.labels import load_convention
 from pipeline.background import read_background
 from pipeline.case_task import CaseTask, Row, result_path

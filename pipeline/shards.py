@@ -19,8 +19,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from data.case import Case, ImageSource
 from data.errors import UsageError
+from data.io.write import write_text_atomically
 from data.regular_file import read_json_object
-from data.write import write_text_atomically
 from pipeline.case_task import (
     STATE_FOLDER,
     CaseTask,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.errors import UsageError
 from data.find.naming import MODALITIES
-from data.write import write_text_atomically
+from data.io.write import write_text_atomically
 from pipeline.case_task import (
     STATE_FOLDER,
     CaseTask,

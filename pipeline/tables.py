@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.io import write_bytes_atomically
+from data.io.read import write_bytes_atomically
 from data.labels import REGIONS
 from data.regular_file import MOST_VALUES, read_regular_file
 from data.visible import INVISIBLE

@@ -26,10 +26,10 @@ from data.case import Case, ImageSource
 from data.errors import InputError, UsageError, few
 from data.find.recognise import choose_conventions
 from data.grid import Grid
-from data.io import MAX_VOXELS, ImageHeader, read_label_map
+from data.io.metaimage import read_metaimage
+from data.io.read import MAX_VOXELS, ImageHeader, read_label_map
 from data.labels import count_labels, load_convention
-from data.metaimage import read_metaimage
-from data.phantom import Contrast, draw_patient
+from data.phantom.patient import Contrast, draw_patient
 from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig
@@ -168,6 +168,17 @@ def patient_cases(
     return cached_cases(entries, config, workers)
 
 
+def phantom_digests() -> list[str]:
+    """SHA-256 of every module that decides what a phantom looks like; `RuntimeError` where none is found.
+
+    An empty list would silently keep phantoms of an older generator in the cache.
+    """
+    modules = sorted(Path(data.phantom.__file__ or "").parent.glob("*.py"))
+    if "patient.py" not in {path.name for path in modules}:
+        raise RuntimeError(f"no modules of phantoms beside {data.phantom.__file__}: the package is not installed whole")
+    return [file_digest(path) for path in modules]
+
+
 def phantom_cases(
     seeds: Sequence[int],
     config: RunConfig,
@@ -182,8 +193,7 @@ def phantom_cases(
     ``shape_of`` gives the real tumour of a seed; without it tumours are drawn.
     """
     # What a seed gives is decided by these files: they stand for the input.
-    sources = sorted(Path(data.phantom.__file__).parent.glob("phantom*.py"))
-    generator = [file_digest(source) for source in sources] if seeds else []
+    generator = phantom_digests() if seeds else []
     sampling, entries = config.training.sampling, []
     for seed in seeds:
         name, contrast = f"phantom-{seed}", sampling.phantom_contrast

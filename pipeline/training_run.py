@@ -24,11 +24,11 @@ from torch import nn
 from data.case import Case
 from data.errors import UsageError
 from data.find.discover import discover_cases
+from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import LabelConvention, load_convention
 from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.own_folder import own_output
 from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
-from data.write import write_bytes_atomically, write_text_atomically
 from networks import Cascade
 from pipeline.allocation import tune_malloc
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint

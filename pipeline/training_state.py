@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 
 from data.errors import CheckpointError
-from data.write import write_bytes_atomically
+from data.io.write import write_bytes_atomically
 from pipeline.sealed_file import NO_DIGEST, read_seal, read_sealed_file, seal
 
 FORMAT = "brain-tumour-training-state 2"

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from data.case import Case
 from data.errors import InputError
 from data.find.recognise import ConventionChoice, choose_conventions
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig

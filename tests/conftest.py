@@ -41,7 +41,7 @@ def real_slices() -> Path:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small phantom patients (40 x 48 x 32 voxels of 5 mm), BraTS 2023 naming."""
-    from data.phantom import write_phantom
+    from data.phantom.patient import write_phantom
 
     root = tmp_path_factory.mktemp("phantoms")
     for seed in (1, 2):

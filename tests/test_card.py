@@ -20,7 +20,7 @@ from bench import card
 from bench.parts import pack_voxels, read_content, read_index, unpack_voxels, write_parts
 from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from networks import build_network
 from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint, save_checkpoint

@@ -20,7 +20,7 @@ from torch import nn
 
 from data.errors import CheckpointError, InputError
 from data.find.discover import discover_cases
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from networks import build_network, stages_of
 from pipeline.checkpoint import (
     CARD_KEYS,

@@ -15,7 +15,7 @@ import pytest
 from data.case import ImageSource
 from data.errors import UsageError
 from data.find.discover import discover_cases
-from data.io import read_label_map, write_label_map
+from data.io.read import read_label_map, write_label_map
 from data.lock import LOCK_NAME, output_lock
 from pipeline import engine_cache
 from pipeline.demo import run_demo

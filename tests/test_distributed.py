@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from data.errors import UsageError
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from pipeline.distributed import Process, joined
 from pipeline.history import read_history
 from pipeline.training_run import TrainOptions, _check_batch, run_training

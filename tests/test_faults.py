@@ -24,9 +24,9 @@ import pytest
 import pipeline.preview
 import pipeline.segment
 import run_pipeline
-from data import write
 from data.find.discover import discover_cases
-from data.io import is_temporary_name
+from data.io import write
+from data.io.read import is_temporary_name
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.tables import text_cell
 from tests.conftest import read_mask

@@ -8,7 +8,7 @@ import pytest
 
 from bench.fingerprints import stored_otherwise
 from data.grid import Grid
-from data.phantom import draw_patient
+from data.phantom.patient import draw_patient
 from pipeline.fingerprint import SAME, distance, distances, fingerprint
 
 

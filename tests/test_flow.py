@@ -186,7 +186,7 @@ def test_the_two_real_patients_come_out_ok_with_masks_that_open_at_the_same_plac
 
 @pytest.mark.parametrize("model", ["brats-attention-unet-2d", "brats-attention-unet-3d", "brats-unet-plus-plus-2d"])
 def test_the_shipped_models_find_the_tumour_of_a_phantom(model, tmp_path):
-    from data.phantom import write_phantom
+    from data.phantom.patient import write_phantom
 
     write_phantom(tmp_path / "in", 7, shape=(120, 120, 78), spacing_mm=(2.0, 2.0, 2.0))
     report = segment_cases(discover_cases(tmp_path / "in"), tmp_path / "out", SegmentOptions(models=(model,)))

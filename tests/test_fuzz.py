@@ -23,7 +23,7 @@ from PIL import Image
 
 from data.case import ImageSource
 from data.errors import InputError
-from data.io import Volume, read_header, read_label_map, read_volume
+from data.io.read import Volume, read_header, read_label_map, read_volume
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.write import is_temporary_name
+from data.io.write import is_temporary_name
 from pipeline.executors import run_tasks
 from pipeline.interruption import Interrupted, check_stopped, stoppable
 

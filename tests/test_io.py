@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import io, stream, write
 from data.case import ImageSource
 from data.errors import InputError
 from data.grid import Grid
-from data.nifti import read_nifti
+from data.io import read as io
+from data.io import stream, write
+from data.io.nifti import read_nifti
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 OBLIQUE = nib.affines.from_matvec(
@@ -536,7 +537,7 @@ import resource, sys, time
 from pathlib import Path
 from data.find.discover import ImageSource
 from data.errors import InputError
-from data.io import read_volume
+from data.io.read import read_volume
 idle, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
 try:
     read_volume(ImageSource((Path(sys.argv[1]),)))

@@ -13,7 +13,7 @@ from torch import nn
 from data.errors import InputError
 from data.find.discover import discover_cases
 from data.grid import Grid
-from data.io import ImageHeader
+from data.io.read import ImageHeader
 from pipeline import free_memory, memory
 from pipeline.config import RunConfig, parse_config
 from pipeline.memory import ModelCost, activation_bytes_per_voxel, predicted_bytes, stages
@@ -281,8 +281,8 @@ def test_a_case_that_would_not_fit_is_refused_with_its_number_before_a_voxel_is_
 ) -> None:
     predictor, case = Predictor(tiny_model, "cpu"), discover_cases(phantoms)[0]
     needed = predictor.predicted_bytes(case)
-    monkeypatch.setattr("data.stream.load_voxels", None)  # reading a voxel would be another error
-    monkeypatch.setattr("data.io.load_voxels", None)
+    monkeypatch.setattr("data.io.stream.load_voxels", None)  # reading a voxel would be another error
+    monkeypatch.setattr("data.io.read.load_voxels", None)
     monkeypatch.setattr(free_memory, "machine_bytes", lambda: needed - 1)
     monkeypatch.setattr(free_memory, "limit_bytes", lambda: None)
     with pytest.raises(InputError) as caught:

@@ -10,7 +10,7 @@ import pytest
 
 from data.case import ImageSource
 from data.errors import InputError
-from data.io import read_volume
+from data.io.read import read_volume
 
 VOXELS = np.arange(24, dtype=np.int16).reshape(2, 3, 4) * 300 + 1
 HEAD = "NDims = 3\nElementSpacing = 2 3 4\nOffset = 10 20 30\nElementType = MET_SHORT\n"

@@ -13,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from data import phantom_template
 from data.case import ImageSource
 from data.errors import UsageError
 from data.grid import Grid
-from data.io import read_header
-from data.phantom import Phantom, draw_patient, make_phantom, make_phantom_slice, write_phantom
-from data.phantom_anatomy import TISSUES, make_anatomy
-from data.phantom_contrast import (
+from data.io.read import read_header
+from data.phantom import template as phantom_template
+from data.phantom.anatomy import TISSUES, make_anatomy
+from data.phantom.contrast import (
     SHOWN_ON,
     RandomContrast,
     contrast_to_noise,
@@ -30,8 +29,9 @@ from data.phantom_contrast import (
     render,
     render_random,
 )
-from data.phantom_fields import Axes
-from data.phantom_shapes import place_tumour
+from data.phantom.fields import Axes
+from data.phantom.patient import Phantom, draw_patient, make_phantom, make_phantom_slice, write_phantom
+from data.phantom.shapes import place_tumour
 
 SMALL = {"shape": (60, 60, 39), "spacing_mm": (4.0, 4.0, 4.0)}
 MODALITIES = ["t1", "t1c", "t2", "flair"]

@@ -20,7 +20,7 @@ from torch import nn
 from data.case import Case
 from data.errors import UsageError
 from data.find.discover import discover_cases
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from networks import ARCHITECTURES, RESOLUTIONS, SPATIAL_DIMS, build_network
 from pipeline import cascade as cascade_module
 from pipeline import training_run, windows

@@ -14,9 +14,9 @@ import pytest
 
 from data.find.discover import discover_cases
 from data.grid import Grid
-from data.header import ImageHeader
-from data.io import read_volume
-from data.phantom import draw_patient, make_phantom, make_phantom_slice
+from data.io.header import ImageHeader
+from data.io.read import read_volume
+from data.phantom.patient import draw_patient, make_phantom, make_phantom_slice
 from data.plausibility import expects_brain_alone, impression, patient_doubts, reference_doubts
 from pipeline.inspect import inspect_cases
 from transforms.preprocess import preprocess_chain, run_chain

@@ -18,7 +18,7 @@ from data.errors import CheckpointError, InputError, SegmentationError, UsageErr
 from data.find.discover import discover_cases
 from data.grid import Grid
 from data.labels import load_convention
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from networks import build_network
 from pipeline import predictor as module
 from pipeline import windows

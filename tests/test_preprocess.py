@@ -29,8 +29,8 @@ from data.case import ImageSource
 from data.errors import InputError
 from data.find.discover import discover_cases
 from data.grid import Grid
-from data.io import read_volumes
-from data.phantom import write_phantom
+from data.io.read import read_volumes
+from data.phantom.patient import write_phantom
 from transforms.preprocess import (
     BiasCorrectd,
     BlankAird,

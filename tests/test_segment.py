@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 
 from data.errors import CheckpointError, UsageError
 from data.find.discover import discover_cases
-from data.io import read_header
+from data.io.read import read_header
 from pipeline.checkpoint import choose_model
 from pipeline.label_maps import find_label_maps
 from pipeline.predictor import Predictor

@@ -15,7 +15,7 @@ import pytest
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.folder_names import unique_folder_names
-from data.io import MAX_VOXELS, read_volumes
+from data.io.read import MAX_VOXELS, read_volumes
 from pipeline import segment_case
 from pipeline.inspect import inspect_cases
 from pipeline.segment import SegmentOptions, segment_cases

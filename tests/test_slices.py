@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.case import ImageSource
 from data.errors import InputError
-from data.io import read_volume
+from data.io.read import read_volume
 
 
 def tiff(columns: int, rows: int, bands: int, bits: int, pixels: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+import data.phantom
 from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
-from data.phantom import draw_patient
+from data.phantom.patient import draw_patient
 from pipeline import training_cases
 from pipeline.config import RunConfig, parse_config
 from pipeline.training.sources.cubes import CUBE_SPACING_MM
 from pipeline.training.tumour_shapes import cube_shapes, shape_for
-from pipeline.training_cases import MAX_CENTRES, patient_cases, phantom_cases, slice_cases
+from pipeline.training_cases import MAX_CENTRES, patient_cases, phantom_cases, phantom_digests, slice_cases
 from tests.conftest import read_mask
 from transforms.preprocess import preprocess_chain, run_chain
 
@@ -500,3 +502,15 @@ def test_written_phantoms_open_as_patients(phantoms):
     for case in discover_cases(phantoms):
         assert set(case.images) == set(MODALITIES)
         assert nib.load(case.images["t1"].paths[0]).shape == (40, 48, 32)
+
+
+def test_a_phantom_in_the_cache_depends_on_every_module_that_draws_it():
+    names = ["__init__", "anatomy", "contrast", "fields", "patient", "shapes", "template", "tumour"]
+    folder = Path(data.phantom.__file__).parent
+    assert phantom_digests() == [hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in names]
+
+
+def test_a_package_without_the_modules_of_phantoms_is_an_error_not_an_empty_key(monkeypatch, tmp_path):
+    monkeypatch.setattr(data.phantom, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(RuntimeError, match="not installed whole"):
+        phantom_digests()

@@ -25,7 +25,7 @@ from data.errors import ConventionError, InputError, TrainingError, UsageError
 from data.find.discover import discover_cases
 from data.lock import LOCK_NAME
 from data.own_folder import MARK
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from data.splits import Split
 from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint

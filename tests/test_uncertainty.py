@@ -22,7 +22,7 @@ from bench.uncertainty import (
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.grid import Grid
-from data.io import ImageHeader, read_header
+from data.io.read import ImageHeader, read_header
 from data.splits import fold_split
 from pipeline.predictor import Segmentation
 from pipeline.uncertainty import MemberSpread

@@ -14,7 +14,7 @@ import torch
 from data.case import Case
 from data.errors import InputError
 from data.find.discover import discover_cases
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from networks import build_network
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import RunConfig, load_recipe

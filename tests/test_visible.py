@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from data.stream import printable
+from data.io.stream import printable
 from data.visible import is_visible, visible
 from pipeline.charts import _short
 from pipeline.markup import escape

@@ -24,7 +24,7 @@ MEMORY = 700 * 2**20
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory):
-    from data.phantom import write_phantom
+    from data.phantom.patient import write_phantom
 
     return write_phantom(tmp_path_factory.mktemp("web"), 1, shape=(20, 24, 16), spacing_mm=(10.0, 10.0, 10.0))
 

@@ -35,7 +35,7 @@ UNKNOWN_SPACING = (
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory):
-    from data.phantom import write_phantom
+    from data.phantom.patient import write_phantom
 
     return write_phantom(tmp_path_factory.mktemp("web"), 1, shape=(20, 24, 16), spacing_mm=(10.0, 10.0, 10.0))
 
@@ -573,7 +573,7 @@ def test_the_servers_own_process_opens_nothing_that_is_sent(client, patient, mon
     picture = bytes.fromhex("89504e470d0a1a0a") + b"no picture"
     image = (patient / f"{patient.name}-t1n.nii.gz").read_bytes()
     packed = zip_of([("x_t1.nii.gz", image)])
-    for opener in ("nibabel.load", "zipfile.ZipFile", "data.io.read_header", "PIL.Image.open"):
+    for opener in ("nibabel.load", "zipfile.ZipFile", "data.io.read.read_header", "PIL.Image.open"):
         monkeypatch.setattr(opener, opened)
     _, case = send(client, ("scan.png", picture), ("scan.nii.gz", image), ("x.zip", packed))
     assert [file["name"] for file in case["files"]] == ["x_t1.nii.gz", "scan.png", "scan.nii.gz"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.io import read_label_map, write_label_map
+from data.io.read import read_label_map, write_label_map
 from data.labels import load_convention
 from pipeline.quality import quality_flags
 from pipeline.web.checks import case_of

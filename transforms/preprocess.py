@@ -20,7 +20,7 @@ from data.case import REFERENCE_ORDER, ImageSource
 from data.errors import InputError
 from data.extent import nonzero_box
 from data.grid import Grid
-from data.io import MAX_VOXELS, ImageHeader, Volume, read_volumes
+from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_volumes
 from data.plausibility import expects_brain_alone, patient_doubts
 from transforms.restore import copy_planes, grid_at_spacing, resample_to
 
@@ -28,10 +28,10 @@ from transforms.restore import copy_planes, grid_at_spacing, resample_to
 class LoadVolumesd(MapTransform):
     """The checked reader in the place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
 
-    An :class:`data.case.ImageSource` is read (:func:`data.io.read_volumes`), a :class:`data.io.Volume` is taken as
+    An :class:`data.case.ImageSource` is read (:func:`data.io.read.read_volumes`), a :class:`data.io.read.Volume` is taken as
     it is, and what is a MetaTensor already passes. The voxels are not copied: (1, d1, d2, d3) in the file's own memory
     order, integers where the file has them, for what lies outside the brain need not become float32. LoadImaged
-    would copy all of them twice. The image's :class:`data.io.ImageHeader` travels in the meta data under ``"header"``.
+    would copy all of them twice. The image's :class:`data.io.read.ImageHeader` travels in the meta data under ``"header"``.
     """
 
     def __init__(self, keys: KeysCollection, max_voxels: int = MAX_VOXELS) -> None:
@@ -83,7 +83,7 @@ class AlignToReferenced(MapTransform):
     """Bring every modality onto the grid of the reference modality; a missing one becomes zeros where that is allowed.
 
     The reference is the first of :data:`data.case.REFERENCE_ORDER` that is there. Adds ``"native"`` (the reference's
-    :class:`data.io.ImageHeader`), ``"background"`` (FLAIR, else the reference, for pictures) and its sentences to
+    :class:`data.io.read.ImageHeader`), ``"background"`` (FLAIR, else the reference, for pictures) and its sentences to
     ``"warnings"``. Grids that agree to 1e-3 mm are taken as the same, other ones are resampled and reported. Refused is
     an image of which less than half lies on the reference's grid, or that covers less than half of what the reference
     shows.
@@ -351,7 +351,7 @@ def preprocess_chain(
     Returns
     -------
     monai.transforms.Compose
-        Takes ``{modality: ImageSource}``, or a :class:`data.io.Volume` where it was read already; gives a dictionary with ``"image"``, a (modalities, d1, d2, d3) float32
+        Takes ``{modality: ImageSource}``, or a :class:`data.io.read.Volume` where it was read already; gives a dictionary with ``"image"``, a (modalities, d1, d2, d3) float32
         MetaTensor whose affine is the working grid's, ``"native"`` (ImageHeader of the case's own grid),
         ``"background"`` (d1, d2, d3) on that grid and ``"warnings"`` (tuple of str).
 

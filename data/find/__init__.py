@@ -1,0 +1,1 @@
+"""Discovery of patients: folders and file names to cases."""

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data.io import MAX_VOXELS, read_label_map
+from data.io.read import MAX_VOXELS, read_label_map
 
 if TYPE_CHECKING:
     from data.case import ImageSource
 
 
 def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> frozenset[int]:
-    """The labels of a label map but 0, checked as `data.io.read_label_map` checks them.
+    """The labels of a label map but 0, checked as `data.io.read.read_label_map` checks them.
 
     Parameters
     ----------
     source : ImageSource
     max_voxels : int
-        As in `data.io.read_header`.
+        As in `data.io.read.read_header`.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> f
     Raises
     ------
     InputError
-        As `data.io.read_label_map`.
+        As `data.io.read.read_label_map`.
     """
     return distinct_labels(read_label_map(source, max_voxels=max_voxels).array)
 

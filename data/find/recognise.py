@@ -9,8 +9,8 @@ from itertools import combinations
 
 from data.case import Case, ImageSource
 from data.errors import InputError, few
+from data.io.stream import printable
 from data.labels import CONVENTIONS, load_convention
-from data.stream import printable
 
 # Label 3 was dropped in 2017 and nobody else left that gap. A post-operative or paediatric mask may show it by
 # chance, but there

@@ -37,7 +37,7 @@ from data.find.ownership import (
 from data.find.places import Disk, Places
 from data.find.stacks import drafts_of_slices
 from data.find.tree import Entry, lift_wrapped_files
-from data.stream import printable
+from data.io.stream import printable
 
 logger = logging.getLogger(__name__)
 

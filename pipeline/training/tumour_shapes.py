@@ -35,7 +35,7 @@ class CubeShape:
         return file_digest(self.path)
 
     def read(self) -> tuple[NDArray[np.uint8], tuple[float, float, float]]:
-        """Codes of `data.phantom_tumour` (1 necrotic core, 2 oedema, 3 enhancing), and the spacing in mm.
+        """Codes of `data.phantom.tumour` (1 necrotic core, 2 oedema, 3 enhancing), and the spacing in mm.
 
         Raises
         ------

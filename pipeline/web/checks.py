@@ -15,7 +15,7 @@ from data.case import Case, ImageSource
 from data.errors import InputError, SegmentationError
 from data.find.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, split_extension
 from data.find.recognise import ConventionChoice, choose_conventions
-from data.io import read_header, read_label_map
+from data.io.read import read_header, read_label_map
 from data.labels import count_labels
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
 from pipeline.web.advice import FOLDER, for_page, of_use, shown_names, with_names

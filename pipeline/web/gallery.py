@@ -16,7 +16,7 @@ _NAMES = {"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f", "reference": "
 
 @dataclass(frozen=True)
 class Example:
-    """One entry of the gallery; ``lesions`` and ``seed`` as for `data.phantom.make_phantom`."""
+    """One entry of the gallery; ``lesions`` and ``seed`` as for `data.phantom.patient.make_phantom`."""
 
     id: str
     title: str
@@ -66,9 +66,9 @@ def example_sources(entry: Example) -> tuple[Source, ...]:
 
 def write_example(example_id: str, folder: Path) -> None:
     """Make the phantom and write its images into ``folder``. Raises UsageError for an id that is none."""
-    from data.header import ImageHeader
-    from data.io import write_image, write_label_map
-    from data.phantom import make_phantom
+    from data.io.header import ImageHeader
+    from data.io.read import write_image, write_label_map
+    from data.phantom.patient import make_phantom
 
     entry = find_example(example_id)
     if entry is None:

@@ -25,7 +25,7 @@ import numpy as np
 from data.case import ImageSource
 from data.errors import InputError, UsageError
 from data.folder_names import unique_folder_names
-from data.io import read_header, read_label_map, write_label_map, write_text_atomically
+from data.io.read import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
 from data.lock import remove_temporary_files
 from data.regular_file import read_json_object

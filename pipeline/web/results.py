@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from data.case import ImageSource
 from data.errors import InputError
 from data.grid import Grid
-from data.io import Volume, atomic_write, read_label_map
+from data.io.read import Volume, atomic_write, read_label_map
 from data.labels import LabelConvention, load_convention
 from data.regular_file import read_regular_file
 from pipeline.colours import label_colours, region_colour

@@ -15,7 +15,7 @@ from data.case import ImageSource
 from data.errors import InputError
 from data.find.naming import MODALITIES
 from data.grid import Grid
-from data.io import Volume, read_volume, write_bytes_atomically
+from data.io.read import Volume, read_volume, write_bytes_atomically
 from pipeline.colours import region_colour
 from pipeline.preview import largest_lesion_centre
 from transforms.postprocess import bounding_box

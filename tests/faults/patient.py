@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data.phantom import make_phantom
+from data.phantom.patient import make_phantom
 
 SHAPE, SPACING_MM = (20, 24, 16), 10.0
 STEP = 8

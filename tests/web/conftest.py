@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from data.find.discover import discover_cases
-from data.phantom import write_phantom
+from data.phantom.patient import write_phantom
 from tests.conftest import make_model
 
 pytest.importorskip("fastapi", reason="the web tests need the extra `web`: pip install '.[web]'")

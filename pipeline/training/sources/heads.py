@@ -7,7 +7,7 @@ are not known, WT is, and outside the brain there is none. Slices are no context
 
 Notes
 -----
-Rows run to the posterior, columns to the left, slices up (:data:`data.slices.SLICE_AFFINE`), as seen beside the BraTS volumes
+Rows run to the posterior, columns to the left, slices up (:data:`data.io.slices.SLICE_AFFINE`), as seen beside the BraTS volumes
 of the same patients (data/same_patient.yaml): noses, ventricles and tumours lie on the same sides.
 
 The brain is found in 2441 of the 3929 slices, 1242 of the 1373 with tumour among them. Of all tumour pixels of the 110 patients .2 %
@@ -30,7 +30,7 @@ import transforms.brain
 from data.case import Case
 from data.errors import InputError
 from data.find.discover import discover_cases
-from data.io import read_label_map, read_volumes
+from data.io.read import read_label_map, read_volumes
 from data.labels import load_convention
 from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.case import ImageSource
 from data.errors import InputError, UsageError
-from data.io import read_volume
+from data.io.read import read_volume
 from pipeline.config import RunConfig
 
 PICTURE_MODALITY = "t1c"

@@ -14,7 +14,7 @@ import torch
 
 from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
-from data.io import read_label_map
+from data.io.read import read_label_map
 from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest
 from pipeline.config import RunConfig

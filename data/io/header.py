@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.stream import refuse
+from data.io.stream import refuse
 
 if TYPE_CHECKING:
     from data.case import ImageSource

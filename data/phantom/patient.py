@@ -1,8 +1,8 @@
 """Phantom patients: heads that look like MRI, with a tumour whose truth is exact, made from a seed and nothing else.
 
 A template of a head is turned, scaled and deformed at random, tissue is read from it, and a tumour is grown in the
-white matter, taken from a real mask, scattered as many small lesions, or left out (`data.phantom_anatomy`). Contrast is
-a separate step, clinical or random (`data.phantom_contrast`). Everything smooth is drawn on a lattice in millimetres,
+white matter, taken from a real mask, scattered as many small lesions, or left out (`data.phantom.anatomy`). Contrast is
+a separate step, clinical or random (`data.phantom.contrast`). Everything smooth is drawn on a lattice in millimetres,
 so one seed is the same patient at any spacing. Training draws patients without end by `draw_patient`.
 """
 
@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.io import ImageHeader, write_image, write_label_map
-from data.phantom_anatomy import HEAD_HALF_MM, TumourPlan, make_anatomy
-from data.phantom_contrast import CONTRAST, draw_contrast, draw_random_contrast, render, render_random
-from data.phantom_fields import Array, stream
-from data.phantom_shapes import crop_tumour
+from data.io.read import ImageHeader, write_image, write_label_map
+from data.phantom.anatomy import HEAD_HALF_MM, TumourPlan, make_anatomy
+from data.phantom.contrast import CONTRAST, draw_contrast, draw_random_contrast, render, render_random
+from data.phantom.fields import Array, stream
+from data.phantom.shapes import crop_tumour
 
 Contrast = Literal["mri", "random"]
 
@@ -70,7 +70,7 @@ def make_phantom(
         Distance of voxel centres along each array axis.
     contrast : "mri" or "random"
         As a clinical scanner shows the tissues, or every tissue's intensity drawn at random in every modality as in
-        SynthSeg, but so that the tumour can be seen (`data.phantom_contrast`). The anatomy is the same in both.
+        SynthSeg, but so that the tumour can be seen (`data.phantom.contrast`). The anatomy is the same in both.
     lesions : (least, most), optional
         Instead of one large tumour, so many small lesions as a metastasising cancer makes (2 to 15 mm, enhancing,
         larger ones with a necrotic middle, half with oedema), the number drawn between these, both included, or as

@@ -21,8 +21,8 @@ from itertools import count
 import numpy as np
 from scipy import ndimage
 
-from data.phantom_anatomy import TISSUES, Anatomy
-from data.phantom_fields import Array, smooth_noise, stream
+from data.phantom.anatomy import TISSUES, Anatomy
+from data.phantom.fields import Array, smooth_noise, stream
 
 CONTRAST: Mapping[str, Mapping[str, float]] = {
     modality: dict(zip((*TISSUES, "sd"), row, strict=True))

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data.header import SPACING_UNKNOWN, ImageHeader
+from data.io.header import SPACING_UNKNOWN, ImageHeader
 
 _GZIP_LEVEL = 1
 """Level 1 packs a mask of 240x240x155 into 40 kB in 25 ms; level 4 takes twice the time to save 30 kB."""

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.header import ImageHeader, check_affine, far_away, millimetres
-from data.stream import StoredVoxels, check_declared, describe_bytes, open_regular, printable, refuse
+from data.io.header import ImageHeader, check_affine, far_away, millimetres
+from data.io.stream import StoredVoxels, check_declared, describe_bytes, open_regular, printable, refuse
 
 _META_DTYPES = {
     "CHAR": "i1",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data.errors import UsageError
-from data.phantom_fields import Array, Axes, rotation, smooth_noise, stream
+from data.phantom.fields import Array, Axes, rotation, smooth_noise, stream
 
 TEMPLATE_FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data.phantom_fields import Array, Axes, Place, rotation, smooth_noise, stream, window_around
-from data.phantom_template import Pose, template
+from data.phantom.fields import Array, Axes, Place, rotation, smooth_noise, stream, window_around
+from data.phantom.template import Pose, template
 
 NETC, SNFH, ET = 1, 2, 3
 """Labels of the brats2023 convention: necrotic core, oedema, enhancing rim."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.header import ImageHeader, pick_channel
-from data.stream import MAX_VOXELS, describe_bytes, open_regular, refuse
+from data.io.header import ImageHeader, pick_channel
+from data.io.stream import MAX_VOXELS, describe_bytes, open_regular, refuse
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data.phantom_fields import Array, Axes, Place, rotation, smooth_noise, stream, window_around
-from data.phantom_tumour import NETC, SNFH, lattice_in, survey_head
+from data.phantom.fields import Array, Axes, Place, rotation, smooth_noise, stream, window_around
+from data.phantom.tumour import NETC, SNFH, lattice_in, survey_head
 
 VENTRICLE_DEPTH_MM = 24.0
 """CSF that lies deeper below the brain's surface than this is ventricle, not sulcus."""
@@ -22,7 +22,7 @@ def crop_tumour(tumour_labels: NDArray[np.integer], tumour_spacing_mm: Sequence[
     Parameters
     ----------
     tumour_labels : (d1, d2, d3) whole numbers
-        The codes of `data.phantom_tumour`: 0 nothing, 1 necrotic core, 2 oedema, 3 enhancing tumour.
+        The codes of `data.phantom.tumour`: 0 nothing, 1 necrotic core, 2 oedema, 3 enhancing tumour.
     tumour_spacing_mm : three floats
         Distance of its voxel centres along each axis.
 

@@ -1,8 +1,8 @@
 """The checked reader and the atomic writer: the one place where image files are opened.
 
-Each format is decoded in a module of its own (`data.nifti`, `data.metaimage`, `data.slices`); whatever the format, a
+Each format is decoded in a module of its own (`data.io.nifti`, `data.io.metaimage`, `data.io.slices`); whatever the format, a
 `Volume` has passed the same checks, and everything that was repaired stands in its header's warnings. The writer is
-`data.write`, re-exported.
+`data.io.write`, re-exported.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from data.grid import Grid
-from data.header import ImageHeader, pick_channel
-from data.metaimage import read_metaimage
-from data.nifti import read_nifti
-from data.slices import SLICE_AFFINE, read_slice_headers, read_slices
-from data.stream import MAX_VOXELS, StoredVoxels, load_voxels, refuse
-from data.write import (
+from data.io.header import ImageHeader, pick_channel
+from data.io.metaimage import read_metaimage
+from data.io.nifti import read_nifti
+from data.io.slices import SLICE_AFFINE, read_slice_headers, read_slices
+from data.io.stream import MAX_VOXELS, StoredVoxels, load_voxels, refuse
+from data.io.write import (
     atomic_write,
     is_temporary_name,
     write_bytes_atomically,

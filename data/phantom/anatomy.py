@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data.grid import Grid
-from data.phantom_fields import Array, Axes, Place, sheets, sigmoid, smooth_noise, stream
-from data.phantom_shapes import find_place, place_tumour
-from data.phantom_template import Pose, template
-from data.phantom_tumour import ET, LESION_MM, NETC, SNFH, choose_foci, grow_lesions, grow_tumour, scatter_places
+from data.phantom.fields import Array, Axes, Place, sheets, sigmoid, smooth_noise, stream
+from data.phantom.shapes import find_place, place_tumour
+from data.phantom.template import Pose, template
+from data.phantom.tumour import ET, LESION_MM, NETC, SNFH, choose_foci, grow_lesions, grow_tumour, scatter_places
 
 HEAD_HALF_MM = (86.0, 106.0, 92.0)
 """Half of the box around the middle of the head that holds every brain that is drawn here, millimetres."""
@@ -29,7 +29,7 @@ class TumourPlan:
     lesions : (least, most), optional
         Small lesions instead, a number drawn between these, both included; (0, 0) is a healthy head.
     labels : (d1, d2, d3) uint8, optional
-        A real tumour instead, as `data.phantom_shapes.crop_tumour` gives it.
+        A real tumour instead, as `data.phantom.shapes.crop_tumour` gives it.
     spacing_mm : three floats
         Distance of the voxel centres of ``labels``.
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from data.header import ImageHeader
-from data.placement import place
-from data.stream import (
+from data.io.header import ImageHeader
+from data.io.placement import place
+from data.io.stream import (
     GZIP,
     MAX_VOXELS,
     StoredVoxels,

@@ -12,16 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.header import (
-    FAR,
-    PLACEMENT_FIELDS,
-    SPACING_UNKNOWN,
-    ImageHeader,
-    check_affine,
-    far_away,
-    millimetres,
-)
-from data.stream import StoredVoxels, printable, refuse
+from data.io.header import FAR, PLACEMENT_FIELDS, SPACING_UNKNOWN, ImageHeader, check_affine, far_away, millimetres
+from data.io.stream import StoredVoxels, printable, refuse
 
 _QFORM_TOLERANCE_MM = 0.1
 _QUATERNION_ROUNDING = 2e-7  # of b, c and d, stored as float32, once from the sform in float32 and once in the file

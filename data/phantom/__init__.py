@@ -1,0 +1,1 @@
+"""Phantom patients: heads that look like MRI, with an exact tumour."""
