@@ -46,10 +46,10 @@ def answer_turns(recipe: str, steps: int) -> None:
     """Make steps whenever a line comes in; each is answered with wall seconds, CPU seconds and losses as JSON."""
     import torch
 
+    from networks.losses import build_loss
     from pipeline import training_run
     from pipeline.config import load_recipe
     from pipeline.distributed import Process
-    from pipeline.losses import build_loss
     from pipeline.sampling import PatchDataset
     from pipeline.train import Trainee, _batches, _learn
 

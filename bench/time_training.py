@@ -52,9 +52,9 @@ from data.find.recognise import choose_conventions
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from networks import build_network
+from networks.losses import build_loss
 from pipeline.config import RunConfig, load_recipe
 from pipeline.distributed import Process
-from pipeline.losses import build_loss
 from pipeline.sampling import PatchDataset
 from pipeline.train import Trainee, _batches, _learn
 from pipeline.training_cases import patient_cases

@@ -23,7 +23,7 @@ from data.errors import ConventionError, UsageError
 from data.labels import load_convention
 from data.strict_yaml import line_of, read_strict_yaml
 from networks import NetworkConfig
-from pipeline.losses import build_loss
+from networks.losses import build_loss
 from transforms.planes import slice_axis, turning
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -187,10 +187,10 @@ class AugmentConfig(Strict):
 
 
 class LossConfig(Strict):
-    """What is minimised (see pipeline.losses)."""
+    """What is minimised (see networks.losses)."""
 
     name: str = "dice_ce"
-    """A key of :data:`pipeline.losses.LOSSES`."""
+    """A key of :data:`networks.losses.LOSSES`."""
     parameters: dict[str, float | bool] = {}
     """Of that loss, where they are not its defaults."""
 

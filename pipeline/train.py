@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from data.errors import TrainingError
 from networks import build_network
+from networks.losses import build_loss, supervised_loss
 from pipeline.distributed import Process
 from pipeline.history import EpochRecord
-from pipeline.losses import build_loss, supervised_loss
 from pipeline.precision import product_type
 from pipeline.sampling import PatchDataset
 from pipeline.schedule import rate_factor, stalled

@@ -17,10 +17,10 @@ from data.errors import InputError
 from data.find.recognise import ConventionChoice, choose_conventions
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
+from networks.losses import build_loss, supervised_loss
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig
 from pipeline.distributed import Process
-from pipeline.losses import build_loss, supervised_loss
 from pipeline.metrics import overlap_scores
 from pipeline.predictor import Predictor
 from pipeline.sampling import PatchDataset

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from data.errors import UsageError
 from data.strict_yaml import line_of
 from networks import build_network
+from networks.losses import build_loss
 from pipeline.config import RECIPES, AugmentConfig, load_recipe, parse_config
-from pipeline.losses import build_loss
 from transforms.augment import training_chain
 
 RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""pipeline/losses.py against hand-worked values, MONAI, finite differences, and one contract over the registry."""
+"""networks/losses.py against hand-worked values, MONAI, finite differences, and one contract over the registry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.losses import DiceFocalLoss, DiceLoss, FocalLoss, TverskyLoss
 
-from pipeline.losses import LOSSES, build_loss, supervised_loss
+from networks.losses import LOSSES, build_loss, supervised_loss
 
 NAMES = list(LOSSES)
 OVERLAPS = ["dice", "tversky", "focal_tversky"]

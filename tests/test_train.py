@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from data.errors import TrainingError
 from networks import ARCHITECTURES, SPATIAL_DIMS
+from networks.losses import LOSSES, build_loss
 from pipeline.config import RunConfig, parse_config
 from pipeline.distributed import Process
-from pipeline.losses import LOSSES, build_loss
 from pipeline.sampling import PatchDataset
 from pipeline.train import Trainee, _average_with_warm_up, _batches, _learn, train
 from pipeline.training_cases import TrainingCase

@@ -1,6 +1,6 @@
 """What the losses are made of: Dice, Tversky, cross-entropy and focal terms of the pairs that a reference tells.
 
-:mod:`pipeline.losses` states the contract and gives the sources of the formulas.
+:mod:`networks.losses` states the contract and gives the sources of the formulas.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
 
 
 def dice_term(pair: Pair, smooth: float, per_sample: bool) -> Tensor:
-    """See :func:`pipeline.losses.dice`."""
+    """See :func:`networks.losses.dice`."""
     axes, p, t = _axes(pair, smooth, per_sample), pair.probability, pair.target
     total = p.square().sum(axes) + t.square().sum(axes)
     return region_mean((p - t).square().sum(axes) / (total + smooth), pair.told)
@@ -71,12 +71,12 @@ def tversky_scores(pair: Pair, alpha: float, beta: float, smooth: float, per_sam
 
 
 def bce_term(pair: Pair) -> Tensor:
-    """See :func:`pipeline.losses.bce`."""
+    """See :func:`networks.losses.bce`."""
     return _voxel_mean(_cross_entropy(pair), pair.weight)
 
 
 def focal_term(pair: Pair, gamma: float, alpha: float | None) -> Tensor:
-    """See :func:`pipeline.losses.dice_focal`."""
+    """See :func:`networks.losses.dice_focal`."""
     error = (pair.target - torch.sigmoid(pair.logits)).abs()
     if 0 < gamma < 1:
         error = error.clamp(min=POWER_FLOOR)

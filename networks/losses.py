@@ -43,7 +43,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.loss_terms import (
+from networks.loss_terms import (
     POWER_FLOOR,
     bce_term,
     check_number,
@@ -176,7 +176,7 @@ def focal_tversky(
 
     Notes
     -----
-    ``1 - TI`` is held at :data:`pipeline.loss_terms.POWER_FLOOR` or above: at 0 the gradient of the power would be
+    ``1 - TI`` is held at :data:`networks.loss_terms.POWER_FLOOR` or above: at 0 the gradient of the power would be
     infinite. So a perfect prediction is 3e-5 rather than 0.
     """
     check_weights(alpha=alpha, beta=beta)
