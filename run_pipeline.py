@@ -203,7 +203,7 @@ class Evaluate:
         from data.lock import output_lock
 
         with output_lock(self.output), _Progress(0, self.quiet) as progress:
-            from pipeline.evaluate import ScoreOptions, evaluate
+            from pipeline.evaluate.run import ScoreOptions, evaluate
 
             report = evaluate(
                 self.predictions,

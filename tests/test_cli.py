@@ -116,7 +116,7 @@ def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):
         rows = {"case": ["a", "a"], "system": ["p", "q"], "status": ["ok", "ok"], "dice_WT": [0.25, 0.75]}
         return pd.DataFrame(rows)
 
-    monkeypatch.setattr("pipeline.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("pipeline.evaluate.run.evaluate", evaluate)
     given = (
         "p r -o out --metrics standard brats2023-met --tolerance-mm 2 --compare q s --convention msd "
         "--reference-convention lgg --resample --split-lesions --workers 3 --pictures 4 --interactive x y"
@@ -404,7 +404,7 @@ def test_a_result_that_cannot_be_written_is_named_with_the_fix_and_the_status_sa
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "report.csv"))
 
-    monkeypatch.setattr("pipeline.evaluate.evaluate", fail)
+    monkeypatch.setattr("pipeline.evaluate.run.evaluate", fail)
     assert call("evaluate", phantoms, phantoms, "-o", tmp_path) == 1
     said = capsys.readouterr().err
     assert (

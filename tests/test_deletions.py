@@ -19,7 +19,7 @@ from data.io.read import read_label_map, write_label_map
 from data.lock import LOCK_NAME, output_lock
 from pipeline import engine_cache
 from pipeline.demo import run_demo
-from pipeline.evaluate import evaluate
+from pipeline.evaluate.run import evaluate
 from pipeline.merge import merge_shards
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.shards import parse_shard

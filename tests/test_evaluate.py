@@ -1,4 +1,4 @@
-"""pipeline/evaluate.py and pipeline/tables.py on small synthetic folders."""
+"""pipeline/evaluate/run.py and pipeline/tables.py on small synthetic folders."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from scipy.stats import wilcoxon
 
 from data.errors import ConventionError, UsageError
 from data.grid import Grid
-from pipeline.evaluate import evaluate
-from pipeline.pairs import system_names
+from pipeline.evaluate.pairs import system_names
+from pipeline.evaluate.run import evaluate
 from pipeline.score_tables import metrics_frame
 from pipeline.scoring import ScoreOptions, metric_columns, score_masks
 from pipeline.statistics import summarise_metrics
@@ -76,8 +76,8 @@ def folders(tmp_path) -> tuple[Path, Path, Path]:
 def _no_page(request, monkeypatch) -> None:
     """Pictures and page take ten times as long as scores; the tests that are about them ask for the fixture `page`."""
     if "page" not in request.fixturenames:
-        monkeypatch.setattr("pipeline.evaluate.draw_worst", lambda *given: {})
-        monkeypatch.setattr("pipeline.evaluate.write_evaluation_page", lambda *given: None)
+        monkeypatch.setattr("pipeline.evaluate.run.draw_worst", lambda *given: {})
+        monkeypatch.setattr("pipeline.evaluate.run.write_evaluation_page", lambda *given: None)
 
 
 @pytest.fixture
@@ -705,7 +705,7 @@ def test_outlines_are_drawn_on_the_patients_flair_where_it_is_known(folders, whe
         (predictions / "run.json").write_text(json.dumps({"cases": {case: {"files": files, "stages": {"network": 2}}}}))
     drawn: list[tuple] = []
     monkeypatch.setattr("pipeline.preview.write_preview", lambda *given: drawn.append(given))
-    monkeypatch.setattr("pipeline.evaluate.write_evaluation_page", lambda *given: None)
+    monkeypatch.setattr("pipeline.evaluate.run.write_evaluation_page", lambda *given: None)
     row = only_row(folders, convention="brats2017")
     ((_, title, background, masks, grid, reference_masks),) = drawn
     assert title == case and grid.shape == SHAPE and masks["WT"].sum() == reference_masks["WT"].sum() == 512

@@ -26,7 +26,7 @@ from data.errors import CheckpointError, UsageError
 from data.find.discover import discover_cases
 from data.io.read import read_header
 from pipeline.checkpoint import choose_model
-from pipeline.label_maps import find_label_maps
+from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.predictor import Predictor
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.segment_case import STEPS_OF_PROBABILITY, in_steps

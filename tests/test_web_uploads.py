@@ -593,7 +593,7 @@ def test_the_servers_own_process_does_not_read_earlier_results_either(tmp_path, 
     report = tmp_path / "out" / "report.csv"
     report.write_text(header + "p\u202e1,p1,ok,,,m,brats2023,1.0\n", encoding="utf-8")
     for reader in ("read_columns", "read_json_object"):
-        monkeypatch.setattr(f"pipeline.label_maps.{reader}", opened)
+        monkeypatch.setattr(f"pipeline.evaluate.label_maps.{reader}", opened)
     with running(tmp_path / "w", data=tmp_path / "out") as server, server.client() as client:
         (entry,) = client.get("/api/results").json()
         assert entry["title"] == "p_1"  # as every name: on one line, in one direction

@@ -37,7 +37,7 @@ from pipeline.web.worker import Emit
 from pipeline.web.workspace import remove_leftovers
 
 if TYPE_CHECKING:
-    from pipeline.label_maps import LabelMap
+    from pipeline.evaluate.label_maps import LabelMap
 
 INPUT, OUTPUT, VIEW, EDITS = (Path(name) for name in ("input", "output", "view", "edits"))
 MAX_EDITS = 99
@@ -111,7 +111,7 @@ def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> d
 
 def earlier_results(request: Request) -> dict[str, str]:
     """The finished patients of a `segment` run's folder: an id for URLs -> case id."""
-    from pipeline.label_maps import find_label_maps
+    from pipeline.evaluate.label_maps import find_label_maps
 
     found = [
         item.case.case_id for item in find_label_maps(Path(request["data"])) if item.case.reference and item.reported
@@ -121,7 +121,7 @@ def earlier_results(request: Request) -> dict[str, str]:
 
 def open_earlier(request: Request) -> dict[str, Any]:
     """A finished patient of a `segment` run's folder: its mask copied, its numbers read, its images packed."""
-    from pipeline.label_maps import find_label_maps
+    from pipeline.evaluate.label_maps import find_label_maps
     from pipeline.state_file import numbers_of, read_state
     from pipeline.web.results import OF_A_RUN, Outcome, describe, read_row
 

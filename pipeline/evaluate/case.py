@@ -19,10 +19,10 @@ from data.grid import Grid
 from data.io.read import Volume, read_label_map
 from data.labels import LabelConvention, count_labels
 from pipeline.background import read_background
-from pipeline.label_maps import LabelMap
+from pipeline.evaluate.label_maps import LabelMap
+from pipeline.evaluate.pairs import Pair, settle_conventions
 from pipeline.lesions import sensitivity_by_size
 from pipeline.metrics import Mask
-from pipeline.pairs import Pair, settle_conventions
 from pipeline.scoring import CaseScores, ScoreOptions, score_masks
 
 logger = logging.getLogger(__name__)

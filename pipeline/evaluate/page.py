@@ -10,9 +10,9 @@ import pandas as pd
 
 from data.errors import SegmentationError, UsageError
 from data.folder_names import unique_folder_names
-from pipeline.evaluate_case import PairTask, background_of, draw_pair, read_pair
+from pipeline.evaluate.case import PairTask, background_of, draw_pair, read_pair
+from pipeline.evaluate.pairs import Pair
 from pipeline.executors import run_tasks, spec_for
-from pipeline.pairs import Pair
 from pipeline.score_tables import read_lesions
 
 Picture = Path | dict[str, Path]
