@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pipeline import interruption
+from pipeline.execute import interruption
 
 if __name__ == "__main__":
     interruption.leave_at_once()  # before the imports that take a while
@@ -111,7 +111,7 @@ class Segment:
 
     def run(self) -> int:
         from data.find.discover import discover_cases
-        from data.lock import output_lock
+        from pipeline.execute.lock import output_lock
 
         if self.output.resolve() == self.input.resolve():
             raise UsageError(
@@ -200,7 +200,7 @@ class Evaluate:
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from data.lock import output_lock
+        from pipeline.execute.lock import output_lock
 
         with output_lock(self.output), _Progress(0, self.quiet) as progress:
             from pipeline.evaluate.run import ScoreOptions, evaluate
@@ -300,7 +300,7 @@ class Train:
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from data.lock import output_lock
+        from pipeline.execute.lock import output_lock
 
         leads = os.environ.get("RANK", "0") == "0"  # torchrun's numbering of its processes
         with output_lock(self.output) if leads else nullcontext():  # before torch, whose import takes seconds
@@ -334,7 +334,7 @@ class Demo:
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from data.lock import output_lock
+        from pipeline.execute.lock import output_lock
 
         with output_lock(self.output), _Progress(3, self.quiet) as progress:
             from pipeline.demo import run_demo

@@ -47,8 +47,8 @@ from bench.chaos_runs import (
     segment_arguments,
     train_arguments,
 )
-from data.lock import LOCK_NAME
 from data.phantom.patient import write_phantom
+from pipeline.execute.lock import LOCK_NAME
 from tests.conftest import make_model
 
 SEEDS = (1, 2, 3)

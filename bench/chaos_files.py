@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from data.io.write import is_temporary_name
-from data.lock import LOCK_NAME
+from pipeline.execute.lock import LOCK_NAME
 from pipeline.training_run import STATE_NAME
 from pipeline.training_state import load_state
 

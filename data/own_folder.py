@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.errors import UsageError
-from data.lock import LOCKS
 from data.regular_file import open_regular_file
+from pipeline.execute.lock import LOCKS
 
 MARK = ".made-by-brain-tumour-segmentation"
 """A file with one line: what the folder is for."""

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from data.find.discover import discover_cases
-from data.lock import output_lock
 from data.phantom.patient import phantom_name, write_phantom
+from pipeline.execute.lock import output_lock
 from pipeline.segment import own_results, segment_cases
 
 SEEDS = (1, 2, 3)

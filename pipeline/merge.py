@@ -16,7 +16,6 @@ from data.errors import UsageError
 from data.find.recognise import ConventionChoice
 from data.folder_names import unique_folder_names
 from data.io.write import atomic_write
-from data.lock import output_lock
 from data.regular_file import open_regular_file
 from pipeline.case_task import (
     CaseTask,
@@ -25,6 +24,7 @@ from pipeline.case_task import (
     result_names,
     state_path,
 )
+from pipeline.execute.lock import output_lock
 from pipeline.segment import clean_output, own_results, report_of, write_results
 from pipeline.shards import FinishedShard, ShardCase, read_shard
 from pipeline.staging import stage

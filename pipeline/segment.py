@@ -20,7 +20,6 @@ from data.find.recognise import ConventionChoice, choose_conventions
 from data.folder_names import unique_folder_names
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
-from data.lock import output_lock, remove_temporary_files
 from data.own_folder import own_output
 from pipeline.allocation import tune_malloc
 from pipeline.case_task import (
@@ -33,8 +32,10 @@ from pipeline.case_task import (
     state_path,
 )
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
-from pipeline.cluster import own_share
-from pipeline.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
+from pipeline.execute.cluster import own_share
+from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
+from pipeline.execute.lock import output_lock, remove_temporary_files
+from pipeline.execute.overlap import Listener, listening
 from pipeline.free_memory import set_workers
 from pipeline.lesions import sensitivity_by_size
 from pipeline.run_record import write_run_record
@@ -43,7 +44,6 @@ from pipeline.scoring import ScoreOptions, metric_columns
 from pipeline.segment_case import error_row, segment_one
 from pipeline.segment_page import write_segment_page
 from pipeline.shards import Shard, record_path, write_shard_record
-from pipeline.stages import Listener, listening
 from pipeline.staging import staging_folder
 from pipeline.state_file import STATE_TABLES, numbers_of, read_state
 from pipeline.statistics import summarise_metrics
@@ -80,11 +80,11 @@ def segment_cases(
     output : Path
         Made if missing. Results that are there already, of the same inputs, model and options, are kept.
     executor : str
-        See :mod:`pipeline.executors`.
+        See :mod:`pipeline.execute.executors`.
     progress : callable, optional
         Called with each row as soon as it is known, in order of completion.
     on_stage : callable, optional
-        Of the executor "serial": called with the stage where the case is (:data:`pipeline.stages.BEGINS`) and the
+        Of the executor "serial": called with the stage where the case is (:data:`pipeline.execute.overlap.BEGINS`) and the
         share, 0 to 1, of the whole case that is done.
     interactive : collection of str
         Cases that the page shows in a 3D viewer; one without a mask has none. Each adds megabytes.

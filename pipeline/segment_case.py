@@ -42,11 +42,11 @@ from pipeline.case_task import (
     result_path,
 )
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
-from pipeline.executors import own_device
+from pipeline.execute.executors import own_device
+from pipeline.execute.overlap import begin, enter, reserve
 from pipeline.memory import ModelCost, has_room, one_window_bytes
 from pipeline.quality import quality_flags
 from pipeline.scoring import score_masks
-from pipeline.stages import begin, enter, reserve
 from pipeline.staging import Stage, stage
 from pipeline.state_file import finished_row
 
@@ -199,7 +199,7 @@ def _read_meanwhile(case: Case, modalities: Sequence[str], max_voxels: int) -> I
 
 
 _STAGES = {"read": "reading", "preprocess": "preprocessing", "network": "network", "restore": "restoring"}
-"""Of the predictor, as :mod:`pipeline.stages` calls them."""
+"""Of the predictor, as :mod:`pipeline.execute.overlap` calls them."""
 
 
 def _bytes_of(predictor: Predictor, case: Case) -> int:

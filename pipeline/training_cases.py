@@ -33,7 +33,7 @@ from data.phantom.patient import Contrast, draw_patient
 from data.splits import known_as
 from pipeline.case_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig
-from pipeline.executors import make_executor
+from pipeline.execute.executors import make_executor
 from pipeline.slice_files import read_slice_file, slice_files
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to

@@ -26,7 +26,6 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import LabelConvention, load_convention
-from data.lock import output_lock, remove_stale_files, remove_temporary_files
 from data.own_folder import own_output
 from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from networks import Cascade
@@ -36,6 +35,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.cube_validation import cubes_of, validate_cubes
 from pipeline.distributed import Process, joined
+from pipeline.execute.lock import output_lock, remove_stale_files, remove_temporary_files
 from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend, restore
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.initial import initial_network

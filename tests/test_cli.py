@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 import run_pipeline
-from data.lock import output_lock
 from pipeline.checkpoint import open_checkpoint
+from pipeline.execute.lock import output_lock
 from pipeline.segment import SegmentOptions
 from pipeline.shards import Shard
 from pipeline.training.sources import SOURCES

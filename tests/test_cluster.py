@@ -14,9 +14,9 @@ import pytest
 
 from data.errors import UsageError
 from data.find.discover import discover_cases
-from pipeline.executors import run_tasks
+from pipeline.execute.executors import run_tasks
+from pipeline.execute.slurm import SlurmJobs
 from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.slurm import SlurmJobs
 from tests.cluster_tasks import die_always, die_once, fail, process
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra `cluster`)")
@@ -37,7 +37,7 @@ def test_a_lost_workers_task_is_given_to_another(address, tmp_path):
 
 
 def test_a_task_that_kills_its_workers_is_given_up_and_the_next_one_is_done(address, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.cluster.TRIES", 2)
+    monkeypatch.setattr("pipeline.execute.cluster.TRIES", 2)
     assert dict(run_tasks(die_always, [(1, str(tmp_path))], address, lambda task: -1)) == {0: -1}
     assert dict(run_tasks(die_always, [(0, str(tmp_path))], address, lambda task: -1)) == {0: 0}
 
@@ -129,7 +129,7 @@ def test_a_worker_that_is_added_during_the_run_gets_work_and_one_of_many_threads
 
 
 def test_an_address_where_nobody_answers_is_refused(monkeypatch):
-    monkeypatch.setattr("pipeline.cluster.CONNECT_S", 1)
+    monkeypatch.setattr("pipeline.execute.cluster.CONNECT_S", 1)
     with pytest.raises(UsageError, match="no scheduler answers"):
         list(run_tasks(fail, [1], "dask:tcp://127.0.0.1:9", lambda task: -1))
 

@@ -13,7 +13,7 @@ from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
 from data.find.recognise import ConventionChoice
 from pipeline.case_task import CaseTask
-from pipeline.executors import CHOICES, EXECUTORS, make_executor, own_device, run_tasks, spec_for
+from pipeline.execute.executors import CHOICES, EXECUTORS, make_executor, own_device, run_tasks, spec_for
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.segment_case import segment_one
 
@@ -176,14 +176,14 @@ def device(_: int) -> str | None:
 
 
 def test_each_card_has_a_worker_of_its_own(monkeypatch):
-    monkeypatch.setattr("pipeline.executors.CARD", "card {}")
+    monkeypatch.setattr("pipeline.execute.executors.CARD", "card {}")
     found = dict(run_tasks(device, range(4), "cuda:0,3", lambda n: "died"))
     assert set(found.values()) == {"card 0", "card 3"} and len(found) == 4
     assert own_device() is None
 
 
 def test_a_worker_that_dies_takes_no_other_ones_card(monkeypatch):
-    monkeypatch.setattr("pipeline.executors.CARD", "card {}")
+    monkeypatch.setattr("pipeline.execute.executors.CARD", "card {}")
     found = dict(run_tasks(device_or_death, range(4), "cuda:0,3", lambda n: "died"))
     assert found.pop(1) == "died" and set(found.values()) <= {"card 0", "card 3"} and len(found) == 3
 
@@ -210,7 +210,7 @@ def predictors() -> tuple[int, int]:
 
 
 def test_workers_keep_the_model_and_the_card_is_theirs(phantoms, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.executors.CARD", "cpu")  # a device that there is
+    monkeypatch.setattr("pipeline.execute.executors.CARD", "cpu")  # a device that there is
     cases, options = discover_cases(phantoms), SegmentOptions(models=(str(tiny_model),), device="cuda:97")
     with make_executor("cuda:0", nothing)[0] as made:
         for case in cases:

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from data.io.write import is_temporary_name
-from pipeline.executors import run_tasks
-from pipeline.interruption import Interrupted, check_stopped, stoppable
+from pipeline.execute.executors import run_tasks
+from pipeline.execute.interruption import Interrupted, check_stopped, stoppable
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "BraTS-GLI-90001-000"
@@ -92,7 +92,7 @@ def test_a_signal_within_a_finaliser_is_raised_once_more(capfd):
 
 
 def test_a_run_that_does_not_look_up_is_ended_in_time_with_the_status_of_the_signal():
-    code = "import signal, time; from pipeline.interruption import stoppable\n"
+    code = "import signal, time; from pipeline.execute.interruption import stoppable\n"
     code += "with stoppable(patience_s=0.5):\n try:\n  print(1, flush=True); time.sleep(9)\n finally:\n  time.sleep(60)"
     process = start("-c", code)
     process.stdout.readline()
@@ -183,7 +183,7 @@ def test_evaluate_stops_and_leaves_no_half_table(many, tmp_path):
 
 ORPHANS = """
 import os, sys, time
-from pipeline.executors import run_tasks
+from pipeline.execute.executors import run_tasks
 def say(task):
     print(os.getpid(), flush=True); time.sleep(60)
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from data.errors import UsageError
-from data.lock import LOCK_NAME, output_lock, remove_stale_files, remove_temporary_files
+from pipeline.execute.lock import LOCK_NAME, output_lock, remove_stale_files, remove_temporary_files
 
 ROOT = Path(__file__).resolve().parent.parent
-HOLD = "import sys, time; from pathlib import Path; from data.lock import output_lock\n"
+HOLD = "import sys, time; from pathlib import Path; from pipeline.execute.lock import output_lock\n"
 HOLD += "with output_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 STALE = ".report.csv.4711-0123abcd.tmp"
 
@@ -40,7 +40,7 @@ def way(request, monkeypatch) -> str:
         def refuse(descriptor: int, how: int) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-        monkeypatch.setattr("data.lock.fcntl.flock", refuse)
+        monkeypatch.setattr("pipeline.execute.lock.fcntl.flock", refuse)
     return request.param
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from data.find.discover import discover_cases
-from pipeline.executors import OverlappingExecutor, run_tasks
+from pipeline.execute.executors import OverlappingExecutor, run_tasks
+from pipeline.execute.overlap import begin, enter, listening, reserve
 from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.stages import begin, enter, listening, reserve
 
 PARTS = ("reading", "network", "scoring", "writing")
 

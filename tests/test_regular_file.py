@@ -15,7 +15,6 @@ import pytest
 
 from data.errors import SegmentationError, UsageError
 from data.find.earlier_run import read_earlier_run
-from data.lock import output_lock
 from data.regular_file import MOST_VALUES, parse_json, read_json_object
 from data.splits import read_split
 from data.strict_yaml import read_strict_yaml
@@ -24,6 +23,7 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.engine_cache import _path as engine_path
 from pipeline.engine_cache import load as load_engine
 from pipeline.evaluate.label_maps import find_label_maps
+from pipeline.execute.lock import output_lock
 from pipeline.history import read_history
 from pipeline.page_patient import read_png
 from pipeline.shards import read_shard, record_path
@@ -58,7 +58,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 def _locked(folder: Path) -> None:
-    from data.lock import _read_owner
+    from pipeline.execute.lock import _read_owner
 
     assert _read_owner(folder / ".lock.owner") is None
     with output_lock(folder):

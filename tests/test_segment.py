@@ -226,7 +226,7 @@ def serial(phantoms, tiny_model, tmp_path_factory):
 
 @pytest.mark.parametrize("spec", ["serial", "overlap", "processes:2", "cuda:0"])  # test_cluster.py has the other
 def test_every_executor_gives_the_same_report_and_masks(serial, phantoms, tiny_model, tmp_path, spec, monkeypatch):
-    monkeypatch.setattr("pipeline.executors.CARD", "cpu")
+    monkeypatch.setattr("pipeline.execute.executors.CARD", "cpu")
     expected, reference = serial
     report = run(phantoms, tmp_path, tiny_model, executor=spec)
     pd.testing.assert_frame_equal(reference.drop(columns="seconds"), report.drop(columns="seconds"))
@@ -472,7 +472,7 @@ def test_a_worker_that_dies_twice_on_one_patient_costs_that_row_alone(phantoms, 
     from concurrent.futures import Future
     from concurrent.futures.process import BrokenProcessPool
 
-    from pipeline.executors import SerialExecutor
+    from pipeline.execute.executors import SerialExecutor
 
     class Deadly(SerialExecutor):
         """Stands in for a pool whose worker is killed for its memory whenever it meets the first patient."""
@@ -484,7 +484,7 @@ def test_a_worker_that_dies_twice_on_one_patient_costs_that_row_alone(phantoms, 
             future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
             return future
 
-    monkeypatch.setattr("pipeline.executors.make_executor", lambda *_: (Deadly(), 2))
+    monkeypatch.setattr("pipeline.execute.executors.make_executor", lambda *_: (Deadly(), 2))
     report = run(phantoms, tmp_path, tiny_model)
     assert list(report["status"]) == ["error", "ok"]
     assert "died" in report["reason"][0]

@@ -12,7 +12,7 @@ from data.errors import SegmentationError, UsageError
 from data.folder_names import unique_folder_names
 from pipeline.evaluate.case import PairTask, background_of, draw_pair, read_pair
 from pipeline.evaluate.pairs import Pair
-from pipeline.executors import run_tasks, spec_for
+from pipeline.execute.executors import run_tasks, spec_for
 from pipeline.score_tables import read_lesions
 
 Picture = Path | dict[str, Path]
@@ -33,7 +33,7 @@ def draw_worst(
     most : int
         No more patients than this.
     workers : int, optional
-        See :func:`pipeline.executors.spec_for`.
+        See :func:`pipeline.execute.executors.spec_for`.
 
     Returns
     -------

@@ -12,13 +12,13 @@ import pandas as pd
 from data.case import ImageSource
 from data.errors import UsageError
 from data.labels import load_convention
-from data.lock import output_lock, remove_temporary_files
 from data.own_folder import own_output
 from data.regular_file import open_regular_file
 from pipeline.evaluate.case import Outcome, PairTask, Row, error_row, score_pair
 from pipeline.evaluate.page import draw_worst, write_evaluation_page
 from pipeline.evaluate.pairs import Labels, Pair, find_pairs, labels_of, system_names
-from pipeline.executors import WORKER_DIED, run_tasks, spec_for
+from pipeline.execute.executors import WORKER_DIED, run_tasks, spec_for
+from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.score_tables import (
     DETECTION_COLUMNS,
     LESION_COLUMNS,

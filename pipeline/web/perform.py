@@ -27,9 +27,9 @@ from data.errors import InputError, UsageError
 from data.folder_names import unique_folder_names
 from data.io.read import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
-from data.lock import remove_temporary_files
 from data.regular_file import read_json_object
 from pipeline.case_task import result_path, sha256_of
+from pipeline.execute.lock import remove_temporary_files
 from pipeline.web.advice import for_page
 from pipeline.web.checks import FILES, Request, case_of, check
 from pipeline.web.names import Received

@@ -1,11 +1,11 @@
 """Where the cases are worked on: in this process, or in several.
 
 "serial"       one case after another, here
-"overlap"      here too, three cases on their way: while one is in one part the others are in others, see pipeline.stages
+"overlap"      here too, three cases on their way: while one is in one part the others are in others, see pipeline.execute.overlap
 "processes:N"  N worker processes of this machine, each with its own copy of the model
 "cuda:0,1"     a worker process for each of these cards
-"dask:ADDRESS" the workers of a Dask cluster, see :mod:`pipeline.cluster`
-"dask:slurm:N" such workers as up to N jobs of SLURM, see :mod:`pipeline.slurm`
+"dask:ADDRESS" the workers of a Dask cluster, see :mod:`pipeline.execute.cluster`
+"dask:slurm:N" such workers as up to N jobs of SLURM, see :mod:`pipeline.execute.slurm`
 
 :func:`run_tasks` is the loop over many of them.
 """
@@ -27,10 +27,10 @@ from multiprocessing import connection
 from typing import Any, TypeVar
 
 from data.errors import UsageError
-from pipeline.cluster import AT_A_TIME, ClusterExecutor, WorkerLost
-from pipeline.interruption import check_stopped
-from pipeline.slurm import SLURM
-from pipeline.stages import Gates
+from pipeline.execute.cluster import AT_A_TIME, ClusterExecutor, WorkerLost
+from pipeline.execute.interruption import check_stopped
+from pipeline.execute.overlap import Gates
+from pipeline.execute.slurm import SLURM
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ class SerialExecutor(Executor):
 
 
 class OverlappingExecutor(ThreadPoolExecutor):
-    """Up to three calls at a time, each in a thread; by :mod:`pipeline.stages` each is in another part of its way."""
+    """Up to three calls at a time, each in a thread; by :mod:`pipeline.execute.overlap` each is in another part of its way."""
 
     AT_A_TIME = 3
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UsageError
-from pipeline.slurm import SLURM, SlurmJobs
+from pipeline.execute.slurm import SLURM, SlurmJobs
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class ClusterExecutor(Executor):
     ----------
     where : str
         ``tcp://HOST:PORT`` or ``tls://HOST:PORT`` of the scheduler; ``slurm`` or ``slurm:N``: up to N jobs of its own,
-        1 if not said, see :class:`pipeline.slurm.SlurmJobs`.
+        1 if not said, see :class:`pipeline.execute.slurm.SlurmJobs`.
     initializer, initargs
         Run once in each worker, before its first call.
 

@@ -1,7 +1,7 @@
 """Where a case is on its way: said to who listens, and with one case at a time in each part of the way.
 
 Reading and scoring leave most of a machine idle, the network does not. So several cases are on the way at once, each
-in a thread of its own (:class:`pipeline.executors.OverlappingExecutor`), and :class:`Gates` lets one of them into each
+in a thread of its own (:class:`pipeline.execute.executors.OverlappingExecutor`), and :class:`Gates` lets one of them into each
 part. A network on a card leaves the CPU to the others: one case is in the network while another is prepared and a third
 is measured. A network on the CPU fills it: nobody works beside it, and between two networks the next case is prepared,
 the last one measured and the one before written, side by side. A case gives its place up before it asks for the next

@@ -1,0 +1,1 @@
+"""Execution of cases: executors, clusters, interruption, the lock of a folder."""
