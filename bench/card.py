@@ -35,7 +35,6 @@ from data.errors import SegmentationError, UsageError
 from data.find.discover import discover_cases
 from data.io.write import write_bytes_atomically, write_text_atomically
 from data.splits import Split
-from pipeline.allocation import tune_malloc
 from pipeline.case_cache import open_array, write_array
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
@@ -44,6 +43,7 @@ from pipeline.distributed import joined
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.extension import BEFORE_COOLDOWN, STATE_NAME
 from pipeline.history import EpochRecord
+from pipeline.predict.allocation import tune_malloc
 from pipeline.provenance import as_listing, entries_of, patient_entries
 from pipeline.sampling import PatchDataset
 from pipeline.training.sources import SOURCES

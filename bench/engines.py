@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from networks import PaddedNetwork
-from pipeline.allocation import tune_malloc
 from pipeline.checkpoint import open_checkpoint, shipped_models
-from pipeline.engines import BRAIN_MM3, multiplications
-from pipeline.openvino_network import OpenVINONetwork, installed
+from pipeline.predict.allocation import tune_malloc
+from pipeline.predict.engines import BRAIN_MM3, multiplications
+from pipeline.predict.openvino import OpenVINONetwork, installed
 
 BRAIN_MM = (144, 176, 144)
 

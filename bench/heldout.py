@@ -32,7 +32,7 @@ from data.io.read import read_label_map, read_volume
 from data.labels import count_labels, load_convention
 from data.splits import known_as
 from pipeline.checkpoint import open_checkpoint, shipped_models
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.provenance import prints_of, why_seen
 from pipeline.scoring import score_case
 from transforms.postprocess import largest_component

@@ -19,10 +19,10 @@ import torch
 
 from bench.heldout import _reference
 from data.find.discover import discover_cases
-from pipeline import predictor as predictor_module
-from pipeline.allocation import tune_malloc
 from pipeline.checkpoint import open_checkpoint, shipped_models
-from pipeline.predictor import Predictor
+from pipeline.predict import predictor as predictor_module
+from pipeline.predict.allocation import tune_malloc
+from pipeline.predict.predictor import Predictor
 
 
 def timed_inference(seconds: list[float]) -> None:

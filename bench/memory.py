@@ -1,4 +1,4 @@
-"""The peak memory of a case against what pipeline.memory predicts, each case in a process of its own.
+"""The peak memory of a case against what pipeline.predict.memory predicts, each case in a process of its own.
 
     python -m bench.memory [--patients FOLDER] [--quick]
 
@@ -36,8 +36,8 @@ def measure(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
     """Peak above idle, prediction and its largest stage, in MiB; of the first patient, in this process."""
     import torch
 
-    from pipeline.memory import stages
-    from pipeline.predictor import Predictor
+    from pipeline.predict.memory import stages
+    from pipeline.predict.predictor import Predictor
     from pipeline.segment import SegmentOptions, segment_cases
 
     torch.set_num_threads(1)

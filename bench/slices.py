@@ -31,7 +31,7 @@ from data.splits import known_as, read_split
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import PreprocessConfig
 from pipeline.metrics import dice
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.slice_files import SLICE_CHANNELS, SLICE_REGIONS, read_slice_file, slice_files
 from pipeline.tables import write_table
 

@@ -38,7 +38,7 @@ from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from data.splits import fold_split
 from pipeline.metrics import dice
-from pipeline.predictor import Predictor, Segmentation
+from pipeline.predict.predictor import Predictor, Segmentation
 from pipeline.tables import write_table
 from transforms.postprocess import bounding_box
 

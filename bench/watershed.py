@@ -21,7 +21,7 @@ from bench.heldout import _reference, as_markdown
 from data.case import Case
 from data.find.discover import discover_cases
 from pipeline.config import RunConfig
-from pipeline.predictor import Predictor, region_masks
+from pipeline.predict.predictor import Predictor, region_masks
 from pipeline.scoring import score_case
 from transforms.postprocess import label_components
 from transforms.watershed import split_touching

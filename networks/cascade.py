@@ -9,7 +9,7 @@ from torch import nn
 class Cascade(nn.Module):
     """A network that finds where the other one works.
 
-    They run on different grids, so that there is no ``forward`` of both: :class:`pipeline.predictor.Predictor` runs them.
+    They run on different grids, so that there is no ``forward`` of both: :class:`pipeline.predict.predictor.Predictor` runs them.
     """
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
@@ -17,7 +17,9 @@ class Cascade(nn.Module):
         self.first, self.second = first, second
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError("the two networks of a cascade run on grids of their own; use pipeline.predictor")
+        raise NotImplementedError(
+            "the two networks of a cascade run on grids of their own; use pipeline.predict.predictor"
+        )
 
 
 def stages_of(network: nn.Module) -> list[nn.Module]:

@@ -298,7 +298,7 @@ class TrainingConfig(Strict):
 
 
 class FirstStageConfig(Strict):
-    """The network that finds the box in which this one works; the two are a cascade (see pipeline.cascade)."""
+    """The network that finds the box in which this one works; the two are a cascade (see pipeline.predict.cascade)."""
 
     recipe: RunConfig
     """Its own settings, whole. A recipe file may name another recipe here, or a file beside it."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.device import choose_device
+from pipeline.predict.device import choose_device
 
 PATIENCE = timedelta(hours=6)
 """How long a process waits for its peers; the leading one may preprocess a whole data set meanwhile."""

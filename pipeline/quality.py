@@ -39,7 +39,7 @@ def quality_flags(
     grid : Grid
         Where its voxel size is unknown, a remark says so, and none speaks of the volume.
     disagreement : region -> float in [0, 1], optional
-        See :meth:`pipeline.uncertainty.MemberSpread.disagreement`.
+        See :meth:`pipeline.predict.uncertainty.MemberSpread.disagreement`.
 
     Returns
     -------

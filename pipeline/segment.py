@@ -21,7 +21,6 @@ from data.folder_names import unique_folder_names
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from data.own_folder import own_output
-from pipeline.allocation import tune_malloc
 from pipeline.case_task import (
     RESULTS,
     STATE_FOLDER,
@@ -36,8 +35,9 @@ from pipeline.execute.cluster import own_share
 from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.overlap import Listener, listening
-from pipeline.free_memory import set_workers
 from pipeline.lesions import sensitivity_by_size
+from pipeline.predict.allocation import tune_malloc
+from pipeline.predict.machine_memory import set_workers
 from pipeline.run_record import write_run_record
 from pipeline.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
 from pipeline.scoring import ScoreOptions, metric_columns
@@ -176,7 +176,7 @@ def _check(options: SegmentOptions, executor: str) -> str:
             raise UsageError(f"--{name} {value}: give a number of at least 1")
     if options.threads is not None and options.threads > MOST_THREADS:
         raise UsageError(f"--threads {options.threads}: give at most {MOST_THREADS}")
-    from pipeline.device import choose_device  # torch takes seconds to import
+    from pipeline.predict.device import choose_device  # torch takes seconds to import
 
     if is_elsewhere(executor) and options.device.partition(":")[0] in ("auto", "cpu", "cuda"):
         _check_model_options(options, None)
@@ -192,8 +192,8 @@ def _check_model_options(options: SegmentOptions, device: torch.device | None) -
     if options.window == "auto" and options.engine == "auto" and options.level is None:
         return
     from networks import stages_of  # they import MONAI, beside which the first case is read
-    from pipeline.engines import choose_engine, prune
-    from pipeline.windows import with_window
+    from pipeline.predict.engines import choose_engine, prune
+    from pipeline.predict.windows import with_window
 
     for model in _named_models(options):
         with_window(model.config, options.window)

@@ -44,14 +44,14 @@ from pipeline.case_task import (
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
 from pipeline.execute.executors import own_device
 from pipeline.execute.overlap import begin, enter, reserve
-from pipeline.memory import ModelCost, has_room, one_window_bytes
+from pipeline.predict.memory import ModelCost, has_room, one_window_bytes
 from pipeline.quality import quality_flags
 from pipeline.scoring import score_masks
 from pipeline.staging import Stage, stage
 from pipeline.state_file import finished_row
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
-    from pipeline.predictor import Predictor, Segmentation
+    from pipeline.predict.predictor import Predictor, Segmentation
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 @lru_cache(maxsize=2)
 def _predictor(models: tuple[tuple[str, str], ...], device: str, **options: Any) -> Predictor:
     """For models given as file and SHA-256, so that a file which is replaced during the run is loaded again."""
-    from pipeline.predictor import Predictor
+    from pipeline.predict.predictor import Predictor
 
     return Predictor([path for path, _ in models], device, **options)
 
@@ -239,7 +239,7 @@ def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation)
     from pipeline.provenance import why_seen
 
     read = models[0].settings["modalities"]
-    # The one image that is still at hand, see `pipeline.predictor.Segmentation`.
+    # The one image that is still at hand, see `pipeline.predict.predictor.Segmentation`.
     shown = next(m for m in ("flair", *REFERENCE_ORDER, *read) if m in read and m in case.images)
     prints = {shown: fingerprint(result.background, result.native.grid)}
     reasons = {model.name: why_seen(model.card, case.case_id, prints) for model in listing}

@@ -30,7 +30,6 @@ from data.own_folder import own_output
 from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from networks import Cascade
 from networks.losses import build_loss
-from pipeline.allocation import tune_malloc
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.cube_validation import cubes_of, validate_cubes
@@ -39,6 +38,7 @@ from pipeline.execute.lock import output_lock, remove_stale_files, remove_tempor
 from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend, restore
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.initial import initial_network
+from pipeline.predict.allocation import tune_malloc
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.sampling import PatchDataset
 from pipeline.soup import flat_settings, soup_network

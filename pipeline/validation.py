@@ -22,7 +22,7 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig
 from pipeline.distributed import Process
 from pipeline.metrics import overlap_scores
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.sampling import PatchDataset
 
 LOSS_BATCHES = 8

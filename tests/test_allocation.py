@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from pipeline import allocation, memory
+from pipeline.predict import allocation, memory
 
 TWICE = """
 import json, resource, sys
 import numpy as np
-from pipeline.allocation import give_back, tune_malloc
+from pipeline.predict.allocation import give_back, tune_malloc
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 if sys.argv[1] == "tuned":

@@ -27,7 +27,7 @@ from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import load_recipe, parse_config
 from pipeline.distributed import Process
 from pipeline.history import read_history
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.sampling import PatchDataset
 from pipeline.train import _batches
 from pipeline.training_run import TrainOptions, chosen_cases, run_training

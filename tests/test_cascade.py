@@ -17,14 +17,14 @@ from data.case import Case
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from networks import Cascade, build_network
-from pipeline import predictor as module
-from pipeline.cascade import BOX_MULTIPLE, blend_into, blend_weights, second_input, tumour_box
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import FirstStageConfig, parse_config
-from pipeline.memory import stages
-from pipeline.openvino_network import installed
-from pipeline.predictor import Predictor, Segmentation
-from pipeline.uncertainty import MemberSpread
+from pipeline.predict import predictor as module
+from pipeline.predict.cascade import BOX_MULTIPLE, blend_into, blend_weights, second_input, tumour_box
+from pipeline.predict.memory import stages
+from pipeline.predict.openvino import installed
+from pipeline.predict.predictor import Predictor, Segmentation
+from pipeline.predict.uncertainty import MemberSpread
 from tests.conftest import cascade_settings, make_cascade, make_model
 
 MODALITIES = ("t1", "flair")
@@ -452,7 +452,7 @@ def test_memory_of_both_networks_is_predicted(tiny_cascade: Path, tmp_path: Path
 
 
 def test_a_mirrored_first_network_is_predicted_to_take_the_mirrored_image_and_the_sum_of_its_answers() -> None:
-    from pipeline.memory import ModelCost
+    from pipeline.predict.memory import ModelCost
     from tests.test_memory import four
 
     taken = []
@@ -468,7 +468,7 @@ def test_a_mirrored_first_network_is_predicted_to_take_the_mirrored_image_and_th
 @pytest.mark.skipif(not installed(), reason="openvino is not installed (extra cpu)")
 def test_another_engine_runs_both_networks_and_keeps_them_apart(tiny_cascade: Path, case: Case, tmp_path: Path,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    from pipeline import openvino_network
+    from pipeline.predict import openvino as openvino_network
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     converted, convert = [], openvino_network._convert

@@ -19,7 +19,7 @@ from networks import Cascade, build_network
 from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.initial import initial_network
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.training_run import TrainOptions, run_training
 from tests.conftest import cascade_settings, make_model
 

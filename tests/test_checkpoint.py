@@ -37,7 +37,7 @@ from pipeline.checkpoint import (
     shipped_models,
 )
 from pipeline.config import RunConfig, parse_config
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.sealed_file import read_seal, seal
 
 CARD = {"trained_on": "nobody", "scores": {"dice_WT": 0.5}, "licence": "CC-BY", "date": "2024-01-01", "held_out": ["Æ"]}

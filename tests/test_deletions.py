@@ -16,11 +16,11 @@ from data.case import ImageSource
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.io.read import read_label_map, write_label_map
-from pipeline import engine_cache
 from pipeline.demo import run_demo
 from pipeline.evaluate.run import evaluate
 from pipeline.execute.lock import LOCK_NAME, output_lock
 from pipeline.merge import merge_shards
+from pipeline.predict import engine_cache
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.shards import parse_shard
 from pipeline.training_run import TrainOptions, _Run, run_training

@@ -18,12 +18,12 @@ from torch import nn
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from networks import ARCHITECTURES, CHANNELS_LAST, RESOLUTIONS, SPATIAL_DIMS, NetworkConfig, build_network
-from pipeline import engine_cache, engines
-from pipeline.allocation import give_back
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
-from pipeline.engines import ENGINES, choose_engine, multiplications, prepare
-from pipeline.openvino_network import OpenVINONetwork, installed
-from pipeline.predictor import Predictor
+from pipeline.predict import engine_cache, engines
+from pipeline.predict.allocation import give_back
+from pipeline.predict.engines import ENGINES, choose_engine, multiplications, prepare
+from pipeline.predict.openvino import OpenVINONetwork, installed
+from pipeline.predict.predictor import Predictor
 from tests.conftest import make_model
 from tests.test_predictor import save_tiny
 
@@ -114,13 +114,13 @@ def test_shipped_models_give_the_same_masks_on_real_patients(real_patients: Path
 
 
 def test_auto_depends_on_the_model_alone(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    monkeypatch.setattr("pipeline.openvino_network.installed", lambda: True)
+    monkeypatch.setattr("pipeline.predict.openvino.installed", lambda: True)
     tiny, large = (open_checkpoint(name) for name in (tiny_model, "brats-unet-plus-plus-2d"))
     assert choose_engine("auto", tiny.build(), tiny.config, CPU) == "torch"
     assert choose_engine("auto", large.build(), large.config, CPU) == "openvino"
     assert choose_engine("auto", large.build(), large.config, torch.device("cuda")) == "torch"
     assert choose_engine("torch", large.build(), large.config, CPU) == "torch"
-    monkeypatch.setattr("pipeline.openvino_network.installed", lambda: False)
+    monkeypatch.setattr("pipeline.predict.openvino.installed", lambda: False)
     assert choose_engine("auto", large.build(), large.config, CPU) == "torch"
 
 
@@ -128,7 +128,7 @@ def test_an_engine_that_cannot_be_is_refused_in_one_line(monkeypatch: pytest.Mon
     tiny = open_checkpoint(tiny_model)
     with pytest.raises(UsageError, match=r"^--engine onnx: no such engine; choose auto, torch, openvino$"):
         Predictor(tiny, "cpu", engine="onnx")
-    monkeypatch.setattr("pipeline.openvino_network.installed", lambda: False)
+    monkeypatch.setattr("pipeline.predict.openvino.installed", lambda: False)
     with pytest.raises(UsageError, match=r"^--engine openvino: OpenVINO is not installed; .* the extra `cpu`$"):
         Predictor(tiny, "cpu", engine="openvino")
     with pytest.raises(UsageError, match=r"^--engine openvino runs on the CPU, not on cuda:1; add --device cpu"):
@@ -254,7 +254,7 @@ def test_the_second_conversion_is_read_and_gives_the_same_bytes(
 ) -> None:
     path, x = make_model(tmp_path / "m.safetensors"), torch.randn(1, 4, 20, 24, 18)
     first = prepare("openvino", open_checkpoint(path).build(), open_checkpoint(path), CPU)
-    monkeypatch.setattr("pipeline.openvino_network._convert", None)  # calling it would be an error
+    monkeypatch.setattr("pipeline.predict.openvino._convert", None)  # calling it would be an error
     second = prepare("openvino", open_checkpoint(path).build(), open_checkpoint(path), CPU)
     assert (first.engine, second.engine) == ("openvino", "openvino") and len(list(own_cache.iterdir())) == 1
     with torch.inference_mode():
@@ -273,7 +273,7 @@ def test_a_conversion_that_fails_leaves_torch_and_a_remark(
 
     case = discover_cases(phantoms)[0]
     expected = Predictor(tiny_model, "cpu", engine="torch")(case)
-    monkeypatch.setattr("pipeline.openvino_network._convert", fail)
+    monkeypatch.setattr("pipeline.predict.openvino._convert", fail)
     result = Predictor(tiny_model, "cpu", engine="openvino")(case)
     assert result.engine == "torch" and result.label_map.tobytes() == expected.label_map.tobytes()
     assert result.remarks == ("openvino could not be used (RuntimeError: no such operation): ran with torch",)
@@ -313,7 +313,7 @@ ELSEWHERE = """
 import gc, json, os, signal, sys
 import torch
 from networks import NetworkConfig, build_network
-from pipeline.openvino_network import OpenVINONetwork
+from pipeline.predict.openvino import OpenVINONetwork
 config = NetworkConfig(architecture="attention_unet", spatial_dims=2, in_channels=1, out_channels=1, channels=(2, 4))
 heard = []
 signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))

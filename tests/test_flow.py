@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from data.find.discover import discover_cases
 from data.labels import load_convention
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.segment import SegmentOptions, segment_cases
 
 CASE = "BraTS2021_00495"

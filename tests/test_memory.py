@@ -14,10 +14,11 @@ from data.errors import InputError
 from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io.read import ImageHeader
-from pipeline import free_memory, memory
 from pipeline.config import RunConfig, parse_config
-from pipeline.memory import ModelCost, activation_bytes_per_voxel, predicted_bytes, stages
-from pipeline.predictor import Predictor
+from pipeline.predict import machine_memory as free_memory
+from pipeline.predict import memory
+from pipeline.predict.memory import ModelCost, activation_bytes_per_voxel, predicted_bytes, stages
+from pipeline.predict.predictor import Predictor
 
 MIB = 2**20
 

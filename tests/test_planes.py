@@ -22,15 +22,16 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
 from networks import ARCHITECTURES, RESOLUTIONS, SPATIAL_DIMS, build_network
-from pipeline import cascade as cascade_module
-from pipeline import training_run, windows
+from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import RECIPES, RunConfig, load_recipe, parse_config
-from pipeline.engines import ENGINES, PAYS_FROM, multiplications
-from pipeline.memory import HEADROOM, ModelCost, one_window_bytes, stages
-from pipeline.openvino_network import installed
-from pipeline.passes import Pass, passes
-from pipeline.predictor import Predictor
+from pipeline.predict import cascade as cascade_module
+from pipeline.predict import windows
+from pipeline.predict.engines import ENGINES, PAYS_FROM, multiplications
+from pipeline.predict.memory import HEADROOM, ModelCost, one_window_bytes, stages
+from pipeline.predict.openvino import installed
+from pipeline.predict.passes import Pass, passes
+from pipeline.predict.predictor import Predictor
 from pipeline.sampling import PatchDataset
 from pipeline.training_cases import TrainingCase
 from pipeline.training_run import TrainOptions, run_training

@@ -20,13 +20,13 @@ from data.grid import Grid
 from data.labels import load_convention
 from data.phantom.patient import write_phantom
 from networks import build_network
-from pipeline import predictor as module
-from pipeline import windows
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, parse_config
-from pipeline.device import choose_device, out_of_memory
-from pipeline.predictor import Predictor, region_parents
-from pipeline.windows import EMPTY_WINDOW_LOGIT, Way, skipping_empty, ways_to_run
+from pipeline.predict import predictor as module
+from pipeline.predict import windows
+from pipeline.predict.device import choose_device, out_of_memory
+from pipeline.predict.predictor import Predictor, region_parents
+from pipeline.predict.windows import EMPTY_WINDOW_LOGIT, Way, skipping_empty, ways_to_run
 from tests.conftest import make_cascade
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import restore
@@ -603,7 +603,7 @@ def test_the_work_of_a_full_card_goes_to_the_cpu_only_where_there_is_room(
     predictor = Predictor(model, "cpu")
     on_card, on_cpu = (predictor.predicted_bytes(case, on_card=where) for where in (True, False))
     monkeypatch.setattr(module, "predicted_bytes", lambda *a, on_card, **k: 2**30 if on_card else 2**32)
-    monkeypatch.setattr("pipeline.free_memory.machine_bytes", lambda: 2**31)
+    monkeypatch.setattr("pipeline.predict.machine_memory.machine_bytes", lambda: 2**31)
     on_a_full_card(predictor, monkeypatch, Way(CPU, 2, CPU))
     with pytest.raises(InputError, match=r"takes about 4\.0 GiB of memory, and 2\.0 GiB are left"):
         predictor(case)
@@ -661,7 +661,7 @@ def test_memory_that_runs_out_on_the_cpu_is_the_cases_own_error_with_the_predict
         raise error
 
     monkeypatch.setattr(module, "predicted_bytes", lambda *a, **k: 3 * 2**29)
-    monkeypatch.setattr("pipeline.free_memory.machine_bytes", lambda: 2**31)
+    monkeypatch.setattr("pipeline.predict.machine_memory.machine_bytes", lambda: 2**31)
     monkeypatch.setattr(windows, "_one_pass", full)
     with pytest.raises(InputError) as caught:
         predictor(case)

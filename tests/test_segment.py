@@ -27,7 +27,7 @@ from data.find.discover import discover_cases
 from data.io.read import read_header
 from pipeline.checkpoint import choose_model
 from pipeline.evaluate.label_maps import find_label_maps
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.segment import SegmentOptions, segment_cases
 from pipeline.segment_case import STEPS_OF_PROBABILITY, in_steps
 from tests.conftest import make_model, read_mask

@@ -31,7 +31,7 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
 from pipeline.execute.lock import LOCK_NAME
 from pipeline.history import read_history
-from pipeline.predictor import Predictor
+from pipeline.predict.predictor import Predictor
 from pipeline.training_run import TrainOptions, run_training
 from pipeline.training_state import load_state, save_state
 from tests.test_sources import write_cube

@@ -24,8 +24,8 @@ from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io.read import ImageHeader, read_header
 from data.splits import fold_split
-from pipeline.predictor import Segmentation
-from pipeline.uncertainty import MemberSpread
+from pipeline.predict.predictor import Segmentation
+from pipeline.predict.uncertainty import MemberSpread
 
 
 def grid_of(shape: tuple[int, ...], spacing_mm: float = 1.0) -> Grid:

@@ -23,7 +23,7 @@ from data.grid import Grid
 from networks import build_network
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import RunConfig, parse_config
-from pipeline.predictor import Predictor, region_masks
+from pipeline.predict.predictor import Predictor, region_masks
 from transforms.postprocess import label_components
 from transforms.watershed import refine_by_watershed, split_touching
 

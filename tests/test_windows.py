@@ -12,13 +12,13 @@ from torch import nn
 
 from data.errors import UsageError
 from data.find.discover import discover_cases
-from pipeline import memory
-from pipeline import predictor as predictor_module
 from pipeline.checkpoint import open_checkpoint, save_checkpoint, shipped_models
 from pipeline.config import RunConfig
-from pipeline.memory import ModelCost, one_window_bytes, stages
-from pipeline.predictor import Predictor
-from pipeline.windows import infer, sliding, window_size, with_window
+from pipeline.predict import memory
+from pipeline.predict import predictor as predictor_module
+from pipeline.predict.memory import ModelCost, one_window_bytes, stages
+from pipeline.predict.predictor import Predictor
+from pipeline.predict.windows import infer, sliding, window_size, with_window
 from tests.conftest import make_model
 
 CPU = torch.device("cpu")

@@ -56,9 +56,9 @@ def job_process(request: Request, emit: Emit) -> Any:
     if request["do"] == "warm":
         import matplotlib.figure  # noqa: F401
 
-        import pipeline.predictor
+        import pipeline.predict.predictor
         import pipeline.segment  # noqa: F401
-        from pipeline.device import choose_device
+        from pipeline.predict.device import choose_device
 
         choose_device("auto")
         return None

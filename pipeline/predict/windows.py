@@ -19,8 +19,8 @@ from torch import nn
 
 from data.errors import SegmentationError, UsageError
 from pipeline.config import RunConfig
-from pipeline.device import free_card_bytes, out_of_memory
-from pipeline.passes import Pass, passes
+from pipeline.predict.device import free_card_bytes, out_of_memory
+from pipeline.predict.passes import Pass, passes
 from transforms.augment import slices_as_channels
 from transforms.planes import turned, turned_back, turning, turning_back
 
@@ -33,7 +33,7 @@ SMALLEST_WINDOW, LARGEST_WINDOW = 16, 1024
 """Sides in voxels that may be asked for."""
 
 SPREAD_COPIES = 6
-"""Float32 copies of a pass that gathering it may take beside it (see pipeline.uncertainty)."""
+"""Float32 copies of a pass that gathering it may take beside it (see pipeline.predict.uncertainty)."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def infer(
     image : (inputs, d1, d2, d3) float32 on the CPU
         On the working grid; ``config.inputs``.
     tta : bool
-        Average over the mirrorings (:func:`pipeline.passes.passes`).
+        Average over the mirrorings (:func:`pipeline.predict.passes.passes`).
     watch : callable, optional
         Is shown each pass: its answer (regions, d1, d2, d3) float32, turned and mirrored back, which it must leave as it
         is, and the pass.

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from networks.layers import PaddedNetwork
-from pipeline import engine_cache
-from pipeline.allocation import keep_track
-from pipeline.device import out_of_memory
+from pipeline.predict import engine_cache
+from pipeline.predict.allocation import keep_track
+from pipeline.predict.device import out_of_memory
 
 log = logging.getLogger(__name__)
 

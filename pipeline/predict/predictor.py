@@ -24,12 +24,12 @@ from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_header, read_volumes
 from data.labels import load_convention
 from networks import stages_of
-from pipeline.cascade import blend_into, blend_weights, second_input, tumour_box
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
-from pipeline.device import choose_device, free_card_bytes, out_of_memory
-from pipeline.engines import Runner, prepare, prune
-from pipeline.memory import (
+from pipeline.predict.cascade import blend_into, blend_weights, second_input, tumour_box
+from pipeline.predict.device import choose_device, free_card_bytes, out_of_memory
+from pipeline.predict.engines import Runner, prepare, prune
+from pipeline.predict.memory import (
     ModelCost,
     activation_bytes_per_voxel,
     available_bytes,
@@ -40,10 +40,10 @@ from pipeline.memory import (
     require_room,
     too_large,
 )
-from pipeline.passes import Pass, passes
-from pipeline.region_masks import region_masks, region_parents, to_labels
-from pipeline.uncertainty import MemberSpread
-from pipeline.windows import infer, sliding, with_window
+from pipeline.predict.passes import Pass, passes
+from pipeline.predict.region_masks import region_masks, region_parents, to_labels
+from pipeline.predict.uncertainty import MemberSpread
+from pipeline.predict.windows import infer, sliding, with_window
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to, restore
 
@@ -82,7 +82,7 @@ class Segmentation:
     remarks : tuple of str
         What was done to get a result that is right all the same, such as about a card whose memory was full.
     engine : str
-        What ran the networks, see :mod:`pipeline.engines`; of several models joined by ``+``.
+        What ran the networks, see :mod:`pipeline.predict.engines`; of several models joined by ``+``.
     """
 
     label_map: NDArray[np.uint8]
@@ -127,7 +127,7 @@ class Predictor:
     max_voxels : int
         Larger volumes are refused from their header.
     engine : str
-        ``auto``, or a key of :data:`pipeline.engines.ENGINES`.
+        ``auto``, or a key of :data:`pipeline.predict.engines.ENGINES`.
     window : str
         ``auto``, as the model says, or the side of a sliding window in voxels.
     level : int, optional
@@ -248,7 +248,7 @@ class Predictor:
     def predicted_bytes(self, case: Case, *, on_card: bool | None = None) -> int:
         """Peak memory of segmenting a case with all modalities, beyond this process as it is; no voxel is read.
 
-        See :func:`pipeline.memory.predicted_bytes`; ``on_card`` is by default whether the predictor's device is one.
+        See :func:`pipeline.predict.memory.predicted_bytes`; ``on_card`` is by default whether the predictor's device is one.
         """
         headers = {
             m: read_header(case.images[m], max_voxels=self.max_voxels) for m in self.modalities if m in case.images
@@ -322,7 +322,7 @@ class Predictor:
     def _cascade(
         self, model: Sequence[_Stage], images: list[MetaTensor], spread: MemberSpread | None, case: Case, clock: _Clock
     ) -> tuple[torch.Tensor, Grid, list[str]]:
-        """As `_infer`, of two stages; see :mod:`pipeline.cascade`.
+        """As `_infer`, of two stages; see :mod:`pipeline.predict.cascade`.
 
         A member is one pass of the second stage, put into the same pass of the first.
         """

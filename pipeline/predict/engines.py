@@ -79,7 +79,7 @@ def with_torch(network: nn.Module, checkpoint: Checkpoint, config: RunConfig | N
 def with_openvino(network: nn.Module, checkpoint: Checkpoint, config: RunConfig | None = None) -> Runner:
     """OpenVINO; PyTorch, with a remark, where anything about it fails."""
     try:
-        from pipeline.openvino_network import OpenVINONetwork, reason
+        from pipeline.predict.openvino import OpenVINONetwork, reason
     except ImportError as error:  # pragma: no cover - a damaged installation
         return Runner(network, "torch", _instead(str(error)))
     assert isinstance(network, PaddedNetwork)
@@ -109,7 +109,7 @@ def choose_engine(name: str, network: nn.Module, config: RunConfig, device: torc
         raise UsageError(f"--engine {name}: no such engine; choose auto, {', '.join(ENGINES)}")
     if name == "torch" or (name == "auto" and device.type != "cpu"):
         return "torch"
-    from pipeline.openvino_network import installed
+    from pipeline.predict.openvino import installed
 
     if name == "openvino":
         if device.type != "cpu":
@@ -158,7 +158,7 @@ def multiplications(network: nn.Module, config: RunConfig) -> float:
 
     Counted in a pass over the smallest input that the network does not pad.
     """
-    from pipeline.memory import LARGEST_PROBE
+    from pipeline.predict.memory import LARGEST_PROBE
 
     dims = config.network.spatial_dims
     sides = (2 ** (len(config.network.channels) - 1),) * (dims - 1) + (2 ** len(config.network.channels),)

@@ -19,9 +19,9 @@ import numpy as np
 from data.case import REFERENCE_ORDER
 from data.errors import InputError
 from data.io.header import ImageHeader
-from pipeline.allocation import give_back
-from pipeline.free_memory import available_bytes, set_workers, workers
-from pipeline.passes import passes
+from pipeline.predict.allocation import give_back
+from pipeline.predict.machine_memory import available_bytes, set_workers, workers
+from pipeline.predict.passes import passes
 from transforms.planes import turning
 
 if TYPE_CHECKING:  # torch takes seconds to import

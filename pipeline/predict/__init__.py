@@ -1,0 +1,1 @@
+"""Prediction of one case: networks, windows, engines, memory."""
