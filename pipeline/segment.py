@@ -381,7 +381,7 @@ def _detection(lesions: Sequence[Row]) -> list[Row]:
 
 def _write_labels(output: Path, conventions: Sequence[str]) -> None:
     """The run's label descriptions; where patients keep different conventions, one more pair for each further one."""
-    from pipeline.colours import write_label_descriptions
+    from pipeline.report.colours import write_label_descriptions
 
     for number, name in enumerate(conventions):
         write_label_descriptions(output, load_convention(name), "" if number == 0 else f"-{name}")

@@ -266,7 +266,7 @@ def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: flo
         with _stage_time(stages, "write"):
             _write_images(files, result)
         with _stage_time(stages, "preview"):
-            from pipeline.preview import write_preview
+            from pipeline.report.preview import write_preview
 
             picture = files.path("preview")
             write_preview(picture, task.case.case_id, result.background, result.masks, grid, reference_masks=truth)

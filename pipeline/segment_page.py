@@ -13,11 +13,11 @@ from data.case import ImageSource
 from data.errors import InputError
 from data.io.read import read_label_map
 from data.labels import load_convention
-from pipeline.background import read_background
 from pipeline.case_task import CaseTask, Row, result_path
+from pipeline.report.background import read_background
 
 if TYPE_CHECKING:
-    from pipeline.viewer import View
+    from pipeline.report.viewer import View
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def write_segment_page(
     interactive : collection of str
         Cases for the 3D viewer; one whose mask is not there has none, and its row says why.
     """
-    from pipeline.report import write_page
+    from pipeline.report.page import write_page
 
     report = tables["report"]
     details, views = {}, {}
@@ -67,7 +67,7 @@ def write_segment_page(
 
 def _view(task: CaseTask, convention: str) -> View | None:
     """The written mask on the patient's image; its reference is not in it, for `evaluate` compares."""
-    from pipeline.viewer import View
+    from pipeline.report.viewer import View
 
     path = result_path(task.output, task.folder, "seg", task.options.flat)
     try:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.charts import agreement, bland_altman_chart, distribution_chart
-from pipeline.colours import REGION_COLOURS
+from pipeline.report.charts import agreement, bland_altman_chart, distribution_chart
+from pipeline.report.colours import REGION_COLOURS
 
 METRICS = pd.DataFrame(
     [

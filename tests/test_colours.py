@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from data.labels import CONVENTIONS, REGIONS, load_convention
-from pipeline.colours import (
+from pipeline.report.colours import (
     NO_REGION_COLOUR,
     REGION_COLOURS,
     STATUS_COLOURS,
@@ -17,7 +17,7 @@ from pipeline.colours import (
     rgb,
     write_label_descriptions,
 )
-from pipeline.markup import STYLE
+from pipeline.report.markup import STYLE
 
 
 def luminance(colour: str) -> float:

@@ -704,7 +704,7 @@ def test_outlines_are_drawn_on_the_patients_flair_where_it_is_known(folders, whe
         files = {"flair": [str(flair)], "t2": ["\0", "gone.nii.gz"], "t1": "no list"}
         (predictions / "run.json").write_text(json.dumps({"cases": {case: {"files": files, "stages": {"network": 2}}}}))
     drawn: list[tuple] = []
-    monkeypatch.setattr("pipeline.preview.write_preview", lambda *given: drawn.append(given))
+    monkeypatch.setattr("pipeline.report.preview.write_preview", lambda *given: drawn.append(given))
     monkeypatch.setattr("pipeline.evaluate.run.write_evaluation_page", lambda *given: None)
     row = only_row(folders, convention="brats2017")
     ((_, title, background, masks, grid, reference_masks),) = drawn

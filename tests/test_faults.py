@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import pipeline.preview
+import pipeline.report.preview
 import pipeline.segment
 import run_pipeline
 from data.find.discover import discover_cases
@@ -91,7 +91,7 @@ def listing(folder: Path, without: Path) -> list[tuple[str, int, int]]:
 def segment(root: Path, output: Path, model: Path, page: bool = False, **options: Any) -> pd.DataFrame:
     """One run, without what takes longest and is not on trial: pictures of harmless patients, and waiting for the disk."""
     with pytest.MonkeyPatch.context() as patch:
-        draw = pipeline.preview.write_preview
+        draw = pipeline.report.preview.write_preview
         drawn = {*HEALTHY, *(case for case in options.pop("drawn", ()))}
 
         def some(path: Path, case_id: str, *rest: Any, **more: Any) -> None:
@@ -100,7 +100,7 @@ def segment(root: Path, output: Path, model: Path, page: bool = False, **options
             else:
                 path.write_bytes(b"not drawn in this test")
 
-        patch.setattr(pipeline.preview, "write_preview", some)
+        patch.setattr(pipeline.report.preview, "write_preview", some)
         patch.setattr(write.os, "fsync", lambda _: None)
         if not page:
             patch.setattr(pipeline.segment, "write_segment_page", lambda *_: None)

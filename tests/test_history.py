@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.errors import UsageError
-from pipeline.colours import REGION_COLOURS
 from pipeline.history import (
     EpochRecord,
     best_epoch,
@@ -28,6 +27,7 @@ from pipeline.history import (
     read_history,
     write_history,
 )
+from pipeline.report.colours import REGION_COLOURS
 
 PANELS = ["Loss", "Dice", "Tversky index", "Pixel accuracy", "Learning rate"]
 

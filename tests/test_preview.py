@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data.grid import Grid
-from pipeline.colours import REGION_COLOURS, rgb
-from pipeline.preview import largest_lesion_centre, printable, write_preview
+from pipeline.report.colours import REGION_COLOURS, rgb
+from pipeline.report.preview import largest_lesion_centre, printable, write_preview
 
 RAS = Grid((40, 40, 40), np.diag([2.0, 2.0, 2.0, 1.0]))
 

@@ -23,9 +23,9 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.execute.lock import output_lock
 from pipeline.history import read_history
-from pipeline.page_patient import read_png
 from pipeline.predict.engine_cache import _path as engine_path
 from pipeline.predict.engine_cache import load as load_engine
+from pipeline.report.patient import read_png
 from pipeline.shards import read_shard, record_path
 from pipeline.state_file import read_state
 from pipeline.tables import read_columns

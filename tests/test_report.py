@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from data.grid import Grid
-from pipeline.colours import REGION_COLOURS
-from pipeline.markup import interval, metric_name, number, p_value, seconds
-from pipeline.preview import write_preview
-from pipeline.report import UNFOLDED, write_page
-from pipeline.viewer import View
+from pipeline.report.colours import REGION_COLOURS
+from pipeline.report.markup import interval, metric_name, number, p_value, seconds
+from pipeline.report.page import UNFOLDED, write_page
+from pipeline.report.preview import write_preview
+from pipeline.report.viewer import View
 
 NOTHING = pd.DataFrame()
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
@@ -88,7 +88,7 @@ def picture(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """No charts, which take most of the time, for tests that speak of something else."""
-    monkeypatch.setattr("pipeline.report.charts_section", lambda metrics: iter(()))
+    monkeypatch.setattr("pipeline.report.page.charts_section", lambda metrics: iter(()))
 
 
 def headings(reader: Reader) -> list[str]:

@@ -461,7 +461,7 @@ def test_a_reference_at_another_place_is_told_apart_by_its_place(patients, tiny_
 
 
 def test_a_mistake_of_the_program_is_one_row_and_no_traceback(phantoms, tiny_model, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("pipeline.preview.write_preview", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("pipeline.report.preview.write_preview", lambda *a, **k: 1 / 0)
     report = run(phantoms, tmp_path, tiny_model)
     assert list(report["status"]) == ["error", "error"]
     assert "ZeroDivisionError" in report.loc[0, "reason"]
@@ -614,7 +614,7 @@ def test_the_page_and_run_json_name_a_modality_that_was_replaced_by_zeros(patien
     (patients / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
     model = make_model(tmp_path / "trained.safetensors", missing_modalities=True)
     told = {}
-    monkeypatch.setattr("pipeline.report.write_page", lambda path, title, **what: told.update(what))
+    monkeypatch.setattr("pipeline.report.page.write_page", lambda path, title, **what: told.update(what))
     report = run(patients, tmp_path / "out", model, missing="zero")
     assert json.loads((page.parent / "run.json").read_text())["cases"][FIRST]["missing"] == ["t2"]
     first, second = told["details"][FIRST], told["details"][SECOND]
@@ -625,7 +625,7 @@ def test_the_page_and_run_json_name_a_modality_that_was_replaced_by_zeros(patien
 
 
 def test_the_picture_shows_the_outline_of_the_reference_too(phantoms, tiny_model, tmp_path, monkeypatch):
-    from pipeline import preview
+    from pipeline.report import preview
 
     shown = []
     draw = preview.write_preview

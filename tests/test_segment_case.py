@@ -249,7 +249,7 @@ def test_a_title_in_letters_that_the_font_lacks_is_drawn_without_a_word(tmp_path
     # In a process of its own: pytest has its own filter of warnings.
     program = (
         "import sys; from pathlib import Path; import numpy as np; from data.grid import Grid\n"
-        "from pipeline.preview import write_preview\n"
+        "from pipeline.report.preview import write_preview\n"
         "write_preview(Path(sys.argv[1]), '\\uac00', None, {'WT': np.ones((8, 8, 8), bool)}, Grid((8, 8, 8), np.eye(4)))"
     )
     done = subprocess.run(

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from data.grid import Grid
-from pipeline.colours import REGION_COLOURS, rgb
-from pipeline.viewer import View, script_policy, view_data, viewer_panel, viewer_scripts
+from pipeline.report.colours import REGION_COLOURS, rgb
+from pipeline.report.viewer import View, script_policy, view_data, viewer_panel, viewer_scripts
 
 AFFINE = np.array([[0.0, -2.0, 0.0, 30.0], [1.5, 0.0, 0.0, -40.0], [0.0, 0.0, 3.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
 GRID = Grid((20, 24, 16), AFFINE)

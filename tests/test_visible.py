@@ -12,9 +12,9 @@ import pytest
 import run_pipeline
 from data.io.stream import printable
 from data.visible import is_visible, visible
-from pipeline.charts import _short
-from pipeline.markup import escape
-from pipeline.preview import printable as in_a_picture
+from pipeline.report.charts import _short
+from pipeline.report.markup import escape
+from pipeline.report.preview import printable as in_a_picture
 from pipeline.web.names import clean_name, one_line
 
 FILLER = "\N{HANGUL FILLER}"

@@ -18,11 +18,11 @@ from data.folder_names import folder_name
 from data.grid import Grid
 from data.io.read import Volume, read_label_map
 from data.labels import LabelConvention, count_labels
-from pipeline.background import read_background
 from pipeline.evaluate.label_maps import LabelMap
 from pipeline.evaluate.pairs import Pair, settle_conventions
 from pipeline.lesions import sensitivity_by_size
 from pipeline.metrics import Mask
+from pipeline.report.background import read_background
 from pipeline.scoring import CaseScores, ScoreOptions, score_masks
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def background_of(pair: Pair, grid: Grid) -> NDArray[np.float32] | None:
 
 def draw_pair(task: tuple[PairTask, Path]) -> bool:
     """Write a patient's picture, prediction and reference on three planes; False where that could not be done."""
-    from pipeline.preview import write_preview
+    from pipeline.report.preview import write_preview
 
     work, path = task
     try:

@@ -79,7 +79,7 @@ def write_evaluation_page(
     interactive : sequence of str
         Cases for the viewer; one that could not be scored has none, and its row says why.
     """
-    from pipeline.report import write_page
+    from pipeline.report.page import write_page
 
     first = {task.pair.case: task for task in tasks if task.pair.system == tasks[0].pair.system}
     views = {}
@@ -104,7 +104,7 @@ def write_evaluation_page(
 
 def _view(task: PairTask) -> Any:
     """The patient for the page's viewer; None where it could not be scored either, which its row says."""
-    from pipeline.viewer import View
+    from pipeline.report.viewer import View
 
     try:
         read = read_pair(task)

@@ -25,7 +25,7 @@ from data.grid import Grid
 from data.io.read import Volume, atomic_write, read_label_map
 from data.labels import LabelConvention, load_convention
 from data.regular_file import read_regular_file
-from pipeline.colours import label_colours, region_colour
+from pipeline.report.colours import label_colours, region_colour
 from pipeline.scoring import score_masks
 from pipeline.tables import LARGEST_TABLE
 from pipeline.web.advice import for_page

@@ -16,8 +16,8 @@ from data.errors import InputError
 from data.find.naming import MODALITIES
 from data.grid import Grid
 from data.io.read import Volume, read_volume, write_bytes_atomically
-from pipeline.colours import region_colour
-from pipeline.preview import largest_lesion_centre
+from pipeline.report.colours import region_colour
+from pipeline.report.preview import largest_lesion_centre
 from transforms.postprocess import bounding_box
 
 Mask = NDArray[np.bool_]

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipeline.colours import REGION_COLOURS, rgb
+from pipeline.report.colours import REGION_COLOURS, rgb
 
 TOOLS = """
 async () => {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.labels import REGIONS
 from data.visible import visible
-from pipeline.colours import region_colour
+from pipeline.report.colours import region_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ import pandas as pd
 
 from data.labels import REGIONS
 from data.regular_file import read_regular_file
-from pipeline.charts import sort_regions
-from pipeline.markup import (
+from pipeline.report.charts import sort_regions
+from pipeline.report.markup import (
     as_number,
     escape,
     is_known,

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from data.errors import UsageError
 from data.grid import Grid
-from pipeline.colours import region_colour, rgb
-from pipeline.markup import escape
-from pipeline.preview import largest_lesion_centre
+from pipeline.report.colours import region_colour, rgb
+from pipeline.report.markup import escape
+from pipeline.report.preview import largest_lesion_centre
 from transforms.postprocess import bounding_box
 
 Mask = NDArray[np.bool_]

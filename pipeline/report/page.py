@@ -12,10 +12,10 @@ import pandas as pd
 
 from data.io.write import atomic_write
 from pipeline import __version__
-from pipeline.markup import STYLE, escape, number, status_badge
-from pipeline.page_overview import charts_section, comparison_section, detection_section, summary_section
-from pipeline.page_patient import Patient, Picture, embed_png, gather_patients, patient_section, read_png
-from pipeline.viewer import View, script_policy, viewer_panel, viewer_scripts
+from pipeline.report.markup import STYLE, escape, number, status_badge
+from pipeline.report.overview import charts_section, comparison_section, detection_section, summary_section
+from pipeline.report.patient import Patient, Picture, embed_png, gather_patients, patient_section, read_png
+from pipeline.report.viewer import View, script_policy, viewer_panel, viewer_scripts
 
 UNFOLDED = 30
 """So many patients are shown open; the rest opens at a click, for a page of 500 must stay quick to scroll."""

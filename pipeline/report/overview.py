@@ -7,17 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.charts import bland_altman_chart, distribution_chart, sort_regions
-from pipeline.markup import (
-    count,
-    escape,
-    interval,
-    metric_name,
-    number,
-    p_value,
-    region_label,
-    table,
-)
+from pipeline.report.charts import bland_altman_chart, distribution_chart, sort_regions
+from pipeline.report.markup import count, escape, interval, metric_name, number, p_value, region_label, table
 
 _SUMMARISED = ("dice", "hd95_mm", "nsd", "volume_ml", "volume_ml_prediction", "volume_ml_reference", "volume_error_ml")
 _CHARTED = ("dice", "nsd", "hd95_mm", "assd_mm", "sensitivity", "precision")
@@ -112,7 +103,7 @@ def detection_section(detection: pd.DataFrame | None) -> str:
 
 
 def charts_section(metrics: pd.DataFrame) -> Iterator[str]:
-    """Every chart that has enough patients to show: see :data:`pipeline.charts.LEAST_PATIENTS`."""
+    """Every chart that has enough patients to show: see :data:`pipeline.report.charts.LEAST_PATIENTS`."""
     spread = [distribution_chart(metrics, metric, metric_name(metric)) for metric in _CHARTED]
     shown = [chart for chart in spread if chart is not None]
     wide = " wide" if "system" in metrics else ""

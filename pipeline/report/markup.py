@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data.visible import visible
-from pipeline.colours import REGION_COLOURS, STATUS_COLOURS, STATUS_SIGNS, region_colour
+from pipeline.report.colours import REGION_COLOURS, STATUS_COLOURS, STATUS_SIGNS, region_colour
 
 METRIC_NAMES = {
     "dice": "Dice",

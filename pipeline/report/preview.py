@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.grid import Grid
 from data.io.read import write_bytes_atomically
 from data.visible import visible
-from pipeline.colours import region_colour, rgb
+from pipeline.report.colours import region_colour, rgb
 from transforms.postprocess import bounding_box, largest_component, union_box
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Page of a run: tables, charts, pictures, the viewer."""
