@@ -25,7 +25,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.cube_validation import cubes_of, validate_cubes, without_empty
 from pipeline.distributed import Process
 from pipeline.provenance import why_seen
-from pipeline.tables import write_table
+from pipeline.score.tables import write_table
 from pipeline.validation import mean_scores
 
 REGIONS = ("WT", "TC", "ET")

@@ -26,7 +26,7 @@ from data.io.read import read_volumes
 from data.splits import known_as
 from pipeline.fingerprint import SAME, distance, distances, fingerprint
 from pipeline.provenance import PRINTED
-from pipeline.tables import write_table
+from pipeline.score.tables import write_table
 
 SETS = ("brats", "brats_2013", "brats2023_unlabelled", "tcga_raw", "open_ms_data/MNI", "lgg/kaggle_3m")
 

@@ -22,8 +22,8 @@ from bench.heldout import as_markdown, score_missing, score_patients
 from data.case import Case
 from data.find.discover import discover_cases
 from data.splits import fold_split
+from pipeline.score.tables import write_table
 from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.tables import write_table
 from pipeline.training_run import TrainOptions, run_training
 
 

@@ -34,7 +34,7 @@ from data.splits import known_as
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predict.predictor import Predictor
 from pipeline.provenance import prints_of, why_seen
-from pipeline.scoring import score_case
+from pipeline.score.case import score_case
 from transforms.postprocess import largest_component
 
 METRICS = ("dice_WT", "dice_TC", "dice_ET", "hd95_mm_WT", "hd95_mm_TC", "hd95_mm_ET")

@@ -25,9 +25,9 @@ from data.io.read import read_label_map
 from data.labels import load_convention
 from data.splits import match_split, read_split
 from pipeline.checkpoint import open_checkpoint, shipped_models
-from pipeline.metrics import dice, overlap_scores
 from pipeline.predict.predictor import Predictor
-from pipeline.tables import write_table
+from pipeline.score.metrics import dice, overlap_scores
+from pipeline.score.tables import write_table
 
 POOLED = ("accuracy", "sensitivity", "specificity", "tversky")
 

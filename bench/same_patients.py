@@ -28,7 +28,7 @@ import SimpleITK as sitk
 
 from data.find.discover import discover_cases
 from data.io.read import read_label_map, read_volume
-from pipeline.tables import write_table
+from pipeline.score.tables import write_table
 
 STEP_MM = 3.0
 """Voxel of the comparison: a tenth of a gyrus is not needed to know a head again."""

@@ -30,10 +30,10 @@ from data.errors import SegmentationError
 from data.splits import known_as, read_split
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import PreprocessConfig
-from pipeline.metrics import dice
 from pipeline.predict.predictor import Predictor
+from pipeline.score.metrics import dice
+from pipeline.score.tables import write_table
 from pipeline.slice_files import SLICE_CHANNELS, SLICE_REGIONS, read_slice_file, slice_files
-from pipeline.tables import write_table
 
 THICKNESS = 9
 """Slices of 1 mm: as far as any network of ours looks to the sides."""

@@ -22,7 +22,7 @@ from bench.heldout import as_markdown, score_patients
 from data.find.discover import discover_cases
 from data.io.write import write_text_atomically
 from data.splits import fold_split
-from pipeline.tables import write_table
+from pipeline.score.tables import write_table
 from pipeline.training_run import TrainOptions, run_training
 
 SYSTEMS = ("patients", "synthetic", "synthetic, then patients")

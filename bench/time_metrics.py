@@ -36,7 +36,7 @@ from data.find.discover import discover_cases
 from data.grid import Grid
 from data.labels import load_convention
 from data.phantom.patient import make_phantom
-from pipeline.metrics import Mask, region_scores
+from pipeline.score.metrics import Mask, region_scores
 
 TOLERANCE_MM = 1.0
 ANISOTROPIC_MM = (0.5, 1.25, 3.0)
@@ -249,8 +249,8 @@ def greatest_difference(results: Results) -> float:
 def everything(prediction: Masks, reference: Masks, grid: Grid, runs: int) -> list[str]:
     """CPU time of all that `evaluate` scores of one patient, lesion-wise sets and lesion tables included."""
     try:
-        scoring = importlib.import_module("pipeline.scoring")
-        names = ("standard", *importlib.import_module("pipeline.lesionwise").LESIONWISE)
+        scoring = importlib.import_module("pipeline.score.case")
+        names = ("standard", *importlib.import_module("pipeline.score.lesionwise").LESIONWISE)
     except ImportError as error:
         return [f"Everything of one patient: not timed, {error}."]
     choices = (("standard",), ("standard", "brats2023-gli", "brats2023-met", "brats2024-gli"), names)

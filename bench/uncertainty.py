@@ -37,9 +37,9 @@ from data.grid import Grid
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from data.splits import fold_split
-from pipeline.metrics import dice
 from pipeline.predict.predictor import Predictor, Segmentation
-from pipeline.tables import write_table
+from pipeline.score.metrics import dice
+from pipeline.score.tables import write_table
 from transforms.postprocess import bounding_box
 
 NEIGHBOURHOOD_MM = 10.0

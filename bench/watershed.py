@@ -22,7 +22,7 @@ from data.case import Case
 from data.find.discover import discover_cases
 from pipeline.config import RunConfig
 from pipeline.predict.predictor import Predictor, region_masks
-from pipeline.scoring import score_case
+from pipeline.score.case import score_case
 from transforms.postprocess import label_components
 from transforms.watershed import split_touching
 

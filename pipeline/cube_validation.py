@@ -21,8 +21,8 @@ from data.labels import load_convention
 from data.splits import known_as
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.distributed import Process
-from pipeline.metrics import dice
 from pipeline.predict.predictor import Predictor
+from pipeline.score.metrics import dice
 from pipeline.training.sources.cubes import CUBE_CHANNELS, CUBE_CONVENTION, LesionCube, read_cubes
 
 Row = dict[str, float | str]

@@ -15,7 +15,7 @@ from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import REGIONS
 from data.visible import visible
 from pipeline.report.colours import REGION_COLOURS
-from pipeline.tables import csv_line, read_rows
+from pipeline.score.tables import csv_line, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

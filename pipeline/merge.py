@@ -25,11 +25,11 @@ from pipeline.case_task import (
     state_path,
 )
 from pipeline.execute.lock import output_lock
+from pipeline.score.tables import write_table
 from pipeline.segment import clean_output, own_results, report_of, write_results
 from pipeline.shards import FinishedShard, ShardCase, read_shard
 from pipeline.staging import stage
 from pipeline.state_file import read_state, results_are_there
-from pipeline.tables import write_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from typing import Any
 from data.io.write import write_text_atomically
 from pipeline.case_task import CaseTask, Row, metadata_version
 from pipeline.execute.executors import available_cpus, threads_of_each
-from pipeline.tables import text_cell
+from pipeline.score.tables import text_cell
 
 PACKAGES = (
     "brain-tumour-segmentation",

@@ -35,19 +35,19 @@ from pipeline.execute.cluster import own_share
 from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.overlap import Listener, listening
-from pipeline.lesions import sensitivity_by_size
 from pipeline.predict.allocation import tune_malloc
 from pipeline.predict.machine_memory import set_workers
 from pipeline.run_record import write_run_record
-from pipeline.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
-from pipeline.scoring import ScoreOptions, metric_columns
+from pipeline.score.case import ScoreOptions, metric_columns
+from pipeline.score.lesions import sensitivity_by_size
+from pipeline.score.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
+from pipeline.score.statistics import summarise_metrics
+from pipeline.score.tables import report_frame, write_table
 from pipeline.segment_case import error_row, segment_one
 from pipeline.segment_page import write_segment_page
 from pipeline.shards import Shard, record_path, write_shard_record
 from pipeline.staging import staging_folder
 from pipeline.state_file import STATE_TABLES, numbers_of, read_state
-from pipeline.statistics import summarise_metrics
-from pipeline.tables import report_frame, write_table
 
 if TYPE_CHECKING:
     import torch

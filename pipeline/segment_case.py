@@ -45,8 +45,8 @@ from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
 from pipeline.execute.executors import own_device
 from pipeline.execute.overlap import begin, enter, reserve
 from pipeline.predict.memory import ModelCost, has_room, one_window_bytes
-from pipeline.quality import quality_flags
-from pipeline.scoring import score_masks
+from pipeline.score.case import score_masks
+from pipeline.score.quality import quality_flags
 from pipeline.staging import Stage, stage
 from pipeline.state_file import finished_row
 

@@ -41,8 +41,8 @@ from pipeline.initial import initial_network
 from pipeline.predict.allocation import tune_malloc
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.sampling import PatchDataset
+from pipeline.score.tables import read_columns, write_table
 from pipeline.soup import flat_settings, soup_network
-from pipeline.tables import read_columns, write_table
 from pipeline.train import Trainee, train
 from pipeline.training.sources import Source, source_of
 from pipeline.training.sources.cubes import LesionCube

@@ -21,9 +21,9 @@ from networks.losses import build_loss, supervised_loss
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig
 from pipeline.distributed import Process
-from pipeline.metrics import overlap_scores
 from pipeline.predict.predictor import Predictor
 from pipeline.sampling import PatchDataset
+from pipeline.score.metrics import overlap_scores
 
 LOSS_BATCHES = 8
 """Batches of the recipe's size over which the validation loss is a mean; always the same ones."""
@@ -85,7 +85,7 @@ def _obstacle(case: Case, choice: ConventionChoice, config: RunConfig) -> str:
 def validate(model: Path, patients: Sequence[Reference], process: Process) -> list[dict[str, float | str]]:
     """One row for each patient: ``case`` and, per region that its reference tells, dice, tversky and accuracy.
 
-    A patient's columns are those of :func:`pipeline.metrics.overlap_scores` with the region behind, ``dice_WT``. The
+    A patient's columns are those of :func:`pipeline.score.metrics.overlap_scores` with the region behind, ``dice_WT``. The
     processes of a distributed run share the patients; each gets all rows.
 
     Raises

@@ -1,4 +1,4 @@
-"""pipeline/evaluate/run.py and pipeline/tables.py on small synthetic folders."""
+"""pipeline/evaluate/run.py and pipeline/score/tables.py on small synthetic folders."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from data.errors import ConventionError, UsageError
 from data.grid import Grid
 from pipeline.evaluate.pairs import system_names
 from pipeline.evaluate.run import evaluate
-from pipeline.score_tables import metrics_frame
-from pipeline.scoring import ScoreOptions, metric_columns, score_masks
-from pipeline.statistics import summarise_metrics
-from pipeline.tables import report_frame, text_cell, write_table
+from pipeline.score.case import ScoreOptions, metric_columns, score_masks
+from pipeline.score.score_tables import metrics_frame
+from pipeline.score.statistics import summarise_metrics
+from pipeline.score.tables import report_frame, text_cell, write_table
 from tests.test_scoring import masks
 
 SHAPE = (16, 16, 12)

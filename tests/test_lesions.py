@@ -19,14 +19,8 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from data.grid import Grid
-from pipeline.diameters import axial_diameters, slice_axis
-from pipeline.lesions import (
-    SIZE_CLASSES_ML,
-    detection_scores,
-    find_lesions,
-    lesion_table,
-    sensitivity_by_size,
-)
+from pipeline.score.diameters import axial_diameters, slice_axis
+from pipeline.score.lesions import SIZE_CLASSES_ML, detection_scores, find_lesions, lesion_table, sensitivity_by_size
 
 EVERYWHERE = np.ones((3, 3, 3), bool)
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6))
@@ -131,7 +125,7 @@ def test_the_longest_slice_counts_and_not_the_longest_extent_in_the_body() -> No
 
 @pytest.mark.parametrize("block", [1, 2**15])
 def test_a_thin_slice_among_many_wide_discs_is_not_overlooked(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.diameters.BLOCK", block)
+    monkeypatch.setattr("pipeline.score.diameters.BLOCK", block)
     # The box around a disc of radius 25 has a diagonal of 72, the disc a diameter of 51.4 (two of its corners); the
     # line is 60 x 1, hypot 60.008, and a chord across it is 1 / cos long: 1 / (60 / 60.008).
     disc = (np.indices((70, 70)) - 35) ** 2
@@ -449,14 +443,14 @@ def test_thousands_of_specks_cost_neither_a_table_of_each_with_each_nor_a_measur
     """A mask that is noise: 12,167 single voxels of 1 mm, of which each is its own match."""
     import tracemalloc
 
-    import pipeline.lesions
+    import pipeline.score.lesions
 
     mask = np.zeros((70, 70, 70), bool)
     mask[1::3, 1::3, 1::3] = True
     measured = []
-    measure = pipeline.lesions.axial_diameters
+    measure = pipeline.score.lesions.axial_diameters
     monkeypatch.setattr(
-        pipeline.lesions, "axial_diameters", lambda *a, **k: (measured.append(1), measure(*a, **k))[1]
+        pipeline.score.lesions, "axial_diameters", lambda *a, **k: (measured.append(1), measure(*a, **k))[1]
     )  # fmt: skip
     tracemalloc.start()
     try:

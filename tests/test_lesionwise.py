@@ -1,4 +1,4 @@
-"""pipeline/lesionwise.py against the official scripts' worked cases, hand-worked boxes, a slow rewriting and properties."""
+"""pipeline/score/lesionwise.py against the official scripts' worked cases, hand-worked boxes, a slow rewriting and properties."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from data.errors import InputError
-from pipeline.lesionwise import LESIONWISE, LesionwiseRules, dilate_18, lesionwise_scores, lesionwise_sets
-from pipeline.surface_elements import area_weighted_hd95_mm
+from pipeline.score.lesionwise import LESIONWISE, LesionwiseRules, dilate_18, lesionwise_scores, lesionwise_sets
+from pipeline.score.surface_elements import area_weighted_hd95_mm
 
 MM = (1.0, 1.0, 1.0)
 EMPTY = np.zeros((64, 64, 64), bool)

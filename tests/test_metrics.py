@@ -1,4 +1,4 @@
-"""pipeline/metrics.py against hand-worked geometry, MONAI, brute force, and properties."""
+"""pipeline/score/metrics.py against hand-worked geometry, MONAI, brute force, and properties."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from pipeline import metrics
+from pipeline.score import metrics
 
 SURFACE = ("hd_mm", "hd95_mm", "assd_mm", "nsd")
 VOLUME = ("volume_ml_prediction", "volume_ml_reference", "volume_error_ml", "volume_error_percent")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.grid import Grid
-from pipeline.quality import USUAL_DISAGREEMENT, USUAL_WHOLE_TUMOUR_ML, quality_flags
+from pipeline.score.quality import USUAL_DISAGREEMENT, USUAL_WHOLE_TUMOUR_ML, quality_flags
 
 
 def grid_of(shape=(20, 20, 20), spacing_mm=5.0, known=True) -> Grid:

@@ -26,9 +26,9 @@ from pipeline.history import read_history
 from pipeline.predict.engine_cache import _path as engine_path
 from pipeline.predict.engine_cache import load as load_engine
 from pipeline.report.patient import read_png
+from pipeline.score.tables import read_columns
 from pipeline.shards import read_shard, record_path
 from pipeline.state_file import read_state
-from pipeline.tables import read_columns
 from pipeline.training.sources.cubes import read_cubes
 from pipeline.training.tumour_shapes import CubeShape
 from pipeline.training_run import _lesion_score

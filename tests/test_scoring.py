@@ -1,4 +1,4 @@
-"""pipeline/scoring.py: one patient's masks to numbers that are known by hand."""
+"""pipeline/score/case.py: one patient's masks to numbers that are known by hand."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 
 from data.errors import UsageError
 from data.grid import Grid
-from pipeline.lesionwise import LESIONWISE
-from pipeline.metrics import STANDARD
-from pipeline.score_tables import (
+from pipeline.score.case import ScoreOptions, metric_columns, score_case, score_flags, score_masks
+from pipeline.score.lesionwise import LESIONWISE
+from pipeline.score.metrics import STANDARD
+from pipeline.score.score_tables import (
     detection_frame,
     lesion_file,
     lesions_frame,
@@ -19,7 +20,6 @@ from pipeline.score_tables import (
     pooled_detection,
     read_lesions,
 )
-from pipeline.scoring import ScoreOptions, metric_columns, score_case, score_flags, score_masks
 
 GRID = Grid((12, 8, 8), np.diag([3.0, 1, 1, 1]))
 

@@ -1,4 +1,4 @@
-"""pipeline/statistics.py and pipeline/significance.py: worked numbers, numpy and enumeration as oracles, symmetries."""
+"""pipeline/score/statistics.py and pipeline/score/significance.py: worked numbers, numpy and enumeration as oracles, symmetries."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, rankdata
 
-from pipeline.significance import bootstrap_intervals, signed_rank_p
-from pipeline.statistics import (
+from pipeline.score.significance import bootstrap_intervals, signed_rank_p
+from pipeline.score.statistics import (
     COMPARISON_COLUMNS,
     SUMMARY_COLUMNS,
     bootstrap_interval,

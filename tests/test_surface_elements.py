@@ -1,4 +1,4 @@
-"""pipeline/surface_elements.py against hand-worked geometry, DeepMind's published numbers, MONAI, and properties."""
+"""pipeline/score/surface_elements.py against hand-worked geometry, DeepMind's published numbers, MONAI, and properties."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from pipeline import surface_elements as se
+from pipeline.score import surface_elements as se
 
 ANISOTROPIC = (0.5, 1.25, 3.0)
 

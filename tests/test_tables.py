@@ -1,4 +1,4 @@
-"""pipeline/tables.py: cells that are exact and that no spreadsheet runs, columns in order, the summary of a wide table."""
+"""pipeline/score/tables.py: cells that are exact and that no spreadsheet runs, columns in order, the summary of a wide table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tables import REPORT_COLUMNS, csv_line, report_frame, text_cell, write_table
+from pipeline.score.tables import REPORT_COLUMNS, csv_line, report_frame, text_cell, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

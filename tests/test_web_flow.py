@@ -172,7 +172,7 @@ def test_an_earlier_result_of_slices_is_shown_on_the_volumes_that_the_run_wrote(
 def test_a_lesion_has_a_voxel_of_its_own_to_look_at(tmp_path):
     """A ring, whose centroid lies in its hole; a cube, whose centroid is its middle; and a row of another table."""
     from data.grid import Grid
-    from pipeline.lesions import lesion_table
+    from pipeline.score.lesions import lesion_table
     from pipeline.web.centres import lesion_centres
 
     mask = np.zeros((30, 20, 10), bool)

@@ -20,10 +20,10 @@ from data.io.read import Volume, read_label_map
 from data.labels import LabelConvention, count_labels
 from pipeline.evaluate.label_maps import LabelMap
 from pipeline.evaluate.pairs import Pair, settle_conventions
-from pipeline.lesions import sensitivity_by_size
-from pipeline.metrics import Mask
 from pipeline.report.background import read_background
-from pipeline.scoring import CaseScores, ScoreOptions, score_masks
+from pipeline.score.case import CaseScores, ScoreOptions, score_masks
+from pipeline.score.lesions import sensitivity_by_size
+from pipeline.score.metrics import Mask
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Outcome:
     lesions: list[Row] = field(default_factory=list)
     """Of lesions.csv, likewise."""
     detection: list[Row] = field(default_factory=list)
-    """Of :func:`pipeline.lesions.sensitivity_by_size`, for each region."""
+    """Of :func:`pipeline.score.lesions.sensitivity_by_size`, for each region."""
     seconds: float = 0.0
     """What scoring took; not in the row, which is the same for the same files."""
 
@@ -189,7 +189,7 @@ def _detection(scores: CaseScores) -> list[Row]:
 
 
 def _quality_flags(read: PairMasks) -> list[str]:
-    from pipeline.quality import quality_flags
+    from pipeline.score.quality import quality_flags
 
     # That a region is empty is said with its side by the scores' own flags.
     return [flag for flag in quality_flags(read.prediction, read.grid) if not flag.startswith("no ")]

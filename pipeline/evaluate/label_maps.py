@@ -15,7 +15,7 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.folder_names import folder_name, unique_folder_names
 from data.regular_file import read_json_object
-from pipeline.tables import read_columns, text_cell
+from pipeline.score.tables import read_columns, text_cell
 
 logger = logging.getLogger(__name__)
 

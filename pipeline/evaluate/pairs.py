@@ -14,7 +14,7 @@ from data.find.recognise import ConventionChoice, choose_conventions
 from data.io.read import read_label_map
 from data.labels import CONVENTIONS, LabelConvention, count_labels, load_convention
 from pipeline.evaluate.label_maps import LabelMap, by_patient, find_label_maps, matched_by_folder_name
-from pipeline.tables import text_cell
+from pipeline.score.tables import text_cell
 
 Labels = Collection[float]
 MapLabels = Callable[[Sequence[ImageSource]], Sequence[Labels]]

@@ -19,15 +19,9 @@ from pipeline.evaluate.page import draw_worst, write_evaluation_page
 from pipeline.evaluate.pairs import Labels, Pair, find_pairs, labels_of, system_names
 from pipeline.execute.executors import WORKER_DIED, run_tasks, spec_for
 from pipeline.execute.lock import output_lock, remove_temporary_files
-from pipeline.score_tables import (
-    DETECTION_COLUMNS,
-    LESION_COLUMNS,
-    lesion_file,
-    metrics_frame,
-    pooled_detection,
-)
-from pipeline.scoring import ScoreOptions, metric_columns
-from pipeline.tables import report_frame, text_cell, write_table
+from pipeline.score.case import ScoreOptions, metric_columns
+from pipeline.score.score_tables import DETECTION_COLUMNS, LESION_COLUMNS, lesion_file, metrics_frame, pooled_detection
+from pipeline.score.tables import report_frame, text_cell, write_table
 
 __all__ = ["ScoreOptions", "evaluate"]
 
@@ -213,7 +207,7 @@ class _Tables:
 
     def frames(self, options: ScoreOptions) -> dict[str, pd.DataFrame]:
         """Each CSV file's name and its table, but for lesions.csv."""
-        from pipeline.statistics import compare, compare_cases, summarise_metrics
+        from pipeline.score.statistics import compare, compare_cases, summarise_metrics
 
         report = report_frame(self.report)
         metrics = metrics_frame(self.regions, ["case", "system", *metric_columns(options)[1:]])

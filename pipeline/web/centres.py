@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from pipeline.lesions import find_lesions
+from pipeline.score.lesions import find_lesions
 from transforms.postprocess import bounding_box
 
 _NEAR_MM = 0.01
@@ -27,7 +27,7 @@ def lesion_centres(
     mask : (d1, d2, d3) bool
         Of one region, on ``grid``.
     rows : sequence of mappings
-        As of :func:`pipeline.lesions.lesion_table`: ``lesion``, ``voxels`` and ``centroid_x_mm`` and so on.
+        As of :func:`pipeline.score.lesions.lesion_table`: ``lesion``, ``voxels`` and ``centroid_x_mm`` and so on.
 
     Returns
     -------

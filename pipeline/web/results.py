@@ -26,8 +26,8 @@ from data.io.read import Volume, atomic_write, read_label_map
 from data.labels import LabelConvention, load_convention
 from data.regular_file import read_regular_file
 from pipeline.report.colours import label_colours, region_colour
-from pipeline.scoring import score_masks
-from pipeline.tables import LARGEST_TABLE
+from pipeline.score.case import score_masks
+from pipeline.score.tables import LARGEST_TABLE
 from pipeline.web.advice import for_page
 from pipeline.web.centres import lesion_centres
 from pipeline.web.view import turned, write_view

@@ -2,12 +2,12 @@
 
 Every function takes the rows of metrics.csv: one a case and region, a column a metric. A value that is not known (NaN)
 is counted nowhere. A region that is empty on one side or both is no unknown value: the empty rule of
-:mod:`pipeline.metrics` gave it a score, so it is in every mean, and the summary counts such patients beside it.
+:mod:`pipeline.score.metrics` gave it a score, so it is in every mean, and the summary counts such patients beside it.
 
 Intervals are of the mean over patients, 95 %, by the percentile bootstrap with a fixed seed, patients in the order of
 their ids: the same scores give the same interval. Differences are paired, patient by patient, and rounded to 1e-9, so
 that what is equal on paper is a tie. p is Wilcoxon's signed-rank test, two-sided, without the ties, and not corrected
-for the number of comparisons. The methods and their sources: :mod:`pipeline.significance`.
+for the number of comparisons. The methods and their sources: :mod:`pipeline.score.significance`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from data.labels import REGIONS
-from pipeline.significance import bootstrap_interval, bootstrap_intervals, signed_rank_p
+from pipeline.score.significance import bootstrap_interval, bootstrap_intervals, signed_rank_p
 
 __all__ = ["COMPARED", "bootstrap_interval", "compare", "compare_cases", "summarise_metrics"]
 

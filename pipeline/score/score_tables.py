@@ -13,8 +13,8 @@ import pandas as pd
 
 from data.io.read import atomic_write
 from data.labels import REGIONS
-from pipeline.lesions import sensitivity_by_size
-from pipeline.tables import csv_line
+from pipeline.score.lesions import sensitivity_by_size
+from pipeline.score.tables import csv_line
 
 LESION_COLUMNS = (
     "case", "region", "side", "lesion", "voxels", "volume_ml", "centroid_x_mm", "centroid_y_mm", "centroid_z_mm",
@@ -33,7 +33,7 @@ def metrics_frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
     rows : mappings from column to value
         ``CaseScores.regions`` with their case.
     columns : sequence of str
-        :func:`pipeline.scoring.metric_columns`, and ``system`` where several are compared.
+        :func:`pipeline.score.case.metric_columns`, and ``system`` where several are compared.
     """
     return _frame(rows, columns)
 
@@ -61,7 +61,7 @@ def detection_frame(lesions: Iterable[Row]) -> pd.DataFrame:
 
 
 def pooled_detection(rows: Iterable[Row]) -> pd.DataFrame:
-    """detection.csv from rows of :func:`pipeline.lesions.sensitivity_by_size` with their region, one set a patient."""
+    """detection.csv from rows of :func:`pipeline.score.lesions.sensitivity_by_size` with their region, one set a patient."""
     counts: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         total = counts.setdefault((row["region"], row["size_class"]), [0, 0])

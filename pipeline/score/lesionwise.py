@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data.errors import InputError
-from pipeline.surface_elements import (
+from pipeline.score.surface_elements import (
     Mask,
     checked_pair,
     robust_hausdorff_mm,

@@ -9,7 +9,7 @@ boundary voxel
     is the mask without its erosion by the cross-shaped neighbourhood, which is also what MONAI does [1]_.
 surface distance
     From the centre of a boundary voxel of one mask to the nearest centre of a boundary voxel of the other, in mm.
-    Other definitions (DeepMind's, weighted by area, is in :mod:`pipeline.surface_elements`; MedPy's 95th percentile is
+    Other definitions (DeepMind's, weighted by area, is in :mod:`pipeline.score.surface_elements`; MedPy's 95th percentile is
     that of both directions pooled) give other numbers.
 empty rule
     Per region: both masks empty is a perfect score (overlap and NSD 1, distances and volume errors 0); one of them
@@ -35,8 +35,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.surfaces import Distances, MaskPair, boundary, directed_distances_mm, mask_pair, surface_distances_mm
-from pipeline.surfaces import Mask as Mask
+from pipeline.score.surfaces import (
+    Distances,
+    MaskPair,
+    boundary,
+    directed_distances_mm,
+    mask_pair,
+    surface_distances_mm,
+)
+from pipeline.score.surfaces import Mask as Mask
 
 __all__ = [
     "PENALTY_MM",

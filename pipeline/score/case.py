@@ -1,7 +1,7 @@
 """One patient's masks to scores: a row of report.csv, rows of metrics.csv and lesions.csv. Used wherever masks are scored.
 
 A region is scored where prediction and reference both have it. What a number means, and what it is for empty masks and
-unknown spacing, stands in :mod:`pipeline.metrics`, :mod:`pipeline.lesionwise` and :mod:`pipeline.lesions`.
+unknown spacing, stands in :mod:`pipeline.score.metrics`, :mod:`pipeline.score.lesionwise` and :mod:`pipeline.score.lesions`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from data.errors import UsageError
 from data.grid import Grid
-from pipeline.lesions import detection_scores, lesion_table
-from pipeline.lesionwise import LESIONWISE, lesionwise_sets
-from pipeline.metrics import PENALTY_MM, STANDARD, Mask, region_scores, volume_ml
+from pipeline.score.lesions import detection_scores, lesion_table
+from pipeline.score.lesionwise import LESIONWISE, lesionwise_sets
+from pipeline.score.metrics import PENALTY_MM, STANDARD, Mask, region_scores, volume_ml
 
 __all__ = ["CaseScores", "ScoreOptions", "metric_columns", "score_case", "score_flags", "score_masks"]
 
@@ -41,7 +41,7 @@ class ScoreOptions:
     """
 
     metrics: tuple[str, ...] = ("standard",)
-    """"standard" (always there, named or not) and names of :data:`pipeline.lesionwise.LESIONWISE`."""
+    """"standard" (always there, named or not) and names of :data:`pipeline.score.lesionwise.LESIONWISE`."""
     tolerance_mm: float = 1.0
     """Of the normalised surface Dice (``nsd``)."""
     split_lesions: bool = False
@@ -105,7 +105,7 @@ def score_masks(
     Returns
     -------
     CaseScores
-        No regions give empty ones. Empty masks are scored by the empty rule of :mod:`pipeline.metrics`, and flagged.
+        No regions give empty ones. Empty masks are scored by the empty rule of :mod:`pipeline.score.metrics`, and flagged.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def score_case(
     grid : Grid
         Gives the spacing; distances are NaN where it is not known.
     penalty_mm : float
-        The distance that stands for a region which only one side has voxels of (empty rule of :mod:`pipeline.metrics`).
+        The distance that stands for a region which only one side has voxels of (empty rule of :mod:`pipeline.score.metrics`).
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Boundary voxels of two masks, and the distances in mm from each mask's boundary to the other's.
 
-Pure functions on boolean masks of any number of axes. They are the geometry under :mod:`pipeline.metrics`, whose
+Pure functions on boolean masks of any number of axes. They are the geometry under :mod:`pipeline.score.metrics`, whose
 docstring defines the boundary, the distance, and what an empty mask or an unknown spacing gives.
 
 Notes

@@ -6,7 +6,7 @@ lesion
     A 26-connected component of a region's mask; with ``split`` the parts into which
     :func:`transforms.watershed.split_touching` cuts it.
 axial slice, diameter, perpendicular
-    See :mod:`pipeline.diameters`.
+    See :mod:`pipeline.score.diameters`.
 found
     A lesion is found when at least one voxel of it is in a lesion of the other side.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from pipeline.diameters import AxialDiameters, axial_diameters, slice_axis
+from pipeline.score.diameters import AxialDiameters, axial_diameters, slice_axis
 from transforms.postprocess import bounding_box, label_components, union_box
 from transforms.watershed import split_touching
 

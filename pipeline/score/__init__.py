@@ -1,0 +1,1 @@
+"""Scores of masks: metrics, lesions, statistics, tables."""
