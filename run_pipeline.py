@@ -117,12 +117,12 @@ class Segment:
             raise UsageError(
                 f"--output {self.output} is the input folder; choose another, so that masks and images stay apart"
             )
-        from pipeline.shards import parse_shard
+        from pipeline.segment.shards import parse_shard
 
         shard = parse_shard(self.shard) if self.shard is not None else None
         output = shard.folder_in(self.output) if shard else self.output
         with output_lock(output):  # before torch, whose import takes seconds
-            from pipeline.segment import SegmentOptions, segment_cases
+            from pipeline.segment.run import SegmentOptions, segment_cases
 
             cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
             names = (field.name for field in fields(SegmentOptions) if field.name != "models")
@@ -158,7 +158,7 @@ class Merge:
     """Show the traceback of an error."""
 
     def run(self) -> int:
-        from pipeline.merge import merge_shards
+        from pipeline.segment.merge import merge_shards
 
         report = merge_shards(self.parts, self.output, interactive=self.interactive, command=_command_line())
         return _conclude(report, self.output, self.quiet)

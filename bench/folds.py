@@ -23,7 +23,7 @@ from data.case import Case
 from data.find.discover import discover_cases
 from data.splits import fold_split
 from pipeline.score.tables import write_table
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment.run import SegmentOptions, segment_cases
 from pipeline.training_run import TrainOptions, run_training
 
 

@@ -38,7 +38,7 @@ def measure(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
 
     from pipeline.predict.memory import stages
     from pipeline.predict.predictor import Predictor
-    from pipeline.segment import SegmentOptions, segment_cases
+    from pipeline.segment.run import SegmentOptions, segment_cases
 
     torch.set_num_threads(1)
     case = discover_cases(patients)[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from data.find.discover import discover_cases
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment.run import SegmentOptions, segment_cases
 
 KINDS = ("serial", "overlap")
 

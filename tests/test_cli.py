@@ -18,8 +18,8 @@ import pytest
 import run_pipeline
 from pipeline.checkpoint import open_checkpoint
 from pipeline.execute.lock import output_lock
-from pipeline.segment import SegmentOptions
-from pipeline.shards import Shard
+from pipeline.segment.run import SegmentOptions
+from pipeline.segment.shards import Shard
 from pipeline.training.sources import SOURCES
 from tests.conftest import make_model, read_mask
 
@@ -342,7 +342,7 @@ def test_segment_hands_every_option_on(tmp_path, phantoms, monkeypatch):
         asked.append((len(cases), output, options, given))
         return pd.DataFrame({"status": ["ok"]})
 
-    monkeypatch.setattr("pipeline.segment.segment_cases", segment_cases)
+    monkeypatch.setattr("pipeline.segment.run.segment_cases", segment_cases)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "segment", "a b"])
     given = (
         "--model m n --device cpu --engine torch --window 64 --level 2 --tta --convention msd --missing zero --save-probabilities --overwrite --executor "
@@ -367,7 +367,7 @@ def test_segment_hands_all_patients_and_the_part_on_with_a_folder_of_its_own(tmp
         asked.append((len(cases), output, given["shard"]))
         return pd.DataFrame({"status": ["ok"]})
 
-    monkeypatch.setattr("pipeline.segment.segment_cases", segment_cases)
+    monkeypatch.setattr("pipeline.segment.run.segment_cases", segment_cases)
     assert call("segment", phantoms, "-o", tmp_path, "--shard", "2/10", "--quiet") == 0
     assert asked == [(2, tmp_path / "shard-02-of-10", Shard(2, 10))]
     assert call("segment", phantoms, "-o", tmp_path, "--shard", "11/10") == 2

@@ -16,7 +16,7 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from pipeline.execute.executors import run_tasks
 from pipeline.execute.slurm import SlurmJobs
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment.run import SegmentOptions, segment_cases
 from tests.cluster_tasks import die_always, die_once, fail, process
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra `cluster`)")
@@ -68,7 +68,7 @@ def serial(patients, tiny_model, tmp_path_factory) -> Path:
 
 def segment(patients: Path, model: Path, output: Path, **how) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+        patch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
         segment_cases(discover_cases(patients), output, SegmentOptions(models=(str(model),)), **how)
 
 
@@ -84,7 +84,7 @@ def assert_same_results(output: Path, expected: Path) -> None:
 
 def predictors() -> tuple[int, int]:
     """How often this process was asked for a predictor, and how often it built one."""
-    from pipeline.segment_case import _predictor
+    from pipeline.segment.case import _predictor
 
     asked = _predictor.cache_info()
     return asked.hits + asked.misses, asked.misses

@@ -19,10 +19,10 @@ from data.io.read import read_label_map, write_label_map
 from pipeline.demo import run_demo
 from pipeline.evaluate.run import evaluate
 from pipeline.execute.lock import LOCK_NAME, output_lock
-from pipeline.merge import merge_shards
 from pipeline.predict import engine_cache
-from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.shards import parse_shard
+from pipeline.segment.merge import merge_shards
+from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.shards import parse_shard
 from pipeline.training_run import TrainOptions, _Run, run_training
 
 FIRST = "BraTS-GLI-90001-000"
@@ -30,7 +30,7 @@ FIRST = "BraTS-GLI-90001-000"
 
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch):
-    monkeypatch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+    monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture

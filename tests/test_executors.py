@@ -12,10 +12,10 @@ import pytest
 from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
 from data.find.recognise import ConventionChoice
-from pipeline.case_task import CaseTask
 from pipeline.execute.executors import CHOICES, EXECUTORS, make_executor, own_device, run_tasks, spec_for
-from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.segment_case import segment_one
+from pipeline.segment.case import segment_one
+from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.task import CaseTask
 
 SPECS = {"serial": ("serial", 1), "overlap": ("overlap", 3), "processes": ("processes:2", 2), "cuda": ("cuda:0,1", 2)}
 _started: list[str] = []
@@ -203,7 +203,7 @@ def test_a_card_that_is_not_there_cannot_start(phantoms, tiny_model, tmp_path):
 
 def predictors() -> tuple[int, int]:
     """How often this process was asked for a predictor, and how often it built one."""
-    from pipeline.segment_case import _predictor
+    from pipeline.segment.case import _predictor
 
     asked = _predictor.cache_info()
     return asked.hits + asked.misses, asked.misses

@@ -22,13 +22,13 @@ import pandas as pd
 import pytest
 
 import pipeline.report.preview
-import pipeline.segment
+import pipeline.segment.run
 import run_pipeline
 from data.find.discover import discover_cases
 from data.io import write
 from data.io.read import is_temporary_name
 from pipeline.score.tables import text_cell
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment.run import SegmentOptions, segment_cases
 from tests.conftest import read_mask
 from tests.faults import FAULTS, HEALTHY, Fault, Sown, small_model, sow, sow_healthy
 
@@ -103,7 +103,7 @@ def segment(root: Path, output: Path, model: Path, page: bool = False, **options
         patch.setattr(pipeline.report.preview, "write_preview", some)
         patch.setattr(write.os, "fsync", lambda _: None)
         if not page:
-            patch.setattr(pipeline.segment, "write_segment_page", lambda *_: None)
+            patch.setattr(pipeline.segment.run, "write_segment_page", lambda *_: None)
         with within(600):
             return segment_cases(discover_cases(root), output, SegmentOptions(models=(str(model),), **options))
 

@@ -11,7 +11,7 @@ import pytest
 from data.find.discover import discover_cases
 from pipeline.execute.executors import OverlappingExecutor, run_tasks
 from pipeline.execute.overlap import begin, enter, listening, reserve
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment.run import SegmentOptions, segment_cases
 
 PARTS = ("reading", "network", "scoring", "writing")
 
@@ -146,7 +146,7 @@ def test_shares_grow_from_0_and_never_fall_also_where_several_models_go_the_same
 
 
 def test_overlapping_cases_come_out_as_one_after_another_to_the_byte(phantoms, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+    monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
     options, seen = SegmentOptions(models=(str(tiny_model),), save_probabilities=True), []
     one = segment_cases(
         discover_cases(phantoms), tmp_path / "a", options, on_stage=lambda stage, share: seen.append((stage, share))

@@ -24,7 +24,7 @@ from pipeline.provenance import (
     with_earlier,
     with_parent,
 )
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment.run import SegmentOptions, segment_cases
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 

@@ -27,8 +27,8 @@ from pipeline.predict.engine_cache import _path as engine_path
 from pipeline.predict.engine_cache import load as load_engine
 from pipeline.report.patient import read_png
 from pipeline.score.tables import read_columns
-from pipeline.shards import read_shard, record_path
-from pipeline.state_file import read_state
+from pipeline.segment.shards import read_shard, record_path
+from pipeline.segment.state import read_state
 from pipeline.training.sources.cubes import read_cubes
 from pipeline.training.tumour_shapes import CubeShape
 from pipeline.training_run import _lesion_score
@@ -208,7 +208,7 @@ def test_json_with_a_key_twice_is_refused():
 
 
 def test_a_record_of_a_part_in_a_thousand_million_is_refused_at_once(tmp_path):
-    from pipeline.merge import merge_shards
+    from pipeline.segment.merge import merge_shards
 
     part = tmp_path / "part"
     record_path(part).parent.mkdir(parents=True)

@@ -28,8 +28,8 @@ from data.io.read import read_header
 from pipeline.checkpoint import choose_model
 from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.predict.predictor import Predictor
-from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.segment_case import STEPS_OF_PROBABILITY, in_steps
+from pipeline.segment.case import STEPS_OF_PROBABILITY, in_steps
+from pipeline.segment.run import SegmentOptions, segment_cases
 from tests.conftest import make_model, read_mask
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
@@ -45,7 +45,7 @@ def run(patients: Path, output: Path, model: Path, executor: str = "serial", **o
 def _quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the tests that ask for the page draw its charts, which take longer than the patients."""
     if "page" not in request.fixturenames:
-        monkeypatch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+        monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture
@@ -579,7 +579,7 @@ def test_a_state_file_of_an_older_version_is_of_an_unfinished_case(phantoms, tin
 
 def test_a_failed_patient_has_no_rows_of_an_earlier_run_in_any_table(patients, tiny_model, tmp_path, monkeypatch):
     run(patients, tmp_path / "out", tiny_model)
-    monkeypatch.setattr("pipeline.segment_case.finished_row", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("pipeline.segment.case.finished_row", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
     report = run(patients, tmp_path / "out", tiny_model)
     assert list(report["status"]) == ["error", "error"]
     for name in ("metrics.csv", "lesions.csv"):

@@ -16,9 +16,9 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.folder_names import unique_folder_names
 from data.io.read import MAX_VOXELS, read_volumes
-from pipeline import segment_case
 from pipeline.inspect import inspect_cases
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment import case as segment_case
+from pipeline.segment.run import SegmentOptions, segment_cases
 from tests.conftest import make_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,7 @@ MODALITIES = ("t1", "t1c", "t2", "flair")
 
 @pytest.fixture(autouse=True)
 def _nothing_loaded(monkeypatch):
-    monkeypatch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+    monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
     segment_case._predictor.cache_clear()
     yield
     segment_case._predictor.cache_clear()

@@ -15,9 +15,9 @@ import pytest
 import run_pipeline
 from data.errors import UsageError
 from data.find.discover import discover_cases
-from pipeline.merge import merge_shards
-from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.shards import Shard, parse_shard, record_path
+from pipeline.segment.merge import merge_shards
+from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.shards import Shard, parse_shard, record_path
 from tests.conftest import make_model
 
 TABLES = ("metrics.csv", "summary.csv", "lesions.csv", "detection.csv", "labels.txt", "labels.ctbl")
@@ -60,7 +60,7 @@ def segment(patients: Path, output: Path, model: Path, shard: Shard | None = Non
 @pytest.fixture(autouse=True, scope="module")
 def _quickly():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+        patch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
         yield
 
 
@@ -175,7 +175,7 @@ def test_merging_again_gives_the_same_and_takes_an_older_mask_away(parts, tmp_pa
 
 def test_a_later_run_on_the_merged_folder_does_nothing_again(patients, parts, tiny_model, tmp_path, monkeypatch):
     merge_shards(parts, tmp_path / "out")
-    monkeypatch.setattr("pipeline.segment_case._predictor", lambda *a, **k: pytest.fail("a case was done again"))
+    monkeypatch.setattr("pipeline.segment.case._predictor", lambda *a, **k: pytest.fail("a case was done again"))
     assert list(segment(patients, tmp_path / "out", tiny_model)["status"]).count("ok") == 4
 
 
@@ -271,13 +271,13 @@ def test_more_parts_than_patients_leave_some_empty(patients, tiny_model, whole, 
 def test_on_the_command_line_parts_go_beside_each_other_and_merge_gives_the_page(
     patients, tiny_model, tmp_path, capsys, monkeypatch
 ):
-    from pipeline.segment_page import write_segment_page
+    from pipeline.segment.page import write_segment_page
 
     output = patients / "results"  # the masks of the first part are no patients of the second
     common = ("segment", patients, "--model", tiny_model, "-o", output, "--quiet")
     for number in (1, 2):
         run_pipeline.main([str(a) for a in (*common, "--shard", f"{number}/2")])
-    monkeypatch.setattr("pipeline.segment.write_segment_page", write_segment_page)
+    monkeypatch.setattr("pipeline.segment.run.write_segment_page", write_segment_page)
     folders = [str(output / f"shard-{n}-of-2") for n in (1, 2)]
     assert run_pipeline.main(["merge", *folders, "-o", str(tmp_path / "out"), "--interactive", "P10"]) == 1
     assert "5 patients: 4 ok, 0 warn, 1 error" in capsys.readouterr().out

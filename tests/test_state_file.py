@@ -13,15 +13,15 @@ import pandas as pd
 import pytest
 
 from data.find.discover import discover_cases
-from pipeline.segment import SegmentOptions, segment_cases
-from pipeline.state_file import checked_row, read_state
+from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.state import checked_row, read_state
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+    monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def finished(phantoms, tiny_model, tmp_path_factory) -> Path:
     """An output folder, not to be changed."""
     output = tmp_path_factory.mktemp("state") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.segment.write_segment_page", lambda *a: None)
+        patch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
         run(phantoms, output, tiny_model)
     return output
 

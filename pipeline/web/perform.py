@@ -28,8 +28,8 @@ from data.folder_names import unique_folder_names
 from data.io.read import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
 from data.regular_file import read_json_object
-from pipeline.case_task import result_path, sha256_of
 from pipeline.execute.lock import remove_temporary_files
+from pipeline.segment.task import result_path, sha256_of
 from pipeline.web.advice import for_page
 from pipeline.web.checks import FILES, Request, case_of, check
 from pipeline.web.names import Received
@@ -57,7 +57,7 @@ def job_process(request: Request, emit: Emit) -> Any:
         import matplotlib.figure  # noqa: F401
 
         import pipeline.predict.predictor
-        import pipeline.segment  # noqa: F401
+        import pipeline.segment.run  # noqa: F401
         from pipeline.predict.device import choose_device
 
         choose_device("auto")
@@ -70,8 +70,8 @@ def job_process(request: Request, emit: Emit) -> Any:
 
 def segment(request: Request, emit: Emit) -> dict[str, Any]:
     """The same run as `segment` on the command line, for one patient; raises SegmentationError with its reason."""
-    from pipeline.segment import SegmentOptions, segment_cases
-    from pipeline.state_file import numbers_of, read_state
+    from pipeline.segment.run import SegmentOptions, segment_cases
+    from pipeline.segment.state import numbers_of, read_state
     from pipeline.web.results import Outcome, describe
 
     record = request["case"]
@@ -99,7 +99,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
 
 def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> dict[str, Any]:
     """The answer of a case with a mask: its result, what can be taken away, and the zip of that, written."""
-    from pipeline.state_file import plain_json
+    from pipeline.segment.state import plain_json
     from pipeline.web.results import offer
 
     here = Path.cwd()
@@ -122,7 +122,7 @@ def earlier_results(request: Request) -> dict[str, str]:
 def open_earlier(request: Request) -> dict[str, Any]:
     """A finished patient of a `segment` run's folder: its mask copied, its numbers read, its images packed."""
     from pipeline.evaluate.label_maps import find_label_maps
-    from pipeline.state_file import numbers_of, read_state
+    from pipeline.segment.state import numbers_of, read_state
     from pipeline.web.results import OF_A_RUN, Outcome, describe, read_row
 
     root = Path(request["data"])

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from data.find.discover import discover_cases
-from pipeline.segment import SegmentOptions, segment_cases
+from pipeline.segment.run import SegmentOptions, segment_cases
 from tests.faults import FAULTS, small_model, sow, sow_healthy
 
 

@@ -32,7 +32,15 @@ from data.io.read import (
 )
 from data.labels import count_labels, load_convention
 from data.plausibility import reference_doubts
-from pipeline.case_task import (
+from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
+from pipeline.execute.executors import own_device
+from pipeline.execute.overlap import begin, enter, reserve
+from pipeline.predict.memory import ModelCost, has_room, one_window_bytes
+from pipeline.score.case import score_masks
+from pipeline.score.quality import quality_flags
+from pipeline.segment.commit import Stage, stage
+from pipeline.segment.state import finished_row
+from pipeline.segment.task import (
     CaseTask,
     Row,
     identity,
@@ -41,14 +49,6 @@ from pipeline.case_task import (
     require_own_mask,
     result_path,
 )
-from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
-from pipeline.execute.executors import own_device
-from pipeline.execute.overlap import begin, enter, reserve
-from pipeline.predict.memory import ModelCost, has_room, one_window_bytes
-from pipeline.score.case import score_masks
-from pipeline.score.quality import quality_flags
-from pipeline.staging import Stage, stage
-from pipeline.state_file import finished_row
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from pipeline.predict.predictor import Predictor, Segmentation

@@ -17,19 +17,13 @@ from data.find.recognise import ConventionChoice
 from data.folder_names import unique_folder_names
 from data.io.write import atomic_write
 from data.regular_file import open_regular_file
-from pipeline.case_task import (
-    CaseTask,
-    remove_results,
-    require_own_mask,
-    result_names,
-    state_path,
-)
 from pipeline.execute.lock import output_lock
 from pipeline.score.tables import write_table
-from pipeline.segment import clean_output, own_results, report_of, write_results
-from pipeline.shards import FinishedShard, ShardCase, read_shard
-from pipeline.staging import stage
-from pipeline.state_file import read_state, results_are_there
+from pipeline.segment.commit import stage
+from pipeline.segment.run import clean_output, own_results, report_of, write_results
+from pipeline.segment.shards import FinishedShard, ShardCase, read_shard
+from pipeline.segment.state import read_state, results_are_there
+from pipeline.segment.task import CaseTask, remove_results, require_own_mask, result_names, state_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +48,7 @@ def merge_shards(
     output : Path
         Made if missing. Neither one of the parts nor around or inside one: `evaluate` would find each mask twice.
     interactive, command
-        As for :func:`pipeline.segment.segment_cases`.
+        As for :func:`pipeline.segment.run.segment_cases`.
 
     Returns
     -------
@@ -71,7 +65,7 @@ def merge_shards(
     Notes
     -----
     Files come as hard links where the file system can, which takes no space, else as copies; either way a patient's
-    files get their places together, see :mod:`pipeline.staging`. The pipeline never writes into an existing file, so
+    files get their places together, see :mod:`pipeline.segment.commit`. The pipeline never writes into an existing file, so
     that neither folder changes with the other; an editor that does would change both.
     """
     started, output = time.time(), Path(output)

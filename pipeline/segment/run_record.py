@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from data.io.write import write_text_atomically
-from pipeline.case_task import CaseTask, Row, metadata_version
 from pipeline.execute.executors import available_cpus, threads_of_each
 from pipeline.score.tables import text_cell
+from pipeline.segment.task import CaseTask, Row, metadata_version
 
 PACKAGES = (
     "brain-tumour-segmentation",

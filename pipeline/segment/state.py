@@ -16,9 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from data.labels import CONVENTIONS, REGIONS
 from data.regular_file import read_json
-from pipeline.case_task import CaseTask, Row, result_names, result_path, sha256_of, state_path
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.tables import COUNTS, METRICS
+from pipeline.segment.task import CaseTask, Row, result_names, result_path, sha256_of, state_path
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One run's patients in several parts, each segmented by a run of its own, and what a part tells :mod:`pipeline.merge`.
+"""One run's patients in several parts, each segmented by a run of its own, and what a part tells :mod:`pipeline.segment.merge`.
 
 For schedulers that start many commands and know nothing of one another (job arrays). Each part has an output folder of
 its own, because there is one run at a time on a folder. What a part computes depends on all patients: the names of their
@@ -21,16 +21,9 @@ from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.io.write import write_text_atomically
 from data.regular_file import read_json_object
-from pipeline.case_task import (
-    STATE_FOLDER,
-    CaseTask,
-    Row,
-    SegmentOptions,
-    metadata_version,
-    state_path,
-)
-from pipeline.run_record import PACKAGES
-from pipeline.state_file import Digest, Text, checked_row, plain_json, read_state
+from pipeline.segment.run_record import PACKAGES
+from pipeline.segment.state import Digest, Text, checked_row, plain_json, read_state
+from pipeline.segment.task import STATE_FOLDER, CaseTask, Row, SegmentOptions, metadata_version, state_path
 
 RECORD = "shard"
 """In the folder of state files, whose names end otherwise: there when the part's run has come to its end."""

@@ -21,15 +21,6 @@ from data.folder_names import unique_folder_names
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
 from data.own_folder import own_output
-from pipeline.case_task import (
-    RESULTS,
-    STATE_FOLDER,
-    CaseTask,
-    Row,
-    SegmentOptions,
-    result_path,
-    state_path,
-)
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
 from pipeline.execute.cluster import own_share
 from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
@@ -37,17 +28,18 @@ from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.overlap import Listener, listening
 from pipeline.predict.allocation import tune_malloc
 from pipeline.predict.machine_memory import set_workers
-from pipeline.run_record import write_run_record
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.lesions import sensitivity_by_size
 from pipeline.score.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
 from pipeline.score.statistics import summarise_metrics
 from pipeline.score.tables import report_frame, write_table
-from pipeline.segment_case import error_row, segment_one
-from pipeline.segment_page import write_segment_page
-from pipeline.shards import Shard, record_path, write_shard_record
-from pipeline.staging import staging_folder
-from pipeline.state_file import STATE_TABLES, numbers_of, read_state
+from pipeline.segment.case import error_row, segment_one
+from pipeline.segment.commit import staging_folder
+from pipeline.segment.page import write_segment_page
+from pipeline.segment.run_record import write_run_record
+from pipeline.segment.shards import Shard, record_path, write_shard_record
+from pipeline.segment.state import STATE_TABLES, numbers_of, read_state
+from pipeline.segment.task import RESULTS, STATE_FOLDER, CaseTask, Row, SegmentOptions, result_path, state_path
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +83,7 @@ def segment_cases(
     command : str
         The command line that asks for it, for run.json.
     shard : Shard, optional
-        Only this part of the cases, which :func:`pipeline.merge.merge_shards` puts together with the others; ``cases``
+        Only this part of the cases, which :func:`pipeline.segment.merge.merge_shards` puts together with the others; ``cases``
         are all of them, and ``output`` is this part's own.
 
     Returns
@@ -156,7 +148,7 @@ def write_results(
 ) -> None:
     """All that is made of report.csv and the cases' state files: tables, labels, run.json and the page.
 
-    ``how``, ``command``, ``started`` and ``more`` are for run.json, see :func:`pipeline.run_record.write_run_record`.
+    ``how``, ``command``, ``started`` and ``more`` are for run.json, see :func:`pipeline.segment.run_record.write_run_record`.
     """
     records, tables = _write_tables(output, tasks, report)
     used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))

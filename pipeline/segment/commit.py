@@ -12,7 +12,8 @@ from pathlib import Path
 from data.errors import UsageError
 from data.find.naming import MODALITIES
 from data.io.write import write_text_atomically
-from pipeline.case_task import (
+from pipeline.segment.state import plain_json
+from pipeline.segment.task import (
     STATE_FOLDER,
     CaseTask,
     Row,
@@ -24,7 +25,6 @@ from pipeline.case_task import (
     state_path,
     task_path,
 )
-from pipeline.state_file import plain_json
 
 
 def staging_folder(output: Path) -> Path:
@@ -40,7 +40,7 @@ class Stage:
         self.written: list[str] = []
 
     def path(self, what: str) -> Path:
-        """Where to write ``what``, see :func:`pipeline.case_task.result_path`."""
+        """Where to write ``what``, see :func:`pipeline.segment.task.result_path`."""
         self.written.append(what)
         return self.folder / result_path(self.task.output, self.task.folder, what, self.task.options.flat).name
 

@@ -1,0 +1,1 @@
+"""Segmentation of many cases: run, records, shards, page."""
