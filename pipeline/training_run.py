@@ -26,7 +26,6 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import LabelConvention, load_convention
-from data.own_folder import own_output
 from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from networks import Cascade
 from networks.losses import build_loss
@@ -35,6 +34,7 @@ from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.cube_validation import cubes_of, validate_cubes
 from pipeline.distributed import Process, joined
 from pipeline.execute.lock import output_lock, remove_stale_files, remove_temporary_files
+from pipeline.execute.own_folder import own_output
 from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend, restore
 from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.initial import initial_network
@@ -139,7 +139,7 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
 def own_training(output: Path, options: TrainOptions) -> Iterator[None]:
     """The lock of an output folder and the claim on all that a run may replace and remove in it.
 
-    See :func:`data.own_folder.own_output`.
+    See :func:`pipeline.execute.own_folder.own_output`.
     """
     written = (MODEL_NAME, LAST_NAME, "validation.csv", LESION_TABLE, "history.csv", "curves.png", "split.json",
                STATE_NAME, BEFORE_COOLDOWN, KEPT)  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data.own_folder import MARK, is_own_folder, make_own_folder, put_mark, remove_own_folder
+from pipeline.execute.own_folder import MARK, is_own_folder, make_own_folder, put_mark, remove_own_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,7 +88,7 @@ def test_what_could_not_be_removed_whole_is_still_ours(own, monkeypatch):
 
 MOUNTED = """
 import subprocess, sys
-from data.own_folder import remove_own_folder
+from pipeline.execute.own_folder import remove_own_folder
 from pathlib import Path
 foreign, place, own = map(Path, sys.argv[1:])
 subprocess.run(["mount", "--bind", foreign, place], check=True)

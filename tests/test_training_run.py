@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 
 from data.errors import ConventionError, InputError, TrainingError, UsageError
 from data.find.discover import discover_cases
-from data.own_folder import MARK
 from data.phantom.patient import write_phantom
 from data.splits import Split
 from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
 from pipeline.execute.lock import LOCK_NAME
+from pipeline.execute.own_folder import MARK
 from pipeline.history import read_history
 from pipeline.predict.predictor import Predictor
 from pipeline.training_run import TrainOptions, run_training

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from data.errors import InputError
-from data.own_folder import MARK
+from pipeline.execute.own_folder import MARK
 from pipeline.web.advice import for_page
 from pipeline.web.checks import case_of
 from pipeline.web.intake import _unpacked

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from data.errors import UsageError
-from data.own_folder import MARK
+from pipeline.execute.own_folder import MARK
 from pipeline.web.app import create_app
 from pipeline.web.settings import Settings
 from pipeline.web.store import Store

@@ -12,13 +12,13 @@ import pandas as pd
 from data.case import ImageSource
 from data.errors import UsageError
 from data.labels import load_convention
-from data.own_folder import own_output
 from data.regular_file import open_regular_file
 from pipeline.evaluate.case import Outcome, PairTask, Row, error_row, score_pair
 from pipeline.evaluate.page import draw_worst, write_evaluation_page
 from pipeline.evaluate.pairs import Labels, Pair, find_pairs, labels_of, system_names
 from pipeline.execute.executors import WORKER_DIED, run_tasks, spec_for
 from pipeline.execute.lock import output_lock, remove_temporary_files
+from pipeline.execute.own_folder import own_output
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.score_tables import DETECTION_COLUMNS, LESION_COLUMNS, lesion_file, metrics_frame, pooled_detection
 from pipeline.score.tables import report_frame, text_cell, write_table
@@ -125,7 +125,7 @@ _TABLES = ("report", "metrics", "lesions", "summary", "detection", "comparison",
 
 
 def _own_scores(output: Path) -> AbstractContextManager[None]:
-    """The claim of an evaluation on all that it may replace and remove, see :func:`data.own_folder.own_output`."""
+    """The claim of an evaluation on all that it may replace and remove, see :func:`pipeline.execute.own_folder.own_output`."""
     names = [output / name for name in (*(f"{table}.csv" for table in _TABLES), "report.html", "pictures")]
     earlier = False
     with suppress(OSError, ValueError), open_regular_file(output / "metrics.csv") as (table, _):

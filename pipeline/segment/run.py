@@ -20,12 +20,12 @@ from data.find.recognise import ConventionChoice, choose_conventions
 from data.folder_names import unique_folder_names
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
-from data.own_folder import own_output
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
 from pipeline.execute.cluster import own_share
 from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.overlap import Listener, listening
+from pipeline.execute.own_folder import own_output
 from pipeline.predict.allocation import tune_malloc
 from pipeline.predict.machine_memory import set_workers
 from pipeline.score.case import ScoreOptions, metric_columns
@@ -255,7 +255,7 @@ _TABLES = ("report", "metrics", "lesions", "summary", "detection")
 def own_results(output: Path, folders: Iterable[str], further: Sequence[Path] = ()) -> AbstractContextManager[None]:
     """The claim of a run on all that it may replace and remove, and on ``further`` folders below ``output``.
 
-    See :func:`data.own_folder.own_output`; ``folders`` are the cases'.
+    See :func:`pipeline.execute.own_folder.own_output`; ``folders`` are the cases'.
     """
     names = [*(f"{table}.csv" for table in _TABLES), "run.json", "report.html", STATE_FOLDER]
     names += [path.name for pattern in ("labels*.txt", "labels*.ctbl") for path in output.glob(pattern)]

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from data.errors import UsageError
-from data.own_folder import is_own_folder, make_own_folder, put_mark, remove_own_folder
 from pipeline.execute.lock import remove_temporary_files
+from pipeline.execute.own_folder import is_own_folder, make_own_folder, put_mark, remove_own_folder
 
 log = logging.getLogger(__name__)
 
