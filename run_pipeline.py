@@ -307,7 +307,7 @@ class Train:
             return self._train(leads)
 
     def _train(self, leads: bool) -> int:
-        from pipeline.training_run import TrainOptions, run_training
+        from pipeline.training.run import TrainOptions, run_training
 
         names = (field.name for field in fields(TrainOptions) if field.name not in ("command", "on_step"))
         options = {name: getattr(self, name) for name in names}

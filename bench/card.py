@@ -34,21 +34,18 @@ from data.case import Case
 from data.errors import SegmentationError, UsageError
 from data.find.discover import discover_cases
 from data.io.write import write_bytes_atomically, write_text_atomically
-from data.splits import Split
-from pipeline.case_cache import open_array, write_array
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
-from pipeline.cube_validation import cube_files_of
-from pipeline.distributed import joined
 from pipeline.execute.lock import output_lock, remove_temporary_files
-from pipeline.extension import BEFORE_COOLDOWN, STATE_NAME
-from pipeline.history import EpochRecord
 from pipeline.predict.allocation import tune_malloc
 from pipeline.provenance import as_listing, entries_of, patient_entries
-from pipeline.sampling import PatchDataset
-from pipeline.training.sources import SOURCES
-from pipeline.training_cases import Entry, TrainingCase, cached_cases, patient_cases
-from pipeline.training_run import (
+from pipeline.training.cache import open_array, write_array
+from pipeline.training.cases import Entry, TrainingCase, cached_cases, patient_cases
+from pipeline.training.cube_validation import cube_files_of
+from pipeline.training.distributed import joined
+from pipeline.training.progress.extension import BEFORE_COOLDOWN, STATE_NAME
+from pipeline.training.progress.history import EpochRecord
+from pipeline.training.run import (
     KEPT,
     LAST_NAME,
     MODEL_NAME,
@@ -69,7 +66,10 @@ from pipeline.training_run import (
     wanted_names,
     whole_patients,
 )
-from pipeline.validation import references
+from pipeline.training.sampling import PatchDataset
+from pipeline.training.sources import SOURCES
+from pipeline.training.splits import Split
+from pipeline.training.validation import references
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ BROUGHT_BACK = (
     f"{KEPT}/epoch_*.safetensors",
 )
 PREFETCHED = 4
-"""Batches that each loading process holds ready (pipeline.train)."""
+"""Batches that each loading process holds ready (pipeline.training.loop)."""
 
 
 # Here
@@ -127,7 +127,7 @@ def pack(patients: Path, recipe: str, output: Path, options: TrainOptions, part_
     Raises
     ------
     data.errors.SegmentationError
-        As for :func:`pipeline.training_run.run_training`; or a cascade's first stage is not given.
+        As for :func:`pipeline.training.run.run_training`; or a cascade's first stage is not given.
     """
     assert options.cache is not None
     config, cache, workers = checked(load_recipe(recipe), recipe, options), options.cache, options.workers
@@ -243,7 +243,7 @@ def train_on_card(
     Raises
     ------
     data.errors.SegmentationError
-        A part is missing or damaged, or as for :func:`pipeline.training_run.run_training`.
+        A part is missing or damaged, or as for :func:`pipeline.training.run.run_training`.
     """
     start, cache = time.monotonic(), cache or parts / "unpacked"
     index = read_index(parts)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from data.io.write import is_temporary_name
 from pipeline.execute.lock import LOCK_NAME
-from pipeline.training_run import STATE_NAME
-from pipeline.training_state import load_state
+from pipeline.training.progress.state import load_state
+from pipeline.training.run import STATE_NAME
 
 Files = dict[str, bytes]
 Found = list[str]

@@ -2,7 +2,7 @@
 
     python -m bench.cubes CUBES --split FILE --model NAME ... [--output FILE]
 
-CUBES is the folder of the lesions (pipeline.cube_validation), FILE a split with the list ``set_aside`` (bench.sides).
+CUBES is the folder of the lesions (pipeline.training.cube_validation), FILE a split with the list ``set_aside`` (bench.sides).
 Each lesion stands alone: the network sees zeros outside of its cube, and no component is removed. With --output: a table
 (CSV) with one row for each model and lesion. A model that has learnt from one of the patients is refused, see
 bench.heldout; --seen scores it all the same.
@@ -20,13 +20,13 @@ import pandas as pd
 import torch
 
 from data.errors import SegmentationError, UsageError
-from data.splits import read_split
 from pipeline.checkpoint import Checkpoint, open_checkpoint
-from pipeline.cube_validation import cubes_of, validate_cubes, without_empty
-from pipeline.distributed import Process
 from pipeline.provenance import why_seen
 from pipeline.score.tables import write_table
-from pipeline.validation import mean_scores
+from pipeline.training.cube_validation import cubes_of, validate_cubes, without_empty
+from pipeline.training.distributed import Process
+from pipeline.training.splits import read_split
+from pipeline.training.validation import mean_scores
 
 REGIONS = ("WT", "TC", "ET")
 

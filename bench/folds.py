@@ -21,10 +21,10 @@ import pandas as pd
 from bench.heldout import as_markdown, score_missing, score_patients
 from data.case import Case
 from data.find.discover import discover_cases
-from data.splits import fold_split
 from pipeline.score.tables import write_table
 from pipeline.segment.run import SegmentOptions, segment_cases
-from pipeline.training_run import TrainOptions, run_training
+from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.splits import fold_split
 
 
 def train_fold(patients: Path, recipe: str, output: Path, folds: int, fold: int, arguments: argparse.Namespace) -> Path:

@@ -28,13 +28,13 @@ import yaml
 
 from bench.slices import mean_dice, score_slices, slices_of
 from data.find.discover import discover_cases
-from data.splits import read_split
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
-from pipeline.cube_validation import cubes_of, validate_cubes
-from pipeline.distributed import Process
-from pipeline.training_run import LAST_NAME, TrainOptions, run_training
-from pipeline.validation import mean_scores, references, validate
+from pipeline.training.cube_validation import cubes_of, validate_cubes
+from pipeline.training.distributed import Process
+from pipeline.training.run import LAST_NAME, TrainOptions, run_training
+from pipeline.training.splits import read_split
+from pipeline.training.validation import mean_scores, references, validate
 
 
 @dataclass(frozen=True)

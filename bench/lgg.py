@@ -23,11 +23,11 @@ from data.case import Case
 from data.find.discover import discover_cases
 from data.io.read import read_label_map
 from data.labels import load_convention
-from data.splits import match_split, read_split
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predict.predictor import Predictor
 from pipeline.score.metrics import dice, overlap_scores
 from pipeline.score.tables import write_table
+from pipeline.training.splits import match_split, read_split
 
 POOLED = ("accuracy", "sensitivity", "specificity", "tversky")
 

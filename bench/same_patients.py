@@ -122,7 +122,7 @@ def _image(array: np.ndarray, spacing_mm: tuple[float, ...]) -> sitk.Image:
 def _all_sets(data: Path, split: Path | None, output: Path | None) -> int:
     """Write who shares whom; the exit status."""
     from bench.shared_patients import shared, summary, two_sides, unnamed
-    from data.splits import read_split
+    from pipeline.training.splits import read_split
 
     table, remarks = shared(data)
     if output:

@@ -2,7 +2,7 @@
 
     python -m bench.slices SLICES --split FILE --model NAME ... [--output FILE]
 
-SLICES is the folder of the slices (pipeline.slice_files), FILE a split with the list ``set_aside`` (bench.sides). Other
+SLICES is the folder of the slices (pipeline.training.sources.slice_files), FILE a split with the list ``set_aside`` (bench.sides). Other
 than the lesions of bench.cubes they show a tumour among normal brain, and tumours of every size; but a slice stands alone
 here: it is shown as its own neighbour, in a slab of `THICKNESS` slices, and its middle one is scored. No component is
 removed. Dice is the mean over the patients, of each the mean of the slices that have the region. A model that has learnt
@@ -27,13 +27,13 @@ import pandas as pd
 from bench.cubes import refuse_seen
 from data.case import Case, ImageSource
 from data.errors import SegmentationError
-from data.splits import known_as, read_split
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import PreprocessConfig
 from pipeline.predict.predictor import Predictor
 from pipeline.score.metrics import dice
 from pipeline.score.tables import write_table
-from pipeline.slice_files import SLICE_CHANNELS, SLICE_REGIONS, read_slice_file, slice_files
+from pipeline.training.sources.slice_files import SLICE_CHANNELS, SLICE_REGIONS, read_slice_file, slice_files
+from pipeline.training.splits import known_as, read_split
 
 THICKNESS = 9
 """Slices of 1 mm: as far as any network of ours looks to the sides."""

@@ -21,9 +21,9 @@ import yaml
 from bench.heldout import as_markdown, score_patients
 from data.find.discover import discover_cases
 from data.io.write import write_text_atomically
-from data.splits import fold_split
 from pipeline.score.tables import write_table
-from pipeline.training_run import TrainOptions, run_training
+from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.splits import fold_split
 
 SYSTEMS = ("patients", "synthetic", "synthetic, then patients")
 

@@ -24,7 +24,7 @@ import numpy as np
 
 def synthetic_case(seed: int, config: Any) -> Any:
     """A brain of noise with a tumour in it, 72 x 90 x 70 voxels, as it comes out of the cache."""
-    from pipeline.training_cases import TrainingCase
+    from pipeline.training.cases import TrainingCase
 
     generator, shape = np.random.default_rng(seed), (72, 90, 70)
     place = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
@@ -47,11 +47,11 @@ def answer_turns(recipe: str, steps: int) -> None:
     import torch
 
     from networks.losses import build_loss
-    from pipeline import training_run
     from pipeline.config import load_recipe
-    from pipeline.distributed import Process
-    from pipeline.sampling import PatchDataset
-    from pipeline.train import Trainee, _batches, _learn
+    from pipeline.training import run as training_run
+    from pipeline.training.distributed import Process
+    from pipeline.training.loop import Trainee, _batches, _learn
+    from pipeline.training.sampling import PatchDataset
 
     torch.set_num_threads(1)
     getattr(training_run, "tune_malloc", lambda: None)()  # an older checkout leaves malloc as it is

@@ -54,10 +54,10 @@ from data.labels import count_labels, load_convention
 from networks import build_network
 from networks.losses import build_loss
 from pipeline.config import RunConfig, load_recipe
-from pipeline.distributed import Process
-from pipeline.sampling import PatchDataset
-from pipeline.train import Trainee, _batches, _learn
-from pipeline.training_cases import patient_cases
+from pipeline.training.cases import patient_cases
+from pipeline.training.distributed import Process
+from pipeline.training.loop import Trainee, _batches, _learn
+from pipeline.training.sampling import PatchDataset
 
 
 def region_channels(cases: list[Case], config: RunConfig) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -22,9 +22,9 @@ COLOURS = ("lime", "red", "yellow", "cyan")
 def main(arguments: Sequence[str] | None = None) -> None:
     from data.find.discover import discover_cases
     from pipeline.config import load_recipe
-    from pipeline.sampling import PatchDataset
+    from pipeline.training.cases import patient_cases
+    from pipeline.training.sampling import PatchDataset
     from pipeline.training.sources import source_of
-    from pipeline.training_cases import patient_cases
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patients", type=Path)

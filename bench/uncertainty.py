@@ -36,10 +36,10 @@ from data.find.recognise import choose_conventions
 from data.grid import Grid
 from data.io.read import read_label_map
 from data.labels import count_labels, load_convention
-from data.splits import fold_split
 from pipeline.predict.predictor import Predictor, Segmentation
 from pipeline.score.metrics import dice
 from pipeline.score.tables import write_table
+from pipeline.training.splits import fold_split
 from transforms.postprocess import bounding_box
 
 NEIGHBOURHOOD_MM = 10.0

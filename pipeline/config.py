@@ -201,7 +201,7 @@ class LossConfig(Strict):
 
 
 class ScheduleConfig(Strict):
-    """The learning rate over the epochs (see pipeline.schedule)."""
+    """The learning rate over the epochs (see pipeline.training.progress.schedule)."""
 
     name: Literal["cosine", "polynomial", "plateau", "constant", "constant_cooldown"] = "cosine"
     warmup_steps: int = Field(default=50, ge=0)

@@ -22,15 +22,15 @@ from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
 from networks import build_network
-from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import load_recipe, parse_config
-from pipeline.distributed import Process
-from pipeline.history import read_history
 from pipeline.predict.predictor import Predictor
-from pipeline.sampling import PatchDataset
-from pipeline.train import _batches
-from pipeline.training_run import TrainOptions, chosen_cases, run_training
+from pipeline.training import run as training_run
+from pipeline.training.distributed import Process
+from pipeline.training.loop import _batches
+from pipeline.training.progress.history import read_history
+from pipeline.training.run import TrainOptions, chosen_cases, run_training
+from pipeline.training.sampling import PatchDataset
 from tests.test_sources import write_cube
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from networks import Cascade, build_network
-from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
-from pipeline.initial import initial_network
 from pipeline.predict.predictor import Predictor
-from pipeline.training_run import TrainOptions, run_training
+from pipeline.training import run as training_run
+from pipeline.training.initial import initial_network
+from pipeline.training.run import TrainOptions, run_training
 from tests.conftest import cascade_settings, make_model
 
 

@@ -308,7 +308,7 @@ def test_train_hands_every_option_on_and_says_where_the_model_is(tmp_path, monke
         asked.append(arguments)
         return tmp_path / "model.safetensors"
 
-    monkeypatch.setattr("pipeline.training_run.run_training", run_training)
+    monkeypatch.setattr("pipeline.training.run.run_training", run_training)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "train", "a b"])
     given = "--device cpu --folds 3 --fold all --extra x y --leave-out p q --convention msd --init m --resume --minutes 2 --workers 4"
     assert call("train", "a b", "--recipe", "demo", "--output", tmp_path, *given.split()) == 0

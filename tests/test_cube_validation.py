@@ -13,10 +13,10 @@ import torch
 
 from bench import cubes as bench_cubes
 from data.errors import InputError, UsageError
-from pipeline import cube_validation
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
-from pipeline.cube_validation import cube_predictor, cubes_of, validate_cubes, without_empty
-from pipeline.distributed import Process
+from pipeline.training import cube_validation
+from pipeline.training.cube_validation import cube_predictor, cubes_of, validate_cubes, without_empty
+from pipeline.training.distributed import Process
 from tests.conftest import make_model
 
 ALONE = Process(0, 1, torch.device("cpu"))

@@ -23,7 +23,7 @@ from pipeline.predict import engine_cache
 from pipeline.segment.merge import merge_shards
 from pipeline.segment.run import SegmentOptions, segment_cases
 from pipeline.segment.shards import parse_shard
-from pipeline.training_run import TrainOptions, _Run, run_training
+from pipeline.training.run import TrainOptions, _Run, run_training
 
 FIRST = "BraTS-GLI-90001-000"
 
@@ -117,7 +117,7 @@ def test_a_fifo_in_the_place_of_scores_is_refused_and_not_waited_for(phantoms, t
 @pytest.fixture
 def begun(monkeypatch):
     """A training that begins has failed the test, and is not waited for."""
-    monkeypatch.setattr("pipeline.training_run._run_in", lambda *a: pytest.fail("the training began"))
+    monkeypatch.setattr("pipeline.training.run._run_in", lambda *a: pytest.fail("the training began"))
 
 
 @pytest.mark.usefixtures("begun")

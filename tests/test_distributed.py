@@ -15,9 +15,9 @@ import yaml
 
 from data.errors import UsageError
 from data.phantom.patient import write_phantom
-from pipeline.distributed import Process, joined
-from pipeline.history import read_history
-from pipeline.training_run import TrainOptions, _check_batch, run_training
+from pipeline.training.distributed import Process, joined
+from pipeline.training.progress.history import read_history
+from pipeline.training.run import TrainOptions, _check_batch, run_training
 from tests.test_training_run import ROOT, write_recipe
 
 

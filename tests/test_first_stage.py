@@ -10,8 +10,8 @@ import torch
 from numpy.random import RandomState
 
 from pipeline.config import parse_config
-from pipeline.sampling import PatchDataset
-from pipeline.training_cases import TrainingCase
+from pipeline.training.cases import TrainingCase
+from pipeline.training.sampling import PatchDataset
 from tests.conftest import cascade_settings
 from tests.test_sampling import STILL
 from transforms.augment import crop_size, training_chain

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.errors import UsageError
-from pipeline.history import (
+from pipeline.report.colours import REGION_COLOURS
+from pipeline.training.progress.history import (
     EpochRecord,
     best_epoch,
     curves_figure,
@@ -27,7 +28,6 @@ from pipeline.history import (
     read_history,
     write_history,
 )
-from pipeline.report.colours import REGION_COLOURS
 
 PANELS = ["Loss", "Dice", "Tversky index", "Pixel accuracy", "Learning rate"]
 
@@ -369,7 +369,7 @@ def test_a_resumed_run_hides_the_epochs_that_it_repeats(fake_tensorboard, tmp_pa
 
 def test_without_tensorboard_nothing_is_written_and_one_line_says_so(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with caplog.at_level(logging.INFO, logger="pipeline.history"):
+    with caplog.at_level(logging.INFO, logger="pipeline.training.progress.history"):
         add = open_tensorboard(tmp_path / "events")
         add(record(1))
         add(record(2))

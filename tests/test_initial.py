@@ -1,4 +1,4 @@
-"""pipeline/initial.py: what fits is taken and what does not is said; a file that brings nothing is refused."""
+"""pipeline/training/initial.py: what fits is taken and what does not is said; a file that brings nothing is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.errors import CheckpointError, UsageError
 from networks import VGG19UNet, build_network
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import RunConfig, parse_config
-from pipeline.initial import initial_network
+from pipeline.training.initial import initial_network
 from tests.test_vgg19_unet import POOLINGS, SMALL, torchvision_vgg19_bn
 
 

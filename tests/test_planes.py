@@ -22,7 +22,6 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
 from networks import ARCHITECTURES, RESOLUTIONS, SPATIAL_DIMS, build_network
-from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import RECIPES, RunConfig, load_recipe, parse_config
 from pipeline.predict import cascade as cascade_module
@@ -32,9 +31,10 @@ from pipeline.predict.memory import HEADROOM, ModelCost, one_window_bytes, stage
 from pipeline.predict.openvino import installed
 from pipeline.predict.passes import Pass, passes
 from pipeline.predict.predictor import Predictor
-from pipeline.sampling import PatchDataset
-from pipeline.training_cases import TrainingCase
-from pipeline.training_run import TrainOptions, run_training
+from pipeline.training import run as training_run
+from pipeline.training.cases import TrainingCase
+from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.sampling import PatchDataset
 from tests.conftest import cascade_settings, make_cascade, make_model
 from tests.test_memory import config as sized
 from tests.test_memory import four
@@ -476,7 +476,7 @@ def test_a_first_stages_coarseness_is_turned_with_the_slices(monkeypatch: pytest
         given.append(list(coarseness))
         return shares
 
-    monkeypatch.setattr("pipeline.sampling.simulated_first_stage", simulated)
+    monkeypatch.setattr("pipeline.training.sampling.simulated_first_stage", simulated)
     case = make_case(shape=(30, 30, 30))
     case = replace(case, voxels=np.ones((7, 30, 30, 30), np.float16), n_images=4)
     dataset = PatchDataset([case], parse_config(settings, "test"))

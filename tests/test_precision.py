@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline import precision
 from pipeline.config import TrainingConfig
-from pipeline.precision import product_type
+from pipeline.training import precision
+from pipeline.training.precision import product_type
 
 
 @pytest.mark.parametrize(

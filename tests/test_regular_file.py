@@ -16,23 +16,23 @@ import pytest
 from data.errors import SegmentationError, UsageError
 from data.find.earlier_run import read_earlier_run
 from data.regular_file import MOST_VALUES, parse_json, read_json_object
-from data.splits import read_split
 from data.strict_yaml import read_strict_yaml
-from pipeline.case_cache import open_array
 from pipeline.checkpoint import open_checkpoint
 from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.execute.lock import output_lock
-from pipeline.history import read_history
 from pipeline.predict.engine_cache import _path as engine_path
 from pipeline.predict.engine_cache import load as load_engine
 from pipeline.report.patient import read_png
 from pipeline.score.tables import read_columns
 from pipeline.segment.shards import read_shard, record_path
 from pipeline.segment.state import read_state
+from pipeline.training.cache import open_array
+from pipeline.training.progress.history import read_history
+from pipeline.training.progress.state import load_state
+from pipeline.training.run import _lesion_score
 from pipeline.training.sources.cubes import read_cubes
-from pipeline.training.tumour_shapes import CubeShape
-from pipeline.training_run import _lesion_score
-from pipeline.training_state import load_state
+from pipeline.training.sources.tumour_shapes import CubeShape
+from pipeline.training.splits import read_split
 
 # Every reader with the name that its file has in a folder.
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -177,7 +177,7 @@ def test_the_score_of_lesions_is_the_mean_over_regions_of_the_cells_that_are_tol
 
 def test_a_file_to_learn_from_that_goes_on_for_terabytes_is_refused_before_it_is_read(tmp_path):
     from data.errors import InputError
-    from pipeline.case_cache import file_digest
+    from pipeline.training.cache import file_digest
 
     _sparse(tmp_path / "P.npz")
     with pytest.raises(InputError, match="P.npz: has 4398046511104 bytes, more than the 2147483648"):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import ScheduleConfig
-from pipeline.schedule import cools_down, plateau_factor, rate_factor, stalled
+from pipeline.training.progress.schedule import cools_down, plateau_factor, rate_factor, stalled
 
 NO_WARM_UP = {"warmup_steps": 0}
 

@@ -11,8 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UsageError
-from data.splits import SAME_PATIENT, Split, fold_split, known_as, match_split, patient_id, perhaps_one_of, read_split
 from data.strict_yaml import read_strict_yaml
+from pipeline.training.splits import (
+    SAME_PATIENT,
+    Split,
+    fold_split,
+    known_as,
+    match_split,
+    patient_id,
+    perhaps_one_of,
+    read_split,
+)
 from tests.conftest import SHARED
 
 

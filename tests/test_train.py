@@ -17,10 +17,10 @@ from data.errors import TrainingError
 from networks import ARCHITECTURES, SPATIAL_DIMS
 from networks.losses import LOSSES, build_loss
 from pipeline.config import RunConfig, parse_config
-from pipeline.distributed import Process
-from pipeline.sampling import PatchDataset
-from pipeline.train import Trainee, _average_with_warm_up, _batches, _learn, train
-from pipeline.training_cases import TrainingCase
+from pipeline.training.cases import TrainingCase
+from pipeline.training.distributed import Process
+from pipeline.training.loop import Trainee, _average_with_warm_up, _batches, _learn, train
+from pipeline.training.sampling import PatchDataset
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
@@ -209,7 +209,7 @@ def test_between_validations_no_loss_is_taken_for_a_score(cases, monkeypatch):
     plateau = {"name": "plateau", "patience": 1, "factor": 0.5, "warmup_steps": 0}
     config = recipe(epochs=6, steps_per_epoch=1, validate_every=6, schedule=plateau)
     losses = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    monkeypatch.setattr("pipeline.train._learn", lambda *_: next(losses))
+    monkeypatch.setattr("pipeline.training.loop._learn", lambda *_: next(losses))
     trainee = run(cases, config, validate=scored(0.5))
     assert {record.learning_rate for record in trainee.records} == {0.01}
     losses = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
@@ -219,7 +219,7 @@ def test_between_validations_no_loss_is_taken_for_a_score(cases, monkeypatch):
 
 def test_when_its_time_is_up_it_ends_the_epoch_and_validates(cases, monkeypatch):
     clock = itertools.count(0, 6)  # six seconds pass whenever it is asked
-    monkeypatch.setattr("pipeline.train.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("pipeline.training.loop.time.monotonic", lambda: float(next(clock)))
     config = recipe(epochs=50, steps_per_epoch=1000, validate_every=50, stopping={"minutes": 1.0})
     trainee = run(cases, config, validate=scored(0.5))
     (record,) = trainee.records
@@ -232,7 +232,7 @@ def test_with_validate_minutes_it_validates_when_so_much_time_has_passed_since_t
     clock = itertools.count(
         0, 15
     )  # a quarter of a minute whenever it is asked: at the start, then once or twice an epoch
-    monkeypatch.setattr("pipeline.train.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("pipeline.training.loop.time.monotonic", lambda: float(next(clock)))
     config = recipe(epochs=9, steps_per_epoch=1, validate_every=1, validate_minutes=0.75)
     records = run(cases, config, validate=scored(*[0.5] * 9)).records
     # .25, .5, .75 (validated, over at 1.0), 1.25, 1.5, 1.75 (over at 2.0), 2.25, 2.5 and the last at 2.75.
@@ -242,7 +242,7 @@ def test_with_validate_minutes_it_validates_when_so_much_time_has_passed_since_t
 
 def test_the_schedule_follows_the_clock_where_that_is_ahead(cases, monkeypatch):
     clock = itertools.count(0, 6)
-    monkeypatch.setattr("pipeline.train.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("pipeline.training.loop.time.monotonic", lambda: float(next(clock)))
     schedule = {"name": "polynomial", "power": 1.0, "warmup_steps": 0}
     config = recipe(epochs=1, steps_per_epoch=4, stopping={"minutes": 1.0}, schedule=schedule)
     # Steps alone: 0, 1/4, 1/2, 3/4; the clock is at 0.1, 0.2, 0.3 and 0.4 minutes: the steps are ahead at the last one.
@@ -254,7 +254,7 @@ def test_the_schedule_follows_the_clock_where_that_is_ahead(cases, monkeypatch):
 @pytest.mark.parametrize("lost", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_kept(lost, cases, monkeypatch):
     losses, kept = iter([1.0, 1.0, 1.0, lost]), []
-    monkeypatch.setattr("pipeline.train._learn", lambda *_: next(losses))
+    monkeypatch.setattr("pipeline.training.loop._learn", lambda *_: next(losses))
     with pytest.raises(TrainingError, match=r"epoch 2: the loss is (nan|inf); lower training.learning_rate \(0.01\)"):
         run(cases, recipe(), keep=lambda trainee: kept.append(trainee.records[-1].epoch))
     assert kept == [1]

@@ -18,11 +18,11 @@ import data.phantom
 from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
 from data.phantom.patient import draw_patient
-from pipeline import training_cases
 from pipeline.config import RunConfig, parse_config
+from pipeline.training import cases as training_cases
+from pipeline.training.cases import MAX_CENTRES, patient_cases, phantom_cases, phantom_digests, slice_cases
 from pipeline.training.sources.cubes import CUBE_SPACING_MM
-from pipeline.training.tumour_shapes import cube_shapes, shape_for
-from pipeline.training_cases import MAX_CENTRES, patient_cases, phantom_cases, phantom_digests, slice_cases
+from pipeline.training.sources.tumour_shapes import cube_shapes, shape_for
 from tests.conftest import read_mask
 from transforms.preprocess import preprocess_chain, run_chain
 

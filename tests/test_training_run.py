@@ -24,16 +24,16 @@ from safetensors.torch import load_file
 from data.errors import ConventionError, InputError, TrainingError, UsageError
 from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
-from data.splits import Split
-from pipeline import training_run
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
 from pipeline.execute.lock import LOCK_NAME
 from pipeline.execute.own_folder import MARK
-from pipeline.history import read_history
 from pipeline.predict.predictor import Predictor
-from pipeline.training_run import TrainOptions, run_training
-from pipeline.training_state import load_state, save_state
+from pipeline.training import run as training_run
+from pipeline.training.progress.history import read_history
+from pipeline.training.progress.state import load_state, save_state
+from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.splits import Split
 from tests.test_sources import write_cube
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -260,7 +260,7 @@ def test_a_loss_that_is_no_number_leaves_the_earlier_files_as_they_were(
             before.update({path.name: path.read_bytes() for path in out.glob("*.*") if path.name != LOCK_NAME})
         return float("nan") if len(steps) >= 8 else learn(*arguments)
 
-    monkeypatch.setattr("pipeline.train._learn", failing)
+    monkeypatch.setattr("pipeline.training.loop._learn", failing)
     with pytest.raises(TrainingError, match="epoch 3: the loss is nan"):
         run_training(patients, recipe, out, TrainOptions(**options))
     assert {"model.safetensors", "last.safetensors", "history.csv", "state.safetensors"} <= set(before)
@@ -337,7 +337,7 @@ def test_without_the_state_before_it_a_cool_down_is_followed_by_a_short_warm_up(
         return step(trainee, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.train._learn", learning)
+        patch.setattr("pipeline.training.loop._learn", learning)
         run_training(patients, longer, out, TrainOptions(**options, resume=True))
     # Twelve added steps: two of warm-up (1/3, 2/3), the full rate to progress 6/12, then 1 - sqrt((k - 6) / 6) of .99.
     falling = [0.01 + 0.99 * (1 - (k / 6) ** 0.5) for k in range(1, 6)]

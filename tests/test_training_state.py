@@ -1,4 +1,4 @@
-"""pipeline/training_state.py: what goes on is what was left, to the bit and the place in memory; else it is refused."""
+"""pipeline/training/progress/state.py: what goes on is what was left, to the bit and the place in memory; else it is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 
 from data.errors import CheckpointError
 from pipeline.sealed_file import seal
-from pipeline.training_state import FORMAT, STRUCTURE, load_state, save_state
+from pipeline.training.progress.state import FORMAT, STRUCTURE, load_state, save_state
 
 STATE = {
     "recipe": "{}",

@@ -23,9 +23,9 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io.read import ImageHeader, read_header
-from data.splits import fold_split
 from pipeline.predict.predictor import Segmentation
 from pipeline.predict.uncertainty import MemberSpread
+from pipeline.training.splits import fold_split
 
 
 def grid_of(shape: tuple[int, ...], spacing_mm: float = 1.0) -> Grid:

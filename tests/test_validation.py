@@ -18,9 +18,9 @@ from data.phantom.patient import write_phantom
 from networks import build_network
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import RunConfig, load_recipe
-from pipeline.distributed import Process
 from pipeline.predict.predictor import Predictor
-from pipeline.validation import mean_scores, references, validate
+from pipeline.training.distributed import Process
+from pipeline.training.validation import mean_scores, references, validate
 from tests.conftest import read_mask
 from tests.test_training_run import write_recipe
 

@@ -1,6 +1,6 @@
 """Kinds of folders to learn from beside the patients: one module each, and what every kind tells of itself.
 
-A source gives cases whose shares are NaN wherever it does not know (see `pipeline.training_cases.TrainingCase`); losses
+A source gives cases whose shares are NaN wherever it does not know (see `pipeline.training.cases.TrainingCase`); losses
 take no gradient from there. To add one: a module here, and a line in `SOURCES`.
 """
 
@@ -15,16 +15,16 @@ from data.case import Case
 from data.errors import ConventionError, InputError, UsageError
 from data.find.discover import discover_cases
 from data.labels import load_convention
-from data.splits import known_as
 from pipeline.config import RunConfig
-from pipeline.slice_files import is_slice_folder
+from pipeline.training.cases import TrainingCase, patient_cases, slice_cases
 from pipeline.training.sources.cubes import cube_cases, is_cube_folder
 from pipeline.training.sources.heads import head_cases, head_names
 from pipeline.training.sources.lesion_slices import is_lesion_folder, lesion_cases, lesion_names
 from pipeline.training.sources.silver import is_silver_folder, silver_cases, silver_names
+from pipeline.training.sources.slice_files import is_slice_folder
 from pipeline.training.sources.t1c_slices import is_t1c_folder, t1c_cases, t1c_names
 from pipeline.training.sources.tumour_free import tumour_free_cases, tumour_free_names
-from pipeline.training_cases import TrainingCase, patient_cases, slice_cases
+from pipeline.training.splits import known_as
 
 _PATIENT = "patient"
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from data.errors import InputError, UsageError, few
 from data.grid import Grid
 from data.labels import load_convention
-from pipeline.case_cache import array_path, file_digest, read_npz
 from pipeline.config import RunConfig
-from pipeline.training_cases import Entry, TrainingCase, cached_cases, recipe_key
+from pipeline.training.cache import array_path, file_digest, read_npz
+from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
 from transforms.restore import grid_at_spacing, resample_to
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def cube_cases(
     names : sequence of str, optional
         Only these patients.
     config, cache, workers
-        As for :func:`pipeline.training_cases.patient_cases`.
+        As for :func:`pipeline.training.cases.patient_cases`.
 
     Raises
     ------

@@ -32,11 +32,11 @@ import torch
 from numpy.typing import NDArray
 
 from data.errors import UsageError
-from pipeline.case_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.slice_files import slice_on_grid
+from pipeline.training.cache import array_path, file_digest
+from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
 from pipeline.training.sources.pictures import as_channels, read_pair, refuse_recipe
-from pipeline.training_cases import Entry, TrainingCase, cached_cases, recipe_key
+from pipeline.training.sources.slice_files import slice_on_grid
 
 LESION_SIDE = 512
 LESION_PIXEL_MM = 0.5

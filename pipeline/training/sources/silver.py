@@ -15,10 +15,9 @@ import torch
 from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
 from data.io.read import read_label_map
-from data.splits import known_as
-from pipeline.case_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training_cases import (
+from pipeline.training.cache import array_path, file_digest
+from pipeline.training.cases import (
     Entry,
     TrainingCase,
     cached_cases,
@@ -28,6 +27,7 @@ from pipeline.training_cases import (
     refuse_missing,
     region_shares,
 )
+from pipeline.training.splits import known_as
 from transforms.preprocess import grid_of
 
 SILVER_IMAGES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "flair": "fla"}
@@ -59,7 +59,7 @@ def silver_cases(
 ) -> list[TrainingCase]:
     """Patients to learn from with the mean of the winners' masks as shares.
 
-    Parameters, and what is raised, as for :func:`pipeline.training_cases.patient_cases`.
+    Parameters, and what is raised, as for :func:`pipeline.training.cases.patient_cases`.
     """
     entries = []
     for name, patient in silver_names(folder).items():

@@ -15,10 +15,9 @@ import torch
 
 from data.case import Case
 from data.find.discover import discover_cases
-from data.splits import known_as
-from pipeline.case_cache import array_path
 from pipeline.config import RunConfig
-from pipeline.training_cases import (
+from pipeline.training.cache import array_path
+from pipeline.training.cases import (
     Entry,
     TrainingCase,
     cached_cases,
@@ -27,6 +26,7 @@ from pipeline.training_cases import (
     recipe_key,
     refuse_missing,
 )
+from pipeline.training.splits import known_as
 
 
 def tumour_free_names(folder: Path) -> dict[str, str]:
@@ -45,7 +45,7 @@ def tumour_free_cases(
 ) -> list[TrainingCase]:
     """Patients to learn from in whom there is nothing to find.
 
-    Parameters, and what is raised, as for :func:`pipeline.training_cases.patient_cases`.
+    Parameters, and what is raised, as for :func:`pipeline.training.cases.patient_cases`.
     """
     found = [case for case in discover_cases(folder) if names is None or case.case_id in names]
     refuse_missing(found, config)

@@ -20,10 +20,10 @@ from data.labels import count_labels, load_convention
 from networks.losses import build_loss, supervised_loss
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig
-from pipeline.distributed import Process
 from pipeline.predict.predictor import Predictor
-from pipeline.sampling import PatchDataset
 from pipeline.score.metrics import overlap_scores
+from pipeline.training.distributed import Process
+from pipeline.training.sampling import PatchDataset
 
 LOSS_BATCHES = 8
 """Batches of the recipe's size over which the validation loss is a mean; always the same ones."""

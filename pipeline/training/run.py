@@ -26,30 +26,30 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import LabelConvention, load_convention
-from data.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
 from networks import Cascade
 from networks.losses import build_loss
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
-from pipeline.cube_validation import cubes_of, validate_cubes
-from pipeline.distributed import Process, joined
 from pipeline.execute.lock import output_lock, remove_stale_files, remove_temporary_files
 from pipeline.execute.own_folder import own_output
-from pipeline.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend, restore
-from pipeline.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
-from pipeline.initial import initial_network
 from pipeline.predict.allocation import tune_malloc
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
-from pipeline.sampling import PatchDataset
 from pipeline.score.tables import read_columns, write_table
 from pipeline.soup import flat_settings, soup_network
-from pipeline.train import Trainee, train
+from pipeline.training.cases import TrainingCase, patient_cases, phantom_cases
+from pipeline.training.cube_validation import cubes_of, validate_cubes
+from pipeline.training.distributed import Process, joined
+from pipeline.training.initial import initial_network
+from pipeline.training.loop import Trainee, train
+from pipeline.training.progress.extension import BEFORE_COOLDOWN, BUDGET, STATE_NAME, enters_cooldown, extend, restore
+from pipeline.training.progress.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
+from pipeline.training.progress.state import load_state, save_state
+from pipeline.training.sampling import PatchDataset
 from pipeline.training.sources import Source, source_of
 from pipeline.training.sources.cubes import LesionCube
-from pipeline.training.tumour_shapes import cube_shapes, shape_for
-from pipeline.training_cases import TrainingCase, patient_cases, phantom_cases
-from pipeline.training_state import load_state, save_state
-from pipeline.validation import NO_AUGMENTATION, Reference, mean_scores, references, validate, validation_loss
+from pipeline.training.sources.tumour_shapes import cube_shapes, shape_for
+from pipeline.training.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
+from pipeline.training.validation import NO_AUGMENTATION, Reference, mean_scores, references, validate, validation_loss
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class TrainOptions:
     model writes where it has all of the recipe's regions; without it each reference's own, and the recipe's. cache : folder of preprocessed cases, to be shared between runs;
     OUTPUT/cache by default. first : of a cascade, a model for the first stage, which is then not trained. init : first
     weights, of a cascade the second stage's. minutes : instead of the recipe's, of each stage. workers : processes that load and augment. on_step :
-    see :func:`pipeline.train.train`.
+    see :func:`pipeline.training.loop.train`.
     """
 
     device: str = "auto"

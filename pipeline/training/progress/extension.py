@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import CheckpointError, UsageError
-from pipeline.schedule import cools_down
-from pipeline.train import Trainee, is_over
-from pipeline.training_state import load_state
+from pipeline.training.loop import Trainee, is_over
+from pipeline.training.progress.schedule import cools_down
+from pipeline.training.progress.state import load_state
 
 if TYPE_CHECKING:
     from pipeline.config import TrainingConfig

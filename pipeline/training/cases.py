@@ -1,6 +1,6 @@
 """What is learnt from: patients, phantoms and single slices, preprocessed as the predictor does and kept on disk.
 
-A case is decompressed and preprocessed once and then mapped from the cache (`pipeline.case_cache`): an epoch reads only
+A case is decompressed and preprocessed once and then mapped from the cache (`pipeline.training.cache`): an epoch reads only
 the pages of the patches it draws, and memory does not grow with the number of patients.
 """
 
@@ -30,16 +30,16 @@ from data.io.metaimage import read_metaimage
 from data.io.read import MAX_VOXELS, ImageHeader, read_label_map
 from data.labels import count_labels, load_convention
 from data.phantom.patient import Contrast, draw_patient
-from data.splits import known_as
-from pipeline.case_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig
 from pipeline.execute.executors import make_executor
-from pipeline.slice_files import read_slice_file, slice_files
+from pipeline.training.cache import array_path, file_digest, key_of, open_array, write_array
+from pipeline.training.sources.slice_files import read_slice_file, slice_files
+from pipeline.training.splits import known_as
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to
 
 if TYPE_CHECKING:
-    from pipeline.training.tumour_shapes import CubeShape
+    from pipeline.training.sources.tumour_shapes import CubeShape
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ def phantom_cases(
 def slice_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Single axial slices of BraTS 2020 (see `pipeline.slice_files`), d3 = 1, or those ``names``; else as `patient_cases`.
+    """Single axial slices of BraTS 2020 (see `pipeline.training.sources.slice_files`), d3 = 1, or those ``names``; else as `patient_cases`.
 
     Raises
     ------

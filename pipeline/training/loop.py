@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from data.errors import TrainingError
 from networks import build_network
 from networks.losses import build_loss, supervised_loss
-from pipeline.distributed import Process
-from pipeline.history import EpochRecord
-from pipeline.precision import product_type
-from pipeline.sampling import PatchDataset
-from pipeline.schedule import rate_factor, stalled
+from pipeline.training.distributed import Process
+from pipeline.training.precision import product_type
+from pipeline.training.progress.history import EpochRecord
+from pipeline.training.progress.schedule import rate_factor, stalled
+from pipeline.training.sampling import PatchDataset
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, TrainingConfig
@@ -45,7 +45,7 @@ class Trainee:
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     product_type: torch.dtype | None
-    """Of the network's products (see :func:`pipeline.precision.product_type`)."""
+    """Of the network's products (see :func:`pipeline.training.precision.product_type`)."""
     records: list[EpochRecord]
     """One for each epoch that is over."""
     origin: dict[str, float] = field(default_factory=lambda: {"step": 0, "minutes": 0.0})
@@ -79,7 +79,7 @@ class Trainee:
         return self.records[-1].step if self.records else 0
 
     def state(self) -> dict[str, Any]:
-        """Tensors, numbers and text, for :func:`pipeline.training_state.save_state`."""
+        """Tensors, numbers and text, for :func:`pipeline.training.progress.state.save_state`."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
         return {**parts, "records": [asdict(record) for record in self.records], "origin": dict(self.origin)}
 

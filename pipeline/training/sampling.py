@@ -21,7 +21,7 @@ from transforms.transplant import clear_of_faces, draw_placement, transplant
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, SamplingConfig
-    from pipeline.training_cases import TrainingCase
+    from pipeline.training.cases import TrainingCase
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Progress of a training run: state, schedule, history, extension."""
