@@ -72,7 +72,10 @@ EXCEPTIONS = {
     ("bench/web_load.py", "socket.create_server"): "that server",
     ("bench/traced_start.py", "runpy"): "starts run_pipeline.py, with a clock on its imports",
     ("bench/time_metrics.py", "importlib.import_module"): "other people's libraries, where they are installed",
-    ("pipeline/web/worker.py", "importlib.import_module"): "the function that the server names to its own worker",
+    (
+        "pipeline/web/compute/worker.py",
+        "importlib.import_module",
+    ): "the function that the server names to its own worker",
 }
 """File and part, and why. None of the library's makes code or objects of a file's content."""
 

@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
-from pipeline.web import context, guesses, intake, jobs, protocol, security, sessions, uploads
+from pipeline.web import context, guesses, jobs, protocol, security, sessions
+from pipeline.web.intake import files as intake
+from pipeline.web.intake import uploads
 from pipeline.web.settings import Settings
 from tests.web_server import running, wait_for
 

@@ -16,13 +16,13 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from pipeline.web import schema
-from pipeline.web.gallery import GALLERY
-from pipeline.web.perform import set_edits_aside
+from pipeline.web.compute.gallery import GALLERY
+from pipeline.web.compute.perform import set_edits_aside
 from pipeline.web.store import Store
 from tests.conftest import read_mask
 from tests.web_server import FAULTS, files_of, httpx, run, running, upload, wait_for
 
-REAL = "pipeline.web.perform:job_process"
+REAL = "pipeline.web.compute.perform:job_process"
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_an_earlier_result_of_slices_is_shown_on_the_volumes_that_the_run_wrote(
 
     from data.find.discover import discover_cases
     from pipeline.segment.run import SegmentOptions, segment_cases
-    from pipeline.web.perform import open_earlier
+    from pipeline.web.compute.perform import open_earlier
 
     name, drawn = "TCGA_CS_0001_19990101", np.zeros((32, 32), np.uint8)
     drawn[8:20, 8:20] = 255
@@ -173,7 +173,7 @@ def test_a_lesion_has_a_voxel_of_its_own_to_look_at(tmp_path):
     """A ring, whose centroid lies in its hole; a cube, whose centroid is its middle; and a row of another table."""
     from data.grid import Grid
     from pipeline.score.lesions import lesion_table
-    from pipeline.web.centres import lesion_centres
+    from pipeline.web.compute.centres import lesion_centres
 
     mask = np.zeros((30, 20, 10), bool)
     mask[3:10, 3:10, 4] = True

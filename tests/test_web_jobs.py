@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
-from pipeline.web.process import ComputingProcess, resident_bytes
+from pipeline.web.compute.process import ComputingProcess, resident_bytes
 from pipeline.web.store import Store
 from pipeline.web.turns import Line, Turns
 from tests.web_server import files_of, run, running, upload, wait_for
@@ -67,7 +67,7 @@ def test_a_job_that_misbehaves_says_so_and_the_next_one_runs(server, patient, wi
 def test_an_answer_that_is_too_long_ends_in_a_sentence_and_not_in_a_case_that_is_looked_at_for_ever(
     tmp_path, patient, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.web.process._LONGEST_ANSWER", 500)
+    monkeypatch.setattr("pipeline.web.compute.process._LONGEST_ANSWER", 500)
     with running(tmp_path) as server, server.client() as client:
         reply = client.post("/api/cases", files=files_of(patient))
         assert (reply.status_code, "of text would have to be said of it" in reply.text) == (422, True), reply.text

@@ -26,7 +26,7 @@ def test_the_curl_examples_of_the_readme_bring_back_a_mask(tmp_path, phantoms, t
         pytest.skip("curl or bash is not there")
     (example,) = re.findall(r"```bash\n(.*?)```", README, re.S)
     folder = next(path for path in sorted(phantoms.iterdir()) if path.is_dir())
-    function = "pipeline.web.perform:job_process"
+    function = "pipeline.web.compute.perform:job_process"
     with running(tmp_path / "w", job_function=function, models=(str(tiny_model),)) as server:
         script = example.replace("http://127.0.0.1:8000", server.url).replace("@PATIENT", f"@{folder / folder.name}")
         done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=400)

@@ -18,12 +18,12 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 
 from data.errors import InputError
 from pipeline.execute.own_folder import MARK
-from pipeline.web.advice import for_page
-from pipeline.web.checks import case_of
-from pipeline.web.intake import _unpacked
+from pipeline.web.compute.advice import for_page
+from pipeline.web.compute.checks import case_of
+from pipeline.web.compute.results import _what_is
+from pipeline.web.intake.files import _unpacked
+from pipeline.web.intake.unpack import MAX_ENTRIES, unpack_zip
 from pipeline.web.names import Received, clean_name, quoted
-from pipeline.web.results import _what_is
-from pipeline.web.unpack import MAX_ENTRIES, unpack_zip
 from tests.web_server import running, upload, wait_for
 
 LIMIT = 2 * 2**20
@@ -368,7 +368,7 @@ def test_an_upload_is_never_in_memory(tmp_path, monkeypatch):
 
 
 def test_a_sender_that_stops_is_given_up(server, monkeypatch):
-    monkeypatch.setattr("pipeline.web.uploads.STALLED_S", 0.3)
+    monkeypatch.setattr("pipeline.web.intake.uploads.STALLED_S", 0.3)
     head = b"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 9999\r\n\r\n--b\r\n"
     start = time.monotonic()
     assert b" 422 " in first_answer(server, [head])
@@ -376,7 +376,7 @@ def test_a_sender_that_stops_is_given_up(server, monkeypatch):
 
 
 def test_a_sender_of_a_byte_now_and_then_is_given_up(server, monkeypatch):
-    monkeypatch.setattr("pipeline.web.uploads.STALLED_S", 0.6)
+    monkeypatch.setattr("pipeline.web.intake.uploads.STALLED_S", 0.6)
     monkeypatch.setattr("pipeline.web.security.BODY_SECONDS", 0.6)
     host = b"HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     form = (
@@ -605,7 +605,7 @@ def test_the_servers_own_process_does_not_read_earlier_results_either(tmp_path, 
 
 
 def test_all_zips_of_an_upload_together_hold_no_more_files_than_one_may(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.web.intake.MAX_ENTRIES", 5)
+    monkeypatch.setattr("pipeline.web.intake.files.MAX_ENTRIES", 5)
     received = [Received("x.nii", tmp_path / "x.nii")]
     for number in range(3):
         received.append(Received(f"{number}.zip", tmp_path / f"{number}.zip"))

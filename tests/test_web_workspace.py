@@ -231,7 +231,7 @@ def test_a_disk_that_fills_meanwhile_is_told_and_keeps_nothing_of_the_upload(tmp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with running(tmp_path) as server, server.client() as client:
-        monkeypatch.setattr("pipeline.web.uploads._Form.part_data", full)
+        monkeypatch.setattr("pipeline.web.intake.uploads._Form.part_data", full)
         reply = client.post("/api/cases", files=files_of(patient))
         assert reply.status_code == 507 and "disk is nearly full" in reply.json()["error"]
         assert list(server.workspace_cases.iterdir()) == []

@@ -13,9 +13,9 @@ import numpy as np
 from data.io.read import read_label_map, write_label_map
 from data.labels import load_convention
 from pipeline.score.quality import quality_flags
-from pipeline.web.checks import case_of
-from pipeline.web.perform import OUTPUT, VIEW, finished
-from pipeline.web.results import Outcome, describe
+from pipeline.web.compute.checks import case_of
+from pipeline.web.compute.perform import OUTPUT, VIEW, finished
+from pipeline.web.compute.results import Outcome, describe
 
 
 def job(request: dict[str, Any], emit: Any) -> Any:

@@ -20,20 +20,20 @@ from starlette.responses import JSONResponse, Response
 
 from data.errors import SegmentationError
 from pipeline import __version__
-from pipeline.web.cases import add_cases, add_files
+from pipeline.web.compute.process import JobFailed
 from pipeline.web.context import DISK_FULL, Context
-from pipeline.web.incoming import add_incoming
-from pipeline.web.lists import add_lists
-from pipeline.web.pages import add_pages, niivue_file
-from pipeline.web.process import JobFailed
+from pipeline.web.intake.uploads import TooLarge, TooLargeReply
 from pipeline.web.protocol import Connection
+from pipeline.web.routes.cases import add_cases, add_files
+from pipeline.web.routes.incoming import add_incoming
+from pipeline.web.routes.lists import add_lists
+from pipeline.web.routes.pages import add_pages, niivue_file
 from pipeline.web.security import Guard
 from pipeline.web.settings import Settings, check_settings
-from pipeline.web.uploads import TooLarge, TooLargeReply
 
 log = logging.getLogger(__name__)
 
-_JOB, _CHECK = "pipeline.web.perform:job_process", "pipeline.web.perform:check_process"
+_JOB, _CHECK = "pipeline.web.compute.perform:job_process", "pipeline.web.compute.perform:check_process"
 
 
 def create_app(settings: Settings, *, job_function: str = _JOB, check_function: str = _CHECK) -> FastAPI:

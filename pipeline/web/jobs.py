@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.web.process import ComputingProcess, JobFailed
+from pipeline.web.compute.process import ComputingProcess, JobFailed
 from pipeline.web.settings import Settings
 from pipeline.web.store import FINISHED, CaseRecord, Store
 from pipeline.web.turns import Line, Turns

@@ -18,7 +18,7 @@ from data.find.recognise import ConventionChoice, choose_conventions
 from data.io.read import read_header, read_label_map
 from data.labels import count_labels
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
-from pipeline.web.advice import FOLDER, for_page, of_use, shown_names, with_names
+from pipeline.web.compute.advice import FOLDER, for_page, of_use, shown_names, with_names
 
 FILES = Path("files")
 Request = dict[str, Any]

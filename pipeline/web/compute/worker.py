@@ -1,6 +1,6 @@
 """The process that computes: one request a line of JSON in, lines of JSON out, under limits that the server sets.
 
-    python -m pipeline.web.worker FUNCTION MEMORY_BYTES
+    python -m pipeline.web.compute.worker FUNCTION MEMORY_BYTES
 
 It says ``{"ready": true}``, then for each request any number of ``{"stage": ..., "share": ...}`` and one ``{"done": ...}``
 or ``{"failed": sentence}``. FUNCTION is ``module:name``, called with a request and a function for messages; what it returns is the answer. The

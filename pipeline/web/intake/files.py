@@ -18,9 +18,9 @@ from data.find.discover import cases_of_names
 from data.find.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, match_volume, split_extension
 from data.find.places import Names
 from data.io.read import read_header
+from pipeline.web.intake.unpack import MAX_ENTRIES, is_archive, unpack_zip
 from pipeline.web.names import Received, clean_name, quoted
 from pipeline.web.store import Source
-from pipeline.web.unpack import MAX_ENTRIES, is_archive, unpack_zip
 
 ROLES = (*MODALITIES, REFERENCE)
 NAMELESS = "patient"

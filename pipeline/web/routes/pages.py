@@ -14,7 +14,7 @@ from data.errors import UsageError
 from pipeline.web.context import Context
 from pipeline.web.guesses import TooManyGuesses
 
-_HERE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parent.parent  # the folder web/
 _NIIVUE = "_assets/js/niivue.umd.js"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 _LONGEST_ANSWER = 32 * 2**20
 _WATCH_S = 0.25
 _START_S = 120.0
@@ -27,7 +27,7 @@ class JobFailed(Exception):
 
 
 class ComputingProcess:
-    """One process of `pipeline.web.worker`, started when it is needed and again after it died.
+    """One process of `pipeline.web.compute.worker`, started when it is needed and again after it died.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class ComputingProcess:
         paths = [str(ROOT), *(path for path in sys.path if path)]
         self._too_much_memory = False
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipeline.web.worker", self.function, str(self.memory_bytes or 0)),
+            *(sys.executable, "-m", "pipeline.web.compute.worker", self.function, str(self.memory_bytes or 0)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},

@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from pipeline.web import schema
+from pipeline.web.compute.gallery import GALLERY, example_sources, find_example
+from pipeline.web.compute.process import JobFailed
 from pipeline.web.context import Context
-from pipeline.web.gallery import GALLERY, example_sources, find_example
 from pipeline.web.jobs import Jobs
 from pipeline.web.names import one_line
-from pipeline.web.process import JobFailed
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from pipeline.web import schema
 from pipeline.web.context import NO_CASE, Context
+from pipeline.web.intake.uploads import receive_file, receive_form
 from pipeline.web.jobs import new_case_id
 from pipeline.web.names import one_line
 from pipeline.web.store import sources_from
-from pipeline.web.uploads import receive_file, receive_form
 
 
 def add_incoming(app: FastAPI, context: Context) -> None:

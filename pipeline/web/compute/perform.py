@@ -30,10 +30,10 @@ from data.labels import count_labels, load_convention
 from data.regular_file import read_json_object
 from pipeline.execute.lock import remove_temporary_files
 from pipeline.segment.task import result_path, sha256_of
-from pipeline.web.advice import for_page
-from pipeline.web.checks import FILES, Request, case_of, check
+from pipeline.web.compute.advice import for_page
+from pipeline.web.compute.checks import FILES, Request, case_of, check
+from pipeline.web.compute.worker import Emit
 from pipeline.web.names import Received
-from pipeline.web.worker import Emit
 from pipeline.web.workspace import remove_leftovers
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     """The same run as `segment` on the command line, for one patient; raises SegmentationError with its reason."""
     from pipeline.segment.run import SegmentOptions, segment_cases
     from pipeline.segment.state import numbers_of, read_state
-    from pipeline.web.results import Outcome, describe
+    from pipeline.web.compute.results import Outcome, describe
 
     record = request["case"]
     for folder in (OUTPUT, VIEW, INPUT):
@@ -100,7 +100,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
 def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> dict[str, Any]:
     """The answer of a case with a mask: its result, what can be taken away, and the zip of that, written."""
     from pipeline.segment.state import plain_json
-    from pipeline.web.results import offer
+    from pipeline.web.compute.results import offer
 
     here = Path.cwd()
     return {"result": plain_json(result), "downloads": offer(here / OUTPUT, here, here / mask, of_a_run=of_a_run)}
@@ -123,7 +123,7 @@ def open_earlier(request: Request) -> dict[str, Any]:
     """A finished patient of a `segment` run's folder: its mask copied, its numbers read, its images packed."""
     from pipeline.evaluate.label_maps import find_label_maps
     from pipeline.segment.state import numbers_of, read_state
-    from pipeline.web.results import OF_A_RUN, Outcome, describe, read_row
+    from pipeline.web.compute.results import OF_A_RUN, Outcome, describe, read_row
 
     root = Path(request["data"])
     found = next((item for item in find_label_maps(root) if item.case.case_id == request["about"]), None)
@@ -198,7 +198,7 @@ def _row_of(root: Path, case: str, read_row: Callable[[Path, str], dict[str, Any
 
 def take(request: Request) -> dict[str, Any]:
     """What came in, unpacked, kept and recognised: the parts of a record that it tells."""
-    from pipeline.web.intake import take_in
+    from pipeline.web.intake.files import take_in
 
     received = [Received(item["name"], Path(item["path"])) for item in request["received"]]
     found = take_in(received, FILES, max_unpacked=request["max_unpacked"], max_voxels=request["max_voxels"])
@@ -214,7 +214,7 @@ def set_edits_aside() -> None:
 
 def take_edit(request: Request) -> dict[str, Any]:
     """Check an edited label map against the mask, and keep it with where it comes from."""
-    from pipeline.web.results import offer
+    from pipeline.web.compute.results import offer
 
     remove_leftovers(Path())
     mask_path, limit = Path(request["mask"]), request["max_voxels"]
@@ -263,7 +263,7 @@ def take_edit(request: Request) -> dict[str, Any]:
 
 def example(request: Request) -> dict[str, Any]:
     """Make the phantom patient of the gallery, then look at it like at any other."""
-    from pipeline.web.gallery import write_example
+    from pipeline.web.compute.gallery import write_example
 
     write_example(request["about"], FILES)
     return check(request)

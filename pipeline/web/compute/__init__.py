@@ -1,0 +1,1 @@
+"""Processes that compute for the web app: worker, results, views."""

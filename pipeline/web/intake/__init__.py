@@ -1,0 +1,1 @@
+"""Intake of what a browser sends: uploads, zip files, one patient's files."""
