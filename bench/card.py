@@ -37,7 +37,7 @@ from data.io.write import write_bytes_atomically, write_text_atomically
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.execute.lock import output_lock, remove_temporary_files
-from pipeline.predict.allocation import tune_malloc
+from pipeline.predict.machine_memory import tune_malloc
 from pipeline.provenance import as_listing, entries_of, patient_entries
 from pipeline.training.cache import open_array, write_array
 from pipeline.training.cases import Entry, TrainingCase, cached_cases, patient_cases

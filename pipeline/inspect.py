@@ -14,9 +14,8 @@ import numpy as np
 from data.case import REFERENCE_ORDER, Case, ImageSource
 from data.errors import CheckpointError, InputError, UsageError, few
 from data.find.discover import discover_cases
-from data.find.label_values import read_label_values
 from data.find.naming import MODALITIES
-from data.find.recognise import ConventionChoice, choose_conventions
+from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
 from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
 from data.labels import load_convention

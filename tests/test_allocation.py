@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from pipeline.predict import allocation, memory
+from pipeline.predict import machine_memory, memory
 
 TWICE = """
 import json, resource, sys
 import numpy as np
-from pipeline.predict.allocation import give_back, tune_malloc
+from pipeline.predict.machine_memory import give_back, tune_malloc
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 if sys.argv[1] == "tuned":
@@ -35,7 +35,7 @@ def run(how: str) -> dict[str, int]:
 
 
 def test_freed_blocks_are_used_again_and_given_back_when_wanted() -> None:
-    if allocation._glibc() is None:
+    if machine_memory._glibc() is None:
         pytest.skip("the C library is not glibc")
     plain, tuned = run("plain"), run("tuned")
     # Twenty times 64 MiB are 327680 pages of 4 KiB, or 640 of the huge ones that some machines give.
@@ -45,8 +45,8 @@ def test_freed_blocks_are_used_again_and_given_back_when_wanted() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocation, "_glibc", lambda: None)
-    assert allocation.tune_malloc() is False and allocation.give_back() is False
+    monkeypatch.setattr(machine_memory, "_glibc", lambda: None)
+    assert machine_memory.tune_malloc() is False and machine_memory.give_back() is False
 
 
 def test_what_this_process_holds_unused_is_given_back_before_a_case_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,9 +66,9 @@ def test_what_engines_keep_is_given_back_too_as_long_as_they_live() -> None:
             self.released += 1
 
     engine, other = Engine(), Engine()
-    allocation.keep_track(engine)
-    allocation.keep_track(other)
+    machine_memory.keep_track(engine)
+    machine_memory.keep_track(other)
     del other
-    allocation.give_back()
-    allocation.give_back()
+    machine_memory.give_back()
+    machine_memory.give_back()
     assert engine.released == 2

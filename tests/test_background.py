@@ -1,4 +1,4 @@
-"""pipeline/report/background.py: the image that outlines are drawn on lies as the mask does, and its lack is no error."""
+"""pipeline/report/preview.py: the image that outlines are drawn on lies as the mask does, and its lack is no error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from data.case import ImageSource
 from data.grid import Grid
-from pipeline.report.background import read_background
+from pipeline.report.preview import read_background
 
 AFFINE = np.diag([2.0, 1.5, 3.0, 1.0])
 VOXELS = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)

@@ -14,8 +14,8 @@ import pytest
 
 from data.errors import UsageError
 from data.find.discover import discover_cases
+from pipeline.execute.cluster import SlurmJobs
 from pipeline.execute.executors import run_tasks
-from pipeline.execute.slurm import SlurmJobs
 from pipeline.segment.run import SegmentOptions, segment_cases
 from tests.cluster_tasks import die_always, die_once, fail, process
 

@@ -20,8 +20,8 @@ from data.find.discover import discover_cases
 from networks import ARCHITECTURES, CHANNELS_LAST, RESOLUTIONS, SPATIAL_DIMS, NetworkConfig, build_network
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.predict import engine_cache, engines
-from pipeline.predict.allocation import give_back
 from pipeline.predict.engines import ENGINES, choose_engine, multiplications, prepare
+from pipeline.predict.machine_memory import give_back
 from pipeline.predict.openvino import OpenVINONetwork, installed
 from pipeline.predict.predictor import Predictor
 from tests.conftest import make_model

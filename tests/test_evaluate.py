@@ -21,9 +21,8 @@ from data.grid import Grid
 from pipeline.evaluate.pairs import system_names
 from pipeline.evaluate.run import evaluate
 from pipeline.score.case import ScoreOptions, metric_columns, score_masks
-from pipeline.score.score_tables import metrics_frame
 from pipeline.score.statistics import summarise_metrics
-from pipeline.score.tables import report_frame, text_cell, write_table
+from pipeline.score.tables import metrics_frame, report_frame, text_cell, write_table
 from tests.test_scoring import masks
 
 SHAPE = (16, 16, 12)

@@ -185,7 +185,7 @@ def test_a_file_to_learn_from_that_goes_on_for_terabytes_is_refused_before_it_is
 
 
 def test_a_dataset_json_is_read_as_every_other_json_is(tmp_path):
-    from data.find.dataset_json import read_dataset_json
+    from data.find.image_folder import read_dataset_json
 
     path = tmp_path / "dataset.json"
     channels = '"channel_names": {"0": "T1"}'

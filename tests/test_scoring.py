@@ -12,7 +12,7 @@ from data.grid import Grid
 from pipeline.score.case import ScoreOptions, metric_columns, score_case, score_flags, score_masks
 from pipeline.score.lesionwise import LESIONWISE
 from pipeline.score.metrics import STANDARD
-from pipeline.score.score_tables import (
+from pipeline.score.tables import (
     detection_frame,
     lesion_file,
     lesions_frame,

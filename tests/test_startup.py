@@ -13,7 +13,7 @@ import pytest
 
 from data.case import ImageSource
 from data.errors import InputError
-from data.find.label_values import distinct_labels, read_label_values
+from data.find.recognise import distinct_labels, read_label_values
 from pipeline.inspect import inspect_cases
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -173,7 +173,7 @@ def test_a_lesion_has_a_voxel_of_its_own_to_look_at(tmp_path):
     """A ring, whose centroid lies in its hole; a cube, whose centroid is its middle; and a row of another table."""
     from data.grid import Grid
     from pipeline.score.lesions import lesion_table
-    from pipeline.web.compute.centres import lesion_centres
+    from pipeline.web.compute.view import lesion_centres
 
     mask = np.zeros((30, 20, 10), bool)
     mask[3:10, 3:10, 4] = True

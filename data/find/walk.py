@@ -14,7 +14,6 @@ from data.errors import few
 from data.find.assembly import Draft, Named, drafts_of_volumes, unusable
 from data.find.earlier_run import EarlierRun
 from data.find.image_folder import read_image_folder
-from data.find.loose_masks import LooseMask, join_loose_masks
 from data.find.naming import (
     MODALITIES,
     REFERENCE,
@@ -28,8 +27,10 @@ from data.find.naming import (
     split_extension,
 )
 from data.find.ownership import (
+    LooseMask,
     below,
     gather_split_patients,
+    join_loose_masks,
     name_below_the_root,
     names_only_what_it_shows,
     part_of_a_patient,

@@ -20,7 +20,7 @@ from data.io.read import Volume, read_label_map
 from data.labels import LabelConvention, count_labels
 from pipeline.evaluate.label_maps import LabelMap
 from pipeline.evaluate.pairs import Pair, settle_conventions
-from pipeline.report.background import read_background
+from pipeline.report.preview import read_background
 from pipeline.score.case import CaseScores, ScoreOptions, score_masks
 from pipeline.score.lesions import sensitivity_by_size
 from pipeline.score.metrics import Mask

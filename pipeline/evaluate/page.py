@@ -13,7 +13,7 @@ from data.folder_names import unique_folder_names
 from pipeline.evaluate.case import PairTask, background_of, draw_pair, read_pair
 from pipeline.evaluate.pairs import Pair
 from pipeline.execute.executors import run_tasks, spec_for
-from pipeline.score.score_tables import read_lesions
+from pipeline.score.tables import read_lesions
 
 Picture = Path | dict[str, Path]
 

@@ -20,8 +20,16 @@ from pipeline.execute.executors import WORKER_DIED, run_tasks, spec_for
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.own_folder import own_output
 from pipeline.score.case import ScoreOptions, metric_columns
-from pipeline.score.score_tables import DETECTION_COLUMNS, LESION_COLUMNS, lesion_file, metrics_frame, pooled_detection
-from pipeline.score.tables import report_frame, text_cell, write_table
+from pipeline.score.tables import (
+    DETECTION_COLUMNS,
+    LESION_COLUMNS,
+    lesion_file,
+    metrics_frame,
+    pooled_detection,
+    report_frame,
+    text_cell,
+    write_table,
+)
 
 __all__ = ["ScoreOptions", "evaluate"]
 

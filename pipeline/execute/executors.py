@@ -5,7 +5,7 @@
 "processes:N"  N worker processes of this machine, each with its own copy of the model
 "cuda:0,1"     a worker process for each of these cards
 "dask:ADDRESS" the workers of a Dask cluster, see :mod:`pipeline.execute.cluster`
-"dask:slurm:N" such workers as up to N jobs of SLURM, see :mod:`pipeline.execute.slurm`
+"dask:slurm:N" such workers as up to N jobs of SLURM, see :mod:`pipeline.execute.cluster`
 
 :func:`run_tasks` is the loop over many of them.
 """
@@ -27,10 +27,9 @@ from multiprocessing import connection
 from typing import Any, TypeVar
 
 from data.errors import UsageError
-from pipeline.execute.cluster import AT_A_TIME, ClusterExecutor, WorkerLost
+from pipeline.execute.cluster import AT_A_TIME, SLURM, ClusterExecutor, WorkerLost
 from pipeline.execute.interruption import check_stopped
 from pipeline.execute.overlap import Gates
-from pipeline.execute.slurm import SLURM
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

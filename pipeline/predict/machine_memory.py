@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
+from weakref import WeakSet
 
 _workers = 1
 _share_at_start: int | None = None
@@ -89,3 +94,63 @@ def _memberships(path: Path) -> list[tuple[str, str, str]]:
         (n, controllers, where)
         for n, controllers, where in (line.split(":", 2) for line in lines if line.count(":") > 1)
     ]
+
+
+log = logging.getLogger(__name__)
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+"""Numbers of glibc's ``malloc.h``: free bytes at the heap's end from which it shrinks; how many blocks are mappings; how
+many heaps the threads share (heaps other than the first map their large blocks whatever is said)."""
+NEVER = 2**31 - 1
+"""The largest value that ``mallopt`` takes."""
+
+
+def tune_malloc() -> bool:
+    """Keep freed memory in the process for its next block; whether the C library is one that could be told so.
+
+    Of glibc alone; elsewhere (musl, macOS, Windows) nothing is done. May be called again.
+    """
+    libc = _glibc()
+    if libc is None:
+        return False
+    wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: NEVER, M_ARENA_MAX: 1}
+    kept = [libc.mallopt(ctypes.c_int(name), value) for name, value in wanted.items()]
+    if not all(kept):
+        log.debug("mallopt refused: %s", kept)
+    return all(kept)
+
+
+class Holder(Protocol):
+    """What keeps memory for its next use, and can do without."""
+
+    def release(self) -> None:
+        """Free what is kept; nothing where it is in use at this moment."""
+
+
+_holders: WeakSet[Holder] = WeakSet()
+
+
+def keep_track(holder: Holder) -> None:
+    """Have :func:`give_back` ask ``holder`` too, as long as it lives."""
+    _holders.add(holder)
+
+
+def give_back() -> bool:
+    """Return the memory that is free within this process to the machine; whether there was any to return.
+
+    What engines keep from one case to the next goes as well.
+    """
+    for holder in list(_holders):
+        holder.release()
+    libc = _glibc()
+    return libc is not None and bool(libc.malloc_trim(ctypes.c_size_t(0)))
+
+
+@lru_cache(maxsize=1)
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        libc = ctypes.CDLL(None)
+        _ = libc.gnu_get_libc_version, libc.mallopt, libc.malloc_trim
+    except (OSError, TypeError, AttributeError):  # TypeError: Windows has no library of the process itself
+        return None
+    return libc

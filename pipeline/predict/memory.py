@@ -19,8 +19,7 @@ import numpy as np
 from data.case import REFERENCE_ORDER
 from data.errors import InputError
 from data.io.header import ImageHeader
-from pipeline.predict.allocation import give_back
-from pipeline.predict.machine_memory import available_bytes, set_workers, workers
+from pipeline.predict.machine_memory import available_bytes, give_back, set_workers, workers
 from pipeline.predict.passes import passes
 from transforms.planes import turning
 

@@ -27,8 +27,8 @@ from torch import nn
 
 from networks.layers import PaddedNetwork
 from pipeline.predict import engine_cache
-from pipeline.predict.allocation import keep_track
 from pipeline.predict.device import out_of_memory
+from pipeline.predict.machine_memory import keep_track
 
 log = logging.getLogger(__name__)
 

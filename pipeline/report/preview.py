@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from data.case import ImageSource
+from data.errors import InputError
 from data.grid import Grid
-from data.io.read import write_bytes_atomically
+from data.io.read import read_volume, write_bytes_atomically
 from data.visible import visible
 from pipeline.report.colours import region_colour, rgb
 from transforms.postprocess import bounding_box, largest_component, union_box
@@ -212,3 +216,25 @@ def _png(figure: Figure) -> bytes:
     shown = Image.fromarray(pixels).quantize(palette=chart, dither=Image.Dither.NONE)
     shown.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+logger = logging.getLogger(__name__)
+
+
+def read_background(images: Mapping[str, ImageSource], grid: Grid) -> NDArray[np.float32] | None:
+    """The FLAIR, or the first image that will do, (d1, d2, d3) float32 on ``grid``.
+
+    None where no image is readable and on the same voxels (axes may be stored in another order): a picture is an aid,
+    so nothing about it is an error.
+    """
+    for modality in sorted(images, key=lambda name: name != "flair"):
+        try:
+            volume = read_volume(images[modality])
+        except InputError as error:
+            logger.debug("no background: %s", error)
+            continue
+        aligned = volume.grid.reoriented(grid.orientation)
+        if aligned.matches(grid) if grid.spacing_known else aligned.shape == grid.shape:
+            turn = volume.grid.orientation_to(grid.orientation)
+            return nib.orientations.apply_orientation(volume.array, turn).astype(np.float32, copy=False)
+    return None

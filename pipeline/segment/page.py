@@ -13,7 +13,7 @@ from data.case import ImageSource
 from data.errors import InputError
 from data.io.read import read_label_map
 from data.labels import load_convention
-from pipeline.report.background import read_background
+from pipeline.report.preview import read_background
 from pipeline.segment.task import CaseTask, Row, result_path
 
 if TYPE_CHECKING:

@@ -26,13 +26,11 @@ from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, ru
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.overlap import Listener, listening
 from pipeline.execute.own_folder import own_output
-from pipeline.predict.allocation import tune_malloc
-from pipeline.predict.machine_memory import set_workers
+from pipeline.predict.machine_memory import set_workers, tune_malloc
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.lesions import sensitivity_by_size
-from pipeline.score.score_tables import lesion_file, lesions_frame, metrics_frame, pooled_detection
 from pipeline.score.statistics import summarise_metrics
-from pipeline.score.tables import report_frame, write_table
+from pipeline.score.tables import lesion_file, lesions_frame, metrics_frame, pooled_detection, report_frame, write_table
 from pipeline.segment.case import error_row, segment_one
 from pipeline.segment.commit import staging_folder
 from pipeline.segment.page import write_segment_page

@@ -32,7 +32,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.execute.lock import output_lock, remove_stale_files, remove_temporary_files
 from pipeline.execute.own_folder import own_output
-from pipeline.predict.allocation import tune_malloc
+from pipeline.predict.machine_memory import tune_malloc
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.score.tables import read_columns, write_table
 from pipeline.soup import flat_settings, soup_network

@@ -29,8 +29,7 @@ from pipeline.report.colours import label_colours, region_colour
 from pipeline.score.case import score_masks
 from pipeline.score.tables import LARGEST_TABLE
 from pipeline.web.compute.advice import for_page
-from pipeline.web.compute.centres import lesion_centres
-from pipeline.web.compute.view import turned, write_view
+from pipeline.web.compute.view import lesion_centres, turned, write_view
 
 Mask = NDArray[np.bool_]
 ZIP_NAME = "everything.zip"
