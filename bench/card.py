@@ -34,12 +34,12 @@ from data.case import Case
 from data.errors import SegmentationError, UsageError
 from data.find.discover import discover_cases
 from data.io.write import write_bytes_atomically, write_text_atomically
+from pipeline.array_cache import open_array, write_array
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, load_recipe, parse_config
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.predict.machine_memory import tune_malloc
 from pipeline.provenance import as_listing, entries_of, patient_entries
-from pipeline.training.cache import open_array, write_array
 from pipeline.training.cases import Entry, TrainingCase, cached_cases, patient_cases
 from pipeline.training.cube_validation import cube_files_of
 from pipeline.training.distributed import joined

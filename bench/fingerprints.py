@@ -23,10 +23,10 @@ import pandas as pd
 
 from data.find.discover import discover_cases
 from data.io.read import read_volumes
+from data.same_patient import known_as
 from pipeline.fingerprint import SAME, distance, distances, fingerprint
 from pipeline.provenance import PRINTED
 from pipeline.score.tables import write_table
-from pipeline.training.splits import known_as
 
 SETS = ("brats", "brats_2013", "brats2023_unlabelled", "tcga_raw", "open_ms_data/MNI", "lgg/kaggle_3m")
 

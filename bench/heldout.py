@@ -30,11 +30,11 @@ from data.find.recognise import choose_conventions
 from data.grid import Grid
 from data.io.read import read_label_map, read_volume
 from data.labels import count_labels, load_convention
+from data.same_patient import known_as
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predict.predictor import Predictor
 from pipeline.provenance import prints_of, why_seen
 from pipeline.score.case import score_case
-from pipeline.training.splits import known_as
 from transforms.postprocess import largest_component
 
 METRICS = ("dice_WT", "dice_TC", "dice_ET", "hd95_mm_WT", "hd95_mm_TC", "hd95_mm_ET")

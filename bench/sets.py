@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.training.splits import known_as
+from data.same_patient import known_as
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def cases_in(data: Path) -> dict[str, dict[str, Path]]:
 
 
 def patients_of(cases: dict[str, Path]) -> dict[str, list[str]]:
-    """The cases of each patient, by the one name of the patient (:func:`pipeline.training.splits.known_as`)."""
+    """The cases of each patient, by the one name of the patient (:func:`data.same_patient.known_as`)."""
     patients: dict[str, list[str]] = {}
     for case_id in cases:
         patients.setdefault(known_as(case_id), []).append(case_id)

@@ -24,9 +24,10 @@ from bench.sets import cases_in, patients_of
 from data.case import Case, ImageSource
 from data.errors import InputError
 from data.find.discover import discover_cases
+from data.same_patient import known_as
 from pipeline.fingerprint import SAME, distances
 from pipeline.provenance import prints_of
-from pipeline.training.splits import Split, known_as
+from pipeline.training.splits import Split
 
 COLUMNS = ["how", "set", "case", "other_set", "other", "value"]
 LEARNT_FROM = ("brats_2013", "brats2020_cubes", "brats2020_slices", "brats2020_t1ce_slices")

@@ -27,7 +27,8 @@ from pathlib import Path
 
 from bench.sets import cases_in
 from data.io.write import write_text_atomically
-from pipeline.training.splits import Split, known_as
+from data.same_patient import known_as
+from pipeline.training.splits import Split
 
 TEST = ("BraTS2021_01476", "BraTS2021_01479", "BraTS2021_01482", "BraTS2021_01485")
 VALIDATION = ("BraTS2021_01478", "BraTS2021_01481")

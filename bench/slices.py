@@ -27,13 +27,14 @@ import pandas as pd
 from bench.cubes import refuse_seen
 from data.case import Case, ImageSource
 from data.errors import SegmentationError
+from data.same_patient import known_as
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import PreprocessConfig
 from pipeline.predict.predictor import Predictor
 from pipeline.score.metrics import dice
 from pipeline.score.tables import write_table
 from pipeline.training.sources.slice_files import SLICE_CHANNELS, SLICE_REGIONS, read_slice_file, slice_files
-from pipeline.training.splits import known_as, read_split
+from pipeline.training.splits import read_split
 
 THICKNESS = 9
 """Slices of 1 mm: as far as any network of ours looks to the sides."""

@@ -16,10 +16,10 @@ import numpy as np
 
 from data.case import Case
 from data.io.read import read_volumes
+from data.same_patient import known_as
+from pipeline.array_cache import array_path, file_digest, open_array, write_array
 from pipeline.checkpoint import Checkpoint
 from pipeline.fingerprint import BLOCKS, SAME, distances, fingerprint
-from pipeline.training.cache import array_path, file_digest, open_array, write_array
-from pipeline.training.splits import known_as
 
 PRINTED = ("flair", "t1c", "t1", "t2")
 """Of the first two that a case has, fingerprints are kept: 330 patients in 100 kB of header."""
@@ -37,7 +37,7 @@ class Learnt:
     kind : str
         "patient", "slice", "cube"...
     name : str
-        The case id; of slices and lesions the patient's (:func:`pipeline.training.splits.known_as`).
+        The case id; of slices and lesions the patient's (:func:`data.same_patient.known_as`).
     prints : mapping of str to str
         Modality to fingerprint (`pipeline.fingerprint`); empty where there is no whole image.
     """

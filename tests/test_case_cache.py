@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError, UsageError
-from pipeline.training.cache import array_path, file_digest, key_of, open_array, write_array
+from pipeline.array_cache import array_path, file_digest, key_of, open_array, write_array
 
 ARRAY = np.arange(2 * 3 * 4, dtype=np.float16).reshape(2, 3, 4)
 SHAPE = (None, 3, None)
@@ -57,7 +57,7 @@ def test_a_name_says_what_the_array_was_made_from(tmp_path):
 
 def test_another_format_has_other_names(tmp_path, monkeypatch):
     before = array_path(tmp_path, "patient", [])
-    monkeypatch.setattr("pipeline.training.cache.FORMAT", 999)
+    monkeypatch.setattr("pipeline.array_cache.FORMAT", 999)
     assert array_path(tmp_path, "patient", []) != before
 
 
@@ -116,7 +116,7 @@ def test_a_write_that_fails_leaves_the_older_file_and_nothing_else(kept, monkeyp
         raise OSError(28, "No space left on device")
 
     before = kept.read_bytes()
-    monkeypatch.setattr("pipeline.training.cache.np.save", half)
+    monkeypatch.setattr("pipeline.array_cache.np.save", half)
     with pytest.raises(UsageError, match=r"cache: cannot be written to .No space left on device."):
         write_array(kept, ARRAY + 1)
     assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.read_bytes() == before
@@ -126,7 +126,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-import pipeline.training.cache as case_cache
+import pipeline.array_cache as case_cache
 def half(file, array, **_):
     file.write(b"half of it"); file.flush(); print("writing", flush=True); time.sleep(60)
 case_cache.np.save = half

@@ -17,6 +17,7 @@ from data.errors import SegmentationError, UsageError
 from data.find.earlier_run import read_earlier_run
 from data.regular_file import MOST_VALUES, parse_json, read_json_object
 from data.strict_yaml import read_strict_yaml
+from pipeline.array_cache import open_array
 from pipeline.checkpoint import open_checkpoint
 from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.execute.lock import output_lock
@@ -26,7 +27,6 @@ from pipeline.report.patient import read_png
 from pipeline.score.tables import read_columns
 from pipeline.segment.shards import read_shard, record_path
 from pipeline.segment.state import read_state
-from pipeline.training.cache import open_array
 from pipeline.training.progress.history import read_history
 from pipeline.training.progress.state import load_state
 from pipeline.training.run import _lesion_score
@@ -177,7 +177,7 @@ def test_the_score_of_lesions_is_the_mean_over_regions_of_the_cells_that_are_tol
 
 def test_a_file_to_learn_from_that_goes_on_for_terabytes_is_refused_before_it_is_read(tmp_path):
     from data.errors import InputError
-    from pipeline.training.cache import file_digest
+    from pipeline.array_cache import file_digest
 
     _sparse(tmp_path / "P.npz")
     with pytest.raises(InputError, match="P.npz: has 4398046511104 bytes, more than the 2147483648"):
@@ -185,7 +185,7 @@ def test_a_file_to_learn_from_that_goes_on_for_terabytes_is_refused_before_it_is
 
 
 def test_a_dataset_json_is_read_as_every_other_json_is(tmp_path):
-    from data.find.image_folder import read_dataset_json
+    from data.find.dataset_json import read_dataset_json
 
     path = tmp_path / "dataset.json"
     channels = '"channel_names": {"0": "T1"}'

@@ -14,7 +14,8 @@ from bench.mask_search import Volumes, at_places, nearest_slices, nearest_volume
 from bench.sets import cases_in, patients_of
 from bench.shared_patients import COLUMNS, summary, two_sides, unnamed
 from bench.sides import SET_ASIDE, TEST, VALIDATION, fixed_sides
-from pipeline.training.splits import Split, known_as, read_split
+from data.same_patient import known_as
+from pipeline.training.splits import Split, read_split
 
 PATIENTS = [*TEST, *VALIDATION, "BraTS2021_01477", "P1"]
 CUBES = [f"BraTS20_Training_{number:03d}" for number in range(200, 300)]

@@ -11,17 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UsageError
+from data.same_patient import SAME_PATIENT, known_as, patient_id, perhaps_one_of
 from data.strict_yaml import read_strict_yaml
-from pipeline.training.splits import (
-    SAME_PATIENT,
-    Split,
-    fold_split,
-    known_as,
-    match_split,
-    patient_id,
-    perhaps_one_of,
-    read_split,
-)
+from pipeline.training.splits import Split, fold_split, match_split, read_split
 from tests.conftest import SHARED
 
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from data.find.dataset_json import DatasetJson, parse_dataset_json, read_dataset_json
 from data.find.earlier_run import EarlierRun, read_earlier_run
-from data.find.image_folder import DatasetJson, parse_dataset_json, read_dataset_json
 from data.find.naming import natural_key
 from data.find.tree import NEVER, Entry, Listing, linked_out, list_folder
 

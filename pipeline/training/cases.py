@@ -1,6 +1,6 @@
 """What is learnt from: patients, phantoms and single slices, preprocessed as the predictor does and kept on disk.
 
-A case is decompressed and preprocessed once and then mapped from the cache (`pipeline.training.cache`): an epoch reads only
+A case is decompressed and preprocessed once and then mapped from the cache (`pipeline.array_cache`): an epoch reads only
 the pages of the patches it draws, and memory does not grow with the number of patients.
 """
 
@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,18 +30,26 @@ from data.io.metaimage import read_metaimage
 from data.io.read import MAX_VOXELS, ImageHeader, read_label_map
 from data.labels import count_labels, load_convention
 from data.phantom.patient import Contrast, draw_patient
+from data.same_patient import known_as
+from pipeline.array_cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.config import RunConfig
 from pipeline.execute.executors import make_executor
-from pipeline.training.cache import array_path, file_digest, key_of, open_array, write_array
 from pipeline.training.sources.slice_files import read_slice_file, slice_files
-from pipeline.training.splits import known_as
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to
 
-if TYPE_CHECKING:
-    from pipeline.training.sources.tumour_shapes import CubeShape
-
 log = logging.getLogger(__name__)
+
+
+class TumourShape(Protocol):
+    """Tumour of a real patient for a phantom, as pipeline.training.sources.tumour_shapes reads it."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what decides the shape."""
+
+    def read(self) -> tuple[NDArray[np.uint8], tuple[float, float, float]]:
+        """Return the codes of `data.phantom.tumour` and the spacing in mm."""
+
 
 _INFINITE = 0x7C00
 """The bits of float16 infinity."""
@@ -185,7 +193,7 @@ def phantom_cases(
     cache: Path,
     *,
     workers: int = 0,
-    shape_of: Callable[[int], CubeShape] | None = None,
+    shape_of: Callable[[int], TumourShape] | None = None,
 ) -> list[TrainingCase]:
     """Phantom patients at 1 mm, called ``phantom-SEED``, preprocessed as any patient is; else as `patient_cases`.
 
@@ -360,7 +368,7 @@ def region_shares(
 
 
 def _phantom(
-    seed: int, config: RunConfig, contrast: Contrast, shape: CubeShape | None
+    seed: int, config: RunConfig, contrast: Contrast, shape: TumourShape | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     tumour: dict[str, Any] = (
         dict(zip(("tumour_labels", "tumour_spacing_mm"), shape.read(), strict=True)) if shape else {}

@@ -18,12 +18,12 @@ import numpy as np
 from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
 from data.labels import load_convention
+from data.same_patient import known_as
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.predict.predictor import Predictor
 from pipeline.score.metrics import dice
 from pipeline.training.distributed import Process
 from pipeline.training.sources.cubes import CUBE_CHANNELS, CUBE_CONVENTION, LesionCube, read_cubes
-from pipeline.training.splits import known_as
 
 Row = dict[str, float | str]
 
@@ -36,7 +36,7 @@ def cube_files_of(folder: Path, patients: Collection[str]) -> list[Path]:
     folder : Path
         Of the .npz files.
     patients : collection of str
-        Whose cubes are wanted, under any of their names (:func:`pipeline.training.splits.known_as`).
+        Whose cubes are wanted, under any of their names (:func:`data.same_patient.known_as`).
 
     Raises
     ------

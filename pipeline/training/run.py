@@ -26,6 +26,7 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import LabelConvention, load_convention
+from data.same_patient import known_as, perhaps_one_of
 from networks import Cascade
 from networks.losses import build_loss
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
@@ -48,7 +49,7 @@ from pipeline.training.sampling import PatchDataset
 from pipeline.training.sources import Source, source_of
 from pipeline.training.sources.cubes import LesionCube
 from pipeline.training.sources.tumour_shapes import cube_shapes, shape_for
-from pipeline.training.splits import Split, fold_split, known_as, listed, match_split, perhaps_one_of, read_split
+from pipeline.training.splits import Split, fold_split, listed, match_split, read_split
 from pipeline.training.validation import NO_AUGMENTATION, Reference, mean_scores, references, validate, validation_loss
 
 log = logging.getLogger(__name__)

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from data.errors import UsageError
 from data.regular_file import read_json
-from data.strict_yaml import read_strict_yaml
+from data.same_patient import known_as, patient_id
 
 log = logging.getLogger(__name__)
 
-SAME_PATIENT = Path(__file__).with_name("same_patient.yaml")
-"""Patients who stand in several sets under several names."""
 LARGEST_FILE = 2**24
 """Bytes of a split: some 500,000 ids."""
 _REMARKS = ("data", "rule")
 """Keys of a split file that explain it to a person."""
-
-# What follows the patient in a case id, per data set; the first group is the patient.
-_TIME_POINTS = tuple(
-    re.compile(pattern, re.IGNORECASE | re.DOTALL)
-    for pattern in (
-        r"(.+)[/\\](?:ses|session|tp|time[-_ ]?point|visit)[-_ ]?[0-9A-Za-z]+",  # folders of sessions, BIDS among them
-        r"(BraTS-(?:[A-Za-z]+-)+[0-9]+)-[0-9]+",  # BraTS 2023 and later: ...-00000-000
-        r"(brats_(?:2012|2013|tcia|cbica)_.+)_[0-9]+",
-        r"(Brats1[789]_.+)_[0-9]+",
-        r"(UCSF-PDGM-[0-9]+)(?:_FU[0-9]+d)?(?:_nifti)?",
-        r"(UPENN-GBM-[0-9]+)_[0-9]+",
-        r"(TCGA_[A-Z0-9]+_[A-Z0-9]+)_[0-9]{8}",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -71,63 +53,6 @@ class Split:
         """What a split file holds; without ``set_aside`` where it is empty, as files were before it."""
         lists = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: ids for name, ids in lists.items() if ids or name != "set_aside"}
-
-
-def patient_id(case_id: str) -> str:
-    """The patient that a case shows: its id without the session or time point, where the naming is known to have one.
-
-    ``BraTS-GLI-00009-001`` gives ``BraTS-GLI-00009``, ``sub-01/ses-2`` gives ``sub-01``; an id of unknown naming is
-    its own patient.
-    """
-    for pattern in _TIME_POINTS:
-        if found := pattern.fullmatch(case_id):
-            return found[1]
-    return case_id
-
-
-def known_as(case_id: str) -> str:
-    """The one name of a patient across public sets: :func:`patient_id`, and one name where several are known.
-
-    ``BraTS2021_01476`` and ``volume_271_slice_80`` give ``BraTS20_Training_271``. Read from `SAME_PATIENT`.
-    """
-    same, spelt, _ = _same_patients()
-    name = patient_id(case_id)
-    for pattern, form in spelt:
-        if found := pattern.fullmatch(name):
-            name = form.format(*found.groups())
-            break
-    return same.get(name, name)
-
-
-def perhaps_one_of(case_id: str, others: Iterable[str]) -> bool:
-    """Whether a case may show one of the other cases' patients, of a set whose patients of the same site are not all known.
-
-    ``TCGA_CS_4941`` may be ``BraTS20_Training_274``, and is not ``TCGA_CS_4943``. Read from `SAME_PATIENT`.
-    """
-    _, _, perhaps = _same_patients()
-    own, theirs = _names(case_id), set[str]().union(*map(_names, others))
-
-    def stands(pattern: re.Pattern[str], names: set[str]) -> bool:
-        return any(map(pattern.fullmatch, names))
-
-    return any(
-        stands(mine, own) and stands(other, theirs) for pair in perhaps for mine, other in (pair, reversed(pair))
-    )
-
-
-def _names(case_id: str) -> set[str]:
-    return {patient_id(case_id), known_as(case_id)}
-
-
-Pairs = list[tuple[re.Pattern[str], re.Pattern[str]]]
-
-
-@lru_cache(maxsize=1)
-def _same_patients() -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]], Pairs]:
-    content = read_strict_yaml(SAME_PATIENT)
-    same = {name: names[0] for names in content["same"] for name in names}
-    spelt = [(re.compile(pattern, re.DOTALL), form) for pattern, form in content["spelt"]]
-    return same, spelt, [(re.compile(one), re.compile(other)) for one, other in content["perhaps"]]
 
 
 def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:

@@ -15,6 +15,7 @@ from data.case import Case
 from data.errors import ConventionError, InputError, UsageError
 from data.find.discover import discover_cases
 from data.labels import load_convention
+from data.same_patient import known_as
 from pipeline.config import RunConfig
 from pipeline.training.cases import TrainingCase, patient_cases, slice_cases
 from pipeline.training.sources.cubes import cube_cases, is_cube_folder
@@ -24,7 +25,6 @@ from pipeline.training.sources.silver import is_silver_folder, silver_cases, sil
 from pipeline.training.sources.slice_files import is_slice_folder
 from pipeline.training.sources.t1c_slices import is_t1c_folder, t1c_cases, t1c_names
 from pipeline.training.sources.tumour_free import tumour_free_cases, tumour_free_names
-from pipeline.training.splits import known_as
 
 _PATIENT = "patient"
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from data.errors import InputError, UsageError, few
 from data.grid import Grid
 from data.labels import load_convention
+from pipeline.array_cache import array_path, file_digest, read_npz
 from pipeline.config import RunConfig
-from pipeline.training.cache import array_path, file_digest, read_npz
 from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
 from transforms.restore import grid_at_spacing, resample_to
 

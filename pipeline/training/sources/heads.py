@@ -32,12 +32,12 @@ from data.errors import InputError
 from data.find.discover import discover_cases
 from data.io.read import read_label_map, read_volumes
 from data.labels import load_convention
+from data.same_patient import known_as
+from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cache import array_path, file_digest
 from pipeline.training.cases import Entry, TrainingCase, cached_cases, digests_of, recipe_key
 from pipeline.training.sources.pictures import refuse_recipe
 from pipeline.training.sources.slice_files import slice_on_grid
-from pipeline.training.splits import known_as
 from transforms.brain import brain_mask
 
 HEAD_MODALITIES = ("flair", "t1", "t1c")

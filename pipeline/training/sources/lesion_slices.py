@@ -32,8 +32,8 @@ import torch
 from numpy.typing import NDArray
 
 from data.errors import UsageError
+from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cache import array_path, file_digest
 from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
 from pipeline.training.sources.pictures import as_channels, read_pair, refuse_recipe
 from pipeline.training.sources.slice_files import slice_on_grid

@@ -15,8 +15,9 @@ import torch
 from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
 from data.io.read import read_label_map
+from data.same_patient import known_as
+from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cache import array_path, file_digest
 from pipeline.training.cases import (
     Entry,
     TrainingCase,
@@ -27,7 +28,6 @@ from pipeline.training.cases import (
     refuse_missing,
     region_shares,
 )
-from pipeline.training.splits import known_as
 from transforms.preprocess import grid_of
 
 SILVER_IMAGES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "flair": "fla"}

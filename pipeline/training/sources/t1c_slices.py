@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from data.errors import UsageError
+from data.same_patient import known_as
+from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cache import array_path, file_digest
 from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
 from pipeline.training.sources.pictures import as_channels, read_pair, refuse_recipe
 from pipeline.training.sources.slice_files import slice_on_grid
-from pipeline.training.splits import known_as
 
 T1C_SIDE = 224
 T1C_PIXEL_MM = 240 / 224

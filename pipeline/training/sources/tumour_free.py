@@ -15,8 +15,9 @@ import torch
 
 from data.case import Case
 from data.find.discover import discover_cases
+from data.same_patient import known_as
+from pipeline.array_cache import array_path
 from pipeline.config import RunConfig
-from pipeline.training.cache import array_path
 from pipeline.training.cases import (
     Entry,
     TrainingCase,
@@ -26,7 +27,6 @@ from pipeline.training.cases import (
     recipe_key,
     refuse_missing,
 )
-from pipeline.training.splits import known_as
 
 
 def tumour_free_names(folder: Path) -> dict[str, str]:

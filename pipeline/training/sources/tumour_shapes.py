@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError, UsageError
 from data.labels import load_convention
-from pipeline.training.cache import file_digest, read_npz
+from pipeline.array_cache import file_digest, read_npz
 from pipeline.training.sources.cubes import CUBE_CONVENTION, CUBE_SPACING_MM, GRID_SIDE
 
 
