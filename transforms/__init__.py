@@ -1,1 +1,4 @@
-"""Array to array: preprocessing and augmentation as MONAI chains, the way back to the native grid, post-processing."""
+"""Array to array: preprocessing, augmentation, resampling, post-processing.
+
+Preprocessing and augmentation are MONAI chains.
+"""

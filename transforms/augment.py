@@ -1,4 +1,6 @@
-"""Random transforms for training: one MONAI chain for 2D, 2D with neighbouring slices, and 3D.
+"""Random transforms for training, as one MONAI chain.
+
+It serves 2D, 2D with neighbouring slices, and 3D.
 
 Inside the chain an image is (modalities, slices, *patch), with a single "slice" in 3D: so each step treats a modality's
 slices alike, and torch's functions of (batch, channels, ...) fit. The intensity changes are plain functions on plain
@@ -28,7 +30,10 @@ Change = Callable[[torch.Tensor, Random], torch.Tensor]
 
 
 def crop_size(spatial_dims: int, patch: Sequence[int], context: int = 0) -> tuple[int, int, int]:
-    """Voxels of the crop that :func:`training_chain` takes: the patch with a margin; 2D: its slice and neighbours."""
+    """Return the size in voxels of the crop that :func:`training_chain` takes.
+
+    It is the patch with a margin; in 2D its slice and neighbours.
+    """
     # The same on both sides, so that the patch's middle is the crop's to the voxel and nothing is blurred for want of it.
     sizes = [n + 2 * math.ceil(MARGIN * n) for n in patch]
     return (*sizes, 2 * context + 1) if spatial_dims == 2 else tuple(sizes)  # type: ignore[return-value]
@@ -111,7 +116,9 @@ def training_chain(
 
 
 class RandMoved(RandomizableTransform):
-    """Rotate, scale, mirror and bend image and regions together, in one linear interpolation, down to the patch.
+    """Random rotation, scale, mirroring and bending of image and regions together.
+
+    One linear interpolation gives the patch.
 
     What lies beyond the crop is 0; NaN in a region that is NaN at the crop's edge there. A voxel that is interpolated from
     NaN is NaN.
@@ -152,7 +159,7 @@ class RandMoved(RandomizableTransform):
         return {"image": image.unflatten(0, (modalities, slices)), "regions": regions}
 
     def _moved(self, crop: torch.Tensor) -> torch.Tensor:
-        """(channels, *crop) to (channels, *patch)."""
+        """Move (channels, *crop) to (channels, *patch)."""
         matrix, bend = self._matrix(), self._bend()
         if bend is None and np.array_equal(abs(matrix), np.eye(len(self.patch))):
             middle = crop
@@ -175,7 +182,10 @@ class RandMoved(RandomizableTransform):
         return moved
 
     def _matrix(self) -> np.ndarray:
-        """From an offset off the patch's middle to one off the crop's, in voxels."""
+        """Return the matrix from an offset in the patch to the crop's.
+
+        Offsets are in voxels off the middle.
+        """
         dims = len(self.patch)
         matrix = np.eye(dims)
         for first, second in [(0, 1), (0, 2), (1, 2)][: 1 if dims == 2 else 3]:
@@ -192,7 +202,7 @@ class RandMoved(RandomizableTransform):
         return matrix
 
     def _bend(self) -> torch.Tensor | None:
-        """Smooth displacements (*patch, dims) in voxels."""
+        """Draw smooth displacements (*patch, dims) in voxels."""
         if self.elastic == 0 or self.R.rand() >= 1 / 3:
             return None
         nodes = tuple(int(self.R.randint(4, 8)) for _ in self.patch)
@@ -202,7 +212,7 @@ class RandMoved(RandomizableTransform):
 
 
 def _enlarged(field: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """A coarse (batch, channels, ...) field brought to ``size``."""
+    """Bring a coarse (batch, channels, ...) field to ``size``."""
     return F.interpolate(field, size=tuple(size), mode="bicubic" if len(size) == 2 else "trilinear", align_corners=True)
 
 
@@ -210,7 +220,9 @@ def _enlarged(field: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 class RandChanged(RandomizableTransform):
-    """Change an image (modalities, slices, *patch) by each of ``changes`` with its probability, one after the other.
+    """Random changes of an image (modalities, slices, *patch).
+
+    Each of ``changes`` is made with its probability, one after the other.
 
     One transform rather than one for each, for to seed a generator takes longer than most changes. The last
     ``n_probabilities`` channels are not changed.
@@ -247,7 +259,10 @@ def _brightened(image: torch.Tensor, random: Random, largest: float) -> torch.Te
 
 
 def _with_gamma(image: torch.Tensor, random: Random, largest: float) -> torch.Tensor:
-    """Each modality to its own power between its least and its greatest value, which stay what they are."""
+    """Raise each modality to its own power.
+
+    Its least and its greatest value stay.
+    """
     bound = -math.log(1 - largest)
     exponent = _per_modality(np.exp(random.uniform(-bound, bound, len(image))), image)
     every = tuple(range(1, image.ndim))
@@ -257,7 +272,9 @@ def _with_gamma(image: torch.Tensor, random: Random, largest: float) -> torch.Te
 
 
 def _with_bias_field(image: torch.Tensor, random: Random, deviation: float) -> torch.Tensor:
-    """Multiply each modality by its own smooth field, as the coil's sensitivity does; slices share theirs.
+    """Multiply each modality by its own smooth field, as a coil's sensitivity does.
+
+    Slices share theirs.
 
     The images are z-scored: a field ``1 + b`` on an intensity of mean m and deviation s makes ``z + b (z + m / s)``;
     m / s is taken as 2, as inside a brain.
@@ -302,5 +319,5 @@ def _left_out(image: torch.Tensor, random: Random) -> torch.Tensor:
 
 
 def _finish(sample: Mapping[Hashable, Any]) -> Sample:
-    """Modalities and slices become channels."""
+    """Make channels of modalities and slices."""
     return {"image": sample["image"].flatten(0, 1), "regions": sample["regions"]}

@@ -1,4 +1,6 @@
-"""The brain in slices of a head: no network, no atlas, and slices may lie any distance apart.
+"""Brain in slices of a head.
+
+It takes no network and no atlas, and slices may lie any distance apart.
 
 Around the brain lies the skull, dark in every sequence. A watershed from markers finds that dark line whatever the brightness
 on its sides is: each pixel goes to the brain or to the scalp, whichever it reaches by the brighter path.
@@ -92,7 +94,10 @@ def brain_mask(images: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def _outwards(middle: int, n: int) -> Iterator[tuple[int, int | None]]:
-    """Each slice and the one before it, from the middle down and then up."""
+    """Yield each slice and the one before it.
+
+    The order is from the middle down and then up.
+    """
     yield middle, None
     yield from ((k, k + 1) for k in range(middle - 1, -1, -1))
     yield from ((k, k - 1) for k in range(middle + 1, n))
@@ -165,7 +170,10 @@ def _grown(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
 
 
 def _closed(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Closed and without holes; beyond the faces is nothing."""
+    """Close a mask and fill its holes.
+
+    Nothing is beyond the faces.
+    """
     inside = (slice(radius + 1, -radius - 1),) * 2
     closed = _shrunk(_grown(np.pad(mask, radius + 1), radius), radius)[inside]
     filled: NDArray[np.bool_] = ndi.binary_fill_holes(closed | mask)

@@ -1,4 +1,7 @@
-"""Lesions cut out of a volume, ready to be put into another brain (see transforms.transplant)."""
+"""Lesions cut out of a volume, to be put into another brain.
+
+See transforms.transplant.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ WHOLE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Donor:
-    """A lesion and its surroundings, ready to be put into another brain.
+    """Lesion and its surroundings, ready to be put into another brain.
 
     Parameters
     ----------
@@ -94,14 +97,20 @@ def make_donor(
 
 
 def known_faces(region: NDArray[np.floating]) -> tuple[tuple[int, int], ...]:
-    """First and last index along each axis of what is known (not NaN) of a region; some of it must be."""
+    """Return the first and last known index along each axis.
+
+    Known is not NaN in a region; some of it must be.
+    """
     known = np.isfinite(region)
     ends = (np.flatnonzero(known.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3))
     return tuple((int(first), int(last)) for first, last in ends)
 
 
 def face_cuts(whole: NDArray[np.bool_], faces: tuple[tuple[int, int], ...]) -> tuple[tuple[float, float], ...]:
-    """Section of a lesion on each face as a share of its largest section along that axis, three pairs from 0 to 1."""
+    """Return the section of a lesion on each face, from 0 to 1.
+
+    It is a share of the lesion's largest section along that axis; three pairs.
+    """
     sections = [whole.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     return tuple(
         (float(section[first] / section.max()), float(section[last] / section.max()))
@@ -110,7 +119,9 @@ def face_cuts(whole: NDArray[np.bool_], faces: tuple[tuple[int, int], ...]) -> t
 
 
 def is_whole(region: NDArray[np.floating]) -> bool:
-    """Whether next to nothing (`WHOLE`) of a lesion lies on the faces of what is known; no lesion is not.
+    """Tell whether a lesion hardly touches the faces of the known voxels.
+
+    `WHOLE` is the share that may; no lesion at all is not whole.
 
     Parameters
     ----------

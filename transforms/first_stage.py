@@ -1,4 +1,6 @@
-"""Probabilities of a cascade's first network as its second one is to meet them: with the errors of new patients.
+"""Simulated probabilities of a cascade's first network, with errors of new patients.
+
+The second network learns from them.
 
 The first network has learnt from the very patients that the second learns from, so that what it says of them is better
 than of anybody new; a second network that saw it would learn to copy. So it is shown the reference in the place of the
@@ -100,7 +102,10 @@ def disturbed(
 
 
 def smooth_field(shape: Sequence[int], random: Random) -> torch.Tensor:
-    """A smooth random field (d1, d2, d3) of mean 0 and a standard deviation of about 1 at its nodes."""
+    """Draw a smooth random field (d1, d2, d3) of mean 0.
+
+    Its standard deviation is about 1 at its nodes.
+    """
     longest = max(shape)
     nodes = [max(2, round(FIELD_NODES * n / longest)) if n > 1 else 1 for n in shape]
     coarse = torch.as_tensor(random.standard_normal(nodes), dtype=torch.float32)
@@ -116,7 +121,10 @@ def _without_unknown(region_shares: torch.Tensor) -> torch.Tensor:
 
 
 def _bent(volume: torch.Tensor, random: Random, reach: Sequence[float]) -> torch.Tensor:
-    """Move all channels by one smooth field whose standard deviation is ``reach`` in voxels; an axis of 1 stays."""
+    """Move all channels by one smooth field.
+
+    Its standard deviation is ``reach`` in voxels; an axis of 1 stays.
+    """
     shape = volume.shape[1:]
     place = []
     for axis, n in enumerate(shape):
@@ -128,7 +136,7 @@ def _bent(volume: torch.Tensor, random: Random, reach: Sequence[float]) -> torch
 
 
 def _drawn(mask: torch.Tensor, random: Random) -> tuple[int, ...] | None:
-    """A voxel of a mask, each with equal chance."""
+    """Draw a voxel of a mask, each with equal chance."""
     places = mask.flatten().nonzero()[:, 0]
     if not len(places):
         return None
@@ -143,7 +151,10 @@ def _blob(
     coarseness: Sequence[float],
     radii: tuple[float, float],
 ) -> torch.Tensor:
-    """1 in the middle of an ellipsoid, falling to 0 around it; its radii in voxels of the first network."""
+    """Return a blob: 1 in an ellipsoid's middle, falling to 0 around it.
+
+    Its radii are in voxels of the first network.
+    """
     total = torch.zeros(tuple(shape))
     for axis, (n, middle, step) in enumerate(zip(shape, place, coarseness, strict=True)):
         offset = (torch.arange(n, dtype=torch.float32) - middle) / (step * random.uniform(*radii))

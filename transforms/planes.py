@@ -1,4 +1,6 @@
-"""Directions of slices: a volume turned so that the slices of one lie across its third axis, and turned back.
+"""Directions of slices: volumes turned before and after a network of slices.
+
+The slices lie across the third axis of the turned volume.
 
 A network of slices knows only volumes whose slices lie across the third axis. For another direction the volume is turned
 before it and its answer back after it. The axes of a slice keep their order: of a volume in RAS, axial slices are
@@ -19,18 +21,24 @@ ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}
 
 
 def slice_axis(plane: str, orientation: str) -> int:
-    """The axis, 0 to 2, across which slices of a plane (a key of `ACROSS`) lie in an orientation such as ``"RAS"``."""
+    """Return the axis, 0 to 2, across which slices of a plane lie.
+
+    The plane is a key of `ACROSS`, the orientation such as ``"RAS"``.
+    """
     return next(axis for axis, letter in enumerate(orientation) if letter in ACROSS[plane])
 
 
 def turning(across: int) -> tuple[int, int, int]:
-    """The axes of a volume in the order of the turned one: the two of a slice, then ``across``."""
+    """Return a volume's axes in the order of the turned one.
+
+    They are the two of a slice, then ``across``.
+    """
     first, second = (axis for axis in range(3) if axis != across)
     return (first, second, across)
 
 
 def turning_back(across: int) -> tuple[int, int, int]:
-    """The axes of the turned volume in the order of the one that was turned."""
+    """Return the axes of the turned volume in the original order."""
     order = turning(across)
     return (order.index(0), order.index(1), order.index(2))
 
@@ -53,7 +61,10 @@ def turned(volume: torch.Tensor, across: int) -> torch.Tensor:
 
 
 def turned_back(volume: torch.Tensor, across: int) -> torch.Tensor:
-    """The (..., d1, d2, d3) tensor that :func:`turned` was given; as there itself or a contiguous copy."""
+    """Return the (..., d1, d2, d3) tensor that :func:`turned` was given.
+
+    As there it is the same memory or a contiguous copy.
+    """
     return _arranged(volume, turning_back(across))
 
 
@@ -65,5 +76,8 @@ def _arranged(volume: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 
 
 def axes_of(shape: Sequence[int], slice_axes: Sequence[int]) -> tuple[int, ...]:
-    """The axes across which a volume (d1, d2, d3) is seen in slices: ``slice_axes``, but a single slice has only its own."""
+    """Return the axes across which a volume is seen in slices.
+
+    The volume is (d1, d2, d3). ``slice_axes``, but a single slice has only its own.
+    """
     return (2,) if shape[2] == 1 else tuple(slice_axes)

@@ -1,4 +1,7 @@
-"""From probabilities on the case's own grid to region masks: threshold, nesting, small components, holes."""
+"""Post-processing, from probabilities on the case's own grid to region masks.
+
+Its steps are threshold, nesting, small components and holes.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ def to_masks(
 
 
 def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
-    """Slices of the smallest box with all true voxels, grown by ``margin`` within the array; empty for none."""
+    """Return the smallest box with all true voxels, as slices.
+
+    It is grown by ``margin`` within the array; empty for none.
+    """
     box = []
     for axis in range(mask.ndim):
         hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
@@ -68,7 +74,10 @@ def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
 
 
 def union_box(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int], margin: int = 0) -> tuple[slice, ...]:
-    """The smallest box around those of ``boxes`` that are not empty, grown by ``margin`` within ``shape``; empty for none."""
+    """Return the smallest box around those of ``boxes`` that are not empty.
+
+    It is grown by ``margin`` within ``shape``; empty for none.
+    """
     filled = [box for box in boxes if all(cut.stop > cut.start for cut in box)]
     if not filled:
         return tuple(slice(0, 0) for _ in shape)
@@ -79,7 +88,10 @@ def union_box(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int], margin: 
 
 
 def label_components(mask: Mask) -> NDArray[np.unsignedinteger]:
-    """Number the 26-connected (2D: 8-connected) components of a mask from 1 on; 0 outside, the shape is the mask's."""
+    """Number the 26-connected (2D: 8-connected) components of a mask from 1 on.
+
+    Outside it is 0; the shape is the mask's.
+    """
     if not mask.size:
         return np.zeros(mask.shape, np.uint32)
     # A frame of background: cc3d 4.1.1 raises on thin arrays with many components, such as [[[True, False, True]]].
@@ -88,7 +100,7 @@ def label_components(mask: Mask) -> NDArray[np.unsignedinteger]:
 
 
 def remove_small_components(mask: Mask, min_voxels: float, min_share: float = 0.0) -> Mask:
-    """Drop components of fewer than ``min_voxels`` voxels or of less than ``min_share`` of the largest one's.
+    """Drop components below ``min_voxels`` voxels, or below ``min_share`` of the largest one.
 
     One of exactly that size stays. See :func:`label_components`.
     """
@@ -106,7 +118,10 @@ def remove_small_components(mask: Mask, min_voxels: float, min_share: float = 0.
 
 
 def largest_component(mask: Mask) -> Mask:
-    """The component of most voxels (the first of equals); empty for an empty mask. See :func:`label_components`."""
+    """Return the component of most voxels, the first of equals.
+
+    An empty mask gives an empty one. See :func:`label_components`.
+    """
     components = label_components(mask)
     sizes = np.bincount(components.ravel(), minlength=2)
     sizes[0] = 0
@@ -114,7 +129,10 @@ def largest_component(mask: Mask) -> Mask:
 
 
 def fill_cavities(mask: Mask) -> Mask:
-    """Fill background that no face-connected path of background joins to the outside of the mask's bounding box."""
+    """Fill background that has no path to the outside of the mask.
+
+    A path goes through faces of background voxels, to the border of the mask's bounding box.
+    """
     result = mask.copy()
     box = bounding_box(mask)
     if mask[box].size:

@@ -1,4 +1,7 @@
-"""From a case's files to the tensor that a network sees: a MONAI chain, with the checked reader behind its loader."""
+"""Preprocessing, from a case's files to the tensor that a network sees.
+
+It is a MONAI chain, with the checked reader behind its loader.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from transforms.restore import copy_planes, grid_at_spacing, resample_to
 
 
 class LoadVolumesd(MapTransform):
-    """The checked reader in the place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
+    """Checked reader in the place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
 
     An :class:`data.case.ImageSource` is read (:func:`data.io.read.read_volumes`), a :class:`data.io.read.Volume` is taken as
     it is, and what is a MetaTensor already passes. The voxels are not copied: (1, d1, d2, d3) in the file's own memory
@@ -51,18 +54,23 @@ class LoadVolumesd(MapTransform):
 
 
 def grid_of(image: MetaTensor) -> Grid:
-    """The grid on which a channel-first (channels, d1, d2, d3) MetaTensor lies."""
+    """Return the grid of a channel-first (channels, d1, d2, d3) MetaTensor."""
     return Grid(tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64))  # type: ignore[arg-type]
 
 
 def _voxels(image: MetaTensor) -> NDArray[Any]:
-    """The (d1, d2, d3) voxels of an image of one channel, in numpy, which compares unsigned integers too; no copy."""
+    """Return the (d1, d2, d3) voxels of an image of one channel.
+
+    They are in numpy, which compares unsigned integers too, and are not copied.
+    """
     array: NDArray[Any] = image.as_tensor()[0].numpy()
     return array
 
 
 class DoubtPatientd(MapTransform):
-    """Put into ``"warnings"`` what the images of a patient, each on its own grid, make doubtful together.
+    """Warnings about the images of a patient, compared with each other.
+
+    Each image is on its own grid; the sentences are put into ``"warnings"``.
 
     See :func:`data.plausibility.patient_doubts`; the images pass unchanged.
     """
@@ -80,7 +88,9 @@ class DoubtPatientd(MapTransform):
 
 
 class AlignToReferenced(MapTransform):
-    """Bring every modality onto the grid of the reference modality; a missing one becomes zeros where that is allowed.
+    """Alignment of every modality with the grid of the reference modality.
+
+    A missing one becomes zeros where that is allowed.
 
     The reference is the first of :data:`data.case.REFERENCE_ORDER` that is there. Adds ``"native"`` (the reference's
     :class:`data.io.read.ImageHeader`), ``"background"`` (FLAIR, else the reference, for pictures) and its sentences to
@@ -158,7 +168,9 @@ def _mm(grid: Grid) -> str:
 
 
 class CropToShownd(MapTransform):
-    """Cut images, (1, d1, d2, d3) on one grid, to the box of what any of them shows; nothing is copied.
+    """Crop of images to the box of all that is not 0.
+
+    The images are (1, d1, d2, d3) on one grid; nothing is copied.
 
     As ``CropForegroundd`` of their stack, which need not be made for it. Images that show nothing are left whole.
     """
@@ -179,7 +191,9 @@ class CropToShownd(MapTransform):
 
 
 class StackOrientedd(MapTransform):
-    """Stack images, (1, d1, d2, d3) on one grid, as float32 channels turned to ``orientation``: one copy for it all.
+    """Stack of images as float32 channels turned to ``orientation``, in one copy.
+
+    The images are (1, d1, d2, d3) on one grid.
 
     As ``Orientationd`` and ``ConcatItemsd``. The single images are dropped, so that they do not double the memory.
     """
@@ -223,7 +237,7 @@ class ToSpacingd(MapTransform):
 
 
 class _ImageFilterd(MapTransform):
-    """A SimpleITK filter on each (1, d1, d2, d3) image, inside its non-zero voxels."""
+    """SimpleITK filter on each (1, d1, d2, d3) image, inside its non-zero voxels."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -243,7 +257,10 @@ class _ImageFilterd(MapTransform):
 
 
 class BiasCorrectd(_ImageFilterd):
-    """N4 bias field correction (Tustison et al., IEEE TMI 2010), estimated at a quarter of the resolution."""
+    """N4 bias field correction (Tustison et al., IEEE TMI 2010).
+
+    The field is estimated at a quarter of the resolution.
+    """
 
     def filter(self, image: sitk.Image) -> sitk.Image:
         mask = sitk.NotEqual(image, 0)
@@ -337,7 +354,7 @@ def preprocess_chain(
     zero_missing: bool = False,
     max_voxels: int = MAX_VOXELS,
 ) -> Compose:
-    """The chain from files to tensor.
+    """Return the chain from files to tensor.
 
     Parameters
     ----------

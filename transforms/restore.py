@@ -1,4 +1,7 @@
-"""From one grid to another: the only place where voxels are resampled, towards the network and on the way back."""
+"""Resampling from one grid to another.
+
+It is the only place where voxels are resampled, towards the network and on the way back.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ def resample_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor
 
 
 def _resample_inside(image: torch.Tensor, source: Grid, target: Grid) -> tuple[torch.Tensor, Padding]:
-    """As `resample_to`, of the target voxels that lie inside the source only, in any memory order."""
+    """Resample onto the target voxels that lie inside the source only.
+
+    Memory orders are free; else as `resample_to`.
+    """
     if tuple(image.shape[1:]) != source.shape:
         raise ValueError(f"image of shape {tuple(image.shape[1:])} does not lie on a grid of shape {source.shape}")
     # Rounded, so that the same patient stored flipped or permuted gives the same weights to the bit.
@@ -70,7 +76,10 @@ def _resample_inside(image: torch.Tensor, source: Grid, target: Grid) -> tuple[t
 def _resample_axis(
     image: torch.Tensor, axis: int, step: float, offset: float, n_target: int, tolerance: float
 ) -> tuple[torch.Tensor, tuple[int, int]]:
-    """One array axis on the target voxels that lie inside, and how many lie outside before and after them."""
+    """Map one array axis onto the target voxels inside the source.
+
+    The numbers of voxels outside before and after them come with it.
+    """
     dim, n_source = axis + 1, image.shape[axis + 1]
     whole_step, whole_offset = round(step), round(offset)
     exact = (
@@ -94,7 +103,9 @@ def _resample_axis(
 
 
 def _weighted(image: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Tensor:
-    """Matrix times image along one axis; weights (n_target, n_source), result contiguous.
+    """Multiply a matrix with an image along one axis.
+
+    Weights (n_target, n_source); the result is contiguous.
 
     A row has weights for a few neighbours only, so a few rows at a time are taken with the columns that they need. Along
     the last axis, whose voxels lie side by side, that gains nothing.
@@ -115,7 +126,7 @@ def _weighted(image: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Te
 
 
 def axis_weights(n_source: int, centres: NDArray[np.float64], step: float) -> NDArray[np.float64]:
-    """Linear interpolation along one axis as a matrix, (len(centres), n_source).
+    """Return linear interpolation along one axis as a matrix, (len(centres), n_source).
 
     ``centres`` are the target voxels in source indices, all within the source's outer voxel faces, ``step`` their
     distance. Each row is a triangle of half-width ``max(1, |step|)``, normalised to sum 1: at the border the outermost
@@ -136,7 +147,10 @@ def _resample_rotated(
 
 
 def grid_at_spacing(grid: Grid, spacing_mm: tuple[float | None, ...]) -> Grid:
-    """The grid over the same box, centred, with voxels of ``spacing_mm`` (``None``: keep that axis); not smaller."""
+    """Return the grid of voxels of ``spacing_mm`` over the same box, centred.
+
+    ``None`` keeps the spacing of that axis; the grid is not smaller than the box.
+    """
     wanted = [own if new is None else float(new) for own, new in zip(grid.spacing_mm, spacing_mm, strict=True)]
     # Stored affines are float32: a spacing that differs in the seventh digit is the same spacing.
     wanted = [
@@ -152,7 +166,9 @@ def grid_at_spacing(grid: Grid, spacing_mm: tuple[float | None, ...]) -> Grid:
 
 
 def restore(image: torch.Tensor, working: Grid, native: Grid) -> torch.Tensor:
-    """Bring (channels, *working.shape) back to the case's own grid; zero outside the box that was cropped.
+    """Bring (channels, *working.shape) back to the case's own grid.
+
+    It is zero outside the box that was cropped.
 
     The interpolation runs on the native voxels put into the working axes' order and direction, and only then are axes
     permuted and flipped: a patient stored in another orientation gets the same values to the bit. Only the box is
@@ -173,7 +189,9 @@ def restore(image: torch.Tensor, working: Grid, native: Grid) -> torch.Tensor:
 
 
 def copy_planes(source: NDArray[np.generic], target: NDArray[np.generic]) -> None:
-    """Fill a target from a source of the same three axes; any memory orders and number types.
+    """Copy a source into a target of the same three axes.
+
+    Both may have any memory order and number type.
 
     Plane by plane along an axis that is the fastest of neither, so that what is read and written stays in the cache: a
     third of the time of ``target[:] = source`` where the orders differ.

@@ -1,4 +1,6 @@
-"""Transplanting: a lesion of one patient put into the brain of another, images and labels together.
+"""Transplanting of one patient's lesion into the brain of another.
+
+Images and labels are moved together.
 
 Everything is in z-scores on one working grid, so a lesion's voxels can stand among the host's. The patch that a network
 learns from is cut out first, and only the part of the lesion that the patch sees is moved: what that costs does not
@@ -29,7 +31,7 @@ CUT = 0.1
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how large a lesion stands in its host.
+    """Place and size of a lesion in its host.
 
     A host voxel ``x`` shows the donor's voxel ``middle + (x - centre) / scale``, along an axis that is mirrored
     ``middle - (x - centre) / scale``; ``middle`` is that of the donor's volume.
@@ -58,12 +60,12 @@ class Placement:
     waves: NDArray[np.float64] | None = None
 
     def to_donor(self, positions: NDArray[np.number], axis: int, size: int) -> NDArray[np.float64]:
-        """Donor voxel indices (float) of host positions along one axis."""
+        """Return donor voxel indices (float) of host positions along one axis."""
         sign = -1.0 if self.mirrored[axis] else 1.0
         return (size - 1) / 2 + sign * (np.asarray(positions, float) - self.centre[axis]) / self.scale
 
     def to_host(self, voxel: NDArray[np.number], shape: Sequence[int]) -> NDArray[np.float64]:
-        """Host positions (..., 3) of donor voxels (..., 3)."""
+        """Return host positions (..., 3) of donor voxels (..., 3)."""
         sign = np.where(np.array(self.mirrored), -1.0, 1.0)
         return np.array(self.centre) + sign * self.scale * (np.asarray(voxel, float) - (np.array(shape) - 1) / 2)
 
@@ -79,7 +81,9 @@ def draw_placement(
     scale: tuple[float, float] | None = None,
     fade: float | None = None,
 ) -> Placement | None:
-    """Choose where a lesion stands: at its own place in the brain or mirrored, moved and scaled.
+    """Draw the place of a lesion in its host.
+
+    It is its own place in the brain or the mirrored one, moved and scaled.
 
     Parameters
     ----------
@@ -135,7 +139,10 @@ def _draw_scale(scale: tuple[float, float] | None, generator: np.random.Generato
 
 
 def _draw_waves(size: float, generator: np.random.Generator, number: int = 4) -> NDArray[np.float64]:
-    """Waves of 20 to 60 host voxels in any direction, for a lesion of that scale."""
+    """Draw waves of 20 to 60 host voxels in any direction.
+
+    They are for a lesion of that scale.
+    """
     direction = generator.normal(size=(number, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     length = np.exp(generator.uniform(np.log(20), np.log(60), (number, 1))) / size
@@ -143,7 +150,10 @@ def _draw_waves(size: float, generator: np.random.Generator, number: int = 4) ->
 
 
 def _fades(donor: Donor, size: float, fade: float | None) -> tuple[tuple[float, float], ...]:
-    """Donor voxels over which a lesion of that scale fades at each face."""
+    """Return the donor voxels over which a lesion fades at each face.
+
+    The lesion is of that scale.
+    """
     usual = FADE / size
     wide = usual if fade is None else fade / size
     return tuple(
@@ -154,7 +164,9 @@ def _fades(donor: Donor, size: float, fade: float | None) -> tuple[tuple[float, 
 
 
 def _kept_in_proportion(placement: Placement, donor: Donor, shape: NDArray[np.integer]) -> tuple[float, float, float]:
-    """The centre at which the gaps before and behind the lesion, in the host's box, are to each other as unscaled.
+    """Return the centre that keeps the gaps' proportion before and behind the lesion.
+
+    The gaps are those in the host's box, the proportion that of the unscaled lesion.
 
     A lesion at the skull so grows into the brain and not out of it.
     """
@@ -168,7 +180,10 @@ def _kept_in_proportion(placement: Placement, donor: Donor, shape: NDArray[np.in
 
 
 def clear_of_faces(donor: Donor, placement: Placement) -> NDArray[np.integer]:
-    """Positions within the lesion that do not fade at a face, (n, 3) int, to look at; all where every one does."""
+    """Return positions within the lesion that do not fade at a face.
+
+    They are (n, 3) int, to look at; all of them where every one fades.
+    """
     clear = np.ones(len(donor.lesion), bool)
     for axis, ((low, high), (first, last)) in enumerate(_fading(donor, placement)):
         along = donor.lesion[:, axis]
@@ -177,7 +192,10 @@ def clear_of_faces(donor: Donor, placement: Placement) -> NDArray[np.integer]:
 
 
 def _fading(donor: Donor, placement: Placement) -> Iterator[tuple[tuple[int, int], tuple[float, float]]]:
-    """First and last face along each axis, and over how many voxels the donor fades there."""
+    """Yield the first and last face along each axis, with the fading depths.
+
+    A depth is the number of voxels over which the donor fades there.
+    """
     if placement.fades is None:
         return (((0, size - 1), (FADE, FADE)) for size in donor.voxels.shape[1:])
     return zip(donor.faces, placement.fades, strict=True)
@@ -259,7 +277,7 @@ def transplant(
 def _fade_at_faces(
     weight: NDArray[np.floating], donor: Donor, placement: Placement, at: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.floating]:
-    """The weight less what fades at the faces.
+    """Fade the weight at the faces.
 
     At a face that cuts the lesion, where there are waves, it fades over a third of the depth, which begins the deeper the
     higher the wave is: an uneven border, no straight one.
@@ -276,7 +294,10 @@ def _fade_at_faces(
 
 
 def _waves(waves: NDArray[np.float64], at: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Sum of plane waves, moved and cut to 0 to 1, over a grid of donor voxels, (c1, c2, c3)."""
+    """Sum plane waves over a grid of donor voxels, (c1, c2, c3).
+
+    The sum is moved and cut to 0 to 1.
+    """
     total = np.zeros([len(where) for where in at])
     for *turns, phase in waves:
         i, j, k = (np.exp(1j * turn * where) for turn, where in zip(turns, at, strict=True))

@@ -1,4 +1,7 @@
-"""Watersheds: touching lesions parted into instances, and a network's unsure border moved onto the image's edges."""
+"""Watersheds that part touching lesions and refine an unsure border.
+
+The border moves onto the image's edges.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ def split_touching(
     min_distance_mm: float = 3.0,
     smoothing_mm: float = 1.0,
 ) -> NDArray[np.int32]:
-    """Number the lesions of a mask, touching ones apart, by a marker-controlled watershed in each component.
+    """Number the lesions of a mask, touching ones apart.
+
+    A marker-controlled watershed in each component parts them.
 
     The height of a voxel is its distance in mm to the background (the centre of the nearest voxel outside), times
     the smoothed probability where one is given. A marker is a summit of that height; two summits are two lesions if
@@ -124,7 +129,9 @@ def refine_by_watershed(
     threshold: float = 0.5,
     sigma_mm: float = 1.0,
 ) -> Mask:
-    """Draw the border of a lesion, where the network is unsure of it, along the strongest edges of the image.
+    """Move an unsure border of a lesion onto the strongest edges nearby.
+
+    Only where the network is unsure of it the border moves.
 
     Sure tumour (``probability >= inside``) and sure background (``probability <= outside``) are seeds; the band
     between them is flooded from both over the image's gradient magnitude, and the floods meet on its ridges.
@@ -227,7 +234,10 @@ def _height(
     probability: NDArray[np.floating] | None,
     smoothing_mm: float,
 ) -> NDArray[np.float64]:
-    """Distance in mm inside a component without its cavities, times the probability; 0 outside it."""
+    """Return the distance in mm inside a component times the probability.
+
+    Cavities do not count as outside; it is 0 outside the component.
+    """
     if solid.all():
         return np.ones(solid.shape)  # no background to measure from
     height = ndimage.distance_transform_edt(solid, sampling=spacing_mm)
@@ -248,7 +258,10 @@ def _basins(
     depth_mm: float,
     min_distance_mm: float,
 ) -> NDArray[np.int32]:
-    """Numbers from 1 on inside one component, one for each summit of the height and the slopes below it."""
+    """Number the basins inside one component from 1 on.
+
+    Each is a summit of the height with the slopes below it.
+    """
     inside = height[solid]
     if np.ptp(inside) <= 0 or np.ptp(inside) < depth_mm:
         return solid.astype(np.int32)
@@ -265,7 +278,10 @@ def _basins(
 
 
 def _domes(levels: NDArray[np.int32], rise: int) -> Mask:
-    """Summits that rise by more than ``rise`` above the saddle to a higher one, or as high a one (h-maxima)."""
+    """Find the summits that rise by more than ``rise`` (h-maxima).
+
+    The rise is above the saddle to a higher summit, or to one as high.
+    """
     cut = sitk.ReconstructionByDilation(_to_itk(levels - rise), _to_itk(levels), True)
     return sitk.GetArrayFromImage(sitk.RegionalMaxima(cut, 0.0, 1.0, True, True)) > 0
 
@@ -306,7 +322,10 @@ def _to_itk(array: NDArray[np.generic]) -> sitk.Image:
 
 
 def _edges(image: NDArray[np.generic], spacing_mm: Sequence[float], sigma_mm: float) -> NDArray[np.float32]:
-    """The image's gradient magnitude, the largest one set to 1; all 0 for a flat image."""
+    """Return the image's gradient magnitude, the largest one set to 1.
+
+    A flat image gives all 0.
+    """
     values = image.astype(np.float64)
     values = (values - values.min()).astype(np.float32)
     # The recursive filter wants four voxels an axis; repeated edges add no gradient.

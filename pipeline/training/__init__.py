@@ -1,1 +1,1 @@
-"""Training: what is learnt from, and how."""
+"""Training: the cases to learn from and the learning itself."""

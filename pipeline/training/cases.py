@@ -1,4 +1,6 @@
-"""What is learnt from: patients, phantoms and single slices, preprocessed as the predictor does and kept on disk.
+"""Cases to learn from: patients, phantoms and single slices.
+
+They are preprocessed as the predictor does and kept on disk.
 
 A case is decompressed and preprocessed once and then mapped from the cache (`pipeline.array_cache`): an epoch reads only
 the pages of the patches it draws, and memory does not grow with the number of patients.
@@ -45,7 +47,7 @@ class TumourShape(Protocol):
     """Tumour of a real patient for a phantom, as pipeline.training.sources.tumour_shapes reads it."""
 
     def digest(self) -> str:
-        """Return the SHA-256 of what decides the shape."""
+        """Return the SHA-256 of everything that decides the shape."""
 
     def read(self) -> tuple[NDArray[np.uint8], tuple[float, float, float]]:
         """Return the codes of `data.phantom.tumour` and the spacing in mm."""
@@ -99,7 +101,9 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class Entry:
-    """A case and how its voxels are made where the cache does not have them; what is in here can go to a worker.
+    """Case to be opened, with the function that makes its voxels.
+
+    The function is called where the cache does not have them, and may go to a worker process.
 
     ``make`` gives images and region shares, (channels, d1, d2, d3) float32 each, NaN where a share is not known. The other
     fields are those of :class:`TrainingCase`.
@@ -118,7 +122,9 @@ class Entry:
 def patient_cases(
     cases: Sequence[Case], config: RunConfig, cache: Path, *, convention: str | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Patients to learn from, in the order of ``cases``; an empty sequence gives an empty list.
+    """Prepare patients to learn from, in the order of ``cases``.
+
+    An empty sequence gives an empty list.
 
     Parameters
     ----------
@@ -177,7 +183,9 @@ def patient_cases(
 
 
 def phantom_digests() -> list[str]:
-    """SHA-256 of every module that decides what a phantom looks like; `RuntimeError` where none is found.
+    """Return the SHA-256 of every module that decides the look of a phantom.
+
+    `RuntimeError` where none is found.
 
     An empty list would silently keep phantoms of an older generator in the cache.
     """
@@ -195,7 +203,9 @@ def phantom_cases(
     workers: int = 0,
     shape_of: Callable[[int], TumourShape] | None = None,
 ) -> list[TrainingCase]:
-    """Phantom patients at 1 mm, called ``phantom-SEED``, preprocessed as any patient is; else as `patient_cases`.
+    """Prepare phantoms at 1 mm, called ``phantom-SEED``, as patients are.
+
+    Parameters and errors are those of `patient_cases`.
 
     Contrast and lesions are those of ``config.training.sampling``; of "both" contrasts an even seed has the clinical one.
     ``shape_of`` gives the real tumour of a seed; without it tumours are drawn.
@@ -219,7 +229,9 @@ def phantom_cases(
 def slice_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Single axial slices of BraTS 2020 (see `pipeline.training.sources.slice_files`), d3 = 1, or those ``names``; else as `patient_cases`.
+    """Prepare single axial slices of BraTS 2020, or only those called ``names``.
+
+    The third axis has one voxel; see `pipeline.training.sources.slice_files`. Else as `patient_cases`.
 
     Raises
     ------
@@ -242,7 +254,10 @@ def slice_cases(
 
 
 def _refuse_unusable(cases: Sequence[Case], config: RunConfig) -> None:
-    """All that can be told without reading, before hours are spent on the others."""
+    """Refuse cases that are seen to be unusable without reading their voxels.
+
+    It saves the hours spent on the others.
+    """
     for case in cases:
         if case.problems or case.reference is None:
             raise InputError(
@@ -252,7 +267,9 @@ def _refuse_unusable(cases: Sequence[Case], config: RunConfig) -> None:
 
 
 def refuse_missing(cases: Sequence[Case], config: RunConfig) -> None:
-    """Refuse patients that are unusable or lack a modality that the recipe does not do without.
+    """Refuse unusable patients and those that lack a modality.
+
+    A recipe may do without modalities.
 
     Raises
     ------
@@ -281,7 +298,7 @@ def _tells_any(convention: str, config: RunConfig) -> bool:
 
 
 def recipe_key(config: RunConfig) -> list[Any]:
-    """What of a recipe decides a case's voxels."""
+    """Return the part of a recipe that decides the voxels of a case."""
     return [config.modalities, config.regions, config.preprocess.model_dump(mode="json")]
 
 
@@ -293,7 +310,10 @@ def _files(source: ImageSource) -> Iterator[Path]:
 
 
 def digests_of(case: Case, config: RunConfig) -> list[Any]:
-    """For each role its channel and the digests of its files; colour slices, which serve several, are read once."""
+    """Return the channel and the digests of the files of each role.
+
+    A file that serves several roles, as a colour slice does, is read once.
+    """
     sources: dict[str, ImageSource] = {m: case.images[m] for m in config.modalities if m in case.images}
     if case.reference is not None:
         sources["reference"] = case.reference
@@ -303,7 +323,10 @@ def digests_of(case: Case, config: RunConfig) -> list[Any]:
 
 
 def _label_values(source: ImageSource, name: str, cache: Path) -> list[float]:
-    """The distinct labels of a reference, kept like the voxels: to choose a convention is no reason to unpack twice."""
+    """Return the distinct labels of a reference.
+
+    They are kept like the voxels, so that the choice of a convention unpacks no file twice.
+    """
     made_from = ["labels", source.channel, [file_digest(path) for path in _files(source)]]
     path = array_path(cache, f"{name}.labels", made_from)
     values = open_array(path, np.float64, (None,))
@@ -318,7 +341,7 @@ def _label_values(source: ImageSource, name: str, cache: Path) -> list[float]:
 
 
 def _on_working_grid(case: Case, config: RunConfig, convention: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and region shares of a patient, (channels, d1, d2, d3) float32 each."""
+    """Return images and region shares of a patient, (channels, d1, d2, d3) float32 each."""
     image = images_on_working_grid(case, config)
     assert case.reference is not None  # the callers have looked
     reference = read_label_map(case.reference)
@@ -327,7 +350,7 @@ def _on_working_grid(case: Case, config: RunConfig, convention: str) -> tuple[to
 
 
 def images_on_working_grid(case: Case, config: RunConfig) -> MetaTensor:
-    """Images of a patient as the network sees them, (modalities, d1, d2, d3) float32."""
+    """Return a patient's images as the network sees them, (modalities, d1, d2, d3) float32."""
     chain = preprocess_chain(
         config.modalities, **config.preprocess.model_dump(), zero_missing=config.missing_modalities
     )
@@ -341,7 +364,9 @@ def images_on_working_grid(case: Case, config: RunConfig) -> MetaTensor:
 def region_shares(
     name: str, label_map: NDArray[Any], grid: Grid, convention: str, working: Grid, config: RunConfig
 ) -> torch.Tensor:
-    """Share of each voxel of the working grid that a region fills, (regions, d1, d2, d3) float32; NaN: not told.
+    """Return the share of each voxel of the working grid that a region fills.
+
+    Shape (regions, d1, d2, d3) float32, NaN where the reference does not tell.
 
     Raises
     ------
@@ -394,7 +419,10 @@ def _phantom(
 
 
 def _make(entry: Entry) -> None:
-    """Make the voxels of a case and write them into the cache; where it runs changes nothing."""
+    """Make the voxels of a case and write them into the cache.
+
+    The bytes do not depend on the process that makes them.
+    """
     threads, start = torch.get_num_threads(), time.monotonic()
     torch.set_num_threads(1)  # a sum that is split among threads rounds differently
     try:
@@ -435,7 +463,7 @@ def _start_worker() -> None:
 
 
 def cached_cases(entries: Sequence[Entry], config: RunConfig, workers: int) -> list[TrainingCase]:
-    """Open the cases, those first made that the cache does not have; in the order of ``entries``."""
+    """Open the cases in the order of ``entries``, making those not in the cache."""
     channels = len(config.modalities) + len(config.regions)
     # One after another is looked at and closed again: a limit of open files does not limit the cases.
     waiting = {entry.path: entry for entry in entries if _open(entry.path, channels) is None}

@@ -1,4 +1,6 @@
-"""Validation on single lesions of BraTS 2020, cut out as cubes: many patients at the price of one.
+"""Validation on single lesions of BraTS 2020, cut out as cubes.
+
+Many patients are scored in the time of one.
 
 Each stands alone, as `pipeline.training.sources.cubes` reads it: the network sees zeros around it.
 """
@@ -29,7 +31,7 @@ Row = dict[str, float | str]
 
 
 def cube_files_of(folder: Path, patients: Collection[str]) -> list[Path]:
-    """The files of some patients' lesions, by patient.
+    """Return the lesion files of some patients, by patient.
 
     Parameters
     ----------
@@ -51,7 +53,9 @@ def cube_files_of(folder: Path, patients: Collection[str]) -> list[Path]:
 
 
 def cubes_of(folder: Path, patients: Collection[str]) -> list[LesionCube]:
-    """The lesions of some patients, by patient and number; as :func:`cube_files_of`.
+    """Read the lesions of some patients, by patient and number.
+
+    Parameters and errors are those of :func:`cube_files_of`.
 
     Raises
     ------
@@ -62,7 +66,9 @@ def cubes_of(folder: Path, patients: Collection[str]) -> list[LesionCube]:
 
 
 def validate_cubes(model: Path, cubes: Sequence[LesionCube], process: Process) -> list[Row]:
-    """One row for each lesion: ``case`` and, per region of the model, ``dice_WT`` and ``voxels_WT``.
+    """Return one row for each lesion.
+
+    ``case`` and, per region of the model, ``dice_WT`` and ``voxels_WT``.
 
     Dice is over the cube's voxels; both masks empty give 1, one of them 0. ``voxels_WT`` counts the reference's. The
     processes of a distributed run share the lesions; each gets all rows.
@@ -77,7 +83,9 @@ def validate_cubes(model: Path, cubes: Sequence[LesionCube], process: Process) -
 
 
 def cube_predictor(checkpoint: Checkpoint, device: str) -> Predictor:
-    """The user's predictor for images that are z-scored already, and without what needs the whole brain.
+    """Return the user's predictor for images that are already z-scored.
+
+    The steps that need the whole brain are off.
 
     Nothing is normalised, and no component is removed, no hole filled and no border moved; thresholds and nesting stay.
     """
@@ -87,13 +95,19 @@ def cube_predictor(checkpoint: Checkpoint, device: str) -> Predictor:
 
 
 def without_empty(rows: Sequence[Row], regions: Sequence[str]) -> dict[str, float]:
-    """Mean Dice of each region over the lesions whose reference has a voxel of it; absent where none has."""
+    """Return the mean Dice of each region over the lesions that have it.
+
+    A region that no reference holds is absent.
+    """
     known = {r: [float(row[f"dice_{r}"]) for row in rows if row.get(f"voxels_{r}", 0) != 0] for r in regions}
     return {region: float(np.mean(values)) for region, values in known.items() if values}
 
 
 def _without_normalising(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with every ``preprocess.normalise`` off, also of a network within a network's settings."""
+    """Return the settings with every ``preprocess.normalise`` off.
+
+    Networks within a network's settings are included.
+    """
     changed = {
         key: _without_normalising(value) if isinstance(value, Mapping) else value for key, value in settings.items()
     }
@@ -119,7 +133,7 @@ def _scores(predictor: Predictor, cube: LesionCube) -> Row:
 
 @contextmanager
 def _as_case(cube: LesionCube) -> Iterator[Case]:
-    """The lesion as a patient's files, for the time of the block."""
+    """Write the lesion as a patient's files, for the time of the block."""
     with tempfile.TemporaryDirectory(prefix="cube-") as name:
         images: Mapping[str, ImageSource] = {
             modality: ImageSource((Path(name) / f"{modality}.nii",)) for modality in CUBE_CHANNELS

@@ -1,4 +1,7 @@
-"""One training run on several processes, as torchrun starts them; alone, everything here is a no-op."""
+"""One training run on several processes, as torchrun starts them.
+
+In a single process everything here does nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ PATIENCE = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Process:
-    """This process among its peers.
+    """Running process among its peers.
 
     rank : 0 is the one that writes files; world : how many there are; device : of this one.
     """
@@ -34,11 +37,14 @@ class Process:
         return self.rank == 0
 
     def share(self, items: list[Any]) -> list[Any]:
-        """The part of a list that this process works on."""
+        """Return the part of a list that this process works on."""
         return items[self.rank :: self.world]
 
     def gathered(self, items: list[Any]) -> list[Any]:
-        """The parts of all processes, put back in the order in which :meth:`share` dealt them."""
+        """Put the parts of all processes back into the order of the list.
+
+        The order is the one in which :meth:`share` dealt them.
+        """
         if self.world == 1:
             return items
         parts: list[Any] = [None] * self.world
@@ -46,7 +52,7 @@ class Process:
         return [parts[i % self.world][i // self.world] for i in range(sum(map(len, parts)))]
 
     def from_leader(self, value: Any) -> Any:
-        """What the leading process has."""
+        """Return the value of the leading process."""
         if self.world == 1:
             return value
         box = [value]
@@ -55,7 +61,10 @@ class Process:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The block runs in the leading process, then in the others, which find on disk what it has written."""
+        """Run the block in the leading process, then in the others.
+
+        The others find on disk the files that the leader has written.
+        """
         if not self.leads:
             self.from_leader(None)
         yield
@@ -63,7 +72,7 @@ class Process:
             self.from_leader(None)
 
     def mean(self, value: float) -> float:
-        """The mean of what the processes have, each counting alike."""
+        """Return the mean of the values of all processes, with equal weights."""
         if self.world == 1:
             return value
         total = torch.tensor([value], dtype=torch.float64, device=self.device)

@@ -1,4 +1,4 @@
-"""Where a network's first weights come from: a model of ours, or torchvision's VGG-19."""
+"""First weights of a network: a model of ours, or torchvision's VGG-19."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def initial_network(source: str, config: RunConfig) -> nn.Module:
-    """The recipe's network with the weights that ``source`` has for it.
+    """Return the recipe's network with the weights that ``source`` has for it.
 
     Parameters
     ----------
@@ -82,7 +82,10 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
 def _by_name(
     given: dict[str, torch.Tensor], theirs: RunConfig, own: dict[str, torch.Tensor], config: RunConfig
 ) -> dict[str, torch.Tensor]:
-    """``given`` with its input channels and its heads' rows put where ``config`` has them; the new ones are ``own``."""
+    """Put input channels and head rows of ``given`` where ``config`` has them.
+
+    The new ones are ``own``.
+    """
     rows = _pairs(theirs.regions, config.regions)
     moved = dict(given)
     for name in given.keys() & own.keys():
@@ -102,7 +105,10 @@ def _by_name(
 
 
 def _inputs(config: RunConfig) -> list[tuple[str, int]]:
-    """Image and offset of the slice of every input channel (see transforms.augment.slices_as_channels)."""
+    """Return image and offset of the slice of every input channel.
+
+    See transforms.augment.slices_as_channels.
+    """
     context, step = config.window.context, config.window.context_step
     return [(image, offset * step) for image in config.inputs for offset in range(-context, context + 1)]
 

@@ -1,4 +1,4 @@
-"""Find the weights of a recipe: the loop, from top to bottom."""
+"""Learning of a recipe's weights, from the first step to the last."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trainee:
-    """All that changes while a network learns; :meth:`state` and :meth:`restore` are its whole memory.
+    """State of a network that learns. :meth:`state` and :meth:`restore` are its whole memory.
 
     There is no random state among it: every epoch draws from seeds of its own, so that it can be repeated.
     """
@@ -53,7 +53,7 @@ class Trainee:
 
     @classmethod
     def new(cls, config: RunConfig, device: torch.device, init: nn.Module | None = None) -> Trainee:
-        """Random weights from the recipe's seed, or those of ``init``."""
+        """Start from the random weights of the recipe's seed, or from ``init``."""
         training = config.training
         torch.manual_seed(training.seed)
         network = build_network(config.network)
@@ -79,12 +79,12 @@ class Trainee:
         return self.records[-1].step if self.records else 0
 
     def state(self) -> dict[str, Any]:
-        """Tensors, numbers and text, for :func:`pipeline.training.progress.state.save_state`."""
+        """Return tensors, numbers and text, for :func:`pipeline.training.progress.state.save_state`."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
         return {**parts, "records": [asdict(record) for record in self.records], "origin": dict(self.origin)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what :meth:`state` was taken of."""
+        """Restore the state that :meth:`state` returned."""
         for name in _PARTS:
             if name != "scaler" or state[name]:  # a run that began without one may go on where one is needed
                 getattr(self, name).load_state_dict(state[name])
@@ -92,12 +92,18 @@ class Trainee:
         self.origin.update(_ORIGIN.validate_python(state.get("origin", {})))  # states of 0.5 have none
 
     def restart_schedule(self) -> None:
-        """Begin the schedule anew at the last epoch's end, warm-up, plateau and patience included."""
+        """Begin the schedule anew at the last epoch's end.
+
+        Warm-up, plateau and patience begin anew too.
+        """
         if self.records:
             self.origin.update(step=self.step, minutes=self.records[-1].minutes)
 
     def progress(self, training: TrainingConfig, step: int, minutes: float) -> float:
-        """Share of the schedule that is over: by the steps, or by the clock where that is ahead."""
+        """Return the share of the schedule that is over.
+
+        It is measured by the steps, or by the clock where that is ahead.
+        """
         begun, total = self.origin["step"], training.epochs * training.steps_per_epoch
         share, limit = (step - begun) / max(total - begun, 1), training.stopping.minutes
         if limit is None:
@@ -105,7 +111,7 @@ class Trainee:
         return max(share, (minutes - self.origin["minutes"]) / max(limit - self.origin["minutes"], 1e-9))
 
     def readings(self, *, validated: bool) -> list[float]:
-        """The score that decides, since the schedule began, higher is better.
+        """Return the deciding scores since the schedule began; higher is better.
 
         It is the mean Dice of each validation; in a run without validation the negative loss.
         """
@@ -120,7 +126,10 @@ _PARTS = ("network", "average", "optimiser", "scaler")
 
 
 def _average_with_warm_up(decay: float) -> Callable[..., None]:
-    """Exponential moving average that follows quickly at first, so that the random start is soon forgotten."""
+    """Return the update of an exponential moving average with a warm-up.
+
+    It follows quickly at first, so that the random start is soon forgotten.
+    """
 
     @torch.no_grad()
     def update(averages: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count: torch.Tensor) -> None:
@@ -215,7 +224,10 @@ def train(
 
 
 def is_over(trainee: Trainee, training: TrainingConfig) -> bool:
-    """Whether the run is at its end; told by its records alone, so that all processes agree."""
+    """Tell whether the run is at its end.
+
+    The records alone decide it, so that all processes agree.
+    """
     records, stopping = trainee.records, training.stopping
     if stalled(trainee.readings(validated=True), stopping.patience):
         log.info("no better score in %s validations", stopping.patience)
@@ -226,7 +238,10 @@ def is_over(trainee: Trainee, training: TrainingConfig) -> bool:
 
 
 def _validation_is_due(trainee: Trainee, training: TrainingConfig, epoch: int, now: float) -> bool:
-    """Whether an epoch that ends ``now`` (minutes since the run's start) is validated, be it not the last one."""
+    """Tell whether an epoch that ends ``now`` is validated.
+
+    ``now`` is in minutes since the run's start; the last epoch is always validated.
+    """
     if training.validate_minutes is None:
         return (epoch + 1) % training.validate_every == 0
     earlier = [record.minutes for record in trainee.records if record.mean_dice is not None]
@@ -234,7 +249,10 @@ def _validation_is_due(trainee: Trainee, training: TrainingConfig, epoch: int, n
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """Of what the network itself draws (dropout): other numbers in every epoch and process."""
+    """Return the seed of the network's own random numbers (dropout).
+
+    It differs between epochs and between processes.
+    """
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
 
 
@@ -245,7 +263,10 @@ def _distributed(network: nn.Module, process: Process) -> nn.Module:
 
 
 def _batches(dataset: PatchDataset, epoch: int, process: Process, workers: int) -> Iterator[dict[str, torch.Tensor]]:
-    """One epoch's batches of this process: every sample is numbered, and a step's samples are dealt to the processes."""
+    """Yield one epoch's batches of this process.
+
+    Every sample is numbered, and a step's samples are dealt to the processes.
+    """
     dataset.epoch = epoch  # before the loader's processes start, which take a copy
     own = range(process.rank, len(dataset), process.world)
     loader = DataLoader(
@@ -262,7 +283,10 @@ def _batches(dataset: PatchDataset, epoch: int, process: Process, workers: int) 
 
 
 def _next_on_one_thread(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor] | None:
-    """Augmented here as in a loader's process, which has one thread: on several, a smoothing rounds differently."""
+    """Draw the next batch on one thread, as a loader's process does.
+
+    A smoothing on several threads rounds differently.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -279,7 +303,7 @@ def _learn(
     process: Process,
     gradient_clip: float,
 ) -> float:
-    """One step of the optimiser; returns the loss before it."""
+    """Make one step of the optimiser; return the loss before it."""
     device = process.device
     image, target = (batch[key].to(device, non_blocking=True) for key in ("image", "regions"))
     known = ~target.isnan()

@@ -1,4 +1,7 @@
-"""Number format of the matrix products in training: float32, or half the bits where the machine is faster with them."""
+"""Number format of the matrix products in training.
+
+It is float32, or half the bits where the machine is faster with them.
+"""
 
 from __future__ import annotations
 
@@ -26,5 +29,8 @@ def product_type(training: TrainingConfig, device: torch.device) -> torch.dtype 
 
 
 def has_bfloat16_tiles() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX); without that the type costs time."""
+    """Tell whether this CPU multiplies matrices of bfloat16 in hardware (AMX).
+
+    Without that the type costs time.
+    """
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -1,4 +1,9 @@
-"""The command `train`: from folders of patients to a model file, its history and its curves, resumable at any moment."""
+"""Command `train`: from folders of patients to a model file.
+
+It also leaves the history and the curves, and can be resumed at any moment.
+
+It also leaves the history and the curves, and can be resumed at any moment.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +78,9 @@ Further = Sequence[tuple[Path, Source, list[str]]]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Where and how to train; what is computed stands in the recipe.
+    """Options of a training run that do not change the recipe.
+
+    The recipe says the computation.
 
     split : file with the lists train, validation, test; instead of folds. folds, fold : one part of a cross-validation
     by patient is validated on; fold "all" learns from every patient and validates on none. extra : further folders to
@@ -138,7 +145,7 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
 
 @contextmanager
 def own_training(output: Path, options: TrainOptions) -> Iterator[None]:
-    """The lock of an output folder and the claim on all that a run may replace and remove in it.
+    """Lock an output folder and claim the files that a run replaces.
 
     See :func:`pipeline.execute.own_folder.own_output`.
     """
@@ -162,7 +169,10 @@ def _first_stage(
     process: Process,
     options: TrainOptions,
 ) -> Checkpoint:
-    """The model of a cascade's first stage: trained in a folder of its own, or the one that was named."""
+    """Return the model of a cascade's first stage.
+
+    It is trained in a folder of its own, or it is the one that was named.
+    """
     if options.first is not None:
         model = open_checkpoint(options.first)
         if seen := set(split.validation) - set(model.card.get("held_out", [])):
@@ -183,7 +193,10 @@ def _first_stage(
 
 
 def behind(first: Checkpoint, config: RunConfig) -> RunConfig:
-    """The second stage's settings behind that very model, whose own settings are part of them."""
+    """Return the second stage's settings behind that very first-stage model.
+
+    The settings of the first stage become part of them.
+    """
     settings = config.model_dump()
     settings["first"]["recipe"] = first.config.model_dump()
     return parse_config(settings, f"{config.name} behind {first.path}")
@@ -199,7 +212,10 @@ def _run_in(
     options: TrainOptions,
     first: Checkpoint | None = None,
 ) -> Path:
-    """Train in a folder that no other run writes into; behind ``first``, where this is the second stage of a cascade."""
+    """Train in a folder that no other run writes into.
+
+    ``first`` is the first stage, where this is the second one of a cascade.
+    """
     validated = [cases[name] for name in split.validation]
     held_back = references(validated, config, options.convention)
     lesions = lesions_aside(split, cube_folders(further)) if held_back else []
@@ -221,7 +237,7 @@ def _run_in(
 
 @dataclass(frozen=True)
 class Aside:
-    """What a run is validated on; nothing by default."""
+    """Cases that a run is validated on; nothing by default."""
 
     patients: Sequence[Reference] = ()
     lesions: Sequence[LesionCube] = ()
@@ -246,7 +262,9 @@ def learn(
     curves: bool = True,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> Path:
-    """Train on prepared cases, from the beginning or from ``state``, and keep every epoch; returns the model file.
+    """Train on prepared cases and keep every epoch; return the model file.
+
+    It begins at the beginning or goes on from ``state``.
 
     Parameters
     ----------
@@ -298,7 +316,10 @@ def learn(
 
 
 def checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig:
-    """The recipe with the options' minutes and convention; what the loop would stumble over is found at once."""
+    """Return the recipe with the options' minutes and convention.
+
+    Faults that would stop the loop are found at once.
+    """
     settings = config.model_dump()
     for stage in (settings, *([settings["first"]["recipe"]] if config.first else [])):
         if options.minutes is not None:
@@ -318,7 +339,10 @@ def checked(config: RunConfig, recipe: str, options: TrainOptions) -> RunConfig:
 
 
 def _written_convention(recipe: Mapping[str, Any], convention: LabelConvention) -> str:
-    """The convention that the model of a recipe writes whose references are in ``convention``: if it can, the same."""
+    """Return the convention that a model trained on ``convention`` writes.
+
+    It is the same one, if the recipe's regions allow that.
+    """
     told = [region for region in recipe["regions"] if region in convention.regions]
     lacking = [region for region in recipe["regions"] if region not in told]
     if not told:
@@ -350,7 +374,9 @@ def _check_batch(config: RunConfig, process: Process) -> None:
 def chosen_cases(
     patients: Path, options: TrainOptions, *, exclude: Path | None = None
 ) -> tuple[dict[str, Case], Split, Further, TrainOptions]:
-    """All patients, who of them is learnt from, the further cases, and the options with ``leave_out`` by their names.
+    """Choose the cases of a run: all patients, their split, further cases.
+
+    The options come back with ``leave_out`` by the patients' names.
 
     Raises :class:`data.errors.UsageError`.
     """
@@ -378,7 +404,10 @@ def _split(names: Sequence[str], options: TrainOptions) -> Split:
 
 
 def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further:
-    """The cases of each further folder; no patient that is held back is among them."""
+    """List the cases of each further folder.
+
+    No patient that is held back is among them.
+    """
     held_back = tuple(held_back)
     patients = {known_as(name) for name in held_back}
     further = []
@@ -399,17 +428,17 @@ def _further(options: Sequence[str | Path], held_back: Iterable[str]) -> Further
 
 
 def cube_folders(further: Further) -> list[Path]:
-    """The folders of lesion cubes among those that are learnt from."""
+    """Return the folders of lesion cubes among those that are learnt from."""
     return [folder for folder, source, _ in further if source.kind == "cube"]
 
 
 def lesions_aside(split: Split, folders: Iterable[Path]) -> list[LesionCube]:
-    """Lesions of the patients that are set aside, from folders of cubes."""
+    """Return the lesions of patients set aside, from folders of cubes."""
     return [cube for folder in folders for cube in cubes_of(folder, split.set_aside)] if split.set_aside else []
 
 
 def _of_patients(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the names that show one of the wanted patients, under whatever name."""
+    """Return the names that show one of the wanted patients, under any name."""
     patients = {known_as(name) for name in wanted}
     return tuple(name for name in names if known_as(name) in patients)
 
@@ -441,7 +470,9 @@ def _dataset(
 
 
 def check_told(dataset: PatchDataset, config: RunConfig, init: str | None) -> None:
-    """Refuse a region that no case tells; where the first weights know it a warning is enough, as where no case has it.
+    """Refuse a region that no case tells.
+
+    A warning is logged instead where the first weights know it, or where no case has it.
 
     Raises
     ------
@@ -470,21 +501,24 @@ def check_told(dataset: PatchDataset, config: RunConfig, init: str | None) -> No
 
 
 def _any_tells(cases: Sequence[TrainingCase], region: str, index: int) -> bool:
-    """Whether any voxel of any case is known to be in the region or not to be."""
+    """Tell whether any voxel is known to be in the region or outside.
+
+    The voxels are those of all cases.
+    """
     if any(region in case.centres for case in cases):
         return True  # this reads no voxel
     return any(not np.isnan(case.voxels[case.n_images + index]).all() for case in cases)
 
 
 def wanted_names(names: Sequence[str], options: TrainOptions) -> list[str]:
-    """Further cases without those that are left out."""
+    """Return the further cases without those that are left out."""
     return [name for name in names if name not in options.leave_out]
 
 
 def drawn_phantoms(
     config: RunConfig, cubes: Sequence[tuple[Path, Sequence[str]]], cache: Path, *, workers: int = 0
 ) -> list[TrainingCase]:
-    """As many synthetic patients as the recipe learns from.
+    """Prepare the recipe's number of synthetic patients.
 
     Parameters
     ----------
@@ -501,12 +535,12 @@ def drawn_phantoms(
 
 
 def unchanged(cases: Sequence[TrainingCase], config: RunConfig) -> PatchDataset | None:
-    """Samples of the patients that are validated on, drawn as in training but not augmented."""
+    """Return samples of the validation patients, drawn as in training without augmentation."""
     return PatchDataset(cases, config.model_copy(update={"augment": NO_AUGMENTATION})) if cases else None
 
 
 def whole_patients(cases: Mapping[str, Case], split: Split, further: Further) -> list[Case]:
-    """Those to learn from whose images are there as files, for their fingerprints."""
+    """List the learnt cases that have image files, for their fingerprints."""
     whole = [cases[name] for name in split.train]
     for folder, source, names in further:
         found = source.whole(folder)
@@ -515,7 +549,10 @@ def whole_patients(cases: Mapping[str, Case], split: Split, further: Further) ->
 
 
 def names_by_kind(dataset: PatchDataset) -> dict[str, list[str]]:
-    """Whom a data set shows: case ids of whole patients, else patients."""
+    """List the names in a data set by kind: case ids of whole patients.
+
+    For the other kinds they are names of patients.
+    """
     names: dict[str, list[str]] = {}
     for pool, _ in dataset.pools:
         for case in pool:
@@ -529,7 +566,7 @@ def names_by_kind(dataset: PatchDataset) -> dict[str, list[str]]:
 def run_identity(
     config: RunConfig, split: Split, further: Further, options: TrainOptions, first: Checkpoint | None = None
 ) -> dict[str, str]:
-    """What must be the same for a run to go on."""
+    """Return the settings that must be the same for a run to go on."""
     names = sorted(name for _, _, found in further for name in found if name not in options.leave_out)
     digest = hashlib.sha256(json.dumps(names).encode("utf-8", "surrogateescape")).hexdigest()
     theirs = [f"{folder.name} {source.convention}" for folder, source, _ in further if source.convention]
@@ -542,7 +579,10 @@ def run_identity(
 
 
 def earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptions) -> dict[str, Any] | None:
-    """The state to go on from, if there is one; refused where it is of another run."""
+    """Return the state to go on from, None without one.
+
+    The state of another run is refused.
+    """
     path = output / STATE_NAME
     if (output / "state.pt").is_file() and not path.is_file():
         raise UsageError(f"{output} holds a training run of an earlier version; choose another folder")
@@ -569,7 +609,10 @@ def earlier_state(output: Path, identity: Mapping[str, str], options: TrainOptio
 
 
 def _recipe_of(state: Mapping[str, Any], output: Path) -> RunConfig:
-    """The recipe that a state was trained with; keys that its version did not have are at their defaults."""
+    """Return the recipe that a state was trained with.
+
+    Keys that its version did not have are at their defaults.
+    """
     try:
         return parse_config(json.loads(state["recipe"]), str(output / STATE_NAME))
     except (KeyError, TypeError, ValueError):
@@ -577,7 +620,10 @@ def _recipe_of(state: Mapping[str, Any], output: Path) -> RunConfig:
 
 
 def _require_same_recipe(theirs: RunConfig, ours: RunConfig, output: Path) -> None:
-    """All but the budget must be the same, or what follows would not be one run."""
+    """Refuse a recipe that differs in anything but the budget.
+
+    The result would not be one run.
+    """
     before, now = (flat_settings(config.model_dump(mode="json")) for config in (theirs, ours))
     for key in sorted(before.keys() | now.keys()):
         if key not in BUDGET and before.get(key) != now.get(key):
@@ -588,7 +634,10 @@ def _require_same_recipe(theirs: RunConfig, ours: RunConfig, output: Path) -> No
 
 
 def _score_of(output: Path, config: RunConfig, *, with_lesions: bool) -> float | None:
-    """Score by which the model in ``output`` was chosen; None where there is no model or it was not validated."""
+    """Return the score by which the model in ``output`` was chosen.
+
+    None where there is no model or it was not validated.
+    """
     model, table = output / MODEL_NAME, output / LESION_TABLE
     if not model.is_file():
         return None
@@ -602,7 +651,10 @@ def _score_of(output: Path, config: RunConfig, *, with_lesions: bool) -> float |
 
 
 def _lesion_score(table: Path, regions: Sequence[str]) -> float:
-    """Mean Dice of the lesions in a table that the run has left. Raises :class:`data.errors.UsageError`."""
+    """Return the mean Dice of the lesions in a table of the run.
+
+    Raises :class:`data.errors.UsageError`.
+    """
     try:
         names = [f"dice_{region}" for region in regions]
         rows: list[dict[str, float | str]] = [
@@ -648,7 +700,10 @@ def _card(dataset: PatchDataset, split: Split, options: TrainOptions) -> dict[st
 def _provenance(
     dataset: PatchDataset, entries: Sequence[Learnt], output: Path, options: TrainOptions, earlier: bool
 ) -> dict[str, Any]:
-    """The card's ``learnt_from`` and ``parents``; a run that goes on (``earlier``) keeps those of its last model."""
+    """Return the card's ``learnt_from`` and ``parents``.
+
+    A run that goes on (``earlier``) keeps those of its last model.
+    """
     names = {kind: names for kind, names in names_by_kind(dataset).items() if kind not in ("patient", "phantom")}
     about: dict[str, Any] = {"learnt_from": as_listing([*entries, *part_entries(names)])}
     if options.init is not None:
@@ -660,7 +715,7 @@ def _provenance(
 
 @dataclass(frozen=True)
 class _Run:
-    """What is written while the loop runs."""
+    """Files and scores of a run, written while the loop runs."""
 
     output: Path
     config: RunConfig
@@ -719,7 +774,10 @@ class _Run:
         }
 
     def keep(self, trainee: Trainee) -> None:
-        """Leave everything so that a kill at any moment loses this epoch at most; the state goes last."""
+        """Write the epoch so that a kill loses this one at most.
+
+        The state goes last.
+        """
         if not self.process.leads:
             return
         record, network = trainee.records[-1], trainee.average.module.eval()
@@ -765,7 +823,10 @@ class _Run:
                 path.unlink()
 
     def try_soup(self, trainee: Trainee) -> None:
-        """Make the average of the latest validated epochs the model, if it scores better than the best of the run."""
+        """Make the average of the latest validated epochs the model, where it wins.
+
+        It must score better than the best epoch of the run.
+        """
         if not self.config.training.soup or not self.aside.patients:
             return
         found = [path for epoch in self._soup_epochs(trainee.records) if (path := self._kept(epoch)).is_file()]

@@ -1,4 +1,7 @@
-"""Which patches are learnt from: every sample is a function of the seed, the epoch and its number alone."""
+"""Patches to learn from.
+
+Every sample is a function of the seed, the epoch and its number alone.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ def crop_around(
 def crop_start(
     centre: Sequence[int] | np.ndarray, patch: Sequence[int], crop: Sequence[int], shape: Sequence[int]
 ) -> list[int]:
-    """The volume's voxel at which the crop of :func:`crop_around` begins, along each axis; it may be negative."""
+    """Return the voxel at which the crop of :func:`crop_around` begins.
+
+    One number for each axis; it may be negative.
+    """
     firsts = []
     for middle, inner, outer, size in zip(centre, patch, crop, shape, strict=True):
         first = (size - inner) // 2 if size <= inner else int(np.clip(middle - inner // 2, 0, size - inner))
@@ -78,7 +84,9 @@ def crop_start(
 
 
 class PatchDataset(Dataset):
-    """Augmented patches of one epoch after another; the same for any number of loading processes.
+    """Augmented patches, epoch after epoch.
+
+    They are the same for any number of loading processes.
 
     Item ``i`` of an epoch is ``{"image", "regions"}``: (channels, *patch) float32, and (regions, *patch) float32 in [0, 1]
     or NaN where a share is not known. Kinds are drawn with the recipe's shares, cases of a kind with equal chance; the
@@ -147,13 +155,16 @@ class PatchDataset(Dataset):
         return self.length
 
     def _can_transplant(self) -> bool:
-        """Whether there is a brain to put a lesion into, and a lesion of somebody else."""
+        """Tell whether a lesion of another patient can go into a brain here."""
         hosts = {case.patient for pool, _ in self.pools for case in pool if _may_take(case)}
         givers = {case.patient for case in self.donors}
         return bool(hosts and givers) and len(hosts | givers) > 1
 
     def make_donors(self) -> None:
-        """Make all that can be transplanted ready, so that loading processes, which begin anew in every epoch, find it."""
+        """Prepare every lesion that can be transplanted.
+
+        Loading processes, which begin anew in every epoch, then find them ready.
+        """
         for case in self.donors:
             _donor(case, self.flat)
 
@@ -181,7 +192,10 @@ class PatchDataset(Dataset):
         }
 
     def _transplanted(self, host: TrainingCase, generator: np.random.Generator, across: int = 2) -> np.ndarray | None:
-        """A cut of the host about a lesion of another patient; None where its brain does not hold the one drawn."""
+        """Return a cut of the host about a lesion of another patient.
+
+        None where its brain does not hold the one drawn.
+        """
         giver = self._giver(generator)
         if giver.patient == host.patient:
             return None
@@ -211,14 +225,19 @@ class PatchDataset(Dataset):
         return givers[generator.integers(len(givers))]
 
     def _off_middle(self, centre: np.ndarray, generator: np.random.Generator, across: int) -> np.ndarray:
-        """A voxel off ``centre`` by up to a quarter of the patch, in 2D within its slice."""
+        """Move ``centre`` by up to a quarter of the patch.
+
+        In 2D it stays within its slice.
+        """
         reach = [n // 4 for n in self.patch]
         centre = centre.copy()
         centre[list(turning(across)[: len(reach)])] += generator.integers([-r for r in reach], [r + 1 for r in reach])
         return centre
 
     def _centre(self, case: TrainingCase, generator: np.random.Generator, across: int = 2) -> np.ndarray:
-        """A voxel of a region that the case has, off the patch's middle by up to a quarter of it, or of the brain.
+        """Draw the voxel about which a patch is cut.
+
+        It lies in a region that the case has, off the patch's middle by up to a quarter of it, or in the brain.
 
         In 2D the brain's voxel is one of a slice that is drawn first: by their voxels alone the slices at the ends of the
         head, where little is brain and much looks odd, would hardly ever be seen.
@@ -235,7 +254,9 @@ class PatchDataset(Dataset):
         return self._off_middle(centre, generator, across) if about_region else centre
 
     def _cut(self, case: TrainingCase, centre: np.ndarray, across: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The crop about a voxel, 2D with slices across that axis, and which of the case's voxels it shows along each axis.
+        """Cut the crop about a voxel and tell the case's voxels in it.
+
+        In 2D its slices lie across the axis that is given; the voxels are told along each axis.
 
         Its axes are the case's.
         """
@@ -268,12 +289,15 @@ class PatchDataset(Dataset):
 
 
 def _transposed(voxels: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """(channels, d1, d2, d3) with its last three axes in ``order``."""
+    """Return (channels, d1, d2, d3) with its last three axes in ``order``."""
     return voxels.transpose(0, *(1 + axis for axis in order))
 
 
 def _chain(config: RunConfig, across: int, n_probabilities: int) -> Compose:
-    """The augmentation of samples with slices across an axis: the axes that are mirrored are those of the working grid."""
+    """Return the augmentation of samples with slices across an axis.
+
+    The mirrored axes are those of the working grid.
+    """
     options = config.augment.of_the_patch
     options["flip_axes"] = [turning_back(across)[axis] for axis in options["flip_axes"]]
     patch = config.training.patch
@@ -281,7 +305,10 @@ def _chain(config: RunConfig, across: int, n_probabilities: int) -> Compose:
 
 
 def _by_kind(extra: Sequence[TrainingCase], sampling: SamplingConfig) -> list[tuple[list[TrainingCase], float]]:
-    """The further cases by kind, with the share of each: its weight times its number, unless the recipe weighs it."""
+    """Group the further cases by kind, with the share of each kind.
+
+    The share is its weight times its number, unless the recipe weighs it.
+    """
     kinds: dict[str, list[TrainingCase]] = {}
     for case in extra:
         kinds.setdefault(case.kind, []).append(case)
@@ -294,7 +321,10 @@ def _by_kind(extra: Sequence[TrainingCase], sampling: SamplingConfig) -> list[tu
 
 
 def _may_give(case: TrainingCase, lesion: str) -> bool:
-    """Whether a case has a lesion, in all images, that another brain can take: more than a trace of one."""
+    """Tell whether a case has a lesion that another brain can take.
+
+    All images show it, and it is more than a trace.
+    """
     if min(case.voxels.shape[1:]) <= 1 or lesion not in case.centres:
         return False
     shares = case.voxels[(case.n_images, *case.centres[lesion].T)]
@@ -302,12 +332,18 @@ def _may_give(case: TrainingCase, lesion: str) -> bool:
 
 
 def _is_whole(case: TrainingCase) -> bool:
-    """Whether a lesion is not cut by a face; a patient's ends by itself."""
+    """Tell whether no face cuts the lesion.
+
+    A patient's lesion ends by itself.
+    """
     return case.place is None or is_whole(case.voxels[case.n_images])
 
 
 def _may_take(case: TrainingCase) -> bool:
-    """Whether a case is a brain: a volume whose place in the head is known because it is all of it."""
+    """Tell whether a case is a whole brain.
+
+    Only then is its place in the head known.
+    """
     return case.kind in ("patient", "tumour-free", "silver") and min(case.voxels.shape[1:]) > 1 and case.place is None
 
 
@@ -319,7 +355,9 @@ def _donor(case: TrainingCase, flat: bool) -> Donor:
 
 
 def _first_stage(config: RunConfig) -> Callable[[torch.Tensor, np.random.RandomState, int], torch.Tensor] | None:
-    """From a sample's region shares to the probabilities that a cascade's second network is fed; None for one network.
+    """Return the simulation of a cascade's first stage, None for one network.
+
+    It takes a sample's region shares to the probabilities that the second network is fed.
 
     The shares are turned, their slices cut across the axis that is given.
     """

@@ -1,4 +1,7 @@
-"""Who is learnt from and who is held back: by patient, so that two scans of one head never stand on both sides."""
+"""Split into cases to learn from and cases to hold back.
+
+It goes by patient, so that two scans of one head never stand on both sides.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _REMARKS = ("data", "rule")
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids by what they are for; no patient is in two of them.
+    """Case ids by their use; no patient is in two of them.
 
     Parameters
     ----------
@@ -46,17 +49,22 @@ class Split:
 
     @property
     def held_back(self) -> tuple[str, ...]:
-        """All that is not learnt from, in the order of the lists."""
+        """Cases that are not learnt from, in the order of the lists."""
         return (*self.validation, *self.test, *self.set_aside)
 
     def as_lists(self) -> dict[str, tuple[str, ...]]:
-        """What a split file holds; without ``set_aside`` where it is empty, as files were before it."""
+        """Return the content of a split file.
+
+        ``set_aside`` is absent where it is empty, as in files of earlier versions.
+        """
         lists = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: ids for name, ids in lists.items() if ids or name != "set_aside"}
 
 
 def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
-    """One fold of a cross-validation: patients sorted by id and dealt round-robin.
+    """Return one fold of a cross-validation.
+
+    Patients are sorted by id and dealt round-robin.
 
     Parameters
     ----------
@@ -96,7 +104,9 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
 
 
 def read_split(path: Path) -> Split:
-    """Read a split from a JSON file with the lists of case ids ``train``, ``validation`` and perhaps others.
+    """Read a split from a JSON file.
+
+    It holds the lists of case ids ``train``, ``validation`` and perhaps others.
 
     The others are ``test`` and ``set_aside``, see :class:`Split`.
     The texts ``data`` and ``rule`` may explain it; any other key is an error.
@@ -126,7 +136,9 @@ def read_split(path: Path) -> Split:
 
 
 def match_split(split: Split, case_ids: Iterable[str], source: Path | str) -> Split:
-    """Hold a split against the cases that are there; those that it does not name are left out, with a warning logged.
+    """Match a split with the cases that are there.
+
+    Cases that it does not name are left out, with a warning logged.
 
     Parameters
     ----------
@@ -151,7 +163,7 @@ def match_split(split: Split, case_ids: Iterable[str], source: Path | str) -> Sp
 
 
 def listed(ids: Sequence[str], most: int = 5) -> str:
-    """The first of the ids for a sentence, and how many more there are."""
+    """Word the first of the ids and the number of the others."""
     rest = f" and {len(ids) - most} more" if len(ids) > most else ""
     return ", ".join(ids[:most]) + rest
 

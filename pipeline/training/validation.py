@@ -1,4 +1,7 @@
-"""Scores of a model on patients that it does not learn from, through the same Predictor as the user's."""
+"""Scores of a model on patients that it does not learn from.
+
+They go through the same Predictor as the user's.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ NO_AUGMENTATION = AugmentConfig(
 
 @dataclass(frozen=True)
 class Reference:
-    """A patient to validate on, and the label convention of its reference."""
+    """Patient to validate on, and the label convention of its reference."""
 
     case: Case
     convention: str
@@ -67,7 +70,10 @@ def references(cases: Sequence[Case], config: RunConfig, convention: str | None 
 
 
 def _obstacle(case: Case, choice: ConventionChoice, config: RunConfig) -> str:
-    """Why a case cannot be validated on, with the way out; empty if it can."""
+    """Return the reason against validating on a case, with the way out.
+
+    It is empty where nothing is against it.
+    """
     if case.problems or case.reference is None:
         return ("; ".join(case.problems) or "no reference mask to score against") + "; leave it out"
     if choice.name is None:
@@ -83,7 +89,9 @@ def _obstacle(case: Case, choice: ConventionChoice, config: RunConfig) -> str:
 
 
 def validate(model: Path, patients: Sequence[Reference], process: Process) -> list[dict[str, float | str]]:
-    """One row for each patient: ``case`` and, per region that its reference tells, dice, tversky and accuracy.
+    """Return one row for each patient.
+
+    ``case`` and, per region that its reference tells, dice, tversky and accuracy.
 
     A patient's columns are those of :func:`pipeline.score.metrics.overlap_scores` with the region behind, ``dice_WT``. The
     processes of a distributed run share the patients; each gets all rows.
@@ -100,7 +108,10 @@ def validate(model: Path, patients: Sequence[Reference], process: Process) -> li
 
 @torch.no_grad()
 def validation_loss(network: nn.Module, samples: PatchDataset, config: RunConfig, device: torch.device) -> float:
-    """Mean of the recipe's loss over samples that are the same at every call, of a network in ``eval`` mode."""
+    """Return the mean loss over samples that never change.
+
+    The loss is the recipe's, the network in ``eval`` mode.
+    """
     loss = build_loss(config.training.loss.name, config.training.loss.parameters)
     losses = []
     for first in range(0, LOSS_BATCHES * samples.batch, samples.batch):
@@ -132,7 +143,10 @@ def _scores(predictor: Predictor, patient: Reference) -> dict[str, float | str]:
 
 
 def mean_scores(rows: Sequence[dict[str, float | str]], name: str, regions: Sequence[str]) -> dict[str, float]:
-    """Mean over the patients of one score, for each region that any patient's reference tells."""
+    """Return the mean of one score over the patients, by region.
+
+    Regions that no reference tells are absent.
+    """
     columns = {
         region: [float(row[f"{name}_{region}"]) for row in rows if f"{name}_{region}" in row] for region in regions
     }

@@ -1,4 +1,6 @@
-"""A run that is given more time or epochs than it had: from which state it goes on, and at which rate.
+"""Extension of a run that is given more time or more epochs.
+
+Decided here: the state from which it goes on, and its learning rate.
 
 - ``constant_cooldown``: from the state before the cool-down, at the full rate, as if the run had been planned so long.
 - Any other schedule that has come to its end, and a cool-down whose earlier state is gone: from the last state, with the
@@ -29,7 +31,9 @@ BUDGET = ("training.epochs", "training.stopping.minutes")
 
 
 def extend(trainee: Trainee, earlier: TrainingConfig, now: TrainingConfig, output: Path) -> bool:
-    """Take ``trainee`` to the state from which a run of another budget goes on; whether the budget is another.
+    """Take ``trainee`` to the state from which a changed budget goes on.
+
+    Return whether the budget changed.
 
     Parameters
     ----------
@@ -78,13 +82,16 @@ def restore(trainee: Trainee, state: Any, path: Path) -> None:
 
 
 def enters_cooldown(trainee: Trainee, training: TrainingConfig) -> bool:
-    """Whether the cool-down began in the last epoch."""
+    """Tell whether the cool-down began in the last epoch."""
     count = len(trainee.records)
     return count > 1 and _cooled(trainee, training, count) and not _cooled(trainee, training, count - 1)
 
 
 def _cooled(trainee: Trainee, training: TrainingConfig, count: int) -> bool:
-    """Whether a step of the first ``count`` epochs was, or by the clock may have been, in the cool-down."""
+    """Tell whether a step of the first ``count`` epochs was in the cool-down.
+
+    By the clock it counts where it may have been.
+    """
     if not count:
         return False
     record = trainee.records[count - 1]
@@ -96,7 +103,10 @@ def _longer(earlier: float | None, now: float | None) -> bool:
 
 
 def _before_cooldown(trainee: Trainee, output: Path) -> dict[str, Any] | None:
-    """The trainee's state before its cool-down; None where there is none of this very run."""
+    """Return the trainee's state before its cool-down.
+
+    None where there is none of this very run.
+    """
     path = output / BEFORE_COOLDOWN
     if not path.is_file():
         return None

@@ -1,4 +1,7 @@
-"""What a training run leaves for the eye: history.csv, curves.png and, where tensorboard is installed, event files."""
+"""History of a training run: history.csv, curves.png and TensorBoard event files.
+
+The event files are written where tensorboard is installed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known at the end of one epoch.
+    """Measured values at the end of one epoch.
 
     epoch : from 1; step : optimiser steps since the start of the run; minutes : wall time since then; learning_rate :
     of the epoch's last step; loss : mean over the epoch's steps. The rest is None or NaN, and ``dice`` empty, in an
@@ -66,13 +69,18 @@ _FIX = "delete the file, or restore the one that training wrote"
 
 
 def best_epoch(records: Iterable[EpochRecord]) -> int | None:
-    """The epoch with the highest mean Dice, the earliest of equals; None where no epoch was validated."""
+    """Return the epoch with the highest mean Dice, the earliest of equals.
+
+    None where no epoch was validated.
+    """
     measured = [(-r.mean_dice, r.epoch) for r in records if r.mean_dice is not None and math.isfinite(r.mean_dice)]
     return min(measured)[1] if measured else None
 
 
 def write_history(records: Sequence[EpochRecord], path: Path) -> None:
-    """Write history.csv, whole or not at all: a row an epoch, in the order given.
+    """Write history.csv whole or not at all.
+
+    It has a row for each epoch, in the order given.
 
     Parameters
     ----------
@@ -140,7 +148,10 @@ def _cell(value: float | None) -> float | None:
 
 
 def _regions(records: Iterable[EpochRecord]) -> list[str]:
-    """Every region that has a Dice in some epoch: the usual ones first, in their order."""
+    """List the regions that have a Dice in some epoch.
+
+    The usual ones come first, in their order.
+    """
     found = dict.fromkeys(region for record in records for region in record.dice)
     return [region for region in REGIONS if region in found] + [region for region in found if region not in REGIONS]
 
@@ -151,14 +162,19 @@ _BEST_LINE: dict[str, Any] = {"color": _GREY, "linewidth": 1.0, "linestyle": (0,
 
 
 def plot_curves(records: Sequence[EpochRecord], path: Path, title: str) -> None:
-    """Write the picture of :func:`curves_figure` as PNG, 1200 x 760 pixels, whole or not at all."""
+    """Write the picture of :func:`curves_figure` as PNG, whole or not at all.
+
+    It has 1200 x 760 pixels.
+    """
     picture = io.BytesIO()
     curves_figure(records, title).savefig(picture, format="png", dpi=100, metadata={"Software": None})
     write_bytes_atomically(path, picture.getvalue())
 
 
 def curves_figure(records: Sequence[EpochRecord], title: str) -> Figure:
-    """Loss, Dice, Tversky index, pixel accuracy and learning rate (on a log scale) against epoch; the best epoch marked.
+    """Draw the curves of a run against the epoch.
+
+    They are loss, Dice, Tversky index, pixel accuracy and learning rate (on a log scale); the best epoch is marked.
 
     Parameters
     ----------
@@ -226,7 +242,10 @@ def _draw_dice(axes: Axes, records: Sequence[EpochRecord]) -> None:
 def _draw_line(
     axes: Axes, records: Sequence[EpochRecord], values: Sequence[float | None], color: str = _BLUE, **style: Any
 ) -> bool:
-    """One curve through the finite values, one for each record; False, and nothing drawn, where there is none."""
+    """Draw one curve through the finite values, one for each record.
+
+    False, and nothing drawn, where there is none.
+    """
     points = [(r.epoch, v) for r, v in zip(records, values, strict=True) if v is not None and math.isfinite(v)]
     if points:
         style = {"linewidth": 1.6, "marker": "o" if len(points) <= 40 else "", "markersize": 3.5} | style
@@ -235,7 +254,7 @@ def _draw_line(
 
 
 def _finish(axes: Axes, records: Sequence[EpochRecord]) -> None:
-    """What all panels share: the frame, the epochs' axis, the legend, the line at the best epoch."""
+    """Finish a panel: frame, axis of epochs, legend, line at the best epoch."""
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     axes.set_xlabel("epoch")
@@ -262,7 +281,9 @@ def _finish(axes: Axes, records: Sequence[EpochRecord]) -> None:
 
 
 def open_tensorboard(folder: Path) -> Callable[[EpochRecord], None]:
-    """A function that adds an epoch to TensorBoard event files in ``folder``; it does nothing without tensorboard.
+    """Return a function that adds an epoch to TensorBoard event files.
+
+    They lie in ``folder``; without tensorboard the function does nothing.
 
     Each call is on the disk when it returns. The abscissa is the epoch. The file is made at the first call, and hides
     the epochs from that one on that an interrupted run left in the same folder.
@@ -290,7 +311,10 @@ def open_tensorboard(folder: Path) -> Callable[[EpochRecord], None]:
 
 
 def _scalars(record: EpochRecord) -> dict[str, float]:
-    """The record's measured values by TensorBoard tag; a slash puts what belongs together into one group."""
+    """Return the record's measured values by TensorBoard tag.
+
+    A slash groups related values.
+    """
     values = {"loss/training": record.loss, "learning_rate": record.learning_rate, "loss/validation": record.val_loss}
     values |= {"dice/mean": record.mean_dice} | {f"dice/{region}": value for region, value in record.dice.items()}
     values |= {"tversky_index": record.tversky_index, "pixel_accuracy": record.pixel_accuracy}

@@ -1,4 +1,7 @@
-"""The learning rate and the end of a run, as pure functions of the progress and of the scores so far."""
+"""Learning rate and end of a run, as pure functions.
+
+They depend on the progress and on the scores so far.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def rate_factor(schedule: ScheduleConfig, progress: float, step: int, scores: Sequence[float] = ()) -> float:
-    """What the recipe's learning rate is multiplied by.
+    """Return the factor of the recipe's learning rate.
 
     Parameters
     ----------
@@ -36,12 +39,15 @@ def rate_factor(schedule: ScheduleConfig, progress: float, step: int, scores: Se
 
 
 def cools_down(schedule: ScheduleConfig, progress: float) -> bool:
-    """Whether a run that is over by the share ``progress`` is in its cool-down; only ``constant_cooldown`` has one."""
+    """Tell whether a run is in its cool-down at the share ``progress``.
+
+    Only ``constant_cooldown`` has one.
+    """
     return schedule.name == "constant_cooldown" and progress > 1 - schedule.cooldown
 
 
 def plateau_factor(scores: Sequence[float], patience: int, factor: float, last: float) -> float:
-    """The factor that ``torch.optim.lr_scheduler.ReduceLROnPlateau`` has reached after these readings.
+    """Return the factor of ``torch.optim.lr_scheduler.ReduceLROnPlateau`` after these readings.
 
     Recomputed from all readings, so that a resumed run needs nothing but its history: ``mode="max"``, ``threshold=0``,
     no cooldown. It is reduced by ``factor`` after more than ``patience`` readings in a row that are not better than the
@@ -56,7 +62,10 @@ def plateau_factor(scores: Sequence[float], patience: int, factor: float, last: 
 
 
 def stalled(scores: Sequence[float], patience: int | None) -> bool:
-    """Whether the best of the readings is ``patience`` or more readings ago; never with ``None``."""
+    """Tell whether the best reading is ``patience`` or more readings ago.
+
+    Never with ``None``.
+    """
     if patience is None or not scores:
         return False
     return len(scores) - 1 - max(range(len(scores)), key=lambda i: scores[i]) >= patience

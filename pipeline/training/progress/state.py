@@ -1,4 +1,7 @@
-"""What a killed run needs to go on as if nothing had happened: one sealed file, written atomically, that runs no code."""
+"""State file from which a killed run goes on as if nothing happened.
+
+It is one sealed file, written atomically, that runs no code.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ STRUCTURE = "structure"
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers, text, lists and dictionaries of them; a tuple comes back as a list."""
+    """Write tensors, numbers, text, and lists and dictionaries of them.
+
+    A tuple comes back as a list.
+    """
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_packed(state, tensors))
     tensors[STRUCTURE] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
@@ -30,7 +36,10 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote, on the CPU. Raises :class:`data.errors.CheckpointError`."""
+    """Read a file of :func:`save_state`, onto the CPU.
+
+    Raises :class:`data.errors.CheckpointError`.
+    """
     try:
         content = read_sealed_file(path, LARGEST_FILE)
         if read_seal(content).metadata.get("format") != FORMAT:
@@ -49,7 +58,9 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON for ``value``; its tensors go to ``tensors`` as they lie in memory.
+    """Return JSON for ``value``; put its tensors into ``tensors``.
+
+    They go there as they lie in memory.
 
     A dictionary becomes a list of pairs, for its keys may be numbers. The order of a tensor's axes in memory is kept:
     arithmetic on channels_last and on plain tensors need not round alike.

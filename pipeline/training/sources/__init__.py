@@ -1,4 +1,6 @@
-"""Kinds of folders to learn from beside the patients: one module each, and what every kind tells of itself.
+"""Kinds of folders to learn from beside the patients.
+
+Each has a module and one entry in the table here.
 
 A source gives cases whose shares are NaN wherever it does not know (see `pipeline.training.cases.TrainingCase`); losses
 take no gradient from there. To add one: a module here, and a line in `SOURCES`.
@@ -34,7 +36,7 @@ Cases = Callable[..., list[TrainingCase]]
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of folder.
+    """Kind of a folder to learn from.
 
     Parameters
     ----------
@@ -148,7 +150,9 @@ SOURCES: dict[str, Source] = {
 
 
 def source_of(option: str | Path) -> tuple[Path, Source]:
-    """The folder and the kind that an option ``FOLDER[:kind]`` or ``FOLDER:patient:CONVENTION`` names.
+    """Return the folder and the kind that an option names.
+
+    The option is ``FOLDER[:kind]`` or ``FOLDER:patient:CONVENTION``.
 
     Raises
     ------
@@ -171,7 +175,7 @@ def source_of(option: str | Path) -> tuple[Path, Source]:
 
 
 def _in_convention(source: Source, convention: str, option: str) -> Source:
-    """The kind whose references are all of one label convention."""
+    """Return the kind with all references in one label convention."""
     if source.kind != _PATIENT:
         raise UsageError(f"{option}: the labels of a {source.kind} are known; leave :{convention} out")
     try:

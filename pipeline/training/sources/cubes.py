@@ -1,4 +1,6 @@
-"""Lesions of BraTS 2020 cut out as cubes (.npz): four modalities and expert labels, and nothing known around them.
+"""Lesions of BraTS 2020 cut out as cubes (.npz).
+
+They have four modalities and expert labels; nothing is known around them.
 
 A file is one patient and holds ``images`` (n, 4, 32, 32, 32) float16 (T1, T1c, T2, FLAIR; z-scored over the whole brain,
 background 0), ``labels`` (n, 32, 32, 32) uint8 (1 NCR, 2 ED, 4 ET), ``starts`` (n, 3) int16 and ``volume_labels`` (128, 128, 128).
@@ -41,7 +43,7 @@ BraTS 2021 and 2023 at hand, whose standard deviation is 2 to 5 voxels."""
 
 @dataclass(frozen=True, eq=False)
 class LesionCube:
-    """One lesion with what lies around it.
+    """Single lesion with its surroundings.
 
     Parameters
     ----------
@@ -65,12 +67,12 @@ class LesionCube:
 
 
 def is_cube_folder(folder: Path) -> bool:
-    """Whether a folder holds lesion cubes, told by its files' names."""
+    """Tell whether a folder holds lesion cubes, by its files' names."""
     return any(Path(folder).glob("*.npz"))
 
 
 def cube_files(folder: Path) -> list[Path]:
-    """The cubes of a folder, one file a patient, by name.
+    """Return the cubes of a folder, one file a patient, by name.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def cube_files(folder: Path) -> list[Path]:
 
 
 def read_cubes(path: Path) -> list[LesionCube]:
-    """The lesions of one patient.
+    """Read the lesions of one patient.
 
     Raises
     ------
@@ -134,7 +136,9 @@ def read_cubes(path: Path) -> list[LesionCube]:
 def cube_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Lesion cubes to learn from, one case a lesion, nothing known beyond their faces.
+    """Prepare lesion cubes to learn from, one case a lesion.
+
+    Nothing is known beyond their faces.
 
     Parameters
     ----------
@@ -192,7 +196,10 @@ def cube_cases(
 
 
 def place_in_brain(grid: Grid, orientation: str) -> tuple[float, float, float]:
-    """Where the middle of a grid in the BraTS atlas lies in the brain's box, from 0 to 1 along each working axis."""
+    """Return the place of an atlas grid's middle in the brain's box.
+
+    It goes from 0 to 1 along each working axis of the BraTS atlas.
+    """
     middle = grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3]
     first, last = np.array(BRAIN_BOX_LPS)
     lps = (middle - (0.0, 239.0, 0.0)) * (-1.0, -1.0, 1.0)
@@ -209,7 +216,7 @@ def cube_on_grid(
     orientation: str,
     spacing_mm: Sequence[float | None],
 ) -> tuple[torch.Tensor, torch.Tensor, Grid]:
-    """Images and region shares of a cube on a working grid over it.
+    """Return images and region shares of a cube on a working grid over it.
 
     Returns
     -------

@@ -1,4 +1,6 @@
-"""Slices of heads with skull and air, kept as pictures: the whole tumour is marked, the distance of the slices unknown.
+"""Slices of heads with skull and air, kept as pictures.
+
+The whole tumour is marked; the distance of the slices is unknown.
 
 The set is LGG MRI segmentation (layout ``lgg``): T1, FLAIR and T1c as the three colours of a picture of 256 x 256 pixels, a
 modality that a patient lacks being a copy of FLAIR, and a mask of the FLAIR abnormality. What is learnt from looks like a
@@ -47,7 +49,7 @@ HEAD_PIXEL_MM = 0.88
 
 
 def head_names(folder: Path) -> dict[str, str]:
-    """The patients by their case ids.
+    """Return the patients by their case ids.
 
     Raises
     ------
@@ -60,7 +62,9 @@ def head_names(folder: Path) -> dict[str, str]:
 def head_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Patients to learn the whole tumour from, those of their slices in which the brain was found.
+    """Prepare head patients, to learn the whole tumour from.
+
+    Only their slices in which the brain was found are taken.
 
     Parameters, and what is raised, as for :func:`pipeline.training.sources.cubes.cube_cases`; a patient whose images tell the
     size of a pixel is refused as well, and one in whom no brain is found.
@@ -97,7 +101,10 @@ def _on_working_grid(case: Case, config: RunConfig) -> tuple[torch.Tensor, torch
 
 
 def _read(case: Case, config: RunConfig) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Images without copies by modality, and masks by region, (rows, columns, slices) each."""
+    """Read images by modality and masks by region, (rows, columns, slices) each.
+
+    The images are not copied.
+    """
     volumes = read_volumes({m: case.images[m] for m in HEAD_MODALITIES if m in case.images})
     assert case.reference is not None  # head_cases has looked
     reference = read_label_map(case.reference)

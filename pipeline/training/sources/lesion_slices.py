@@ -51,12 +51,12 @@ _NO_LESION = re.compile(r"lens|chiasm|opt-n|^brain_stem|cavity|marg|tgt", re.IGN
 
 
 def is_lesion_folder(folder: Path) -> bool:
-    """Whether a folder holds such slices, told by its files' names."""
+    """Tell whether a folder holds such slices, by its files' names."""
     return any(any(Path(folder).glob(pattern)) for pattern in ("labelcol/*_mask.png", "*/labelcol/*_mask.png"))
 
 
 def lesion_names(folder: Path) -> dict[str, str]:
-    """The patient of each slice that is learnt from, by the slice's name.
+    """Return the patient of each slice to learn from, by slice name.
 
     Raises
     ------
@@ -71,7 +71,9 @@ def lesion_names(folder: Path) -> dict[str, str]:
 def lesion_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Slices to learn lesions from; other modalities are 0, and what no mask tells is not known.
+    """Prepare slices to learn lesions from.
+
+    Other modalities are 0, and everything that no mask tells is unknown.
 
     Parameters, and what is raised, as for :func:`pipeline.training.sources.cubes.cube_cases`.
     """
@@ -88,7 +90,10 @@ def lesion_cases(
 
 
 def stands_out(pixels: NDArray[np.float32], lesion: NDArray[np.bool_]) -> bool:
-    """Whether a mask marks something bright within the brain; see `LEAST_CONTRAST` and `MOST_OUTSIDE`."""
+    """Tell whether a mask marks something bright within the brain.
+
+    See `LEAST_CONTRAST` and `MOST_OUTSIDE`.
+    """
     brain = pixels > 0
     if (lesion & ~brain).sum() > MOST_OUTSIDE * lesion.sum():
         return False
@@ -101,7 +106,10 @@ def stands_out(pixels: NDArray[np.float32], lesion: NDArray[np.bool_]) -> bool:
 
 
 def lesion_shares(lesion: NDArray[np.bool_], regions: Sequence[str]) -> NDArray[np.float32]:
-    """What a mask tells of the regions, (regions, rows, columns), NaN where it tells nothing."""
+    """Return the region shares that a mask tells, NaN elsewhere.
+
+    Shape (regions, rows, columns).
+    """
     near = _distance_mm(lesion) <= MARGIN_MM
     unknown = np.float32(np.nan)
     told = {
@@ -114,7 +122,10 @@ def lesion_shares(lesion: NDArray[np.bool_], regions: Sequence[str]) -> NDArray[
 
 
 def _distance_mm(lesion: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distance from the lesion, right up to `MARGIN_MM` and more than that beyond."""
+    """Return the distance from the lesion in mm.
+
+    It is right up to `MARGIN_MM`, and more than that beyond.
+    """
     reach = int(np.ceil(MARGIN_MM / LESION_PIXEL_MM)) + 1
     places = np.argwhere(lesion)
     first, last = (places.min(axis=0) - reach).clip(0), places.max(axis=0) + reach + 1
@@ -125,7 +136,7 @@ def _distance_mm(lesion: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _slices(folder: Path) -> dict[str, tuple[str, Path, Path]]:
-    """Patient, picture and mask of each slice whose mask is a lesion that can be seen."""
+    """Yield patient, picture and mask of each slice with a visible lesion."""
     slices = {}
     for image in sorted((*Path(folder).glob("img/*_img.png"), *Path(folder).glob("*/img/*_img.png"))):
         found = _NAME.fullmatch(image.stem)

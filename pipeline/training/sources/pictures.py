@@ -20,7 +20,7 @@ PICTURE_MODALITY = "t1c"
 
 
 def read_picture(path: Path, side: int) -> NDArray[np.float32]:
-    """Pixels of a grey picture.
+    """Read the pixels of a grey picture.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def read_picture(path: Path, side: int) -> NDArray[np.float32]:
 
 
 def read_pair(image: Path, mask: Path, side: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Pixels of a slice and its mask, (side, side) each.
+    """Read the pixels of a slice and its mask, (side, side) each.
 
     Raises
     ------
@@ -59,7 +59,10 @@ def read_pair(image: Path, mask: Path, side: int) -> tuple[NDArray[np.float32], 
 
 
 def as_channels(pixels: NDArray[np.float32], config: RunConfig) -> NDArray[np.float32]:
-    """Put a slice among the recipe's modalities, (modalities, rows, columns); those that it lacks are 0."""
+    """Put a slice among the recipe's modalities.
+
+    Shape (modalities, rows, columns); missing modalities are 0.
+    """
     images = np.zeros((len(config.modalities), *pixels.shape), np.float32)
     images[config.modalities.index(PICTURE_MODALITY)] = pixels
     return images

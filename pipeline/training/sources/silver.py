@@ -1,4 +1,6 @@
-"""Patients whose masks are those of five challenge winners: soft shares, and no expert.
+"""Patients with the masks of five challenge winners.
+
+They give soft shares, and no expert drew them.
 
 ``<patient>/raw_bet/*_{t1,t1c,t2,fla}_bet.nii.gz`` are the images, ``<patient>/segmentation/*.nii.gz`` the masks. Their labels are
 1 (necrotic core), 2 (oedema) and 4 (enhancing), of BraTS 2017 to 2021. ``fusion/`` holds their vote, which their mean has.
@@ -36,12 +38,12 @@ SILVER_CONVENTION = "brats2017"
 
 
 def is_silver_folder(folder: Path) -> bool:
-    """Whether a folder holds such patients, told by its files' names."""
+    """Tell whether a folder holds such patients, by its files' names."""
     return any(Path(folder).glob("*/raw_bet/*_bet.nii.gz")) and any(Path(folder).glob("*/segmentation/*.nii.gz"))
 
 
 def silver_names(folder: Path) -> dict[str, str]:
-    """The patients by the names of their folders.
+    """Return the patients by the names of their folders.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def silver_names(folder: Path) -> dict[str, str]:
 def silver_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Patients to learn from with the mean of the winners' masks as shares.
+    """Prepare patients with the mean of the winners' masks as shares.
 
     Parameters, and what is raised, as for :func:`pipeline.training.cases.patient_cases`.
     """

@@ -1,4 +1,6 @@
-"""Single axial slices of BraTS 2020 (.h5): pictures and tissue of one slice, at 1 mm, rows and columns LPS.
+"""Single axial slices of BraTS 2020 (.h5).
+
+Each holds the pictures and the tissue of one slice, at 1 mm, rows and columns LPS.
 
 A file holds ``image`` (240, 240, 4), z-scored by its publisher, and ``mask`` (240, 240, 3) NCR, ED, ET.
 """
@@ -24,12 +26,12 @@ _SIZE = 240
 
 
 def is_slice_folder(folder: Path) -> bool:
-    """Whether a folder holds slices, told by its files' names."""
+    """Tell whether a folder holds slices, by its files' names."""
     return any(Path(folder).glob("*.h5"))
 
 
 def slice_files(folder: Path, modalities: Sequence[str]) -> list[Path]:
-    """The slices of a folder by name.
+    """Return the slices of a folder by name.
 
     Raises
     ------
@@ -47,7 +49,9 @@ def slice_files(folder: Path, modalities: Sequence[str]) -> list[Path]:
 def read_slice_file(
     path: Path, modalities: Sequence[str], regions: Sequence[str], preprocess: PreprocessConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and region shares of a slice on the working grid, cropped to the brain.
+    """Read a slice's images and region shares, on the working grid.
+
+    They are cropped to the brain.
 
     Parameters
     ----------
@@ -91,7 +95,9 @@ def slice_on_grid(
     pixel_mm: float,
     preprocess: PreprocessConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring an axial slice, or those of one patient, onto the working grid, cropped to the brain.
+    """Bring axial slices of one patient onto the working grid.
+
+    They are cropped to the brain.
 
     Parameters
     ----------

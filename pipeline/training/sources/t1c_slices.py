@@ -36,12 +36,12 @@ T1C_REGION = "WT"
 
 
 def is_t1c_folder(folder: Path) -> bool:
-    """Whether a folder holds such slices, told by its files' names."""
+    """Tell whether a folder holds such slices, by its files' names."""
     return any(Path(folder).glob("labelcol/*_seg.png"))
 
 
 def t1c_names(folder: Path) -> dict[str, str]:
-    """The patient of each slice by the slice's name.
+    """Return the patient of each slice by the slice's name.
 
     Raises
     ------
@@ -57,7 +57,9 @@ def t1c_names(folder: Path) -> dict[str, str]:
 def t1c_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Slices to learn the whole tumour from; other modalities are 0, other regions not known.
+    """Prepare slices to learn the whole tumour from.
+
+    Other modalities are 0, other regions unknown.
 
     Parameters, and what is raised, as for :func:`pipeline.training.sources.cubes.cube_cases`.
     """

@@ -30,7 +30,7 @@ from pipeline.training.cases import (
 
 
 def tumour_free_names(folder: Path) -> dict[str, str]:
-    """The patients by their case ids.
+    """Return the patients by their case ids.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def tumour_free_names(folder: Path) -> dict[str, str]:
 def tumour_free_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
-    """Patients to learn from in whom there is nothing to find.
+    """Prepare patients without a tumour to learn from.
 
     Parameters, and what is raised, as for :func:`pipeline.training.cases.patient_cases`.
     """

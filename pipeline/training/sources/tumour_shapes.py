@@ -31,11 +31,13 @@ class CubeShape:
     path: Path
 
     def digest(self) -> str:
-        """What decides the shape."""
+        """Return the SHA-256 of everything that decides the shape."""
         return file_digest(self.path)
 
     def read(self) -> tuple[NDArray[np.uint8], tuple[float, float, float]]:
-        """Codes of `data.phantom.tumour` (1 necrotic core, 2 oedema, 3 enhancing), and the spacing in mm.
+        """Return the codes of `data.phantom.tumour` and the spacing in mm.
+
+        The codes are 1 necrotic core, 2 oedema, 3 enhancing.
 
         Raises
         ------
@@ -51,7 +53,7 @@ class CubeShape:
 
 
 def cube_shapes(folders: Sequence[tuple[Path, Sequence[str]]]) -> list[CubeShape]:
-    """The shapes of folders of cubes.
+    """List the shapes of folders of cubes.
 
     Parameters
     ----------
@@ -72,5 +74,5 @@ def cube_shapes(folders: Sequence[tuple[Path, Sequence[str]]]) -> list[CubeShape
 
 
 def shape_for(seed: int, shapes: Sequence[CubeShape]) -> CubeShape:
-    """The shape that a synthetic patient has, drawn by its seed alone."""
+    """Return the shape of a synthetic patient, drawn by its seed alone."""
     return shapes[int(np.random.default_rng((seed, 128)).integers(len(shapes)))]
