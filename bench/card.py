@@ -67,7 +67,7 @@ from pipeline.training.run import (
     whole_patients,
 )
 from pipeline.training.sampling import PatchDataset
-from pipeline.training.sources import SOURCES
+from pipeline.training.sources.kinds import SOURCES
 from pipeline.training.splits import Split
 from pipeline.training.validation import references
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from pipeline.config import load_recipe
     from pipeline.training.cases import patient_cases
     from pipeline.training.sampling import PatchDataset
-    from pipeline.training.sources import source_of
+    from pipeline.training.sources.kinds import source_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patients", type=Path)

@@ -38,7 +38,7 @@ Millimetres = Annotated[float, Field(ge=0.05, le=50)]
 Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ExtraKind = Literal["patient", "cube", "slice", "t1c-slice", "lesion-slice", "silver", "tumour-free", "head"]
-"""Kinds of further folders, as `pipeline.training.sources` knows them (which imports this module)."""
+"""Kinds of further folders, as `pipeline.training.sources.kinds` knows them (which imports this module)."""
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 Plane = Literal["axial", "coronal", "sagittal"]
 

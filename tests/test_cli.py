@@ -20,7 +20,7 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.execute.lock import output_lock
 from pipeline.segment.run import SegmentOptions
 from pipeline.segment.shards import Shard
-from pipeline.training.sources import SOURCES
+from pipeline.training.sources.kinds import SOURCES
 from tests.conftest import make_model, read_mask
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import pytest
 
 from bench.ingredients import INGREDIENTS, KINDS, as_markdown, variant
 from pipeline.config import parse_config
-from pipeline.training.sources import SOURCES
+from pipeline.training.sources.kinds import SOURCES
 
 
 @pytest.mark.parametrize("name", INGREDIENTS)

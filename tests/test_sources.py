@@ -13,9 +13,9 @@ from PIL import Image
 from data.errors import InputError, UsageError
 from pipeline.config import ExtraKind, RunConfig, parse_config
 from pipeline.training import run as training_run
-from pipeline.training.sources import SOURCES, source_of
 from pipeline.training.sources.cubes import BRAIN_BOX_LPS, CUBE_SPACING_MM, cube_cases, place_in_brain, read_cubes
 from pipeline.training.sources.heads import HEAD_PIXEL_MM, head_cases
+from pipeline.training.sources.kinds import SOURCES, source_of
 from pipeline.training.sources.lesion_slices import lesion_cases, lesion_names
 from pipeline.training.sources.silver import silver_cases
 from pipeline.training.sources.t1c_slices import t1c_cases

@@ -51,8 +51,8 @@ from pipeline.training.progress.extension import BEFORE_COOLDOWN, BUDGET, STATE_
 from pipeline.training.progress.history import EpochRecord, best_epoch, open_tensorboard, plot_curves, write_history
 from pipeline.training.progress.state import load_state, save_state
 from pipeline.training.sampling import PatchDataset
-from pipeline.training.sources import Source, source_of
 from pipeline.training.sources.cubes import LesionCube
+from pipeline.training.sources.kinds import Source, source_of
 from pipeline.training.sources.tumour_shapes import cube_shapes, shape_for
 from pipeline.training.splits import Split, fold_split, listed, match_split, read_split
 from pipeline.training.validation import NO_AUGMENTATION, Reference, mean_scores, references, validate, validation_loss
@@ -84,7 +84,7 @@ class TrainOptions:
 
     split : file with the lists train, validation, test; instead of folds. folds, fold : one part of a cross-validation
     by patient is validated on; fold "all" learns from every patient and validates on none. extra : further folders to
-    learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources); a patient that is held back is left out of them. leave_out : cases
+    learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources.kinds); a patient that is held back is left out of them. leave_out : cases
     that are neither learnt from nor validated on. convention : label convention of the references, and the one that the
     model writes where it has all of the recipe's regions; without it each reference's own, and the recipe's. cache : folder of preprocessed cases, to be shared between runs;
     OUTPUT/cache by default. first : of a cascade, a model for the first stage, which is then not trained. init : first
