@@ -1,4 +1,4 @@
-"""What a person looks at after an evaluation: pictures of the worst patients, and the page."""
+"""Pictures of the worst patients, and the page of an evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ Picture = Path | dict[str, Path]
 def draw_worst(
     tasks: Sequence[PairTask], report: pd.DataFrame, folder: Path, most: int, workers: int | None
 ) -> dict[str, Picture]:
-    """Draw the patients with the lowest mean Dice over their regions, that of their worst system; first come first.
+    """Draw the patients with the lowest mean Dice over their regions.
+
+    A patient of several systems has the Dice of the worst; of equals the first come first.
 
     Parameters
     ----------
@@ -103,7 +105,10 @@ def write_evaluation_page(
 
 
 def _view(task: PairTask) -> Any:
-    """The patient for the page's viewer; None where it could not be scored either, which its row says."""
+    """Return the patient for the page's viewer.
+
+    None where it could not be scored either; its row gives the reason.
+    """
     from pipeline.report.viewer import View
 
     try:
@@ -114,7 +119,7 @@ def _view(task: PairTask) -> Any:
 
 
 def _details(pair: Pair) -> dict[str, Any]:
-    """What the run that made the prediction says of it."""
+    """Return the facts that the prediction's own run recorded."""
     if not pair.predictions:
         return {}
     own = pair.predictions[0]

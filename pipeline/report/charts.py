@@ -1,4 +1,7 @@
-"""Charts of a run as inline SVG: how each metric is spread over the patients, and volumes after Bland and Altman."""
+"""Charts of a run as inline SVG: spread of each metric, agreement of volumes.
+
+Volumes are compared after Bland and Altman.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """Bland and Altman's figures of paired volumes: n, mean difference, and mean -+ 1.96 sd (NaN below two pairs)."""
+    """Figures of Bland and Altman for paired volumes.
+
+    Number, mean difference, and mean -+ 1.96 sd (NaN below two pairs).
+    """
 
     n: int
     mean: float
@@ -55,7 +61,9 @@ class Agreement:
 
 
 def agreement(prediction: Values, reference: Values) -> Agreement:
-    """The mean of ``prediction - reference`` and its 95 % limits of agreement (Bland & Altman, Lancet 1986).
+    """Compute the mean of ``prediction - reference`` and its 95 % limits of agreement.
+
+    After Bland & Altman, Lancet 1986.
 
     Parameters
     ----------
@@ -77,7 +85,9 @@ def agreement(prediction: Values, reference: Values) -> Agreement:
 
 
 def distribution_chart(metrics: pd.DataFrame, metric: str, title: str) -> str | None:
-    """Every patient's value as a point beside a box (quartiles, median; whiskers to 1.5 interquartile ranges), by region.
+    """Draw every patient's value as a point beside a box, by region.
+
+    The box shows quartiles and median, the whiskers 1.5 interquartile ranges.
 
     Parameters
     ----------
@@ -124,7 +134,9 @@ def distribution_chart(metrics: pd.DataFrame, metric: str, title: str) -> str | 
 
 
 def bland_altman_chart(metrics: pd.DataFrame, region: str, system: str | None = None) -> str | None:
-    """Difference of predicted and reference volume against their mean, with the mean difference and its 95 % limits.
+    """Draw the difference of both volumes against their mean.
+
+    Lines show the mean difference and its 95 % limits.
 
     Parameters
     ----------
@@ -169,7 +181,10 @@ def bland_altman_chart(metrics: pd.DataFrame, region: str, system: str | None = 
 
 
 def _groups(metrics: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[str, str], pd.DataFrame]:
-    """(region, system) to the rows in which every one of ``columns`` is known: the usual regions first, in their order."""
+    """Map (region, system) to the rows in which all of ``columns`` are known.
+
+    The usual regions come first, in their order.
+    """
     if "region" not in metrics or not set(columns) <= set(metrics.columns):
         return {}
     numbers = metrics[list(columns)].apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
@@ -208,7 +223,7 @@ def _figure(width: float, height: float, margins: tuple[float, float, float, flo
 
 
 def _draw_group(axes: Axes, values: Values, middle: float, step: float, colour: str, marker: str) -> None:
-    """Points on the left half, a box on the right."""
+    """Draw points on the left half, a box on the right."""
     # Points are spread by their rank, so that equal values stay apart and nothing depends on chance.
     ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     spread = ((ranks * 0.6180339887) % 1 - 0.5) * 0.28 * step
@@ -272,7 +287,10 @@ def _signed(value: float) -> str:
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an element for a page: no date, no address, no id that another chart could have."""
+    """Return the figure as an element for a page.
+
+    No date, no address, no id that another chart could have.
+    """
     from html import escape
 
     from matplotlib import rc_context

@@ -1,4 +1,7 @@
-"""The colours of regions and states, the same in previews, charts, the page, the viewer and the label files."""
+"""Colours of regions and states, the same wherever they are shown.
+
+That is: previews, charts, the page, the viewer and the label files.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ STATUS_SIGNS = {"ok": "\N{CHECK MARK}", "warn": "!", "error": "\N{MULTIPLICATION
 
 
 def region_colour(region: str) -> str:
-    """``#RRGGBB`` of a region; grey for one that has no colour of its own."""
+    """Return ``#RRGGBB`` of a region; grey for one without a colour of its own."""
     return REGION_COLOURS.get(region, NO_REGION_COLOUR)
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """Red, green and blue of ``#RRGGBB``, each 0 to 255."""
+    """Return red, green and blue of ``#RRGGBB``, each 0 to 255."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def label_colours(convention: LabelConvention) -> dict[int, str]:
-    """A colour (``#RRGGBB``) for each label: that of the innermost region that holds it."""
+    """Return a colour (``#RRGGBB``) for each label: its innermost region's."""
     colours = {}
     for label in convention.labels:
         holding = [region for region, labels in convention.regions.items() if label in labels]
@@ -37,7 +40,10 @@ def label_colours(convention: LabelConvention) -> dict[int, str]:
 
 
 def write_label_descriptions(folder: Path, convention: LabelConvention, suffix: str = "") -> None:
-    """``labels.txt`` for ITK-SNAP and ``labels.ctbl`` for 3D Slicer, in the same colours as the previews."""
+    """Write ``labels.txt`` for ITK-SNAP and ``labels.ctbl`` for 3D Slicer.
+
+    Their colours are those of the previews.
+    """
     snap = [f"# ITK-SNAP label description: {convention.name}", '    0     0    0    0        0  0  0    "Clear Label"']
     slicer = [f"# 3D Slicer colour table: {convention.name}", "0 background 0 0 0 0"]
     for label, colour in label_colours(convention).items():

@@ -1,4 +1,7 @@
-"""The picture of one patient: three planes through the largest lesion, prediction solid and reference dashed."""
+"""Picture of one patient: three planes through the largest lesion.
+
+The prediction is solid, the reference dashed.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ _GREYS = 64
 
 
 def largest_lesion_centre(mask: Mask) -> tuple[int, ...]:
-    """Voxel of the largest 26-connected component that lies nearest to its centre of mass; the array's middle for an empty mask."""
+    """Return the voxel of the largest lesion nearest to its centre of mass.
+
+    A lesion is a 26-connected component; an empty mask gives the array's middle.
+    """
     if not mask.any():
         return tuple(n // 2 for n in mask.shape)
     box = bounding_box(mask)
@@ -56,7 +62,9 @@ def write_preview(
     grid: Grid,
     reference_masks: Mapping[str, Mask] | None = None,
 ) -> None:
-    """Three planes through the largest lesion, regions as outlines, in radiological convention (the patient's left on the right).
+    """Draw three planes through the largest lesion, with regions as outlines.
+
+    Radiological convention: the patient's left is on the right.
 
     Parameters
     ----------
@@ -119,7 +127,10 @@ def write_preview(
 
 
 def printable(text: str) -> str:
-    """A text for a picture: one line of at most 80 characters, nothing that matplotlib would take for a formula."""
+    """Return a text for a picture: one line of at most 80 characters.
+
+    Nothing is left in it that matplotlib would take for a formula.
+    """
     shown = visible(text).replace("$", "\N{REPLACEMENT CHARACTER}")
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
@@ -131,12 +142,15 @@ def _to_ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
 
 
 def _plane(array: NDArray[Any], index: int, axis: int) -> NDArray[Any]:
-    """One plane, (up, across). `take` would copy the whole of a turned array first."""
+    """Return one plane, (up, across).
+
+    `take` would copy the whole of a turned array first.
+    """
     return array[(slice(None),) * axis + (index,)].T
 
 
 def _turned(box: tuple[slice, ...], grid: Grid) -> list[slice]:
-    """The same box in the axes of :func:`_to_ras`."""
+    """Return the same box in the axes of :func:`_to_ras`."""
     turned = list(box)
     for cut, size, (axis, direction) in zip(box, grid.shape, grid.orientation_to("RAS"), strict=True):
         turned[int(axis)] = cut if direction > 0 else slice(size - cut.stop, size - cut.start)
@@ -144,7 +158,10 @@ def _turned(box: tuple[slice, ...], grid: Grid) -> list[slice]:
 
 
 def _shown_box(image: NDArray[Any] | None, masks: list[Mask], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The brain and every outline with a margin, not the empty field around; all of it where there is neither."""
+    """Return the box of the brain and every outline, with a margin.
+
+    All of the image where there is neither.
+    """
     margin = 5 if image is not None else 20
     boxes = [bounding_box(part) for part in ([] if image is None else [image != 0]) + masks]
     box = union_box(boxes, shape, margin)
@@ -152,7 +169,10 @@ def _shown_box(image: NDArray[Any] | None, masks: list[Mask], shape: tuple[int, 
 
 
 def _window(image: NDArray[Any], empty: bool) -> tuple[float, float]:
-    """Grey values shown as black and white; an empty field is shown as dark grey."""
+    """Return the grey values shown as black and white.
+
+    An empty field is shown as dark grey.
+    """
     values = image.ravel(order="K")
     inside = values[values != 0]
     if empty or not inside.size:
@@ -195,7 +215,10 @@ def _legend(figure: Figure, regions: Mapping[str, None], with_reference: bool) -
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure with one byte a pixel: greys, and each region's colour mixed with black, grey and white."""
+    """Return the figure as a PNG with one byte a pixel.
+
+    Its palette: greys, and each region's colour mixed with black, grey and white.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -222,7 +245,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_background(images: Mapping[str, ImageSource], grid: Grid) -> NDArray[np.float32] | None:
-    """The FLAIR, or the first image that will do, (d1, d2, d3) float32 on ``grid``.
+    """Read the FLAIR, or the first usable image, (d1, d2, d3) float32 on ``grid``.
 
     None where no image is readable and on the same voxels (axes may be stored in another order): a picture is an aid,
     so nothing about it is an error.

@@ -1,4 +1,6 @@
-"""The interactive view of a patient in the page: NiiVue, the images as NIfTI inside the page, nothing fetched from anywhere.
+"""Interactive view of a patient in the page: NiiVue, fed from the page itself.
+
+The images are NIfTI inside the page; nothing is fetched from anywhere.
 
 NiiVue 0.68 comes with nilearn (``nilearn/_assets/js/niivue.umd.js``, BSD-2-Clause). It is 2.3 MB, and a BraTS patient
 about 2 MB more, so the page holds it only for the patients that are asked for.
@@ -30,7 +32,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What is shown of one patient.
+    """Images and masks shown of one patient.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ class View:
 
 @dataclass(frozen=True)
 class ViewData:
-    """A view as the page holds it: three NIfTI files (gzip) and what the script needs to know of them.
+    """View as the page holds it: three NIfTI files (gzip) and their description.
 
     background is uint8 with slope and intercept, so that it reads back in the image's own units; in ``prediction`` and
     ``reference`` bit i of a voxel says that it lies in ``regions[i]``. centre_mm : where the crosshair starts (RAS+).
@@ -65,7 +67,9 @@ class ViewData:
 
 
 def view_data(view: View) -> ViewData:
-    """Crop a view to the brain and its masks (a margin of 2 voxels) and pack it.
+    """Crop a view to the brain and its masks and pack it.
+
+    A margin of 2 voxels is kept.
 
     Raises
     ------
@@ -105,7 +109,10 @@ def view_data(view: View) -> ViewData:
 
 
 def _eight_bits(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float, float]:
-    """An image in 256 steps between its 0.5 and 99.8 percentile (of what is not 0), and those two values."""
+    """Scale an image to 256 steps; return it with the two ends.
+
+    The ends are the 0.5 and 99.8 percentile of the voxels that are not 0.
+    """
     inside = image[image != 0]
     low, high = map(float, np.percentile(inside, [0.5, 99.8])) if inside.size else (0.0, 1.0)
     low = min(low, 0.0)  # what is outside stays the darkest
@@ -132,7 +139,10 @@ def _nifti(array: NDArray[np.uint8], affine: NDArray[np.float64], slope: float =
 
 
 def viewer_panel(view: View, name: str) -> str:
-    """The part of a patient's section: a button, the controls, the canvas, and the data as JSON (which runs nothing)."""
+    """Return the viewer part of a patient's section.
+
+    A button, the controls, the canvas, and the data as JSON (which runs nothing).
+    """
     data = view_data(view)
     coded = {
         "background": base64.b64encode(data.background).decode(),
@@ -170,7 +180,9 @@ def viewer_panel(view: View, name: str) -> str:
 
 
 def viewer_scripts() -> list[str]:
-    """NiiVue, and the script that lays the page's images into it: once for all patients.
+    """Return NiiVue and the script that lays the page's images into it.
+
+    They stand in the page once, for all patients.
 
     Raises
     ------
@@ -188,7 +200,10 @@ def viewer_scripts() -> list[str]:
 
 
 def script_policy(scripts: Sequence[str]) -> str:
-    """The Content-Security-Policy directives under which just these scripts run, and NiiVue's WebAssembly."""
+    """Return the Content-Security-Policy directives for these scripts and NiiVue's WebAssembly.
+
+    No other script runs.
+    """
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     listed = " ".join(f"'sha256-{value}'" for value in hashes)
     return f"script-src {listed} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:"

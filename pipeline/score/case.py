@@ -32,7 +32,7 @@ REPORTED = ("dice", "hd95_mm", "hd_mm", "nsd")
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What is computed for every patient and region.
+    """Measures to compute for every patient and region.
 
     Raises
     ------
@@ -56,13 +56,13 @@ class ScoreOptions:
 
     @property
     def lesionwise(self) -> tuple[str, ...]:
-        """The lesion-wise sets asked for, each once, in the order asked."""
+        """Lesion-wise sets asked for, each once, in the order asked."""
         return tuple(dict.fromkeys(name for name in self.metrics if name != "standard"))
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """What is known of one patient's masks; scalars only."""
+    """Scores of one patient's masks, as scalars alone."""
 
     columns: dict[str, float] = field(default_factory=dict)
     """Columns of report.csv: volumes and voxels of every predicted region, scores of those that were scored."""
@@ -75,7 +75,7 @@ class CaseScores:
 
 
 def metric_columns(options: ScoreOptions) -> tuple[str, ...]:
-    """The columns of metrics.csv, whatever the patients hold."""
+    """Return the columns of metrics.csv, which do not depend on the patients."""
     return (
         "case", "region", *STANDARD,
         *(f"{_column_prefix(name)}_{key}" for name in options.lesionwise for key in LESIONWISE_KEYS),
@@ -89,7 +89,7 @@ def score_masks(
     grid: Grid,
     options: ScoreOptions | None = None,
 ) -> CaseScores:
-    """Everything that is measured of one patient.
+    """Measure one patient's masks: volumes, lesions and, with a reference, scores.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def score_masks(
 def score_case(
     prediction: Mapping[str, Mask], reference: Mapping[str, Mask], grid: Grid, penalty_mm: float = PENALTY_MM
 ) -> dict[str, float]:
-    """The scores of one patient as columns of report.csv, and nothing about lesions.
+    """Return one patient's scores as columns of report.csv, without lesions.
 
     Parameters
     ----------
@@ -164,7 +164,10 @@ def score_case(
 
 
 def score_flags(columns: Mapping[str, float]) -> list[str]:
-    """Remarks on columns of report.csv that a reader of the scores needs: which regions the empty rule decided."""
+    """Return remarks on the regions that the empty rule decided.
+
+    A reader of the scores needs them.
+    """
     flags = []
     for region in (name.removeprefix("reference_voxels_") for name in columns if name.startswith("reference_voxels_")):
         empty = [
@@ -212,7 +215,7 @@ def _voxel_columns(prediction: Mask, reference: Mask | None) -> dict[str, int | 
 
 
 def _report_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Rows of metrics.csv as columns of report.csv."""
+    """Turn rows of metrics.csv into columns of report.csv."""
     columns: dict[str, float] = {}
     for row in rows:
         region = row["region"]

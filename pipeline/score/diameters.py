@@ -1,4 +1,4 @@
-"""The largest axial diameter of a lesion and its perpendicular, as RANO measures them, from a mask.
+"""Largest axial diameter of a lesion and its perpendicular, as RANO measures them.
 
 Definitions that every number here rests on:
 
@@ -49,7 +49,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class AxialDiameters:
-    """The two diameters of a lesion and the index of the axial slice in which they lie; see the module."""
+    """Diameters of a lesion and their axial slice.
+
+    The slice is an index; definitions stand in the module.
+    """
 
     diameter_mm: float
     perpendicular_mm: float
@@ -57,7 +60,9 @@ class AxialDiameters:
 
 
 def axial_diameters(lesion: Mask, affine: NDArray[np.float64], *, axis: int | None = None) -> AxialDiameters:
-    """The largest axial diameter of a lesion and its largest perpendicular; definitions in the module.
+    """Measure a lesion's largest axial diameter and its largest perpendicular.
+
+    Definitions stand in the module.
 
     Parameters
     ----------
@@ -91,12 +96,14 @@ def axial_diameters(lesion: Mask, affine: NDArray[np.float64], *, axis: int | No
 
 
 def slice_axis(affine: NDArray[np.float64]) -> int:
-    """The array axis (0, 1 or 2) that is nearest to the patient's superior-inferior axis."""
+    """Return the array axis nearest to the patient's superior-inferior axis: 0, 1 or 2."""
     return int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == 2)[0])
 
 
 def _outline(stack: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The outermost voxel corners on each line between rows of voxels, for (slices, rows, columns).
+    """Find the outermost voxel corners on each line between rows of voxels.
+
+    The stack is (slices, rows, columns).
 
     Returns
     -------
@@ -116,7 +123,10 @@ def _outline(stack: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _longest(
     left: NDArray[np.int64], right: NDArray[np.int64], gram: NDArray[np.float64]
 ) -> tuple[float, dict[int, list[tuple[int, int]]]]:
-    """The longest distance in mm, and for each slice that has it, its directions (row, column) in voxels."""
+    """Find the longest distance in mm and the slices that have it.
+
+    Each such slice comes with the directions (row, column) of that distance, in voxels.
+    """
     used = right >= 0
     height = used.shape[1] - 1 - used[:, ::-1].argmax(axis=1) - used.argmax(axis=1)
     width = right.max(axis=1) - left.min(axis=1)
@@ -145,7 +155,10 @@ def _longest(
 
 
 def _hull(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Vertices (row, column) of the convex hull of one slice's outline, in order around it; exact, in integers."""
+    """Return the vertices (row, column) of the convex hull of one slice's outline.
+
+    They are in order around it, and exact: integers.
+    """
     lines = np.flatnonzero(right >= 0).tolist()
     near = _lower_chain(zip(lines, left[lines].tolist(), strict=True))
     far = _lower_chain(zip(lines, (-right[lines]).tolist(), strict=True))
@@ -153,7 +166,7 @@ def _hull(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def _lower_chain(points: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The lower convex hull of points by rising abscissa (Andrew's monotone chain)."""
+    """Return the lower convex hull of points by rising abscissa (Andrew's monotone chain)."""
     chain: list[tuple[int, int]] = []
     for x, y in points:
         while len(chain) > 1:
@@ -166,7 +179,10 @@ def _lower_chain(points: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _longest_chord_across(hull: NDArray[np.float64], directions: NDArray[np.float64]) -> float:
-    """The longest chord of a convex polygon (m, 2) at a right angle to any of its diameters, of directions (n, 2)."""
+    """Return the longest chord of a convex polygon across any of its diameters.
+
+    The chord stands at a right angle to the diameter; the polygon is (m, 2), the diameters' directions (n, 2).
+    """
     units = (directions / np.hypot(*directions.T)[:, None]).T
     along, across = hull @ units, hull @ np.stack([-units[1], units[0]])
     # The length changes linearly between vertices, so the longest chord goes through one: (vertices, edges, n).

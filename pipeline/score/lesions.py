@@ -1,4 +1,6 @@
-"""Lesions one by one: where they lie, how large they are as a radiologist measures them, and which of them were found.
+"""Lesions of a mask one by one: their place, size and detection.
+
+The size is measured as a radiologist does.
 
 Definitions that every number here rests on:
 
@@ -80,7 +82,9 @@ def find_lesions(mask: Mask, spacing_mm: Sequence[float], *, split: bool = False
 
 
 def lesion_table(prediction: Mask, reference: Mask | None, grid: Grid, *, split: bool = False) -> list[dict[str, Any]]:
-    """One row for each lesion of one region of one patient, the prediction's before the reference's.
+    """List the lesions of one region of one patient, a row each.
+
+    The prediction's stand before the reference's.
 
     Parameters
     ----------
@@ -129,7 +133,7 @@ def lesion_table(prediction: Mask, reference: Mask | None, grid: Grid, *, split:
 
 
 def detection_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """How many lesions were found, from the rows of :func:`lesion_table`.
+    """Count the lesions found and missed, from the rows of :func:`lesion_table`.
 
     Returns
     -------
@@ -156,7 +160,9 @@ def detection_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def sensitivity_by_size(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Share of the reference lesions that were found, by their volume, from rows of one patient or of many.
+    """Return the share of reference lesions found, by their volume.
+
+    The rows may be of one patient or of many.
 
     Returns
     -------
@@ -191,7 +197,10 @@ def _in_words(low: float, high: float) -> str:
 
 
 def _matches(prediction: Labels, reference: Labels) -> dict[tuple[str, int], list[int]]:
-    """(side, lesion) -> the other side's lesions that share a voxel with it, in rising order."""
+    """Map (side, lesion) to the other side's lesions that share a voxel with it.
+
+    The numbers rise.
+    """
     both = (prediction > 0) & (reference > 0)
     n_reference = int(reference.max(initial=0)) + 1
     # Not a table of every lesion with every other: of 100,000 on each side it would take 10 GB.
@@ -204,7 +213,10 @@ def _matches(prediction: Labels, reference: Labels) -> dict[tuple[str, int], lis
 
 
 def _measured(labels: Labels, corner: NDArray[np.int64], grid: Grid) -> list[dict[str, Any]]:
-    """Rows from ``lesion`` to ``slice`` for labels 1 to n of an array whose first voxel is ``corner`` of the grid."""
+    """Return rows from ``lesion`` to ``slice`` for labels 1 to n.
+
+    ``corner`` is the place on the grid of the array's first voxel.
+    """
     if not labels.any():
         return []
     of_all = cc3d.statistics(labels)

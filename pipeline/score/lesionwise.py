@@ -61,7 +61,10 @@ MOST_COMPARED_VOXELS = 2**31
 
 @dataclass(frozen=True)
 class LesionwiseRules:
-    """What one challenge calls a lesion, and what a miss costs. See the module's text for the terms."""
+    """Rules of one challenge: its definition of a lesion, the price of a miss.
+
+    The terms are those of the module's text.
+    """
 
     dilation_iterations: int
     """How often the mask is dilated by 18 neighbours before near pieces are one lesion."""
@@ -100,7 +103,9 @@ LESIONWISE: dict[str, LesionwiseRules] = {
 def lesionwise_scores(
     prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, rules: LesionwiseRules, region: str
 ) -> dict[str, float]:
-    """Lesion-wise scores of one region, and the whole-volume ones that the challenges print beside them.
+    """Compute the lesion-wise and whole-volume scores of one region.
+
+    The challenges print the whole-volume ones beside the others.
 
     Parameters
     ----------
@@ -141,7 +146,10 @@ def lesionwise_sets(
     sets: Mapping[str, LesionwiseRules],
     region: str,
 ) -> dict[str, dict[str, float]]:
-    """:func:`lesionwise_scores` for several rules, by their names, which share what they can."""
+    """Compute :func:`lesionwise_scores` for several rules, by their names.
+
+    Sets share the steps that are alike.
+    """
     prediction, reference, spacing = checked_pair(prediction, reference, spacing_mm)
     voxels = prediction.size
     voxel_mm3 = math.nan if spacing_mm is None else math.prod(spacing_mm)
@@ -174,7 +182,9 @@ def lesionwise_sets(
 
 
 def dilate_18(mask: Mask, iterations: int) -> Mask:
-    """Dilate a mask by its voxels' 18 neighbours, those that share a face or an edge (2D: 8, an edge or a corner).
+    """Dilate a mask by the 18 neighbours of its voxels.
+
+    Those share a face or an edge with the voxel (2D: 8, an edge or a corner).
 
     Equal to ``scipy.ndimage.binary_dilation`` with ``generate_binary_structure(ndim, 2)``, several times faster: the 18
     neighbours and the voxel are three squares of nine, and a square is a line dilated along another axis.
@@ -195,13 +205,19 @@ def _dilate_along(mask: Mask, axis: int) -> Mask:
 
 
 def _merged_components(mask: Mask, iterations: int) -> tuple[Labels, Labels]:
-    """Number the pieces of a mask, near ones alike: the numbers on the mask itself, and on the dilated mask."""
+    """Number the pieces of a mask, with one number for near pieces.
+
+    The numbers come on the mask itself, and on the dilated mask.
+    """
     territories = label_components(dilate_18(mask, iterations))
     return np.where(mask, territories, 0), territories
 
 
 def _without_small(components: Labels, dropped_voxels: int) -> Labels:
-    """Remove the components of at most so many voxels and number the others from 1 without a gap."""
+    """Remove small components and renumber the others from 1 without a gap.
+
+    Small is at most ``dropped_voxels``.
+    """
     if not dropped_voxels:
         return components
     sizes = np.bincount(components.ravel())
@@ -211,7 +227,10 @@ def _without_small(components: Labels, dropped_voxels: int) -> Labels:
 
 
 def _matches(components: Labels, territories: Labels) -> dict[int, list[int]]:
-    """The numbers of the predicted components that touch each reference lesion's dilated mask; untouched ones lack."""
+    """Find the predicted components that touch each reference lesion's dilated mask.
+
+    A lesion that none touches has no key.
+    """
     both = (components > 0) & (territories > 0)
     n_components = int(components.max(initial=0)) + 1
     pairs = np.unique(territories[both].astype(np.int64) * n_components + components[both])
@@ -226,12 +245,18 @@ class _Scores(NamedTuple):
     hd95_mm: float
 
     def with_penalty(self, penalty_mm: float) -> _Scores:
-        """The empty rule's distance where only one of the masks has voxels."""
+        """Replace an infinite distance by the penalty.
+
+        It is infinite where only one of the masks has voxels.
+        """
         return _Scores(self.dice, penalty_mm if math.isinf(self.hd95_mm) else self.hd95_mm)
 
 
 def _compare(prediction: Mask, reference: Mask, spacing: tuple[float, ...] | None) -> _Scores:
-    """Dice and area-weighted HD95, infinite where one mask is empty. Axes of one voxel count: a flat lesion is no slice."""
+    """Compute Dice and area-weighted HD95, infinite where one mask is empty.
+
+    Axes of one voxel count: a flat lesion is no slice.
+    """
     voxels = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     dice = 2 * int(np.count_nonzero(prediction & reference)) / voxels if voxels else 1.0
     if spacing is None:
@@ -248,7 +273,7 @@ def _lesion_scores(
     voxel_mm3: float,
     rules: LesionwiseRules,
 ) -> dict[str, float]:
-    """The mean over lesions and false positives, and their numbers."""
+    """Return the means over lesions and false positives, and their numbers."""
     n_components = int(components.max(initial=0))
     fp = n_components - len(set().union(*matches.values()))
     if spacing is None and rules.dropped_reference_mm3:
@@ -278,7 +303,10 @@ def _lesion_scores(
 
 
 def _lesion_pairs(lesions: Labels, components: Labels, matches: Mapping[int, list[int]]) -> Iterator[tuple[Mask, Mask]]:
-    """The union of its matches and the lesion itself, for each matched lesion, in the smallest box with both."""
+    """Yield each matched lesion beside the union of its matches.
+
+    The union comes first, both cut to the smallest box that holds them.
+    """
     own_boxes, component_boxes = ndimage.find_objects(lesions), ndimage.find_objects(components)
     chosen = np.zeros(len(component_boxes) + 1, bool)
     boxes = {
@@ -300,14 +328,17 @@ def _lesion_pairs(lesions: Labels, components: Labels, matches: Mapping[int, lis
 
 
 def _box_around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
-    """The smallest box that holds all of these."""
+    """Return the smallest box that holds all of these."""
     return tuple(
         slice(min(cut.start for cut in cuts), max(cut.stop for cut in cuts)) for cuts in zip(*boxes, strict=True)
     )
 
 
 def _voxel_shares(prediction: Mask, reference: Mask, voxels: int) -> dict[str, float]:
-    """Sensitivity and specificity in an image of so many voxels; nothing to find and nothing found is 1."""
+    """Return sensitivity and specificity in an image of ``voxels`` voxels.
+
+    Each is 1 where there is nothing to find and nothing found.
+    """
     tp = int(np.count_nonzero(prediction & reference))
     n_prediction, n_reference = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
     empty = voxels - n_reference

@@ -1,4 +1,6 @@
-"""What a reader should look at twice in one patient's result: remarks, which never change its status.
+"""Remarks on one patient's result for a closer look.
+
+They never change its status.
 
 Notes
 -----
@@ -30,7 +32,9 @@ USUAL_DISAGREEMENT = 0.1
 def quality_flags(
     masks: Mapping[str, NDArray[np.bool_]], grid: Grid, disagreement: Mapping[str, float] | None = None
 ) -> list[str]:
-    """Remarks on one patient's result, one text each; none for a result without anything unusual.
+    """Return remarks on an unusual result, one text each.
+
+    A result without anything unusual has none.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""The interval of a mean over patients, and the p of paired differences: numbers alone, no tables.
+"""Interval of a mean over patients, and p of paired differences.
+
+Numbers alone, no tables.
 
 References
 ----------
@@ -23,7 +25,9 @@ _BATCH_VALUES = 4_000_000
 def bootstrap_interval(
     values: Iterable[float], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of the mean by the percentile bootstrap [1]_, the same for the same values in the same order.
+    """Return the interval of the mean by the percentile bootstrap [1]_.
+
+    The same values in the same order give the same interval.
 
     As many values as there are, drawn with replacement, ``resamples`` times; the interval holds the middle
     ``confidence`` of their means. With few patients it is too narrow: of 95 % intervals of normal values, 84 % held the
@@ -51,7 +55,7 @@ def bootstrap_interval(
 
 
 def bootstrap_intervals(table: Values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Values:
-    """:func:`bootstrap_interval` of many metrics at once.
+    """Return :func:`bootstrap_interval` of many metrics at once.
 
     Parameters
     ----------
@@ -91,7 +95,7 @@ def bootstrap_intervals(table: Values, confidence: float = 0.95, resamples: int 
 
 
 def signed_rank_p(difference: Values) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test [2]_ of paired differences.
+    """Return the two-sided p of Wilcoxon's signed-rank test [2]_ of paired differences.
 
     Differences of zero are left out (Wilcoxon's own rule; scipy's ``zero_method="wilcox"``). To 50 others p is exact
     given their ranks, tied ones too: over all ways to give the ranks signs. Above, it is scipy's normal approximation,

@@ -1,4 +1,4 @@
-"""How scores are spread over patients, and whether two systems differ on the same patients.
+"""Spread of scores over patients, and paired differences between two systems.
 
 Every function takes the rows of metrics.csv: one a case and region, a column a metric. A value that is not known (NaN)
 is counted nowhere. A region that is empty on one side or both is no unknown value: the empty rule of
@@ -44,7 +44,7 @@ _DECIMALS = 9
 
 
 def summarise_metrics(metrics: pd.DataFrame, report: pd.DataFrame) -> pd.DataFrame:
-    """Per region and metric: how many patients, how the values are spread, how many are empty or failed.
+    """Summarise each region and metric: number of patients, spread, empty and failed ones.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def summarise_metrics(metrics: pd.DataFrame, report: pd.DataFrame) -> pd.DataFra
 
 
 def compare(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] = COMPARED) -> pd.DataFrame:
-    """The first system against each other one, on the patients that both have a value for.
+    """Compare the first system with each other one on the patients of both.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def compare(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] 
 
 
 def compare_cases(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] = COMPARED) -> pd.DataFrame:
-    """What :func:`compare` sums up, patient by patient.
+    """List the comparison of :func:`compare` patient by patient.
 
     Parameters
     ----------
@@ -164,7 +164,10 @@ def _summarise_region(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _size(rows: pd.DataFrame, side: str) -> pd.Series | None:
-    """Size of the region on one side, in voxels or, where they are not known, in ml; None where neither is."""
+    """Return the region's size on one side, in voxels or else in ml.
+
+    None where neither is known.
+    """
     for name in (f"voxels_{side}", f"volume_ml_{side}"):
         if name in rows and rows[name].notna().any():
             return rows[name]
@@ -189,7 +192,10 @@ def _of_system(frame: pd.DataFrame, system: str | None) -> pd.DataFrame:
 
 
 def _by_case(frame: pd.DataFrame) -> pd.DataFrame:
-    """In the order of the case ids: the bootstrap depends on the order of the patients, its reader should not."""
+    """Sort rows by case id.
+
+    The bootstrap depends on the order of the patients; the result should not depend on that of the table.
+    """
     return frame.sort_values("case", key=lambda ids: ids.astype(str), kind="stable") if "case" in frame else frame
 
 
@@ -202,7 +208,10 @@ def _in_order(found: Iterable[str]) -> list[str]:
 
 
 def _tables(metrics_by_system: Mapping[str, pd.DataFrame], of: Sequence[str]) -> list[tuple[str, str, pd.DataFrame]]:
-    """Region, metric, and the (cases, systems) values of those cases that any system has a value for."""
+    """Return region, metric and the values (cases, systems) behind each comparison.
+
+    Only cases that any system has a value for are in.
+    """
     if len(metrics_by_system) < 2:
         raise ValueError(f"a comparison needs two systems or more, not {list(metrics_by_system)}")
     for metric in of:
@@ -221,7 +230,7 @@ def _tables(metrics_by_system: Mapping[str, pd.DataFrame], of: Sequence[str]) ->
 
 
 def _column(system: str, frame: pd.DataFrame | None, region: str, metric: str) -> pd.Series:
-    """The known values of one metric, by case."""
+    """Return the known values of one metric, by case."""
     if frame is None or metric not in frame:
         return pd.Series(dtype=float)
     rows = frame[frame["region"] == region]
@@ -259,7 +268,7 @@ def _best(values: np.ndarray, systems: Sequence[str], metric: str) -> str:
 
 
 def _sign(metric: str) -> int:
-    """1 where more of a metric is better, -1 where less is."""
+    """Return 1 where more of a metric is better, -1 where less is."""
     for sign, names in ((1, _HIGHER_IS_BETTER), (-1, _LOWER_IS_BETTER)):
         if any(metric == name or metric.endswith(f"_{name}") for name in names):
             return sign

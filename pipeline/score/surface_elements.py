@@ -1,4 +1,4 @@
-"""Surface distances weighted by the area of each surface element, and the 95th percentile Hausdorff distance of them.
+"""Surface distances weighted by the area of each surface element, and their HD95.
 
 The definition of DeepMind's surface-distance [1]_, which the BraTS scripts call. It is not the definition of
 ``metrics.hd95_mm``, whose surface is made of voxels that all count the same; on one mask the two may differ by mm.
@@ -41,7 +41,7 @@ Mask = NDArray[np.bool_]
 
 
 class WeightedDistances(NamedTuple):
-    """Distances of one mask's surface elements to the other mask's surface, and what each element weighs."""
+    """Distances of one mask's surface elements to the other surface, and their weights."""
 
     distance_mm: NDArray[np.float64]
     """(elements,) In no promised order; ``inf`` where the other mask has no surface."""
@@ -52,7 +52,9 @@ class WeightedDistances(NamedTuple):
 def area_weighted_hd95_mm(
     prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None, penalty_mm: float = 374.0
 ) -> float:
-    """95th percentile Hausdorff distance in mm over surface elements weighted by area (BraTS 2023 and later).
+    """Compute the HD95 in mm over surface elements weighted by area.
+
+    This is the definition of BraTS 2023 and later.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def area_weighted_hd95_mm(
 def weighted_surface_distances(
     prediction: Mask, reference: Mask, spacing_mm: Sequence[float]
 ) -> tuple[WeightedDistances, WeightedDistances]:
-    """Distance and area of every surface element of both masks.
+    """Compute distance and area of every surface element of both masks.
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def weighted_surface_distances(
 
 
 def robust_hausdorff_mm(directed: tuple[WeightedDistances, WeightedDistances], percent: float) -> float:
-    """The larger of the two directed percentiles over area, in mm.
+    """Return the larger of the two directed percentiles over area, in mm.
 
     A directed percentile is the smallest distance below or at which lies at least ``percent`` of the surface's area;
     there is no interpolation. Both surfaces empty: 0. One empty: ``inf``.
@@ -120,7 +122,7 @@ def robust_hausdorff_mm(directed: tuple[WeightedDistances, WeightedDistances], p
 
 @lru_cache(maxsize=64)
 def element_areas(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
-    """Area of a surface element by its neighbour code.
+    """Return the area of a surface element by its neighbour code.
 
     Parameters
     ----------
@@ -141,7 +143,9 @@ def element_areas(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
 
 
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
-    """Which of the voxels around each cell's centre are in the mask, as the bits of a number.
+    """Encode the voxels around each cell's centre that are in the mask.
+
+    Each voxel is a bit of the cell's number.
 
     Parameters
     ----------
@@ -162,14 +166,17 @@ def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
 
 
 def _elements(mask: Mask, areas: NDArray[np.float64]) -> tuple[Mask, NDArray[np.float64]]:
-    """Where the cells with a surface element are, and their areas in array order."""
+    """Find the cells with a surface element, and their areas in array order."""
     codes = neighbour_codes(mask)
     elements = (codes != 0) & (codes != len(areas) - 1)
     return elements, areas[codes[elements]]
 
 
 def _directed_mm(source: Mask, target: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:
-    """Distance of every element of ``source``, in array order, to the nearest of ``target``; ``inf`` without one."""
+    """Measure the distance of every element of ``source`` to the nearest of ``target``.
+
+    In array order; ``inf`` where ``target`` has none.
+    """
     source, target = (np.ascontiguousarray(np.pad(cells, NEAR_CELLS)) for cells in (source, target))
     asked = np.flatnonzero(source)
     distances = np.full(asked.size, np.inf)
@@ -196,7 +203,10 @@ def _points_mm(index: NDArray[np.intp], shape: tuple[int, ...], spacing: tuple[f
 
 @lru_cache(maxsize=64)
 def _near_offsets(spacing: tuple[float, ...]) -> list[tuple[tuple[int, ...], float]]:
-    """Steps to all cells nearer than any that is more than ``NEAR_CELLS`` cells away, with their lengths, by length."""
+    """List the steps to nearby cells with their lengths, by length.
+
+    The list is complete: no cell beyond ``NEAR_CELLS`` is nearer than one of it.
+    """
     steps = product(range(-NEAR_CELLS, NEAR_CELLS + 1), repeat=len(spacing))
     offsets = [(step, math.hypot(*(n * mm for n, mm in zip(step, spacing, strict=True)))) for step in steps]
     complete_to = (NEAR_CELLS + 1) * min(spacing)
@@ -216,7 +226,9 @@ def _percentile_mm(directed: WeightedDistances, percent: float) -> float:
 def checked_pair(
     prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None
 ) -> tuple[Mask, Mask, tuple[float, ...] | None]:
-    """Both masks and their spacing without the axis of one voxel that a slice stored as a volume has.
+    """Check two masks and drop the axis of one voxel.
+
+    A slice stored as a volume has one; the spacing loses it too.
 
     Two axes are left at least. Parameters and errors are those of :func:`area_weighted_hd95_mm`.
     """
@@ -241,7 +253,10 @@ def checked_pair(
 
 
 def union_box(*masks: Mask) -> tuple[slice, ...]:
-    """The smallest box with all voxels of all masks (equal shapes); slices of length 0 where there are none."""
+    """Return the smallest box with all voxels of all masks (equal shapes).
+
+    Without a voxel, its slices have length 0.
+    """
     ndim = masks[0].ndim
     box = [slice(0, 0)] * ndim
     # Slowest axis first: whole planes drop out before the axes whose voxels lie scattered in memory.

@@ -1,4 +1,4 @@
-"""Boundary voxels of two masks, and the distances in mm from each mask's boundary to the other's.
+"""Boundary voxels of two masks, and the distances in mm between the boundaries.
 
 Pure functions on boolean masks of any number of axes. They are the geometry under :mod:`pipeline.score.metrics`, whose
 docstring defines the boundary, the distance, and what an empty mask or an unknown spacing gives.
@@ -28,7 +28,10 @@ Distances = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MaskPair:
-    """Two masks cut to the box around their union, with ``REACH`` voxels of background around it."""
+    """Two masks cut to the box around their union.
+
+    ``REACH`` voxels of background are left around it.
+    """
 
     prediction: Mask
     """(d1, ..., dN) bool, in C order. Axes of one voxel are gone, and the slowest axis of the file is the first."""
@@ -39,7 +42,7 @@ class MaskPair:
 
 
 def mask_pair(prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | None) -> MaskPair:
-    """Check two masks, and cut them to what they hold.
+    """Check two masks and cut them to the box around their union.
 
     Nothing is lost: beyond the box there is no voxel of either mask, and beyond the image counts as that too. A slice
     that is stored as a volume of depth 1 becomes a 2D image, for in 3D each of its voxels would be boundary. Two empty
@@ -65,7 +68,9 @@ def mask_pair(prediction: Mask, reference: Mask, spacing_mm: Sequence[float] | N
 
 
 def boundary(mask: Mask) -> Mask:
-    """The voxels of a mask that have a face neighbour outside it; beyond the image counts as outside.
+    """Return the voxels of a mask that have a face neighbour outside it.
+
+    Beyond the image counts as outside.
 
     Parameters
     ----------
@@ -80,7 +85,9 @@ def boundary(mask: Mask) -> Mask:
 
 
 def surface_distances_mm(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> tuple[Distances, Distances]:
-    """Distance from every boundary voxel of each mask to the other mask's boundary, in mm.
+    """Measure the distance from every boundary voxel to the other mask's boundary.
+
+    Both directions, in mm.
 
     Parameters
     ----------
@@ -104,7 +111,7 @@ def surface_distances_mm(prediction: Mask, reference: Mask, spacing_mm: Sequence
 
 
 def directed_distances_mm(pair: MaskPair) -> tuple[Distances, Distances]:
-    """:func:`surface_distances_mm` of a pair that has been cut already.
+    """Return :func:`surface_distances_mm` of a pair that has been cut already.
 
     Raises
     ------
@@ -121,7 +128,9 @@ def directed_distances_mm(pair: MaskPair) -> tuple[Distances, Distances]:
 
 
 def _directed(sources: NDArray[np.intp], targets: NDArray[np.intp], surface: Mask, spacing: Distances) -> Distances:
-    """Distances in mm, ascending, from the places ``sources`` to the nearest of ``targets``, the places of ``surface``.
+    """Measure distances in mm, ascending, from ``sources`` to the nearest of ``targets``.
+
+    ``targets`` are the places of ``surface``.
 
     Places are indices into the flattened array.
     """
@@ -147,7 +156,10 @@ def _directed(sources: NDArray[np.intp], targets: NDArray[np.intp], surface: Mas
 
 
 def _neighbourhood(spacing: Distances, array: Mask) -> tuple[Distances, NDArray[np.intp]]:
-    """Every place within ``REACH`` voxels of the finest axis, nearest first: its distance in mm, its flat offset."""
+    """List the places around a voxel, nearest first: distance in mm, flat offset.
+
+    They lie within ``REACH`` voxels of the finest axis.
+    """
     n_axes = array.ndim
     radius = REACH * spacing.min() * (1 + 1e-9)
     offsets = np.indices((2 * REACH + 1,) * n_axes).reshape(n_axes, -1).T - REACH
@@ -162,14 +174,20 @@ def _centres_mm(places: NDArray[np.intp], array: Mask, spacing: Distances) -> Di
 
 
 def _padded(mask: Mask, width: int) -> Mask:
-    """The mask with background around it, in C order whatever its own (``np.pad`` keeps Fortran's)."""
+    """Return the mask in C order with background around it.
+
+    ``np.pad`` would keep Fortran order.
+    """
     padded = np.zeros([length + 2 * width for length in mask.shape], bool)
     padded[tuple(slice(width, width + length) for length in mask.shape)] = mask
     return padded
 
 
 def _boundary_of_padded(mask: Mask) -> Mask:
-    """:func:`boundary` of a mask in C order whose outermost voxels are all background."""
+    """Return :func:`boundary` of a padded mask.
+
+    The mask is in C order, and its outermost voxels are all background.
+    """
     flat = mask.ravel()
     inside = flat.copy()
     # Flat neighbours wrap around the ends of rows, but there both rows are background.
@@ -181,7 +199,10 @@ def _boundary_of_padded(mask: Mask) -> Mask:
 
 
 def _union_box(masks: Sequence[Mask]) -> tuple[slice, ...]:
-    """The smallest box that holds all voxels of all masks; slices of length 0 when there are none."""
+    """Return the smallest box that holds all voxels of all masks.
+
+    Its slices have length 0 when there are none.
+    """
     box: tuple[slice, ...] = ()
     while masks[0].ndim:
         others = tuple(range(1, masks[0].ndim))

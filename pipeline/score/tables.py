@@ -1,4 +1,4 @@
-"""How tables are written: CSV whose cells are exact and harmless, and the columns of report.csv, one row a patient.
+"""Tables on disk: exact and harmless CSV, and the columns of report.csv.
 
 A table is read by people in a spreadsheet, by programs, and by the next run. So a text cell holds exactly what it
 should (a newline stays inside the quotes), except for what would harm a reader: see :func:`text_cell`.
@@ -36,7 +36,7 @@ COUNTS = ("voxels", "reference_voxels")
 
 
 def text_cell(text: str) -> str:
-    """A text as a table holds it: whole, but for bytes that were no UTF-8 and for what a spreadsheet would run.
+    """Return a text as a table's cell: whole, but harmless in a spreadsheet.
 
     Bytes of a file name that cannot be decoded (Python keeps them as surrogates) become U+FFFD. A ``'`` is set
 
@@ -59,7 +59,10 @@ def text_cell(text: str) -> str:
 
 
 def _starts_formula(text: str) -> bool:
-    """Whether the first sign that anybody sees begins a formula: not a control, a mark, a blank or an unassigned one."""
+    """Tell whether the first visible sign begins a formula.
+
+    Controls, marks, blanks and unassigned signs are skipped.
+    """
     for character in text:
         if not (character == '"' or character in INVISIBLE or unicodedata.category(character)[0] in "CMZ"):
             return unicodedata.normalize("NFKC", character)[0] in "=+-@"
@@ -87,7 +90,9 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def csv_line(values: Iterable[Any]) -> str:
-    """One row of a table as :func:`write_table` writes it, with its ``\\n``: for tables written as they come.
+    """Format one row as :func:`write_table` writes it, with its ``\\n``.
+
+    It serves tables that are written row by row.
 
     Parameters
     ----------
@@ -99,7 +104,9 @@ def csv_line(values: Iterable[Any]) -> str:
 
 
 def read_columns(path: Path, columns: Sequence[str], more: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Some columns of a table that another program may have written; `[]` where it lacks one of them.
+    """Read some columns of a table; return `[]` where it lacks one.
+
+    Another program may have written the table.
 
     Parameters
     ----------
@@ -125,7 +132,9 @@ def read_columns(path: Path, columns: Sequence[str], more: Sequence[str] = ()) -
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a CSV file, the header first, as they are read; bounded in bytes, in cells and in rows.
+    """Yield the rows of a CSV file, the header first.
+
+    Bytes, cells and rows are bounded.
 
     Raises as :func:`read_columns` does, on the way.
     """
@@ -142,7 +151,9 @@ def read_rows(path: Path) -> Iterator[list[str]]:
 
 
 def report_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of report.csv with their columns in order: the fixed ones, then each measure for each region, then the rest.
+    """Make report.csv from its rows, with the columns in order.
+
+    Fixed columns come first, then each measure for each region, then the rest.
 
     Parameters
     ----------
@@ -164,7 +175,10 @@ def report_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _regions(columns: Iterable[str]) -> list[str]:
-    """The regions that columns named ``<measure>_<region>`` speak of: the usual ones first, in their order."""
+    """Return the regions named by columns ``<measure>_<region>``.
+
+    The usual ones come first, in their order.
+    """
     found = dict.fromkeys(
         column.removeprefix(f"{measure}_")
         for column in columns
@@ -194,7 +208,7 @@ _TEXTS = ("system", "case", "region", "side", "matches", "size_class")
 
 
 def metrics_frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
-    """metrics.csv: one row a case and region.
+    """Make metrics.csv: one row a case and region.
 
     Parameters
     ----------
@@ -207,7 +221,10 @@ def metrics_frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
 
 
 def lesions_frame(rows: Sequence[Row], columns: Sequence[str] = LESION_COLUMNS) -> pd.DataFrame:
-    """lesions.csv: one row a lesion of either side; ``rows`` are ``CaseScores.lesions`` with their case."""
+    """Make lesions.csv: one row a lesion of either side.
+
+    ``rows`` are ``CaseScores.lesions`` with their case.
+    """
     return _frame(rows, columns)
 
 
@@ -229,7 +246,10 @@ def detection_frame(lesions: Iterable[Row]) -> pd.DataFrame:
 
 
 def pooled_detection(rows: Iterable[Row]) -> pd.DataFrame:
-    """detection.csv from rows of :func:`pipeline.score.lesions.sensitivity_by_size` with their region, one set a patient."""
+    """Make detection.csv from each patient's rows of lesions found by size.
+
+    The rows are those of :func:`pipeline.score.lesions.sensitivity_by_size` with their region, one set a patient.
+    """
     counts: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         total = counts.setdefault((row["region"], row["size_class"]), [0, 0])
@@ -243,7 +263,9 @@ def pooled_detection(rows: Iterable[Row]) -> pd.DataFrame:
 
 @contextmanager
 def lesion_file(path: Path, columns: Sequence[str] = LESION_COLUMNS) -> Iterator[Callable[[Iterable[Row]], None]]:
-    """Write lesions.csv patient by patient: a noisy prediction may hold a hundred thousand, which nobody need keep.
+    """Write lesions.csv patient by patient.
+
+    A noisy prediction may hold a hundred thousand lesions, too many to keep in memory.
 
     Yields
     ------
@@ -260,7 +282,10 @@ def lesion_file(path: Path, columns: Sequence[str] = LESION_COLUMNS) -> Iterator
 
 
 def read_lesions(path: Path, cases: Iterable[str], largest: int = 100) -> pd.DataFrame:
-    """The rows of some cases of lesions.csv: of each region and side no more than the ``largest`` lesions."""
+    """Read some cases' rows of lesions.csv.
+
+    Of each region and side no more than the ``largest`` lesions come.
+    """
     wanted, numbers = set(cases), dict.fromkeys(LESION_COLUMNS[3:-2], "")
     columns = list(pd.read_csv(path, nrows=0).columns)
     parts: list[Row] = []
@@ -279,7 +304,10 @@ def _line(row: Iterable[Any]) -> bytes:
 
 
 def _frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
-    """Columns that hold whole numbers, and blanks, are Int64, so that 3 is written as 3."""
+    """Make a table that keeps whole numbers whole.
+
+    Such columns are Int64, also beside blanks, so that 3 is written as 3.
+    """
     values = {name: [_known(row.get(name)) for row in rows] for name in columns}
     return pd.DataFrame({name: pd.Series(column, dtype=_dtype(name, column)) for name, column in values.items()})
 

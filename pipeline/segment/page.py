@@ -1,4 +1,4 @@
-"""The page of a segmentation run, from its tables and its cases' records."""
+"""Page of a segmentation run, from its tables and its cases' records."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def write_segment_page(
 
 
 def _view(task: CaseTask, convention: str) -> View | None:
-    """The written mask on the patient's image; its reference is not in it, for `evaluate` compares."""
+    """Return the written mask on the patient's image.
+
+    The reference is not in it: `evaluate` compares.
+    """
     from pipeline.report.viewer import View
 
     path = result_path(task.output, task.folder, "seg", task.options.flat)
