@@ -1,4 +1,7 @@
-"""A patient as found on disk: plain frozen data, made by `data.find.walk` and used by everything above."""
+"""Patients as found on disk.
+
+Plain frozen data, made by `data.find.walk` and used by everything above.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ REFERENCE_ORDER = ("t1c", "flair", "t1", "t2")
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where one image's voxels come from.
+    """Place of one image's voxels.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The box around what an image shows."""
+"""Box around the voxels of an image that are not 0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Box = tuple[slice, slice, slice]
 
 
 def nonzero_box(array: NDArray[Any]) -> Box | None:
-    """The smallest box that holds every voxel other than 0.
+    """Return the smallest box that holds every voxel other than 0.
 
     Parameters
     ----------
@@ -46,5 +46,8 @@ def nonzero_box(array: NDArray[Any]) -> Box | None:
 
 
 def _unsigned(bits: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
-    """The bits without the sign of a float, which is all that -0 has."""
+    """Return the bits without the sign of a float.
+
+    The sign is all that -0 has.
+    """
     return bits & bits.dtype.type(2 ** (8 * bits.itemsize - 1) - 1) if dtype.kind == "f" else bits

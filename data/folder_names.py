@@ -16,7 +16,9 @@ _LIKE_OUTPUT = re.compile(r".*\.(csv|html|json|txt|ctbl|yaml|png|gz|log|lock|tmp
 
 
 def folder_name(case_id: str) -> str:
-    """A safe output name for a case: one path component, valid on Linux, macOS and Windows.
+    """Return a safe output name for a case.
+
+    It is one path component, valid on Linux, macOS and Windows.
 
     Letters, digits, blanks within and ``-_.+=,@()[]`` stay; anything else becomes ``_``. None begins as a spreadsheet
     formula does, or ends as the files do that a run writes. A name that had to be altered gets eight hexadecimal digits of its SHA-256, so that different ids
@@ -34,7 +36,9 @@ def folder_name(case_id: str) -> str:
 
 
 def unique_folder_names(case_ids: Iterable[str]) -> dict[str, str]:
-    """`folder_name` of every id, made different where a file system that ignores case or composition takes two for one.
+    """Return a distinct `folder_name` for every id.
+
+    Names are made different where a file system that ignores case or composition takes two for one.
 
     The name of an id depends on the other ids only where they clash; the ids' order does not matter.
     """
@@ -57,5 +61,8 @@ def unique_folder_names(case_ids: Iterable[str]) -> dict[str, str]:
 
 
 def _as_one_name(name: str) -> str:
-    """The same for names that some file system takes for one: of other case, or of accents composed otherwise (APFS)."""
+    """Return one key for names that a file system may confuse.
+
+    Such names differ in case, or in how accents are composed (APFS).
+    """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

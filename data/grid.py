@@ -1,4 +1,4 @@
-"""Where voxels lie in the patient: shape and affine, and nothing else."""
+"""Place of voxels in the patient: shape and affine, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLERANCE_MM = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A regular lattice of voxels in the patient.
+    """Regular lattice of voxels in the patient.
 
     Parameters
     ----------
@@ -73,7 +73,10 @@ class Grid:
         return indices @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def matches(self, other: Grid, tolerance_mm: float = TOLERANCE_MM) -> bool:
-        """True when both have the same shape and their corner voxels lie within ``tolerance_mm`` of each other."""
+        """Tell whether both grids have the same shape and place.
+
+        Their corner voxels lie within ``tolerance_mm`` of each other.
+        """
         if self.shape != other.shape:
             return False
         # Half a shape of one voxel has its direction in no corner, so the matrix is compared as well.
@@ -81,7 +84,10 @@ class Grid:
         return bool(max(apart, np.abs(self.affine - other.affine).max()) <= tolerance_mm)
 
     def reoriented(self, codes: str) -> Grid:
-        """The same voxels with array axes permuted and flipped to ``codes`` (``"RAS"``): exact, no interpolation."""
+        """Return the grid with array axes in the order ``codes`` (``"RAS"``).
+
+        The voxels are the same, permuted and flipped: exact, no interpolation.
+        """
         transform = self.orientation_to(codes)
         shape = tuple(self.shape[int(np.flatnonzero(transform[:, 0] == axis)[0])] for axis in range(3))
         affine = self.affine @ nib.orientations.inv_ornt_aff(transform, self.shape)

@@ -1,4 +1,4 @@
-"""Label conventions: which number in a mask means which tissue, and the regions that are scored.
+"""Label conventions: numbers in a mask, their tissues, and the regions scored.
 
 A convention is a YAML file in ``conventions/``: its labels, and each region as a set of labels. Both directions,
 label map to
@@ -32,7 +32,7 @@ CONVENTIONS: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("
 
 @dataclass(frozen=True)
 class LabelConvention:
-    """How one data set writes tumour regions as numbers.
+    """Numbers by which one data set writes tumour regions.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class LabelConvention:
         return masks
 
     def to_label_map(self, masks: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.uint8]:
-        """A label map from region masks, painted from the outermost region inwards.
+        """Return a label map from region masks, painted from the outermost region inwards.
 
         Parameters
         ----------
@@ -126,8 +126,10 @@ class LabelConvention:
         return label_map
 
     def unknown_labels(self, values: Collection[float]) -> tuple[int | float, ...]:
-        """The distinct values that are neither background nor a label, ascending (NaN last); whole numbers come as
-        int."""
+        """Return the distinct values that are neither background nor a label.
+
+        They ascend (NaN last); whole numbers come as int.
+        """
         unknown = (
             {float(value) for value in values if not math.isnan(value)}
             - {0.0}
@@ -142,7 +144,10 @@ class LabelConvention:
 
 
 def count_labels(label_map: NDArray[Any]) -> dict[float, int]:
-    """Label to number of voxels in a label map of any shape, background left out; an empty map gives an empty dictionary."""
+    """Count the voxels of each label in a label map of any shape.
+
+    Background is left out; an empty map gives an empty dictionary.
+    """
     if label_map.min(initial=0) >= 0 and label_map.max(initial=0) < 2**16:
         voxels = label_map.ravel(order="K")
         # np.unique would sort nine million voxels, and bincount copies what it counts at eight bytes a voxel.
@@ -156,7 +161,7 @@ def count_labels(label_map: NDArray[Any]) -> dict[float, int]:
 
 @cache
 def load_convention(name: str) -> LabelConvention:
-    """The shipped convention of this name, checked.
+    """Return the shipped convention of this name, checked.
 
     Raises
     ------
@@ -173,7 +178,7 @@ def load_convention(name: str) -> LabelConvention:
 
 
 def parse_convention(mapping: Mapping[str, Any], source: str) -> LabelConvention:
-    """A convention from plain data, refused when it would lose information.
+    """Make a convention from plain data, refused when it would lose information.
 
     Parameters
     ----------
@@ -280,8 +285,11 @@ def _own_labels(regions: Mapping[str, frozenset[int]], chosen: Any, source: str)
 
 
 def _refuse_lossy(convention: LabelConvention, source: str) -> None:
-    """Paint one voxel for every combination of regions that can occur, and read it back: by the real code, not by
-    argument."""
+    """Refuse a convention that loses information when it is read back.
+
+    One voxel is painted for every combination of regions that can occur, and read back: by the real code, not by
+    argument.
+    """
     regions = convention.regions
     possible = []
     for size in range(1, len(regions) + 1):

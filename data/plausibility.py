@@ -1,4 +1,6 @@
-"""Doubts that no single voxel or header gives: one image under two names, and a head where a brain should be.
+"""Doubts that need more than one voxel or header.
+
+Examples are one image under two names, and a head where a brain should be.
 
 Every image is reduced to an `Impression` of a megabyte at most, so that the images of a patient need not lie in memory
 together. The bounds are wide: what crosses them is no brain, and what does not may still be a bad one.
@@ -55,7 +57,7 @@ _FEWEST_SAMPLES = 64  # below, a correlation near 1 may be chance, and only equa
 
 @dataclass(frozen=True, eq=False)
 class Impression:
-    """What of one image is needed to doubt it.
+    """Summary of one image, enough to doubt it.
 
     Parameters
     ----------
@@ -78,12 +80,15 @@ class Impression:
 
     @property
     def filled(self) -> float:
-        """Part of the box that is not 0; 0 for an image that is all zero."""
+        """Part of the box that is not 0.
+
+        It is 0 for an image that is all zero.
+        """
         return self.count / max(math.prod(self.box), 1)
 
 
 def impression(array: NDArray[Any], header: ImageHeader) -> Impression:
-    """Reduce an image, (d1, d2, d3) on the grid of ``header``, to what `doubts` needs."""
+    """Reduce an image, (d1, d2, d3) on the grid of ``header``, for `doubts`."""
     shown = nonzero_box(array)
     box = tuple(side.stop - side.start for side in shown) if shown else (0, 0, 0)
     turned = nib.orientations.apply_orientation(array, header.grid.orientation_to("RAS"))
@@ -93,7 +98,9 @@ def impression(array: NDArray[Any], header: ImageHeader) -> Impression:
 
 
 def patient_doubts(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], *, skull_stripped: bool) -> list[str]:
-    """Warnings that need the voxels of several modalities, or know what a head is.
+    """Return warnings on the images of one patient.
+
+    They need the voxels of several modalities, or know what a head is.
 
     Parameters
     ----------
@@ -111,7 +118,7 @@ def patient_doubts(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], *, sk
 
 
 def doubts(impressions: Mapping[str, Impression], *, skull_stripped: bool) -> list[str]:
-    """As `patient_doubts`, of images that were reduced one after the other."""
+    """Return the warnings of `patient_doubts` for images already reduced."""
     found = [*_same_images(impressions), *(doubt for seen in impressions.values() for doubt in _no_picture(seen))]
     by_kind: dict[str, list[tuple[str, str]]] = {}
     for seen in impressions.values() if skull_stripped else ():
@@ -124,7 +131,9 @@ def doubts(impressions: Mapping[str, Impression], *, skull_stripped: bool) -> li
 
 
 def reference_doubts(name: str, whole: NDArray[np.bool_], shown: NDArray[np.bool_]) -> list[str]:
-    """Warnings about a reference that cannot be a tumour's: a brain mask, or labels in the air.
+    """Return warnings about a reference that cannot be a tumour's.
+
+    It may be a brain mask, or have labels in the air.
 
     Parameters
     ----------
@@ -156,7 +165,7 @@ def reference_doubts(name: str, whole: NDArray[np.bool_], shown: NDArray[np.bool
 
 
 def expects_brain_alone(crop: str, blank_air: bool) -> bool:
-    """Whether a model's preprocessing takes 0 for "outside the brain" (`pipeline.config.PreprocessConfig`)."""
+    """Tell whether a model's preprocessing takes 0 for "outside the brain" (`pipeline.config.PreprocessConfig`)."""
     return crop == "nonzero" and not blank_air
 
 
@@ -170,7 +179,10 @@ _EXPECTED = {
 
 
 def _no_brain(seen: Impression) -> tuple[str, str] | None:
-    """Why the voxels that are not 0 cannot be a brain: the kind of doubt and what was found."""
+    """Return why the voxels that are not 0 cannot be a brain.
+
+    The two items are the kind of doubt and its evidence.
+    """
     grid = seen.header.grid
     sides_mm = [n * mm for n, mm in zip(seen.box, grid.spacing_mm, strict=True)]
     volume_ml = seen.count * grid.voxel_volume_ml
@@ -203,7 +215,10 @@ def _no_brain(seen: Impression) -> tuple[str, str] | None:
 
 
 def _no_picture(seen: Impression) -> list[str]:
-    """A sentence where the voxels that are not 0 show nothing, as those of a mask, or are upside down."""
+    """Doubt an image of a brain that shows nothing inside.
+
+    Its voxels that are not 0 may be those of a mask, or upside down.
+    """
     values = seen.sample[::2, ::2, ::2] if seen.sample.size > 8 * _ENOUGH_SAMPLES else seen.sample
     values = values[values != 0]
     if values.size < _FEWEST_SAMPLES:
@@ -221,7 +236,7 @@ def _no_picture(seen: Impression) -> list[str]:
 
 
 def _same_images(impressions: Mapping[str, Impression]) -> list[str]:
-    """One sentence for every set of modalities that hold one image."""
+    """Return one sentence for every set of modalities that hold one image."""
     groups: list[list[str]] = []
     for name in impressions:
         same = next((group for group in groups if _is_same(impressions[group[0]], impressions[name])), None)
@@ -238,7 +253,10 @@ def _same_sentence(group: Sequence[str], impressions: Mapping[str, Impression]) 
 
 
 def _apart(impressions: Mapping[str, Impression], is_brain: bool) -> list[str]:
-    """One sentence for every image that shows another place, or of a brain much less, than the image that shows most."""
+    """Return one sentence for every image that shows another place.
+
+    Of a brain it may also show much less than the image that shows most.
+    """
     found = []
     most = max(impressions.values(), key=lambda seen: seen.count, default=None)
     for seen in impressions.values():
@@ -268,7 +286,10 @@ def _same_grid(one: Impression, other: Impression) -> bool:
 
 
 def _is_same(one: Impression, other: Impression) -> bool:
-    """Equal voxels, or equal but for scaling and rounding; turned and mirrored storage does not matter."""
+    """Tell whether two images are equal but for scaling and rounding.
+
+    Turned and mirrored storage does not matter.
+    """
     if one.shape != other.shape:
         return False
     if np.array_equal(one.sample, other.sample):
@@ -283,7 +304,10 @@ def _is_same(one: Impression, other: Impression) -> bool:
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[int, float]:
-    """How many samples are not 0 in either, and the correlation of those; 0 where one has a single value there."""
+    """Count the samples that are not 0 in either, and correlate them.
+
+    The correlation is 0 where one has a single value there.
+    """
     inside = (one != 0) | (other != 0)
     n_inside = int(np.count_nonzero(inside))
     # Outside both are 0, so that sums need no selection, which would take most of the time.
@@ -294,7 +318,10 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[
 
 
 def _centred(sample: NDArray[np.float32], inside: NDArray[np.bool_], n_inside: int) -> NDArray[np.float64]:
-    """The sample less its mean over ``inside``, and 0 outside, where it is 0 already; flat."""
+    """Return the sample less its mean over ``inside``, flat.
+
+    Outside it is 0, and was already.
+    """
     mean = float(sample.sum(dtype=np.float64)) / n_inside
     centred: NDArray[np.float64] = (sample.astype(np.float64) - mean) * inside
     return centred.ravel()

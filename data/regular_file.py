@@ -1,4 +1,4 @@
-"""Regular files of a bounded size: how everything is read back from a folder that others can write to.
+"""Regular files of a bounded size, read from folders that others can write to.
 
 A fifo or a device is never waited for, a file that grows while it is read gives no more than it had, and JSON is bounded
 in bytes, in values and in depth before anything is made of it.
@@ -48,13 +48,16 @@ def open_regular_file(
 
 
 def read_regular_file(path: Path | str, largest: int | None = None) -> bytes:
-    """All bytes of a file. Raises as `open_regular_file` does."""
+    """Read all bytes of a file.
+
+    Raises as `open_regular_file` does.
+    """
     with open_regular_file(path, largest) as (file, size):
         return file.read(size)
 
 
 def read_json(path: Path | str, largest: int = LARGEST_RECORD) -> Any:
-    """What a JSON file says: no key twice, numbers finite.
+    """Read a JSON file: no key twice, numbers finite.
 
     Raises
     ------
@@ -67,7 +70,10 @@ def read_json(path: Path | str, largest: int = LARGEST_RECORD) -> Any:
 
 
 def parse_json(content: bytes | str, most_values: int = MOST_VALUES) -> Any:
-    """What a JSON text of at most ``most_values`` says, as `read_json` does for a file. Raises ValueError."""
+    """Parse a JSON text of at most ``most_values``, as `read_json` does.
+
+    Raises ValueError.
+    """
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     if sum(map(text.count, "[{,")) > most_values:
         raise ValueError(f"holds more than {most_values} values")
@@ -80,7 +86,10 @@ def parse_json(content: bytes | str, most_values: int = MOST_VALUES) -> Any:
 
 
 def read_json_object(path: Path | str) -> dict[str, Any]:
-    """A JSON object that is wanted but not needed: ``{}`` where the file is not there, or is no such file."""
+    """Read a JSON object that is wanted but not needed.
+
+    ``{}`` where the file is not there, or is no such file.
+    """
     try:
         content = read_json(path)
     except (OSError, ValueError):
@@ -89,7 +98,10 @@ def read_json_object(path: Path | str) -> dict[str, Any]:
 
 
 def without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads``: two readers might take different ones. Raises ValueError."""
+    """Refuse a key that a JSON object has twice.
+
+    It is a hook of ``json.loads``: two readers might take different ones. Raises ValueError.
+    """
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

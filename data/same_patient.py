@@ -28,7 +28,9 @@ _TIME_POINTS = tuple(
 
 
 def patient_id(case_id: str) -> str:
-    """The patient that a case shows: its id without the session or time point, where the naming is known to have one.
+    """Return the patient that a case shows.
+
+    It is the case's id without the session or time point, where the naming is known to have one.
 
     ``BraTS-GLI-00009-001`` gives ``BraTS-GLI-00009``, ``sub-01/ses-2`` gives ``sub-01``; an id of unknown naming is
     its own patient.
@@ -40,7 +42,9 @@ def patient_id(case_id: str) -> str:
 
 
 def known_as(case_id: str) -> str:
-    """The one name of a patient across public sets: :func:`patient_id`, and one name where several are known.
+    """Return the one name of a patient across public sets.
+
+    It is :func:`patient_id`, and one name where several are known.
 
     ``BraTS2021_01476`` and ``volume_271_slice_80`` give ``BraTS20_Training_271``. Read from `SAME_PATIENT`.
     """
@@ -54,7 +58,9 @@ def known_as(case_id: str) -> str:
 
 
 def perhaps_one_of(case_id: str, others: Iterable[str]) -> bool:
-    """Whether a case may show one of the other cases' patients, of a set whose patients of the same site are not all known.
+    """Tell whether a case may show one of the other cases' patients.
+
+    This concerns a set whose patients of the same site are not all known.
 
     ``TCGA_CS_4941`` may be ``BraTS20_Training_274``, and is not ``TCGA_CS_4943``. Read from `SAME_PATIENT`.
     """

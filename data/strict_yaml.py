@@ -1,4 +1,7 @@
-"""YAML files of ours, read strictly: plain data only, no key said twice, no aliases, a few levels deep."""
+"""YAML files of ours, read strictly.
+
+They hold plain data only, no key twice, no aliases, and are a few levels deep.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 
 
 def read_strict_yaml(path: Path) -> dict[Any, Any]:
-    """Read a YAML file whose top level is a mapping.
+    """Read a YAML file with a mapping at its top level.
 
     Parameters
     ----------
@@ -61,7 +64,7 @@ def read_strict_yaml(path: Path) -> dict[Any, Any]:
 
 
 def line_of(path: Path, location: Sequence[str | int]) -> int | None:
-    """The line, counted from 1, on which a value of the file stands.
+    """Return the line, counted from 1, on which a value stands.
 
     Parameters
     ----------
@@ -101,7 +104,10 @@ def _read_text(path: Path) -> str:
 
 
 def _refuse_aliases_and_depth(text: str, path: Path) -> None:
-    """By PyYAML's events, which come one by one: what is built of them is built by recursion."""
+    """Refuse aliases, long values and deep nesting.
+
+    PyYAML's events come one by one; what is built of them is built by recursion.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 1

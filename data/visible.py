@@ -1,4 +1,7 @@
-"""Characters that show something: names from outside are read by people, who must see every letter of them."""
+"""Visible characters.
+
+Names from outside are read by people, who must see every letter of them.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,16 @@ Default_Ignorable_Code_Point, and two blank signs)."""
 
 
 def is_visible(character: str) -> bool:
-    """Whether one character shows something, or is the blank: no control, no other blank, no half character, no filler."""
+    """Tell whether one character shows something, or is the blank.
+
+    A control, another blank, half a character and a filler do not.
+    """
     return character.isprintable() and character not in INVISIBLE
 
 
 def visible(text: str, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
-    """The text with ``instead`` in the place of each character that shows nothing; an empty text stays one."""
+    """Return the text with ``instead`` for each character that shows nothing.
+
+    An empty text stays one.
+    """
     return "".join(character if is_visible(character) else instead for character in text)

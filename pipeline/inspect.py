@@ -1,4 +1,4 @@
-"""What is in a folder, before any work."""
+"""Inspection of a folder, before any work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def inspect_cases(
     strict: bool = False,
     max_voxels: int = MAX_VOXELS,
 ) -> list[dict[str, Any]]:
-    """Look at every patient below ``root``: names, headers, and as many masks as the label convention needs.
+    """Look at every patient below ``root``.
+
+    It reads names, headers, and as many masks as the label convention needs.
 
     Parameters
     ----------
@@ -67,7 +69,9 @@ def inspect_cases(
 
 
 def _label_reader(cases: Iterable[Case], max_voxels: int) -> Callable[[ImageSource], Collection[float]]:
-    """What gives the labels of a mask; those that will be asked for are read by several threads beforehand.
+    """Return the reader of a mask's labels.
+
+    Masks that will be asked for are read by several threads beforehand.
 
     A mask is unpacked outside Python's lock, so that threads share the processors. Each holds one mask in memory.
     """
@@ -100,7 +104,10 @@ def inspect_case(
     max_voxels: int,
     models: dict[Any, Checkpoint | None] | None = None,
 ) -> dict[str, Any]:
-    """One patient; ``models`` keeps what was chosen for the patients before."""
+    """Inspect one patient.
+
+    ``models`` keeps what was chosen for the patients before.
+    """
     problems, warnings = [*case.problems], [*case.warnings, *choice.warnings]
     images: dict[str, Any] = {}
     headers: dict[str, ImageHeader] = {}
@@ -173,12 +180,18 @@ def _described(header: ImageHeader) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _orientation(affine: bytes) -> str:
-    """Of an affine by its bytes, (4, 4) float64: a set has few, and each takes nibabel a millisecond."""
+    """Return the orientation of an affine given as bytes, (4, 4) float64.
+
+    A set has few, and each takes nibabel a millisecond.
+    """
     return Grid((1, 1, 1), np.frombuffer(affine).reshape(4, 4)).orientation
 
 
 def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
-    """One sentence for each image that does not lie where the one lies that gives the grid; stored turned, it does."""
+    """Return one sentence for each image that lies on another grid.
+
+    The grid is that of the image that gives it; a reference stored turned lies on it too.
+    """
     native = next((headers[name] for name in (*REFERENCE_ORDER, *headers) if name in headers), None)
     return [
         f"{header.path.name}: its grid ({header.grid.described()}) is not that of {native.path.name} "
@@ -191,7 +204,7 @@ def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
 
 
 def _model_for(case: Case) -> Checkpoint | None:
-    """The model that `segment` takes by itself."""
+    """Return the model that `segment` takes by itself."""
     try:
         return choose_model(case)
     except CheckpointError:  # none is shipped: then nothing is expected
@@ -204,7 +217,7 @@ def _expects_brain_alone(model: Checkpoint) -> bool:
 
 
 def _lacking(case: Case, model: Checkpoint) -> list[str]:
-    """A sentence where the patient lacks an image that the model needs."""
+    """Return a sentence where the patient lacks an image that the model needs."""
     needed = model.settings["modalities"]
     lacking = [modality for modality in needed if modality not in case.images]
     if not lacking:
@@ -217,14 +230,17 @@ def _lacking(case: Case, model: Checkpoint) -> list[str]:
 
 
 def _does_without(settings: Mapping[str, Any]) -> bool:
-    """As `RunConfig.missing_modalities`, of settings that were not checked (whose check imports torch)."""
+    """Tell whether a model works without some modality.
+
+    As `RunConfig.missing_modalities`, of settings that were not checked (that check imports torch).
+    """
     first = settings.get("first")
     trained = settings.get("augment", {}).get("missing_modality", 0) > 0
     return trained and (first is None or _does_without(first["recipe"]))
 
 
 def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: str) -> list[str]:
-    """A sentence where the reference holds labels that its convention does not know."""
+    """Return a sentence where the reference holds labels unknown to its convention."""
     unknown = load_convention(convention).unknown_labels(labels)
     if not unknown:
         return []
@@ -237,7 +253,10 @@ def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: 
 def _read(
     name: str, source: ImageSource, full: bool, max_voxels: int, impressions: dict[str, Impression]
 ) -> ImageHeader:
-    """The header; with ``full`` all voxels are checked, and of an image the impression is kept."""
+    """Read the header.
+
+    With ``full`` all voxels are checked, and of an image the impression is kept.
+    """
     if not full:
         return read_header(source, max_voxels=max_voxels)
     if name == "reference":

@@ -1,4 +1,4 @@
-"""The files of one folder, put together into patients."""
+"""Files of one folder, put together into patients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data.find.tree import Entry
 
 @dataclass(frozen=True)
 class Named:
-    """A file and what its name says."""
+    """File and the match of its name."""
 
     entry: Entry
     match: Match
@@ -25,7 +25,9 @@ class Named:
 
 @dataclass(frozen=True)
 class Draft:
-    """A patient, with what is needed to find a mask that lies elsewhere.
+    """Patient under construction.
+
+    It keeps all that is needed to find a mask that lies elsewhere.
 
     Parameters
     ----------
@@ -48,7 +50,10 @@ class Draft:
 def unusable(
     folder: str, problem: str, warnings: Sequence[str] = (), files: Sequence[Entry] = (), name: str | None = None
 ) -> Draft:
-    """A patient folder without anything to segment: it still gets its row, under the folder's name or `name`."""
+    """Return the draft of a patient folder without anything to segment.
+
+    It still gets its row, under the folder's name or `name`.
+    """
     unrecognised = tuple(Path(entry.path) for entry in files)
     reason = "no layout names anything in it"
     return Draft(
@@ -77,7 +82,10 @@ def drafts_of_volumes(
     *,
     is_root: bool = False,
 ) -> list[Draft]:
-    """Patients of a folder of volumes: one patient's folder (who is called `base`), or several patients' files."""
+    """Return the patients of a folder of volumes.
+
+    The folder is one patient's, called `base`, or holds several patients' files.
+    """
     groups: dict[str, list[Named]] = {}
     for item in named:
         groups.setdefault(item.match.patient, []).append(item)
@@ -97,7 +105,9 @@ def drafts_of_volumes(
 def split_patients(
     base: str, groups: dict[str, list[Named]], is_root: bool
 ) -> list[tuple[str, str, list[Named], list[Named]]]:
-    """Whose folder is it? Give (patient, case id, own files, files of others) for each patient.
+    """Decide which patients own a folder.
+
+    Give (patient, case id, own files, files of others) for each patient.
 
     One name: that patient's folder. Several: the folder's own patient is the one it is called after, and the others
     are strangers;
@@ -138,8 +148,11 @@ def _extends(longer: str, name: str) -> bool:
 
 
 def _same_patient(owner: str, name: str, items: Sequence[Named]) -> bool:
-    """``smith_ax`` and ``smith_sag`` are smith's own; ``smith_2`` may be another, and a data set's own naming leaves
-    no room."""
+    """Tell whether two names belong to one patient.
+
+    ``smith_ax`` and ``smith_sag`` are smith's own; ``smith_2`` may be another, and a data set's own naming leaves no
+    room.
+    """
     return (
         all(item.match.layout.name == "generic" for item in items)
         and _extends(name, owner)
@@ -158,7 +171,10 @@ def assemble(
     folder: str, case_id: str, patient: str, named: Sequence[Named], rest: Sequence[Entry], *, scope: str = "",
     conventions: tuple[str, ...] | None = None, problems: Sequence[str] = (), warnings: Sequence[str] = (),
 ) -> Draft:  # fmt: skip
-    """One patient from files whose names are understood; doubled and unusable files become sentences."""
+    """Assemble one patient from files with understood names.
+
+    Doubled and unusable files become sentences.
+    """
     layout, reason = _choose_layout(named)
     problems, warnings = list(problems), list(warnings)
     by_role: dict[str, list[tuple[Named, int | None]]] = {}
@@ -198,7 +214,10 @@ def entry_problems(entries: Sequence[Entry]) -> list[str]:
 
 
 def _doubled_sentence(role: str, found: Sequence[tuple[Named, int | None]]) -> str:
-    """One modality in several places: files, or the channels that dataset.json gives one name."""
+    """Return the sentence on one modality in several places.
+
+    These are files, or the channels that dataset.json gives one name.
+    """
     names = _several(item.entry.name for item, _ in found)
     if len({item.entry.path for item, _ in found}) == 1:
         channels = _several(str(channel) for _, channel in found)
@@ -217,7 +236,7 @@ def _several(items: Iterable[str]) -> str:
 
 
 def link_warnings(entries: Sequence[Entry]) -> list[str]:
-    """One sentence for all files that are links out of the input."""
+    """Return one sentence for all files that are links out of the input."""
     linked = [entry for entry in entries if entry.link_target]
     if not linked:
         return []
@@ -237,7 +256,7 @@ def _choose_layout(named: Sequence[Named]) -> tuple[Layout, str]:
 
 
 def _called_after_another(case_id: str, patient: str, named: Sequence[Named]) -> list[str]:
-    """A folder that bears one patient's name and holds only another's files."""
+    """Warn of a folder that bears one patient's name and holds only another's files."""
     first = named[0]
     pattern = first.match.layout.pattern
     if not patient or patient == case_id or pattern is None or first.match.layout.kind != "files":

@@ -1,4 +1,7 @@
-"""``dataset.json`` of MSD and nnU-Net folders: which channel is which modality, and what the labels mean."""
+"""``dataset.json`` of MSD and nnU-Net folders.
+
+It says which channel is which modality, and what the labels mean.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _REGION_NAMES = (("WT", r"whole|\bwt\b"), ("RC", r"cavity|\brc\b"), ("TC", r"cor
 
 @dataclass(frozen=True)
 class DatasetJson:
-    """What a ``dataset.json`` says; empty when it is absent or unusable.
+    """Content of a ``dataset.json``; empty when it is absent or unusable.
 
     Parameters
     ----------
@@ -47,8 +50,10 @@ class DatasetJson:
 
 
 def read_dataset_json(path: str) -> DatasetJson:
-    """Read ``dataset.json``: a regular file of at most 16 MiB, never a pipe; anything unusable becomes a warning,
-    not an error."""
+    """Read ``dataset.json``, a regular file of at most 16 MiB.
+
+    A pipe is never read. Anything unusable becomes a warning, not an error.
+    """
     if not os.path.lexists(path):
         return DatasetJson()
     try:
@@ -60,7 +65,10 @@ def read_dataset_json(path: str) -> DatasetJson:
 
 
 def parse_dataset_json(path: str, text: bytes) -> DatasetJson:
-    """As :func:`read_dataset_json`, of a text that is at hand; ``path`` is for sentences."""
+    """Parse the text of a ``dataset.json`` as :func:`read_dataset_json` does.
+
+    ``path`` is for sentences.
+    """
     try:
         content = parse_json(text, _MOST_VALUES)
     except UnicodeDecodeError:
@@ -83,7 +91,7 @@ _EXAMPLE = 'write "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLA
 
 
 def _kind(value: Any) -> str:
-    """What JSON calls a value."""
+    """Return JSON's name for the type of a value."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
 

@@ -1,5 +1,7 @@
-"""Patients: which folders hold one, what each of their files shows, and what is wrong with them before anything is
-read."""
+"""Discovery of patients.
+
+It tells which folders hold one, what each of their files shows, and what is wrong with them before anything is read.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ __all__ = ["cases_of_names", "discover_cases"]
 
 
 def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> list[Case]:
-    """All patients below a folder, in natural order of their paths.
+    """Return all patients below a folder, in natural order of their paths.
 
     Parameters
     ----------
@@ -61,7 +63,10 @@ def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> li
 
 
 def cases_of_names(names: Names) -> list[Case]:
-    """As :func:`discover_cases`, from names alone: no disk is asked. Empty where no name says anything."""
+    """Return the patients of a list of names, as :func:`discover_cases` does.
+
+    No disk is asked. Empty where no name says anything.
+    """
     root = Path(names.root)
     return _in_order(find_cases(root, names), root)
 

@@ -1,4 +1,6 @@
-"""What an earlier run left below a folder: no input, whatever it looks like.
+"""Results that an earlier run left below a folder.
+
+They are no input, whatever they look like.
 
 A mask of ours bears its patient's name. Taken for a reference it would be scored against itself, with a Dice of 1.
 """
@@ -25,7 +27,7 @@ _RESULT = re.compile(r"seg|preview|(?:prob|uncertainty)_[A-Za-z0-9]+|" + "|".joi
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A folder into which a run has written.
+    """Folder into which a run has written.
 
     Parameters
     ----------
@@ -41,7 +43,10 @@ class EarlierRun:
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def wrote(self, path: str) -> bool:
-        """Whether a file is a result of the run; an image from which it read is none, whatever it is called."""
+        """Tell whether a file is a result of the run.
+
+        An image from which it read is none, whatever it is called.
+        """
         parent, name = os.path.split(path)
         where = os.path.relpath(parent, self.folder)
         stem, extension = split_extension(name)
@@ -63,7 +68,10 @@ class EarlierRun:
 
 
 def read_earlier_run(folder: str) -> EarlierRun | None:
-    """The run whose output a folder is: it keeps state files of ours, or our run.json; None for any other folder."""
+    """Return the run that wrote its output into a folder.
+
+    Such a folder keeps state files of ours, or our run.json; None for any other folder.
+    """
     states = _state_files(os.path.join(folder, _STATE))
     record = _read_object(os.path.join(folder, _RECORD))
     listed = record.get("cases")
@@ -82,7 +90,10 @@ def read_earlier_run(folder: str) -> EarlierRun | None:
 
 
 def _readings(stem: str) -> Iterator[tuple[str, str]]:
-    """The ways to read a result's name as that of a case and what it shows."""
+    """Return the ways to read a result's name.
+
+    Each is the name of a case and what the file shows of it.
+    """
     for at in (found.start() for found in re.finditer("_", stem)):
         if _RESULT.fullmatch(stem, at + 1):
             yield stem[:at], stem[at + 1 :]
@@ -99,7 +110,10 @@ def _state_files(folder: str) -> list[str]:
 
 
 def _read(path: str) -> bytes:
-    """A regular file of bounded size, never a pipe or a link; nothing otherwise."""
+    """Read a regular file of bounded size.
+
+    A pipe or a link gives nothing.
+    """
     try:
         return b"" if os.path.islink(path) else read_regular_file(path, LARGEST_RECORD)
     except (OSError, ValueError):
@@ -115,7 +129,9 @@ def _named(inputs: Any) -> tuple[str, ...]:
 
 
 def _is_among(path: str, inputs: tuple[str, ...]) -> bool:
-    """Whether a file is one of those named, of which any may be no path at all.
+    """Tell whether a file is one of those named.
+
+    Any of these may be no path at all.
 
     The system is asked of each once: to resolve links in a name of a million steps takes hours.
     """

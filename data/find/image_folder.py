@@ -1,4 +1,7 @@
-"""Patients of an ``imagesTr`` folder (MSD, nnU-Net), whose files are told apart by ``dataset.json``."""
+"""Patients of an ``imagesTr`` folder (MSD, nnU-Net).
+
+Its files are told apart by ``dataset.json``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from data.find.tree import Entry
 def read_image_folder(
     folder: str, files: Sequence[Entry], via: tuple[str, ...], places: Places
 ) -> tuple[list[Draft], list[Entry]]:
-    """Patients of an ``imagesTr`` folder (MSD, nnU-Net), and the files that are none of theirs."""
+    """Return the patients of an ``imagesTr`` folder and the remaining files.
+
+    Both MSD and nnU-Net have such folders.
+    """
     parent = os.path.dirname(folder)
     said, linked = places.dataset_json(os.path.join(parent, "dataset.json"))
     via = (*via, *link_warnings(linked))
@@ -61,7 +67,7 @@ def _unnamed(said: DatasetJson) -> str:
 
 
 def _beyond(others: Sequence[Entry], said: DatasetJson) -> list[str]:
-    """A warning where there are files of more channels than dataset.json names."""
+    """Warn of files of more channels than dataset.json names."""
     pattern = load_layouts()["nnunet"].pattern
     found = {
         entry.name: int(match["channel"])
@@ -93,7 +99,10 @@ def _match_in_set(stem: str, said: DatasetJson) -> Match | None:
 
 
 def _candidates(usual: tuple[str, ...], said: DatasetJson) -> tuple[str, ...]:
-    """The set's own list of labels outweighs what its kind of folder usually holds."""
+    """Return the conventions that dataset.json or the layout admits.
+
+    The set's own list of labels outweighs what its kind of folder usually holds.
+    """
     if not said.conventions:
         return usual
     return (

@@ -1,4 +1,4 @@
-"""How data sets name their files: one YAML file a layout, and what a single file name says under it."""
+"""File names of data sets: one YAML file a layout, and matching by it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OPTIONAL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """How one data set names its files.
+    """Naming of the files of one data set.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Match:
-    """What a file's name says: whose it is and what it shows.
+    """Patient and roles that a file's name gives.
 
     Parameters
     ----------
@@ -96,8 +96,10 @@ class Match:
 
 
 def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
-    """A layout from plain data; ``UsageError`` naming `source` for an unknown key, kind, modality, convention or bad
-    pattern."""
+    """Make a layout from plain data.
+
+    ``UsageError`` naming `source` for an unknown key, kind, modality, convention or bad pattern.
+    """
     needed = {"name", "title", "kind", "conventions", "example"}
     if not needed <= set(mapping) or set(mapping) - needed - set(_OPTIONAL):
         raise UsageError(
@@ -138,7 +140,10 @@ def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
 
 @cache
 def load_layouts() -> Mapping[str, Layout]:
-    """All shipped layouts by name; ``UsageError`` when a file of them is not valid."""
+    """Return all shipped layouts by name.
+
+    ``UsageError`` when a file of them is not valid.
+    """
     layouts = {}
     for path in sorted(_FOLDER.glob("*.yaml")):
         try:
@@ -149,7 +154,10 @@ def load_layouts() -> Mapping[str, Layout]:
 
 
 def split_extension(name: str) -> tuple[str, str]:
-    """Name without and with its image extension, lower case; the extension is ``""`` when it is none that we read."""
+    """Split a name into stem and image extension, lower case.
+
+    The extension is ``""`` when it is none that we read.
+    """
     lower = name.lower()
     for extension in VOLUME_EXTENSIONS + SLICE_EXTENSIONS:
         if lower.endswith(extension):
@@ -165,7 +173,9 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def session_folder(folder: str, root: str) -> str:
-    """The folder that is called after a patient or a session, of one whose name says only what kind of files it holds.
+    """Return the folder that is called after a patient or a session.
+
+    It is looked for from one whose name says only what kind of files it holds.
 
     ``P1/images`` belongs to ``P1`` and ``sub-01/ses-1/anat`` to ``sub-01/ses-1``; `root` is never left.
     """
@@ -175,7 +185,10 @@ def session_folder(folder: str, root: str) -> str:
 
 
 def patient_name(folder: str, root: str) -> str:
-    """What the patient whose files lie in a folder is called: ``sub-01`` for ``sub-01/anat``, ``sub-01/ses-1/anat``."""
+    """Return the name of the patient that owns a folder of files.
+
+    It is ``sub-01`` for ``sub-01/anat`` and for ``sub-01/ses-1/anat``.
+    """
     folder = session_folder(folder, root)
     if folder != root and _SESSION.fullmatch(os.path.basename(folder)):
         folder = os.path.dirname(folder)
@@ -183,7 +196,9 @@ def patient_name(folder: str, root: str) -> str:
 
 
 def match_volume(stem: str) -> Match | None:
-    """What a volume's name says, wherever the file lies; the data sets' own layouts come before the generic one.
+    """Match a volume's name, wherever the file lies.
+
+    The data sets' own layouts come before the generic one.
 
     Returns
     -------
@@ -209,13 +224,18 @@ def match_volume(stem: str) -> Match | None:
 
 
 def is_ignored(stem: str) -> bool:
-    """True for a name that a layout knows and that is nothing of ours (a brain mask, an automatic segmentation)."""
+    """Tell whether a layout knows a name as nothing of ours.
+
+    Examples are a brain mask and an automatic segmentation.
+    """
     return any(pattern.fullmatch(stem) for layout in load_layouts().values() for pattern in layout.ignored)
 
 
 def match_suffix(stem: str) -> Match | None:
-    """What the end of a name says under the generic layout: ``smith_T1_post`` is t1c of ``smith``; None when it says
-    nothing."""
+    """Match the end of a name under the generic layout.
+
+    ``smith_T1_post`` is t1c of ``smith``; None when it says nothing.
+    """
     layout = load_layouts()["generic"]
     for start in range(max(0, len(stem) - 24), len(stem)):
         if not stem[start].isalnum() or not _begins_word(stem, start):
@@ -235,7 +255,9 @@ def _begins_word(stem: str, start: int) -> bool:
 
 
 def modality_called(text: str) -> str | None:
-    """The modality that a channel name of dataset.json means (``"T1ce"``, ``"T2w"``); None when it is none of the
-    four."""
+    """Return the modality that a channel name of dataset.json means (``"T1ce"``, ``"T2w"``).
+
+    None when it is none of the four.
+    """
     found = match_suffix(text.strip())
     return found.roles[0][0] if found and found.roles[0][0] in MODALITIES else None

@@ -1,4 +1,7 @@
-"""Whose row is it? What only the whole walk shows: one patient's files in several folders, and names that say nothing."""
+"""Owners of files that lie in several folders, or apart from their patient.
+
+What only the whole walk shows: one patient's files in several folders, and names that say nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,27 @@ from data.find.tree import Entry
 
 
 def names_only_what_it_shows(folder: str) -> bool:
-    """``T1`` and ``FLAIR`` are no patients: a folder that is called after a modality is part of the one above."""
+    """Tell whether a folder is called after a modality.
+
+    ``T1`` and ``FLAIR`` are no patients: such a folder is part of the one above.
+    """
     match = match_volume(os.path.basename(folder))
     return match is not None and not match.patient
 
 
 def below(top: str, folder: str) -> str:
-    """The path of a folder below the root, for a sentence; empty where the folder's name is as good."""
+    """Return the path of a folder below the root, for a sentence.
+
+    It is empty where the folder's name is as good.
+    """
     path = os.path.relpath(folder, top)
     return f"{path}: " if os.sep in path else ""
 
 
 def gather_split_patients(drafts: Sequence[Draft], top: str) -> list[Draft]:
-    """One row for a patient whose modalities lie in several folders side by side; it is said, and nothing is joined.
+    """Make one row for a patient with modalities in sibling folders.
+
+    The row says so, and nothing is joined.
 
     The folders must be called after no patient, hold files of one patient's name, and no modality twice: otherwise they
     are sessions, or sites.
@@ -52,8 +63,10 @@ def gather_split_patients(drafts: Sequence[Draft], top: str) -> list[Draft]:
 
 
 def name_below_the_root(drafts: Sequence[Draft], top: str) -> list[Draft]:
-    """Give patients called ``images`` or ``scans`` their own names where there are others: what lies in such a folder
-    is the root's own patient only where the root holds no second."""
+    """Give patients called ``images`` or ``scans`` their own names where there are others.
+
+    The files in such a folder are the root's own patient only where the root holds no second.
+    """
 
     def is_roots_own(draft: Draft) -> bool:
         folder = str(draft.case.folder)
@@ -73,7 +86,10 @@ def name_below_the_root(drafts: Sequence[Draft], top: str) -> list[Draft]:
 def part_of_a_patient(
     folders: Sequence[str], problem: str, top: str, via: Sequence[str], files: Sequence[Entry]
 ) -> Draft:
-    """One row for folders that are called after modalities and hold nothing to read, under the patient's folder."""
+    """Make one row for modality folders without readable files.
+
+    It stands under the patient's folder.
+    """
     parent = os.path.dirname(folders[0])
     shown = few((os.path.relpath(folder, top) for folder in folders), 4)
     return unusable(parent, f"{shown}: {problem}", via, files, patient_name(parent, top))
@@ -81,7 +97,7 @@ def part_of_a_patient(
 
 @dataclass(frozen=True)
 class LooseMask:
-    """A mask that lies apart from its images.
+    """Mask that lies apart from its images.
 
     Parameters
     ----------
@@ -98,7 +114,10 @@ class LooseMask:
 
 
 def join_loose_masks(drafts: Sequence[Draft], masks: Sequence[LooseMask], top: str) -> list[Draft]:
-    """Give each mask to the one patient whose name it bears; one that finds none is a patient without images."""
+    """Give each mask to the one patient of its name.
+
+    A mask that finds none is a patient without images.
+    """
     drafts = list(drafts)
     by_name: dict[str, list[int]] = {}
     by_folder: dict[str, list[int]] = {}

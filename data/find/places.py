@@ -1,4 +1,4 @@
-"""Where a walk finds folders and files: on a disk, or in a list of names alone."""
+"""Places of a walk: folders and files on a disk, or names alone."""
 
 from __future__ import annotations
 
@@ -19,21 +19,26 @@ class Disk:
     root_real: str
 
     def list_folder(self, folder: str) -> Listing:
-        """As :func:`data.find.tree.list_folder`."""
+        """List a folder as :func:`data.find.tree.list_folder` does."""
         return list_folder(folder, self.root_real)
 
     def earlier_run(self, folder: str) -> EarlierRun | None:
-        """As :func:`data.find.earlier_run.read_earlier_run`."""
+        """Read an earlier run as :func:`data.find.earlier_run.read_earlier_run` does."""
         return read_earlier_run(folder)
 
     def dataset_json(self, path: str) -> tuple[DatasetJson, Sequence[Entry]]:
-        """What a ``dataset.json`` says, and the file itself where it is a link out of the input."""
+        """Read a ``dataset.json``.
+
+        The second item is the file itself where it is a link out of the input.
+        """
         return read_dataset_json(path), linked_out(path, self.root_real)
 
 
 @dataclass(frozen=True)
 class Names:
-    """Folders and files that are names alone, as those of an upload are: no disk is asked for them.
+    """Folders and files that are names alone, as those of an upload.
+
+    No disk is asked for them.
 
     Parameters
     ----------
@@ -68,11 +73,14 @@ class Names:
 
     @property
     def n_folders(self) -> int:
-        """How many folders there are, the root among them once it holds something."""
+        """Number of folders, the root among them once it holds something."""
         return len(self._folders)
 
     def list_folder(self, folder: str) -> Listing:
-        """What lies directly in a folder, in natural order; of hidden names nothing is said."""
+        """List a folder's direct content in natural order.
+
+        Hidden names are passed over in silence.
+        """
         files, folders = (
             [Entry(name, os.path.join(folder, name)) for name in sorted(names, key=natural_key) if _is_listed(name)]
             for names in (self._files.get(folder, ()), self._folders.get(folder, ()))
@@ -84,7 +92,7 @@ class Names:
         return None
 
     def dataset_json(self, path: str) -> tuple[DatasetJson, Sequence[Entry]]:
-        """What a ``dataset.json`` says; it is no link."""
+        """Parse a ``dataset.json``; it is no link."""
         text = self._texts.get(path)
         return (DatasetJson() if text is None else parse_dataset_json(path, text)), ()
 

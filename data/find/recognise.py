@@ -1,5 +1,7 @@
-"""Which label convention a patient's mask follows: from names, then values, then the set's other patients; never by
-a guess."""
+"""Recognition of the label convention of a patient's mask.
+
+Evidence is taken from names, then values, then the set's other patients; never by a guess.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ _TELLING_VALUES = {frozenset({1, 2, 4}): "brats2017"}
 
 @dataclass(frozen=True)
 class ConventionChoice:
-    """The convention of one patient and why.
+    """Convention of one patient and the evidence for it.
 
     Parameters
     ----------
@@ -201,7 +203,10 @@ def _among(case: Case) -> str:
 
 
 def _compatible(first: str, second: str) -> bool:
-    """True when every label that both know lies in the same regions: then either reads such a mask alike."""
+    """Tell whether two conventions read a mask of their common labels alike.
+
+    Every label that both know must lie in the same regions.
+    """
     one, two = load_convention(first), load_convention(second)
     regions = set(one.regions) | set(two.regions)
     nothing: frozenset[int] = frozenset()
@@ -218,7 +223,9 @@ if TYPE_CHECKING:
 
 
 def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> frozenset[int]:
-    """The labels of a label map but 0, checked as `data.io.read.read_label_map` checks them.
+    """Return the labels of a label map but 0.
+
+    It is checked as `data.io.read.read_label_map` checks it.
 
     Parameters
     ----------
@@ -240,7 +247,7 @@ def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> f
 
 
 def distinct_labels(label_map: NDArray[np.generic]) -> frozenset[int]:
-    """The labels but 0 of a map of any shape.
+    """Return the labels but 0 of a map of any shape.
 
     Background is dropped before anything is counted: it is nine voxels of ten, and a count of all would first copy the
     map at eight bytes a voxel.

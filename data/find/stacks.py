@@ -1,4 +1,4 @@
-"""Patients whose volumes are kept as one picture a slice."""
+"""Patients with volumes that are kept as one picture a slice."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from data.find.tree import Entry
 def drafts_of_slices(
     folder: str, base: str, files: Sequence[Entry], warnings: Sequence[str], *, is_leaf: bool
 ) -> list[Draft]:
-    """Patients of a folder of TIFF or PNG slices: all slices of one patient are one volume, in the order of their
-    numbers."""
+    """Return the patients of a folder of TIFF or PNG slices.
+
+    All slices of one patient are one volume, in the order of their numbers.
+    """
     layouts = load_layouts()
     for layout in (layouts["lgg"], layouts["generic-slices"]):
         if layout.name != "lgg" and not is_leaf:  # a picture beside patient folders is no patient
@@ -59,7 +61,10 @@ def drafts_of_slices(
 
 
 def _by_role(layout: Layout, items: Sequence[tuple[Entry, re.Match[str]]]) -> dict[str, dict[int, list[Entry]]]:
-    """Modality, ``"colour"`` where the name says none, or ``"reference"`` -> number -> the files of that number."""
+    """Group slices by role, then by their number.
+
+    A role is a modality, ``"colour"`` where the name says none, or ``"reference"``; a number has its files.
+    """
     stacks: dict[str, dict[int, list[Entry]]] = {}
     for entry, found in items:
         said = match_suffix(found["patient"].rstrip("-_. ")) if layout.name != "lgg" else None
@@ -69,13 +74,16 @@ def _by_role(layout: Layout, items: Sequence[tuple[Entry, re.Match[str]]]) -> di
 
 
 def _first_gap(numbers: Collection[int]) -> int | None:
-    """The lowest number that is missing between the first and the last; names may hold any number, a date for one."""
+    """Return the lowest number missing between the first and the last.
+
+    Names may hold any number, a date for one.
+    """
     ordered = sorted(numbers)
     return next((low + 1 for low, high in pairwise(ordered) if high > low + 1), None)
 
 
 def _shown(number: int) -> str:
-    """A number that a file name holds, as a sentence can bear it."""
+    """Return a number of a file name, short enough for a sentence."""
     text = str(number)
     return text if len(text) <= 20 else f"{text[:8]}... ({len(text)} digits)"
 

@@ -1,5 +1,7 @@
-"""Listing folders that nobody vouches for: links, loops, pipes and unreadable places become sentences, never a crash
-or a wait."""
+"""Listing of untrusted folders.
+
+Links, loops, pipes and unreadable places become sentences, never a crash or a wait.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ class Entry:
 
 
 class Listing(NamedTuple):
-    """What lies in a folder, in natural order.
+    """Content of a folder, in natural order.
 
     Parameters
     ----------
@@ -58,7 +60,9 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: str, root_real: str) -> Listing:
-    """What lies directly in `folder`. Nothing is opened.
+    """List the direct content of `folder`.
+
+    Nothing is opened.
 
     A name that begins with one dot is hidden; one that begins with two is somebody's odd name and listed.
 
@@ -90,7 +94,10 @@ def list_folder(folder: str, root_real: str) -> Listing:
 
 
 def _hides_images(item: os.DirEntry[str]) -> bool:
-    """Whether a hidden name is that of an image, or of a folder with an image that a layout names."""
+    """Tell whether a hidden name hides images.
+
+    It is that of an image, or of a folder with an image that a layout names.
+    """
     if item.name.startswith("._") or item.name.lower().startswith(_PROGRAMS_OWN):
         return False
     if not item.is_dir(follow_symlinks=False):
@@ -104,7 +111,10 @@ def _hides_images(item: os.DirEntry[str]) -> bool:
 
 
 def linked_out(path: str, root_real: str) -> list[Entry]:
-    """The file at `path` where it is a link out of the input, of which its user must be told; else nothing."""
+    """Return the file at `path` where it is a link out of the input.
+
+    Its user must be told of such a link; any other file gives nothing.
+    """
     entry = _follow(path, os.path.basename(path), root_real)[0] if os.path.islink(path) else None
     return [entry] if entry is not None and entry.link_target else []
 

@@ -1,4 +1,4 @@
-"""The walk behind `data.find.discover.discover_cases`: from folders to patients."""
+"""Walk behind `data.find.discover.discover_cases`: from folders to patients."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ class _Walk:
 
 
 def find_cases(root: Path, places: Places | None = None) -> list[Case]:
-    """Every patient below `root`, in no particular order; see `data.find.discover.discover_cases`. Without ``places`` it is a folder on
-    the disk.
+    """Return every patient below `root`, in no particular order.
+
+    See `data.find.discover.discover_cases`. Without ``places`` it is a folder on the disk.
 
     What an earlier run of ours has written is no input: its mask would be the reference of the patient that it was made
     from. Only where there is nothing else below `root` are these masks what is meant.
@@ -149,8 +150,10 @@ def _visit(
 
 
 def _mention_hidden(walk: _Walk, folder: str, hidden: Sequence[str], own: int | None) -> bool:
-    """Say of hidden images that they were not read: among what else lies in their patient's folder, or in a row of
-    their own. True where there is such a row."""
+    """Warn of hidden images that were not read.
+
+    The sentence stands in their patient's row, or in a row of their own. True where there is such a row.
+    """
     for name in hidden:
         _add(walk, own, unrecognised=Path(folder, name))
     if own is not None or not hidden:
@@ -176,7 +179,10 @@ def _mention_hidden(walk: _Walk, folder: str, hidden: Sequence[str], own: int | 
 def _visit_below(
     walk: _Walk, entry: Entry, real: str, depth: int, via: tuple[str, ...], own: int | None, run: EarlierRun | None
 ) -> bool:
-    """Visit a folder within another, whose real path is `real`; one that is a link waits. True if it is known."""
+    """Visit a folder within another.
+
+    Its real path is `real`; one that is a link waits. True if it is known.
+    """
     if entry.real is None:
         return _visit(walk, entry.path, os.path.join(real, entry.name), depth, via, own, run)
     if (real + os.sep).startswith(entry.real.rstrip(os.sep) + os.sep):
@@ -188,7 +194,10 @@ def _visit_below(
 
 
 def _gather_parts(walk: _Walk, folder: str, via: Sequence[str]) -> None:
-    """Folders called T1 and the like that hold nothing to read belong to the patient in whose folder they lie."""
+    """Give unreadable modality folders to the patient above.
+
+    A folder called T1 and the like that holds nothing to read belongs to the patient in whose folder it lies.
+    """
     parts = walk.parts.pop(folder, [])
     if not parts:
         return
@@ -204,7 +213,7 @@ def _gather_parts(walk: _Walk, folder: str, via: Sequence[str]) -> None:
 
 
 def _without_results(walk: _Walk, run: EarlierRun | None, files: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Files of a folder that an earlier run did not write, and those that it did."""
+    """Split a folder's files into input and results of an earlier run."""
     results = [entry for entry in files if run is not None and run.wrote(entry.path)]
     if run is not None and results:
         walk.results[run.folder] = walk.results.get(run.folder, 0) + len(results)
@@ -238,7 +247,7 @@ def _report(walk: _Walk, own: int | None, entry: Entry, sentence: str) -> bool:
 
 
 def _add(walk: _Walk, index: int | None, *, warning: str | None = None, unrecognised: Path | None = None) -> None:
-    """Add to what is said of a patient; of none, nothing."""
+    """Add a warning or a file to a patient, where there is one."""
     if index is None:
         return
     draft = walk.drafts[index]
@@ -251,8 +260,11 @@ def _add(walk: _Walk, index: int | None, *, warning: str | None = None, unrecogn
 def _read_folder(
     walk: _Walk, folder: str, name: str, files: Sequence[Entry], is_leaf: bool, via: tuple[str, ...]
 ) -> tuple[list[Draft], list[LooseMask], bool]:
-    """Patients whose files lie directly in this folder, masks that lie there without images, and whether it was
-    understood; `name` is what its patient is called."""
+    """Read the files that lie directly in this folder.
+
+    Returned are the patients, the masks that lie there without images, and whether the folder was understood; `name` is
+    what its patient is called.
+    """
     base, parent = os.path.basename(folder), os.path.dirname(folder)
     drafts: list[Draft] = []
     loose: list[LooseMask] = []
@@ -299,14 +311,19 @@ def _folders(role: str) -> frozenset[str]:
 
 
 def _holds_ignored_only(base: str, rest: Sequence[Entry]) -> bool:
-    """A folder of a whole set's automatic masks: known, and no patient's. A patient's own folder is called like its
-    files."""
+    """Tell whether a folder holds a whole set's automatic masks.
+
+    Such a folder is known, and no patient's. A patient's own folder is called like its files.
+    """
     stems = [split_extension(entry.name)[0] for entry in rest if split_extension(entry.name)[1] in VOLUME_EXTENSIONS]
     return bool(stems) and all(not stem.startswith(base) and is_ignored(stem) for stem in stems)
 
 
 def _not_companions(rest: Sequence[Entry], named: Sequence[Named]) -> list[Entry]:
-    """A .mhd header keeps its voxels in a .raw or .zraw beside it: that file is known."""
+    """Leave out the voxel files of .mhd headers.
+
+    A .mhd header keeps its voxels in a .raw or .zraw beside it: that file is known.
+    """
     headers = {split_extension(item.entry.name)[0] for item in named if item.entry.name.lower().endswith(".mhd")}
     return [
         entry

@@ -1,4 +1,4 @@
-"""What a file says about its voxels, in whatever format: the checked header, and checks that all formats share."""
+"""Checked header of a file of any format, and checks that formats share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MAX_COSINE = 1e-3  # of the angle between two columns of an affine: float32 rou
 
 @dataclass(frozen=True, eq=False)
 class ImageHeader:
-    """What a file says about its voxels, checked.
+    """Checked header of an image file.
 
     Parameters
     ----------
@@ -94,7 +94,10 @@ def check_affine(path: Path, affine: NDArray[np.float64]) -> None:
 
 
 def millimetres(path: Path, unit: tuple[str, float], affine: NDArray[np.float64], warn: Callable[[str], None]) -> float:
-    """The factor from a file's units, (name, mm), to mm; units that no head can have are not believed, with a warning."""
+    """Return the factor from a file's units, (name, mm), to mm.
+
+    Units that no head can have are not believed, with a warning.
+    """
     name, factor = unit
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     low, high = SPACING_RANGE_MM
@@ -117,7 +120,10 @@ def millimetres(path: Path, unit: tuple[str, float], affine: NDArray[np.float64]
 
 
 def far_away(grid: Grid) -> str | None:
-    """A doubt where the corners lie so far out that a NIfTI file, which keeps float32, cannot tell voxels apart."""
+    """Doubt an image with corners that lie too far out.
+
+    A NIfTI file keeps float32, which cannot tell voxels apart there.
+    """
     corners = np.array(list(product(*((0, n - 1) for n in grid.shape), (1,))))
     farthest = float(np.abs(corners @ grid.affine[:3].T).max())
     step = float(np.spacing(np.float32(farthest)))
@@ -130,7 +136,10 @@ def far_away(grid: Grid) -> str | None:
 
 
 def pick_channel(source: ImageSource, path: Path, channels: int, noun: str) -> int:
-    """The channel that is asked for; refused where there is none such, or a choice that nobody made."""
+    """Return the channel that is asked for.
+
+    It is refused where the file has none such, and where a choice is needed and none was made.
+    """
     if source.volumes is not None and source.volumes != channels:
         refuse(
             path,

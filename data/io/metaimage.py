@@ -36,7 +36,10 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
-    """Read and check the header of a ``.mha`` or ``.mhd`` file, whose world is LPS."""
+    """Read and check the header of a ``.mha`` or ``.mhd`` file.
+
+    Its world is LPS.
+    """
     with open_regular(path) as (file, size):
         head = file.read(_META_HEADER_BYTES)
     found = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?(?:\n|\Z)", head, re.MULTILINE)
@@ -98,7 +101,10 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
 
 
 def _fields(path: Path, text: str) -> dict[str, str]:
-    """The keys of a header, in lower case, and their values; one that is there twice says two things."""
+    """Return the keys of a header, in lower case, and their values.
+
+    A key that is there twice says two things.
+    """
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, is_one, value = line.partition("=")
@@ -115,7 +121,10 @@ def _fields(path: Path, text: str) -> dict[str, str]:
 
 
 def _truth(path: Path, fields: dict[str, str], names: tuple[str, ...], default: bool) -> bool:
-    """The truth that the first of ``names`` states, as ITK's own reader takes it: by its first letter, or 1 and 0."""
+    """Return the truth that the first of ``names`` states.
+
+    It is read as ITK's own reader does: by its first letter, or 1 and 0.
+    """
     said = {name: fields[name] for name in names if name in fields}
     for name, text in said.items():
         if text.lower() not in _TRUTHS:
@@ -128,7 +137,10 @@ def _truth(path: Path, fields: dict[str, str], names: tuple[str, ...], default: 
 
 
 def _unit(fields: dict[str, str], warn: Callable[[str], None]) -> tuple[str, float]:
-    """The header's unit of length and its size in mm; without a word on it, or with ``?``, it is mm."""
+    """Return the header's unit of length and its size in mm.
+
+    Without a word on it, or with ``?``, it is mm.
+    """
     said = fields.get("distanceunits", "mm")
     if said not in ("", "?") and said.lower() not in _UNITS_MM:
         warn(f"its DistanceUnits are {said[:40]!r}; they were read as mm")
@@ -136,7 +148,10 @@ def _unit(fields: dict[str, str], warn: Callable[[str], None]) -> tuple[str, flo
 
 
 def _linked_away(path: Path, voxels_path: Path) -> tuple[str, ...]:
-    """A warning where the voxels beside a header are a link into another folder: no list of the folder tells of it."""
+    """Warn of voxels beside a header that link into another folder.
+
+    No list of the folder tells of it.
+    """
     real = os.path.realpath(voxels_path)
     if voxels_path == path or os.path.dirname(real) == os.path.realpath(path.parent):
         return ()
@@ -146,7 +161,10 @@ def _linked_away(path: Path, voxels_path: Path) -> tuple[str, ...]:
 
 
 def _numbers(path: Path, fields: dict[str, str], names: tuple[str, ...], default: list[float]) -> NDArray[np.float64]:
-    """The first of ``names`` that a MetaImage header has, as many finite numbers as ``default`` has."""
+    """Return the numbers of the first of ``names`` in a MetaImage header.
+
+    They are finite, as many as ``default`` has.
+    """
     text = next((fields[name] for name in names if name in fields), None)
     if text is None:
         return np.array(default)
@@ -159,7 +177,10 @@ def _numbers(path: Path, fields: dict[str, str], names: tuple[str, ...], default
 
 
 def _meta_voxels(path: Path, voxels_path: Path, fields: dict[str, str], start: int) -> tuple[StoredVoxels, int]:
-    """Shape, type and packing that a MetaImage header declares; each refused where it cannot be."""
+    """Return shape, type and packing that a MetaImage header declares.
+
+    Each is refused where it cannot be.
+    """
     ndim = fields.get("ndims", "")
     dims = _numbers(path, fields, ("dimsize",), [0.0] * int(ndim)) if ndim in ("2", "3", "4") else np.array([0.0])
     if not ((dims >= 1) & (dims == np.floor(dims)) & (dims < 2**31)).all():
@@ -193,7 +214,10 @@ def _meta_voxels(path: Path, voxels_path: Path, fields: dict[str, str], start: i
 
 
 def _meta_affine(path: Path, fields: dict[str, str], ndim: int) -> tuple[NDArray[np.float64], bool]:
-    """RAS+ affine of a MetaImage header, spacing known or not; row i of TransformMatrix is the direction of axis i."""
+    """Return the RAS+ affine of a MetaImage header, spacing known or not.
+
+    Row i of TransformMatrix is the direction of axis i.
+    """
     eye = np.eye(ndim)
     matrix = _numbers(path, fields, ("transformmatrix", "rotation", "orientation"), eye.ravel().tolist()).reshape(
         ndim, ndim

@@ -1,4 +1,4 @@
-"""NIfTI-1 and 2: the header checked, and what it declares about its voxels.
+"""NIfTI-1 and 2: the header checked, and the declared voxels.
 
 nibabel supplies the layout of the header; its array proxy is not used, for it allocates what a header asks for.
 """
@@ -39,7 +39,10 @@ _REFUSED_DTYPES = {
 
 
 def read_nifti(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
-    """Read and check the header of a ``.nii`` or ``.nii.gz`` file, NIfTI-1 or 2; no voxel is unpacked."""
+    """Read and check the header of a ``.nii`` or ``.nii.gz`` file.
+
+    It may be NIfTI-1 or 2; no voxel is unpacked.
+    """
     packed = path.name.lower().endswith(".gz")
     head = b""
     with open_regular(path) as (file, size):
@@ -69,7 +72,10 @@ def read_nifti(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
 
 
 def _nifti_record(path: Path, head: bytes) -> np.void:
-    """The header as a numpy record of either version and byte order, by its size field and its magic."""
+    """Return the header as a numpy record of either version and byte order.
+
+    They are told by its size field and its magic.
+    """
     versions = ((348, b"n+1\0", 344, nib.nifti1.header_dtype), (540, b"n+2\0", 4, nib.nifti2.header_dtype))
     for length, magic, at, layout in versions:
         for order in "<>":
@@ -92,7 +98,10 @@ def _nifti_record(path: Path, head: bytes) -> np.void:
 
 
 def _nifti_voxels(path: Path, record: np.void, wbits: int) -> tuple[StoredVoxels, int, tuple[str, ...]]:
-    """Shape, type, offset and scaling that a NIfTI header declares, each refused where it cannot be."""
+    """Return shape, type, offset and scaling that a NIfTI header declares.
+
+    Each is refused where it cannot be.
+    """
     rewrite = "its header is damaged: export the image again"
     dims = [int(n) for n in record["dim"]]
     ndim = dims[0]

@@ -1,4 +1,7 @@
-"""Where a NIfTI header places its voxels: sform, qform, voxel size and units, checked, repaired and told of."""
+"""Placement of voxels by a NIfTI header.
+
+Its sform, qform, voxel size and units are checked, repaired and told of.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ Warn = Callable[[str], None]
 
 
 def place(path: Path, record: np.void, stored: StoredVoxels, ndim: int, doubts: tuple[str, ...]) -> ImageHeader:
-    """Decide where the voxels lie: the sform if there is one, else the qform, else the voxel size alone."""
+    """Decide where the voxels lie.
+
+    The sform is taken if there is one, else the qform, else the voxel size alone.
+    """
     notes = list(doubts)
 
     def warn(text: str) -> None:
@@ -86,7 +92,10 @@ def place(path: Path, record: np.void, stored: StoredVoxels, ndim: int, doubts: 
 
 
 def _sform(path: Path, record: np.void, is_slice: bool, ndim: int, warn: Warn) -> NDArray[np.float64]:
-    """The (4, 4) sform in the file's units; the direction that a slice's third axis may lack is put in."""
+    """Return the (4, 4) sform in the file's units.
+
+    The direction that a slice's third axis may lack is put in.
+    """
     sform = np.array([*(record[f"srow_{c}"] for c in "xyz"), [0, 0, 0, 1]], np.float64)
     if is_slice and not sform[:3, 2].any():
         sform[:3, 2] = _third_axis(record, sform)
@@ -99,7 +108,10 @@ def _sform(path: Path, record: np.void, is_slice: bool, ndim: int, warn: Warn) -
 def _voxel_size(
     path: Path, record: np.void, sform: NDArray[np.float64] | None, ndim: int, warn: Warn
 ) -> NDArray[np.float64]:
-    """pixdim[1:4] in the file's units, repaired from the sform where it cannot be a length."""
+    """Return pixdim[1:4] in the file's units.
+
+    It is repaired from the sform where it cannot be a length.
+    """
     pixdim = record["pixdim"][1:4].astype(np.float64)
     said = [float(f"{p:.6g}") for p in pixdim]
     if ndim == 2 and pixdim[2] == 0:
@@ -123,7 +135,10 @@ def _voxel_size(
 
 
 def _third_axis(record: np.void, sform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The direction of a slice's third axis, at right angles to its own two, as long as pixdim says, else 1."""
+    """Return the direction of a slice's third axis.
+
+    It is at right angles to the slice's own two, as long as pixdim says, else 1.
+    """
     axis = np.cross(sform[:3, 0], sform[:3, 1])
     thickness = float(record["pixdim"][3])
     length = np.sqrt(axis @ axis)
@@ -133,7 +148,10 @@ def _third_axis(record: np.void, sform: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _quaternion(record: np.void) -> NDArray[np.float64] | None:
-    """(a, b, c, d) of unit length, or None where the quaternion is no rotation."""
+    """Return (a, b, c, d) of unit length.
+
+    It is None where the quaternion is no rotation.
+    """
     vector = np.array([record[name] for name in _QUATERNION], np.float64)
     if not np.isfinite(vector).all() or vector @ vector > 1 + 1e-6:
         return None
@@ -144,7 +162,10 @@ def _quaternion(record: np.void) -> NDArray[np.float64] | None:
 
 
 def _doubt_qfac(qfac: float, warn: Warn) -> None:
-    """Programs differ over a qfac that is neither 1 nor -1: nifti_io and ITK take its sign, nibabel takes 1; 0 means 1."""
+    """Doubt a qfac other than 1 and -1.
+
+    Programs differ over it: NIfTI's own library and ITK take its sign, nibabel takes 1; 0 means 1.
+    """
     if qfac not in (1, 0, -1):
         others = "ITK programs mirror that axis" if qfac < 0 else "it should be 1"
         warn(
@@ -154,7 +175,10 @@ def _doubt_qfac(qfac: float, warn: Warn) -> None:
 
 
 def _qform_fault(record: np.void) -> str:
-    """The end of a sentence on a qform that is no rotation: which field it is, and its value."""
+    """Return the end of a sentence on a qform that is no rotation.
+
+    It names the field and its value.
+    """
     values = {name: float(record[name]) for name in (*_QUATERNION, *_OFFSET)}
     odd = next((name for name, value in values.items() if not math.isfinite(value)), None)
     if odd is None and _quaternion(record) is not None:
@@ -165,7 +189,10 @@ def _qform_fault(record: np.void) -> str:
 
 
 def _qform(record: np.void, pixdim: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The (4, 4) qform in the file's units, or None where the quaternion is no rotation."""
+    """Return the (4, 4) qform in the file's units.
+
+    It is None where the quaternion is no rotation.
+    """
     quaternion = _quaternion(record)
     origin = np.array([record[name] for name in _OFFSET], np.float64)
     if quaternion is None or not np.abs(origin).max() <= FAR:
@@ -180,7 +207,10 @@ def _gap_mm(
     shape: tuple[int, int, int], affine: NDArray[np.float64], qform: NDArray[np.float64], scale: float,
     quaternion: NDArray[np.float64] | None,
 ) -> float:  # fmt: skip
-    """How far the qform (in the file's units) moves a corner voxel from where the affine (in mm) has it."""
+    """Return how far the qform moves a corner voxel, mm.
+
+    The qform is in the file's units, the affine that it is compared with in mm.
+    """
     qform = qform[:3] * scale
     axes = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     handed = [1, 1, math.copysign(1, np.linalg.det(axes))]
@@ -200,7 +230,10 @@ def _gap_mm(
 def _placement(
     record: np.void, pixdim: NDArray[np.float64], new_qform: NDArray[np.float64] | None
 ) -> dict[str, NDArray[np.generic]]:
-    """The fields that place the voxels, as stored but for repairs, so that a mask lies where its image does."""
+    """Return the fields that place the voxels.
+
+    They are as stored but for repairs, so that a mask lies where its image does.
+    """
     fields: dict[str, NDArray[np.generic]] = {}
     for name in PLACEMENT_FIELDS:
         value = np.asarray(record[name])

@@ -1,4 +1,4 @@
-"""The checked reader and the atomic writer: the one place where image files are opened.
+"""Checked reader of image files, the one place where they are opened.
 
 Each format is decoded in a module of its own (`data.io.nifti`, `data.io.metaimage`, `data.io.slices`); whatever the format, a
 `Volume` has passed the same checks, and everything that was repaired stands in its header's warnings. The writer is
@@ -87,7 +87,7 @@ class Volume:
 
     @property
     def grid(self) -> Grid:
-        """Where the voxels lie."""
+        """Grid on which the voxels lie."""
         return self.header.grid
 
 
@@ -177,7 +177,10 @@ def read_volumes(sources: Mapping[str, ImageSource], *, max_voxels: int = MAX_VO
 
 
 def check_voxels(path: Path, array: NDArray[Any]) -> None:
-    """Refuse an image, (d1, d2, d3), that holds NaN or infinite voxels, one value only, or values beyond `INTENSITIES`."""
+    """Refuse an image, (d1, d2, d3), with unusable voxels.
+
+    These are NaN or infinite ones, one value only, or values beyond `INTENSITIES`.
+    """
     low, high = float(np.float32(array.min())), float(np.float32(array.max()))  # as they will be seen
     _check_finite(path, array, low, high)
     if low == high:
@@ -196,7 +199,9 @@ def check_voxels(path: Path, array: NDArray[Any]) -> None:
 
 
 def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volume:
-    """Read a label map: whole numbers from 0 on, however they are stored (float64 and scaled ones too).
+    """Read a label map: whole numbers from 0 on.
+
+    They may be stored in any way (float64 and scaled ones too).
 
     Returns
     -------
@@ -228,7 +233,10 @@ def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volu
 
 
 def _whole_labels(path: Path, array: NDArray[Any], slope: float, intercept: float, kind: type) -> NDArray[Any]:
-    """Stored values as whole labels of type ``kind``, piece by piece: float64 of all would take eight bytes a voxel."""
+    """Return stored values as whole labels of type ``kind``.
+
+    It goes piece by piece: float64 of all would take eight bytes a voxel.
+    """
     labels: NDArray[Any] = np.empty(array.shape, kind, order="F")
     stored, target = array.ravel(order="F"), labels.ravel(order="F")  # views: readers give Fortran order
     wrong, example = 0, 0.0
@@ -250,7 +258,10 @@ def _whole_labels(path: Path, array: NDArray[Any], slope: float, intercept: floa
 
 
 def _exactly(value: float) -> str:
-    """A number with the digits that tell it from its neighbours' rounding, and no more."""
+    """Return a number with the digits that matter, and no more.
+
+    They tell it from its neighbours' rounding.
+    """
     return f"{value:.9g}"
 
 
@@ -266,7 +277,7 @@ def _check_finite(path: Path, array: NDArray[np.generic], low: float, high: floa
 
 
 def _read_header(source: ImageSource, max_voxels: int) -> tuple[ImageHeader, StoredVoxels | None]:
-    """The checked header, and where the voxels are (None: in slices)."""
+    """Return the checked header and the place of the voxels (None: in slices)."""
     if not source.paths:
         raise InputError("an image without files; name at least one")
     path = Path(source.paths[0])

@@ -1,4 +1,7 @@
-"""Volumes kept as one TIFF or PNG picture a slice, through pillow, which refuses a picture that is cut short."""
+"""Volumes kept as one TIFF or PNG picture a slice.
+
+They are read by pillow, which refuses a picture that is cut short.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ _PICTURE_MODES = {
 
 
 def read_slice_headers(source: ImageSource, max_voxels: int) -> ImageHeader:
-    """One header for all slices of a volume, which must be alike."""
+    """Read one header for all slices of a volume, which must be alike."""
     kinds = []
     for path in map(Path, source.paths):
         with open_regular(path) as (file, size), _picture(path, file, size) as picture:  # type: ignore[attr-defined]
@@ -119,7 +122,10 @@ def _picture(path: Path, file, size: int) -> Image:
 
 
 def _unreadable(file, kind: str, error: Exception) -> str:
-    """Why pillow makes no picture of a file; its own words may be no more than the repr of a Python object."""
+    """Return the reason why pillow makes no picture of a file.
+
+    Its own words may be no more than the repr of a Python object.
+    """
     from PIL import TiffImagePlugin, UnidentifiedImageError
 
     if not isinstance(error, UnidentifiedImageError):
@@ -144,14 +150,20 @@ def _unreadable(file, kind: str, error: Exception) -> str:
 
 
 def _check_depth(path: Path, picture: Image) -> None:
-    """Refuse colours of more than 8 bits, of which pillow keeps the high byte and says nothing."""
+    """Refuse colours of more than 8 bits.
+
+    Pillow keeps their high byte and says nothing.
+    """
     bits = max(picture.tag_v2.get(_BITS, (1,)))  # type: ignore[attr-defined]
     if bits > 8 and _PICTURE_MODES.get(picture.mode, "u1") == "u1":
         refuse(path, f"has {bits} bits a colour", _GREY_INSTEAD)
 
 
 def _is_only_picture(picture: Image) -> bool:
-    """Whether no second picture follows; pillow's own count, ``n_frames``, takes minutes for a hostile chain of them."""
+    """Tell whether no second picture follows.
+
+    Pillow's own count, ``n_frames``, takes minutes for a hostile chain of them.
+    """
     try:
         picture.seek(1)
     except EOFError:
@@ -161,7 +173,10 @@ def _is_only_picture(picture: Image) -> bool:
 
 
 def _check_png(path: Path, content: bytes) -> None:
-    """Check the CRC of every chunk, which pillow does not for pixels, and refuse 16-bit colours, which it cuts."""
+    """Check the CRC of every chunk, and refuse 16-bit colours.
+
+    Pillow does not check that of pixels, and cuts such colours.
+    """
     if content[24:25] == b"\x10" and content[25:26] not in (b"\0",):
         refuse(path, "has 16 bits a colour", _GREY_INSTEAD)
     at = 8

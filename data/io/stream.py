@@ -49,12 +49,15 @@ _EMPTY_MEMBERS = 1000
 
 
 def refuse(path: Path, value: str, fix: str) -> NoReturn:
-    """Raise the one-line `InputError` of a file: what is wrong with it, and what to do."""
+    """Raise the one-line `InputError` of a file: its fault, and the fix."""
     raise InputError(f"{printable(path)}: {value}; {fix}")
 
 
 def printable(path: Path) -> str:
-    """The path on one line, escaped what shows nothing or is no character."""
+    """Return the path on one line.
+
+    Characters that show nothing, or are none, are escaped.
+    """
     return "".join(c if is_visible(c) else c.encode("unicode_escape", "backslashreplace").decode() for c in str(path))
 
 
@@ -104,7 +107,7 @@ def _refuse_unreadable(path: Path, error: OSError | ValueError) -> NoReturn:
 
 
 def describe_bytes(head: bytes) -> str:
-    """What the first bytes of a file look like, for an error message."""
+    """Describe the first bytes of a file, for an error message."""
     kinds = {
         b"\x1f\x8b": "gzip",
         b"\x89PNG": "a PNG picture",
@@ -129,13 +132,15 @@ def describe_bytes(head: bytes) -> str:
 
 
 def plain(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file in pieces."""
+    """Yield the rest of a file in pieces."""
     while piece := file.read(_PIECE):
         yield piece
 
 
 def inflate(file: BinaryIO, path: Path, wbits: int, piece: int = _PIECE) -> Iterator[bytes]:
-    """Unpack the rest of a file in pieces of at most ``piece`` bytes, all members, checking CRC and length of each.
+    """Unpack the rest of a file in pieces of at most ``piece`` bytes.
+
+    All members are unpacked; CRC and length of each are checked.
 
     A truncated or damaged stream, or anything but zeros after it, is an `InputError`.
     """
@@ -174,7 +179,10 @@ def inflate(file: BinaryIO, path: Path, wbits: int, piece: int = _PIECE) -> Iter
 
 @dataclass(frozen=True)
 class StoredVoxels:
-    """Where and how a file keeps its voxels, first array axis fastest; ``wbits`` is zlib's, 0 when not packed."""
+    """Place and packing of a file's voxels, first array axis fastest.
+
+    ``wbits`` is zlib's, 0 when not packed.
+    """
 
     path: Path
     shape: tuple[int, int, int]
@@ -196,7 +204,9 @@ class StoredVoxels:
 
 
 def check_declared(stored: StoredVoxels, size: int, max_voxels: int) -> tuple[str, ...]:
-    """Hold the declared voxels against the limit and the size of the file, before anything is allocated.
+    """Compare the declared voxels with the limit and the file's size.
+
+    This comes before anything is allocated.
 
     Parameters
     ----------
@@ -257,7 +267,9 @@ def _check_length(stored: StoredVoxels, length: int) -> tuple[str, ...]:
 def load_voxels(
     stored: StoredVoxels, channel: int = 0, dtype: DTypeLike | None = None
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Read one volume, and the stream to its end; memory is that volume and a few pieces of 1 MiB.
+    """Read one volume, and the stream to its end.
+
+    Memory is that volume and a few pieces of 1 MiB.
 
     Parameters
     ----------

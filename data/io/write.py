@@ -1,4 +1,7 @@
-"""The atomic writer: a file is there complete or not at all, and the same content always gives the same bytes."""
+"""Atomic writer.
+
+A file is there complete or not at all, and the same content always gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,18 @@ _TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def is_temporary_name(name: str) -> bool:
-    """True for the names under which `atomic_write` works: one found with no writer alive is stale, and may go."""
+    """Tell whether a name is one under which `atomic_write` works.
+
+    A file of such a name found with no writer alive is stale, and may go.
+    """
     return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under a temporary name and give it its own name only when all of it is on the disk.
+    """Write a file under a temporary name, then rename it.
+
+    It gets its own name only when all of it is on the disk.
 
     Parameters
     ----------
@@ -71,7 +79,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renaming last; some network file systems and Windows cannot, and the content is safe without."""
+    """Make a renaming last.
+
+    Some network file systems and Windows cannot, and the content is safe without.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -87,12 +98,17 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 
 def write_text_atomically(path: Path, content: str) -> None:
-    """Write a whole text file as UTF-8, line ends as given; undecodable bytes of file names become U+FFFD."""
+    """Write a whole text file as UTF-8, line ends as given.
+
+    Undecodable bytes of file names become U+FFFD.
+    """
     write_bytes_atomically(path, _SURROGATE.sub("\ufffd", content).encode())
 
 
 def write_label_map(path: Path, array: NDArray[np.uint8], like: ImageHeader) -> None:
-    """Write a label map, (d1, d2, d3) uint8, on the grid of ``like``: shape, sform, qform, their codes and the units.
+    """Write a label map, (d1, d2, d3) uint8, on the grid of ``like``.
+
+    Shape, sform, qform, their codes and the units are those of ``like``.
 
     Raises
     ------
@@ -132,7 +148,10 @@ def _write_nifti(path: Path, array: NDArray[np.generic], like: ImageHeader, dtyp
 
 
 def _header_like(dtype: np.dtype, like: ImageHeader) -> nib.Nifti1Header:
-    """A NIfTI header of ``dtype`` that places voxels as ``like`` does; NIfTI-2 only where an axis is too long."""
+    """Return a NIfTI header of ``dtype`` that places voxels as ``like`` does.
+
+    NIfTI-2 only where an axis is too long.
+    """
     shape = like.grid.shape[: like.ndim]
     kind = nib.Nifti1Header if max(shape) < 2**15 else nib.Nifti2Header
     header = kind(endianness="<")

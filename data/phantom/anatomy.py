@@ -1,4 +1,4 @@
-"""The anatomy of a phantom patient: which tissue is where, before any scanner."""
+"""Anatomy of a phantom patient: tissues and their places, before any scanner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ TISSUES = ("csf", "gm", "wm", "wmh", "oedema", "necrosis", "rim", "vessel")
 
 @dataclass(frozen=True)
 class TumourPlan:
-    """What tumour a head gets; by default one that is grown, of the shape and size of a glioma.
+    """Tumour that a head gets.
+
+    By default it is grown, of the shape and size of a glioma.
 
     Parameters
     ----------
@@ -52,7 +54,9 @@ class TumourPlan:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What is where, before any scanner: all arrays cover the box of the grid that the head can reach.
+    """Tissues and their places, before any scanner.
+
+    All arrays cover the box of the grid that the head can reach.
 
     Parameters
     ----------
@@ -75,7 +79,9 @@ class Anatomy:
 
 
 def make_anatomy(seed: int, grid: Grid, *, level_mm: float = 0.0, plan: TumourPlan = TumourPlan()) -> Anatomy:
-    """Deform the template for ``seed``, read tissue from it on ``grid`` and put the planned tumour in it.
+    """Deform the template for ``seed`` and put the planned tumour in it.
+
+    Tissue is read from the template on ``grid``.
 
     ``level_mm`` is the height of the grid's middle above the middle of the head; a grid of one slice (d3 = 1) gets
     areas in place of volumes. Raises as `make_phantom`.
@@ -108,7 +114,10 @@ def make_anatomy(seed: int, grid: Grid, *, level_mm: float = 0.0, plan: TumourPl
 
 
 def _choose_places(seed: int, axes: Axes, plan: TumourPlan) -> tuple[list[Place], Array]:
-    """Where the tumour's pieces lie, and the diameters of small lesions (none for other plans)."""
+    """Choose where the tumour's pieces lie, and the diameters of small lesions.
+
+    There are no diameters for other plans.
+    """
     none = np.zeros(0, dtype=np.float32)
     if plan.labels is not None:
         return [find_place(seed, plan.labels, plan.spacing_mm, axes)], none
@@ -123,7 +132,10 @@ def _choose_places(seed: int, axes: Axes, plan: TumourPlan) -> tuple[list[Place]
 
 
 def _pose(seed: int, places: list[Place], plan: TumourPlan) -> Pose:
-    """Small lesions push nothing aside, a real tumour as much as its volume is of 60 ml."""
+    """Return the head's pose, pushed aside by the tumour.
+
+    Small lesions push nothing aside, a real tumour as much as its volume is of 60 ml.
+    """
     if plan.lesions is not None:
         return Pose(seed)
     rng = stream(seed, "push")
@@ -155,7 +167,10 @@ def _mix(
     wm: Array,
     depth: Array,
 ) -> dict[str, Array]:
-    """Fractions of every tissue: the tumour's borders are soft, as a scanner sees them; the labels stay exact."""
+    """Return the fractions of every tissue.
+
+    The tumour's borders are soft, as a scanner sees them; the labels stay exact.
+    """
     # Contrast medium in healthy places: veins in the outer CSF, patches of dura, choroid plexus in the ventricles.
     where = np.where(depth < 7, 0.8, np.where(depth > 28, 0.6, 0.15)).astype(np.float32)
     vessel = csf * where * sheets(axes, 8.0, 0.25, stream(seed, "vessels"))

@@ -1,4 +1,6 @@
-"""The contrast of a phantom patient: intensities by tissue, texture, bias field and noise; it knows nothing of shapes.
+"""Contrast of a phantom patient: intensities by tissue, texture, bias field and noise.
+
+It knows nothing of shapes.
 
 Two kinds. "mri" is what a clinical scanner shows: the intensities were set beside real patients of BraTS 2021 [1]_,
 z-scores over the brain, per region and modality. "random" is SynthSeg's generative model [2]_: the mean and standard
@@ -78,7 +80,10 @@ class RandomContrast:
 
 
 def draw_contrast(seed: int) -> dict[str, dict[str, float]]:
-    """`CONTRAST` with moderate random changes, one drawing for each seed; each modality also gets its ``level``."""
+    """Return `CONTRAST` with moderate random changes, one drawing for each seed.
+
+    Each modality also gets its ``level``.
+    """
     rng = stream(seed, "contrast")
     drawn = {}
     shared = {tissue: rng.normal(0, width) for tissue, width in JITTER.items()}
@@ -135,7 +140,9 @@ def contrast_to_noise(contrast: RandomContrast, tissue: str, other: str) -> floa
 
 
 def is_visible(contrasts: Mapping[str, RandomContrast]) -> bool:
-    """Whether a reader could draw the tumour: otherwise its labels would be noise.
+    """Tell whether a reader could draw the tumour.
+
+    Otherwise its labels would be noise.
 
     Each tissue of it must differ from both grey and white matter on at least one modality of `SHOWN_ON`, and each pair
     of `BORDERS` on at least one modality. To differ is a contrast-to-noise ratio of 2 or more and, after gamma, a
@@ -183,7 +190,9 @@ def _draw_modality(seed: int, purpose: str) -> RandomContrast:
 
 
 def render_random(anatomy: Anatomy, contrasts: Mapping[str, RandomContrast], seed: int) -> dict[str, Array]:
-    """Image an anatomy as SynthSeg does: a Gaussian for each tissue, bias field, gamma, resolution, noise.
+    """Image an anatomy as SynthSeg does.
+
+    It takes a Gaussian for each tissue, bias field, gamma, resolution, noise.
 
     Parameters
     ----------
@@ -221,7 +230,10 @@ def render_random(anatomy: Anatomy, contrasts: Mapping[str, RandomContrast], see
 
 
 def _at_resolution(image: Array, places: Array, axis: int, resolution_mm: float, rng: np.random.Generator) -> Array:
-    """Blur along one axis by a slice of that thickness, keep one voxel a slice and interpolate between the slices."""
+    """Blur along one axis by a slice of that thickness.
+
+    One voxel a slice is kept, and values between the slices are interpolated.
+    """
     n = len(places)
     step = float(places[-1] - places[0]) / (n - 1) if n > 1 else resolution_mm
     if resolution_mm <= 1.05 * step:

@@ -1,4 +1,7 @@
-"""Random numbers and smooth random fields of phantom patients, as functions of the seed and of places in mm."""
+"""Random numbers and smooth random fields of phantom patients.
+
+They are functions of the seed and of places in mm.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,17 @@ Place = tuple[float, float, float]
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """Give each purpose an own stream, so that a change to one draw leaves all others of the seed as they were."""
+    """Give each purpose its own stream of random numbers.
+
+    A change to one draw leaves all others of the seed as they were.
+    """
     return np.random.default_rng([seed, *purpose.encode()])
 
 
 def smooth_noise(axes: Axes, scale_mm: float, rng: np.random.Generator) -> Array:
-    """Cubic B-spline field through random knots ``scale_mm`` apart: mean 0, variance 1, shape of the axes.
+    """Return a cubic B-spline field through random knots ``scale_mm`` apart.
+
+    It has mean 0, variance 1 and the shape of the axes.
 
     It is a function of the place in mm, not of the voxels. Beyond 150 mm from the middle it stays what it is there.
     """
@@ -43,7 +51,10 @@ def smooth_noise(axes: Axes, scale_mm: float, rng: np.random.Generator) -> Array
 
 
 def sheets(axes: Axes, scale_mm: float, width: float, rng: np.random.Generator) -> Array:
-    """Thin curved sheets, 1 on the sheet and falling to 0: where a smooth noise crosses zero."""
+    """Return thin curved sheets: 1 on the sheet, falling to 0.
+
+    They lie where a smooth noise crosses zero.
+    """
     return np.asarray(np.exp(-((smooth_noise(axes, scale_mm, rng) / np.float32(width)) ** 2)), dtype=np.float32)
 
 
@@ -60,6 +71,9 @@ def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def window_around(axes: Axes, place_mm: Place, reach_mm: float) -> tuple[slice, slice, slice]:
-    """Voxels within ``reach_mm`` of a place along each axis; slices are empty where the axes do not go there."""
+    """Return the voxels within ``reach_mm`` of a place along each axis.
+
+    Slices are empty where the axes do not go there.
+    """
     sides = [np.searchsorted(axes[k], (place_mm[k] - reach_mm, place_mm[k] + reach_mm)).tolist() for k in range(3)]
     return slice(*sides[0]), slice(*sides[1]), slice(*sides[2])

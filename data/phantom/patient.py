@@ -1,4 +1,6 @@
-"""Phantom patients: heads that look like MRI, with a tumour whose truth is exact, made from a seed and nothing else.
+"""Phantom patients: heads that look like MRI, with an exactly known tumour.
+
+They are made from a seed and nothing else.
 
 A template of a head is turned, scaled and deformed at random, tissue is read from it, and a tumour is grown in the
 white matter, taken from a real mask, scattered as many small lesions, or left out (`data.phantom.anatomy`). Contrast is
@@ -154,7 +156,9 @@ def write_phantom(
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
     patient_name: str | None = None,
 ) -> Path:
-    """Write a phantom as a patient folder of BraTS 2023: four int16 images and a uint8 label map, ``.nii.gz``.
+    """Write a phantom as a patient folder of BraTS 2023.
+
+    It holds four int16 images and a uint8 label map, ``.nii.gz``.
 
     Parameters
     ----------
@@ -183,7 +187,7 @@ def write_phantom(
 
 
 def phantom_name(seed: int) -> str:
-    """What the patient of a seed is called."""
+    """Return the name of the patient of a seed."""
     return f"BraTS-GLI-{90000 + seed:05d}-000"
 
 

@@ -1,4 +1,7 @@
-"""Real tumour shapes in phantom patients: a mask is turned, mirrored, scaled, bent and put where a head has room."""
+"""Real tumour shapes in phantom patients.
+
+A mask is turned, mirrored, scaled, bent and put where a head has room.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def find_place(
     *,
     scale: tuple[float, float] = (0.8, 1.25),
 ) -> Place:
-    """Choose where in the seed's head, mm, the middle of a tumour lies so that it fits.
+    """Choose a tumour's middle in the seed's head, mm, so that it fits.
 
     Sixty places in the white matter of the hemispheres are tried in random order: the first with nine tenths of the
     tumour in brain tissue and in the field of view is taken, or where there is none the best. Arguments as for
@@ -144,7 +147,10 @@ def place_tumour(
 def _turn(
     seed: int, labels: NDArray[np.uint8], spacing_mm: Sequence[float], scale: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The map from millimetres around the tumour's middle to voxels of its mask, and the middle in voxels."""
+    """Return the map from millimetres to voxels of the tumour's mask.
+
+    Millimetres are counted from the tumour's middle; the second item is that middle in voxels.
+    """
     rng = stream(seed, "tumour turn")
     turn = rotation(rng.uniform(-np.pi, np.pi, 3)) @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
     factor = float(np.exp(rng.uniform(*np.log(scale))))

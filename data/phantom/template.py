@@ -1,4 +1,6 @@
-"""The head of a phantom patient: the MNI152 template [1]_ of nilearn's wheel, turned, scaled and deformed at random.
+"""Head of a phantom patient: nilearn's MNI152 template [1]_, deformed at random.
+
+The template of nilearn's wheel is also turned and scaled.
 
 References
 ----------
@@ -46,7 +48,10 @@ def template() -> tuple[NDArray[np.uint8], NDArray[np.uint8], Array]:
 
 @dataclass(frozen=True)
 class Pose:
-    """How a seed's head lies in space and how the tumour pushes: maps places in mm to template voxels."""
+    """Place of a seed's head, and the push of its tumour.
+
+    It maps places in mm to template voxels.
+    """
 
     seed: int
     focus_mm: tuple[float, float, float] | None = None

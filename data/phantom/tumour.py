@@ -1,4 +1,7 @@
-"""The tumour of a phantom patient: where it lies in the white matter, and how far core, rim and oedema reach."""
+"""Tumour of a phantom patient.
+
+It lies in the white matter; core, rim and oedema reach outwards from its foci.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ LESION_MM = (2.0, 15.0)
 
 @dataclass(frozen=True)
 class Survey:
-    """A coarse look at a head: T1 and white matter of the template (0-255), depth in mm, deep in a hemisphere or not."""
+    """Coarse survey of a head.
+
+    T1 and white matter of the template (0-255), depth in mm, deep in a hemisphere or not.
+    """
 
     t1: Array
     wm: Array
@@ -30,7 +36,10 @@ class Survey:
 
 
 def lattice_in(axes: Axes, margin_mm: float) -> Axes:
-    """Lattice of 4 mm in the field of view, less a margin: places chosen on it do not move with the spacing."""
+    """Return a lattice of 4 mm in the field of view, less a margin.
+
+    Places chosen on it do not move with the spacing.
+    """
     lattice = [np.arange(-80, 81, 4, dtype=np.float32) for _ in range(3)]
     for axis, values in enumerate(axes):
         low, high = float(values.min()), float(values.max())
@@ -51,7 +60,10 @@ def survey_head(seed: int, lattice: Axes) -> Survey:
 
 
 def choose_foci(seed: int, axes: Axes) -> list[Place]:
-    """One or two places (mm) deep in the white matter of the hemispheres, inside the field of view."""
+    """Choose one or two places (mm) deep in the white matter.
+
+    They lie in the hemispheres, inside the field of view.
+    """
     coarse = lattice_in(axes, margin_mm=12.0)
     head = survey_head(seed, coarse)
     # Where the field of view has no place that is right in every way, the least bad one is taken.
@@ -72,7 +84,10 @@ def grow_tumour(
     seed: int, axes: Axes, spacing: tuple[float, float, float], foci: list[Place],
     brain: NDArray[np.bool_], csf: Array, wm: Array, depth: Array,
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """Label map: an irregular core, an enhancing rim in it, and oedema that follows the white matter around it."""
+    """Grow a label map of one tumour.
+
+    It has an irregular core, an enhancing rim in it, and oedema that follows the white matter around it.
+    """
     rng = stream(seed, "tumour")
     label_map = np.zeros(brain.shape, dtype=np.uint8)
     # Nothing of the tumour reaches further than this from a focus: the distance transforms run in this box only.
@@ -114,7 +129,9 @@ def grow_tumour(
 
 
 def scatter_places(seed: int, axes: Axes, diameters_mm: Array) -> list[Place]:
-    """Places (mm) for small lesions anywhere in the brain's tissue, at least 12 mm of it between any two.
+    """Scatter places (mm) for small lesions in the brain's tissue.
+
+    At least 12 mm of it lie between any two.
 
     As many as there is room for: where the field of view is small, fewer than there are diameters.
     """
@@ -138,7 +155,9 @@ def scatter_places(seed: int, axes: Axes, diameters_mm: Array) -> list[Place]:
 def grow_lesions(
     seed: int, axes: Axes, places: list[Place], diameters_mm: Array, brain: NDArray[np.bool_], csf: Array, wm: Array
 ) -> NDArray[np.uint8]:
-    """Label map of small lesions: all of a lesion enhances but the middle of larger ones; half have oedema.
+    """Grow a label map of small lesions.
+
+    All of a lesion enhances but the middle of larger ones; half have oedema.
 
     Each is one piece of at least one voxel, whatever the spacing: the voxel nearest to its place.
     """
@@ -174,14 +193,20 @@ def grow_lesions(
 
 
 def _voxels(volume_ml: float, spacing: tuple[float, float, float], flat: bool) -> float:
-    """Voxels of a volume, or in one slice of the middle section of a sphere of that volume."""
+    """Return how many voxels a volume takes.
+
+    In one slice it is the middle section of a sphere of that volume.
+    """
     if flat:
         return float(np.pi * (volume_ml * 1000 * 3 / (4 * np.pi)) ** (2 / 3) / (spacing[0] * spacing[1]))
     return volume_ml * 1000 / (spacing[0] * spacing[1] * spacing[2])
 
 
 def _distance_to_foci(rng: np.random.Generator, axes: Axes, foci: list[Place]) -> Array:
-    """Millimetres to the nearest focus, in ellipsoids turned at random; the second focus counts for less."""
+    """Return the millimetres to the nearest focus.
+
+    Distances are those of ellipsoids turned at random; the second focus counts for less.
+    """
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     far = None
     for number, (fx, fy, fz) in enumerate(foci):
@@ -195,14 +220,20 @@ def _distance_to_foci(rng: np.random.Generator, axes: Axes, foci: list[Place]) -
 
 
 def _distance_to_outside(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Array:
-    """Millimetres from each voxel of the mask to the nearest voxel outside; 0 outside, one voxel if there is none."""
+    """Return the millimetres from each voxel of the mask to the outside.
+
+    The nearest voxel outside counts: 0 outside, one voxel if there is none.
+    """
     if mask.all():
         return np.full(mask.shape, min(spacing), dtype=np.float32)
     return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing), dtype=np.float32)
 
 
 def _smallest(values: Array, allowed: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """Take the ``count`` allowed voxels of least value, less those pieces that are under a tenth of the largest."""
+    """Take the ``count`` allowed voxels of least value.
+
+    Pieces under a tenth of the largest are left out.
+    """
     count = min(count, int(allowed.sum()))
     limit = np.partition(values[allowed], count - 1)[count - 1]
     chosen = allowed & (values <= limit)

@@ -1,4 +1,7 @@
-"""One patient of an evaluation: two label maps to masks on one grid, to scores, to a picture; whatever happens."""
+"""One patient of an evaluation.
+
+Two label maps become masks on one grid, scores and a picture; no error of one patient stops another.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PairTask:
-    """All that a worker needs to know about one patient."""
+    """Work on one patient, as a worker needs it."""
 
     pair: Pair
     options: ScoreOptions
@@ -41,7 +44,7 @@ class PairTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation keeps of one patient: scalars and short texts."""
+    """Results of an evaluation for one patient: scalars and short texts."""
 
     row: Row
     """Of report.csv."""
@@ -69,7 +72,10 @@ class PairMasks:
 
 
 def score_pair(task: PairTask) -> Outcome:
-    """The rows of one patient, whatever happens: nothing about one may stop another."""
+    """Score one patient.
+
+    No error of one patient may stop another.
+    """
     start = time.perf_counter()
     row = _bare_row(task.pair)
     scores = CaseScores()
@@ -99,7 +105,7 @@ def score_pair(task: PairTask) -> Outcome:
 
 
 def error_row(task: PairTask, reason: str) -> Row:
-    """The row of a patient that has no scores."""
+    """Return the row of a patient that has no scores."""
     return _bare_row(task.pair) | {"status": "error", "reason": reason}
 
 
@@ -147,7 +153,10 @@ def read_pair(task: PairTask) -> PairMasks:
 
 
 def background_of(pair: Pair, grid: Grid) -> NDArray[np.float32] | None:
-    """What the patient's outlines are drawn on, (d1, d2, d3) float32 on ``grid``; None where no image is known."""
+    """Return the image behind a patient's outlines, (d1, d2, d3) float32 on ``grid``.
+
+    It is None where no image is known. None where no image is known.
+    """
     found = (read_background(item.images, grid) for item in (*pair.references, *pair.predictions))
     return next((image for image in found if image is not None), None)
 
@@ -223,7 +232,10 @@ def _counted(labels: Collection[float], counts: Mapping[float, int], most: int =
 
 
 def _unshared(one: LabelConvention, other: LabelConvention) -> list[tuple[str, str]]:
-    """Regions that only one of two conventions has, each with the name of the one that lacks it."""
+    """Return the regions that only one of two conventions has.
+
+    Each comes with the name of the one that lacks it.
+    """
     return [(r, other.name) for r in one.regions if r not in other.regions] + [
         (r, one.name) for r in other.regions if r not in one.regions
     ]
@@ -235,7 +247,10 @@ def _unshared(one: LabelConvention, other: LabelConvention) -> list[tuple[str, s
 def _on_grid_of(
     reference: Volume, prediction: Volume, masks: dict[str, Mask], resample: bool
 ) -> tuple[dict[str, Mask], list[str]]:
-    """The prediction's masks on the reference's grid, and what was done to them that a reader must know."""
+    """Bring the prediction's masks onto the reference's grid.
+
+    The second item says what was done to them that a reader must know.
+    """
     one, other = prediction.grid, reference.grid
     # Without a voxel size on one side there is no place in the patient to compare, only the number of voxels.
     placed = one.spacing_known and other.spacing_known

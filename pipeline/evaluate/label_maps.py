@@ -1,4 +1,4 @@
-"""Which label maps lie in a folder, and whose they are."""
+"""Label maps of a folder, and the patients that they belong to."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class LabelMap:
 
 
 def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap]:
-    """The label maps below a folder, and the patients that should have one and have none.
+    """Return the label maps below a folder.
+
+    Patients that should have one and have none are among them.
 
     Parameters
     ----------
@@ -79,7 +81,10 @@ def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap
 
 
 def _from_report(root: Path) -> list[LabelMap]:
-    """The label maps that a segmentation run's report.csv names, also those that it could not write; [] without one."""
+    """Return the label maps that a segmentation run's report.csv names.
+
+    Those that it could not write are among them; [] without a report.
+    """
     try:
         rows = read_columns(root / "report.csv", ("case", "folder", "convention"), _REPORTED)
     except FileNotFoundError:
@@ -106,13 +111,19 @@ def _from_report(root: Path) -> list[LabelMap]:
 
 
 def _run_record(root: Path) -> Mapping[str, Any]:
-    """What a segmentation run's run.json says of each case; nothing where it is not there or not readable."""
+    """Return the entries of a segmentation run's run.json, one a case.
+
+    They are empty where it is not there or not readable.
+    """
     cases = read_json_object(root / "run.json").get("cases")
     return cases if isinstance(cases, dict) else {}
 
 
 def _recorded(record: Any) -> dict[str, Any]:
-    """Images that are still there, stages and missing images from one case of run.json, whatever that holds."""
+    """Return images, stages and missing images from one case of run.json.
+
+    Images are those that are still there. The record may hold anything.
+    """
     record = record if isinstance(record, dict) else {}
     files, stages = (record[key] if isinstance(record.get(key), dict) else {} for key in ("files", "stages"))
     images = {}
@@ -137,7 +148,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _number(text: str) -> float | None:
-    """A time; None for what is none."""
+    """Return a time, or None for a text that is none."""
     try:
         seconds = float(text)
     except ValueError:
@@ -160,7 +171,9 @@ def _reported_path(root: Path, folder: str) -> Path | None:
 
 
 def _bare_label_maps(root: Path, cases: Sequence[Case]) -> list[Case]:
-    """Label maps in folders of their case's name, or side by side and named after their case.
+    """Return label maps that are named after their case.
+
+    They lie in folders of their case's name, or side by side.
 
     ``cases`` is what the layouts make of the same folder. A file that shows one modality by its name is no label map.
     One that would be a stack of modalities may be: a label map ``BRATS_001.nii.gz`` bears the name of its 4D image.
@@ -184,7 +197,10 @@ def _bare_label_maps(root: Path, cases: Sequence[Case]) -> list[Case]:
 
 
 def _stem(path: Path) -> str:
-    """The file's name without its extension; empty for hidden files, probabilities and what is no image."""
+    """Return the file's name without its extension.
+
+    It is empty for hidden files, probabilities and what is no image.
+    """
     extension = next((e for e in _EXTENSIONS if path.name.lower().endswith(e)), None)
     stem = "" if extension is None or path.name.startswith(".") else path.name[: -len(extension)]
     return "" if _PROBABILITY.search(stem) else stem
@@ -195,7 +211,10 @@ def _bare_case(case_id: str, folder: Path, source: ImageSource | None, conventio
 
 
 def by_patient(found: Sequence[LabelMap]) -> dict[str, list[LabelMap]]:
-    """Case id, as a table holds it, to its label maps; more than one is an error of that patient."""
+    """Group label maps by case id, as a table holds it.
+
+    More than one is an error of that patient.
+    """
     grouped: dict[str, list[LabelMap]] = {}
     for item in found:
         grouped.setdefault(text_cell(item.case.case_id), []).append(item)
@@ -205,7 +224,10 @@ def by_patient(found: Sequence[LabelMap]) -> dict[str, list[LabelMap]]:
 def matched_by_folder_name(
     predicted: Mapping[str, list[LabelMap]], expected: Mapping[str, list[LabelMap]]
 ) -> dict[str, list[LabelMap]]:
-    """Predictions under the id of the reference whose safe output name they bear, unless one bears their own id."""
+    """Put predictions under the id of their reference.
+
+    A prediction may bear the safe output name of that reference, unless one bears its own id.
+    """
     safe_names = unique_folder_names([items[0].case.case_id for items in expected.values()])
     keys = {safe: text_cell(case_id) for case_id, safe in safe_names.items()}
     matched: dict[str, list[LabelMap]] = {}

@@ -1,4 +1,7 @@
-"""Predictions beside references: whose label map belongs to whose, and in which label convention each of them is."""
+"""Pairs of prediction and reference.
+
+It says which label map belongs to which, and in which label convention each of them is.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ MapLabels = Callable[[Sequence[ImageSource]], Sequence[Labels]]
 
 @dataclass(frozen=True)
 class Pair:
-    """One patient of one system: what was found on either side, none, one or (an error) several label maps."""
+    """One patient of one system.
+
+    On either side it has none, one or (an error) several label maps.
+    """
 
     case: str
     """The id as a table holds it."""
@@ -40,7 +46,9 @@ class Pair:
 
 
 def system_names(folders: Sequence[Path]) -> list[str]:
-    """Each folder's name, as a table holds it; where two are called the same the folder above is named too.
+    """Return each folder's name, as a table holds it.
+
+    Where two are called the same the folder above is named too.
 
     Folders that still have one name (the same folder twice) are numbered from the second on.
     """
@@ -61,7 +69,9 @@ def find_pairs(
     *,
     exclude: Path | None = None,
 ) -> list[Pair]:
-    """Every patient of every system or of the references: first the references' in their order, then the others.
+    """Return every patient of every system or of the references.
+
+    First come the references' in their order, then the others.
 
     Parameters
     ----------
@@ -102,7 +112,10 @@ def find_pairs(
 
 
 def labels_of(source: ImageSource) -> Labels:
-    """The distinct labels of a label map but for 0; none where it cannot be read, which costs that patient's row later."""
+    """Return the distinct labels of a label map but for 0.
+
+    There are none where it cannot be read, which costs that patient's row later.
+    """
     try:
         return tuple(count_labels(read_label_map(source).array))
     except InputError:
@@ -112,7 +125,9 @@ def labels_of(source: ImageSource) -> Labels:
 def settle_conventions(
     pair: Pair, labels: tuple[Labels, Labels]
 ) -> tuple[tuple[LabelConvention, str], tuple[LabelConvention, str]]:
-    """The conventions of one patient's prediction and reference, each with the reason, from both sides' evidence.
+    """Return the conventions of one patient's prediction and reference.
+
+    Each comes with the reason, from both sides' evidence.
 
     ``labels`` are those that occur in the two.
 
@@ -151,7 +166,10 @@ def settle_conventions(
 
 
 def _admitted(pair: Pair) -> tuple[str, ...]:
-    """The conventions that the user, the prediction's report or its file naming leaves; empty when they say nothing."""
+    """Return the conventions that user, report and file naming leave.
+
+    They are empty when these say nothing.
+    """
     own = pair.predictions[0]
     told = pair.asked or own.reported
     return (told,) if told else own.case.conventions
@@ -160,7 +178,10 @@ def _admitted(pair: Pair) -> tuple[str, ...]:
 def _choose(
     found: Mapping[str, Sequence[LabelMap]], asked: str | None, map_labels: MapLabels
 ) -> dict[str, ConventionChoice]:
-    """Each patient's own evidence, as its side of the comparison gives it; patients without one label map have none."""
+    """Return each patient's own evidence, on its side of the comparison.
+
+    Patients without one label map have none.
+    """
     single = {key: items[0] for key, items in found.items() if len(items) == 1 and items[0].case.reference is not None}
     if asked is not None:
         return dict.fromkeys(single, ConventionChoice(asked, "asked for"))

@@ -1,4 +1,7 @@
-"""Two folders of label maps, predictions and references, to tables and a page of scores with a row for every patient."""
+"""Evaluation of two folders of label maps, predictions and references.
+
+It gives tables and a page of scores with a row for every patient.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ def evaluate(
     pictures: int = PICTURES,
     interactive: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Score every patient of two folders, matched by case id, and write tables and page.
+    """Score every patient of two folders, and write tables and page.
+
+    Patients are matched by case id.
 
     Parameters
     ----------
@@ -133,7 +138,10 @@ _TABLES = ("report", "metrics", "lesions", "summary", "detection", "comparison",
 
 
 def _own_scores(output: Path) -> AbstractContextManager[None]:
-    """The claim of an evaluation on all that it may replace and remove, see :func:`pipeline.execute.own_folder.own_output`."""
+    """Claim all that an evaluation may replace and remove.
+
+    See :func:`pipeline.execute.own_folder.own_output`.
+    """
     names = [output / name for name in (*(f"{table}.csv" for table in _TABLES), "report.html", "pictures")]
     earlier = False
     with suppress(OSError, ValueError), open_regular_file(output / "metrics.csv") as (table, _):
@@ -163,7 +171,7 @@ def _check(
 
 
 def _require_cases(wanted: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
-    """The cells of the cases that are named, each once."""
+    """Return the cells of the cases that are named, each once."""
     cells = list(dict.fromkeys(text_cell(name) for name in wanted))
     known = {pair.case for pair in pairs}
     if unknown := [cell for cell in cells if cell not in known]:
@@ -200,7 +208,10 @@ def _died(task: PairTask) -> Outcome:
 
 @dataclass
 class _Tables:
-    """What is kept of all patients: rows of scalars, one a patient and a few a region. Lesions go straight to a file."""
+    """Rows of scalars of all patients, one a patient and a few a region.
+
+    Lesions go straight to a file.
+    """
 
     compared: bool
     report: list[Row] = field(default_factory=list)
@@ -214,7 +225,7 @@ class _Tables:
         self.detection.setdefault(about["system"], []).extend(outcome.detection)
 
     def frames(self, options: ScoreOptions) -> dict[str, pd.DataFrame]:
-        """Each CSV file's name and its table, but for lesions.csv."""
+        """Return each CSV file's name and its table, but for lesions.csv."""
         from pipeline.score.statistics import compare, compare_cases, summarise_metrics
 
         report = report_frame(self.report)
@@ -240,7 +251,10 @@ def _score(
     *,
     compared: bool,
 ) -> _Tables:
-    """Score every patient and write lesions.csv as they come: a noisy prediction may hold a hundred thousand."""
+    """Score every patient, and write lesions.csv as results come.
+
+    A noisy prediction may hold a hundred thousand.
+    """
     tables = _Tables(compared)
     spec = spec_for(len(tasks), workers)
     results = run_tasks(score_pair, tasks, spec, _died, window=_AHEAD)
