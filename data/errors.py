@@ -1,4 +1,4 @@
-"""Every error that the library raises on purpose.
+"""Errors that the library raises on purpose.
 
 SegmentationError            the root; its text is one sentence for a person: where, what value, what to do
 ├── InputError               something about one patient's files: costs that patient's row, never the run
@@ -14,7 +14,10 @@ from collections.abc import Iterable
 
 
 def few(items: Iterable[object], most: int = 5) -> str:
-    """The first of many things for a sentence that stays one line: "1, 2, 3, 4, 5 and 7 more"."""
+    """Join the first few of many things, for a sentence that stays one line.
+
+    Twelve numbers give "1, 2, 3, 4, 5 and 7 more".
+    """
     listed = [str(item) for item in items]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
@@ -25,20 +28,32 @@ class SegmentationError(Exception):
 
 
 class InputError(SegmentationError):
-    """A patient's file or folder cannot be used as it is."""
+    """Fault of a patient's file or folder, which cannot be used as it is."""
 
 
 class ConventionError(SegmentationError):
-    """A label convention is unknown, loses information, or cannot be decided from the evidence."""
+    """Fault of a label convention.
+
+    It is unknown, loses information, or cannot be decided from the evidence.
+    """
 
 
 class CheckpointError(SegmentationError):
-    """A model file is missing, damaged, or does not fit the case or the other models."""
+    """Fault of a model file.
+
+    It is missing, damaged, or does not fit the case or the other models.
+    """
 
 
 class TrainingError(SegmentationError):
-    """A training run cannot go on: its numbers are not finite."""
+    """Fault of a training run, which cannot go on.
+
+    Its numbers are not finite.
+    """
 
 
 class UsageError(SegmentationError):
-    """The run cannot start: an option, a path or a recipe is wrong."""
+    """Fault of the command: an option, a path or a recipe.
+
+    The run cannot start.
+    """

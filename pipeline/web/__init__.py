@@ -1,1 +1,4 @@
-"""The web app: a small server, a page and one process that computes. `pipeline.web.app` is where to begin."""
+"""Web app: a small server, a page and one process that computes.
+
+Begin reading at `pipeline.web.app`.
+"""

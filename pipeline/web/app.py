@@ -1,4 +1,6 @@
-"""The web app, put together from its routes and the layer that guards them. Nothing is computed here.
+"""Web app, put together from its routes and the layer that guards them.
+
+Nothing is computed here.
 
 Nothing in its routes waits for a disk or a processor: files are written in threads, images are read and masks made in
 the processes of `pipeline.web.jobs`.
@@ -37,7 +39,7 @@ _JOB, _CHECK = "pipeline.web.compute.perform:job_process", "pipeline.web.compute
 
 
 def create_app(settings: Settings, *, job_function: str = _JOB, check_function: str = _CHECK) -> FastAPI:
-    """The app, its workspace opened.
+    """Open the workspace and put the app together.
 
     Parameters
     ----------
@@ -103,9 +105,9 @@ async def _explain(_: Request, error: Exception) -> Response:
 
 
 def uvicorn_options() -> dict[str, Any]:
-    """How uvicorn runs the app, beside where it listens."""
+    """Return uvicorn's options, without the address on which it listens."""
     return {
-        "access_log": False,  # ids of cases are nobody else's business
+        "access_log": False,  # it would show the ids of cases to readers of the log
         "server_header": False,
         "proxy_headers": False,
         "timeout_keep_alive": 15,
@@ -117,7 +119,10 @@ def uvicorn_options() -> dict[str, Any]:
 
 
 def serve(settings: Settings) -> None:
-    """Run the app until it is told to stop; logs where the page is once it answers. Raises as :func:`create_app`."""
+    """Run the app until it is stopped.
+
+    It logs the address of the page once it answers. Raises as :func:`create_app`.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):

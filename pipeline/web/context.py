@@ -1,4 +1,7 @@
-"""What the routes share: settings, cases, jobs, models; and how a case is found, begun and shown."""
+"""State and checks that all routes share.
+
+A case is found, begun and shown here.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from pipeline.web.workspace import DATABASE, open_workspace
 log = logging.getLogger(__name__)
 
 MAX_CASES, MAX_LISTENERS, MAX_UPLOADS = 200, 16, 8
-"""Of one session: cases, event streams at once, and uploads at once."""
+"""Limits per session: cases, event streams at once, uploads at once."""
 ALL_LISTENERS = 400
 _SWEEP_S = 30.0
 DISK_FULL = "the server's disk is nearly full; try again later, or remove cases"
@@ -37,7 +40,7 @@ NO_CASE = "there is no such case in this session; it may have been removed after
 
 
 class Context:
-    """What the routes share."""
+    """Settings, cases, jobs, models and limits that all routes share."""
 
     def __init__(self, settings: Settings, job_function: str, check_function: str) -> None:
         workspace = settings.workspace
@@ -62,29 +65,35 @@ class Context:
         self.listeners: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
         self._promised = 0
-        """Bytes that the uploads under way may still bring."""
-        load_layouts()  # now, and not while the first user waits
+        """Bytes that uploads under way may still write."""
+        load_layouts()  # now, so that the first user does not wait for it
 
     def case(self, request: Request, case_id: str) -> CaseRecord:
-        """The case, if it is of the session that asks; another's is as one that is not there."""
+        """Return a case of the session that asks.
+
+        The case of another session gives the same 404 as one that does not exist.
+        """
         record = self.store.get(case_id, request.state.owner)
         if record is None:
             raise HTTPException(404, NO_CASE)
         return record
 
     def reply(self, record: CaseRecord, status: int = 200) -> Response:
-        """A case as JSON."""
+        """Return a case as a JSON reply."""
         return Response(self.text(record), status, media_type="application/json")
 
     def new_record(self, owner: str, name: str, **about: Any) -> CaseRecord:
-        """A case that begins now."""
+        """Make the record of a new case."""
         now = time.time()
-        # Whoever lost the session could not open the case: it goes with it.
+        # Without its session a case cannot be opened, so it ends with the session.
         expires = min(now + 3600 * self.settings.keep_hours, self.sessions.ends(owner))
         return CaseRecord(new_case_id(), owner, name[:200], "checking", now, expires, **about)
 
     async def admit(self, record: CaseRecord) -> CaseRecord:
-        """Keep a new case, or remove it where its session ended or got too many cases while it came in."""
+        """Keep a new case, if its session still lasts and has room for it.
+
+        Else its folder is removed.
+        """
         try:
             if self.sessions.has_ended(record.owner):
                 raise HTTPException(
@@ -98,13 +107,13 @@ class Context:
 
     @contextlib.contextmanager
     def listening(self, owner: str) -> Iterator[None]:
-        """One more event stream of this session until the block is left."""
+        """Count one more event stream of this session until the block is left."""
         self.listeners[owner] += 1
         try:
             yield
         finally:
             self.listeners[owner] -= 1
-            self.listeners += Counter()  # forget who has none
+            self.listeners += Counter()  # drop owners at zero
 
     def room_to_listen(self, owner: str) -> None:
         """Refuse an event stream that would be too many."""
@@ -115,7 +124,10 @@ class Context:
 
     @contextlib.contextmanager
     def receiving(self, request: Request) -> Iterator[None]:
-        """One more upload of this session until the block is left, with its room on the disk kept for it."""
+        """Count one more upload of this session until the block is left.
+
+        Its room on the disk is kept for it.
+        """
         owner, most = request.state.owner, self.settings.max_upload_bytes
         if self.uploads[owner] >= MAX_UPLOADS:
             raise HTTPException(429, f"this session has {MAX_UPLOADS} uploads under way; wait until one ends")
@@ -129,28 +141,28 @@ class Context:
         finally:
             self._promised -= room
             self.uploads[owner] -= 1
-            self.uploads += Counter()  # forget who has none
+            self.uploads += Counter()  # drop owners at zero
 
     async def end_session(self, owner: str) -> None:
-        """End a session and remove its cases, which nobody could open any more."""
+        """End a session and remove its cases, which no cookie opens any more."""
         self.sessions.end(owner)
         for record in self.store.of_owner(owner):
             await self.jobs.delete(record)
 
     async def end_old_sessions(self) -> None:
-        """End sessions whose time is over, for ever."""
+        """End expired sessions, in a loop that never returns."""
         while True:
             for owner in self.sessions.over():
                 try:
                     await self.end_session(owner)
-                except Exception:  # the next one must end all the same
+                except Exception:  # the next session must end all the same
                     log.exception("a session could not be ended")
             await asyncio.sleep(
                 min(_SWEEP_S, self.settings.session_hours * 900, self.settings.idle_hours_or_keep * 900)
             )
 
     def room_for_one(self, owner: str) -> None:
-        """Refuse a case that would be too many, or for which the disk has no room."""
+        """Refuse a case that exceeds the session's number or the room on the disk."""
         self._count_cases(owner)
         self.room_on_disk()
 
@@ -159,14 +171,17 @@ class Context:
             raise HTTPException(429, f"this session has {MAX_CASES} cases; remove some first")
 
     def room_on_disk(self, more: int = 0) -> None:
-        """Refuse what would bring so many bytes more, where the disk has no room for it beside the uploads under way."""
+        """Refuse so many more bytes where the disk has no room for them.
+
+        The room that uploads under way may still need counts as taken.
+        """
         free = shutil.disk_usage(self.settings.workspace).free
         if free < 2 * self.settings.max_upload_bytes + self._promised + more:
             raise HTTPException(507, DISK_FULL)
 
 
 LARGEST_CARD = 2**18
-"""Bytes of the text beside a model; a longer one is not shown."""
+"""Limit in bytes on a model's card; a longer card is not shown."""
 
 
 def _model_info(checkpoint: Checkpoint) -> dict[str, Any]:

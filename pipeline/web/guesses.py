@@ -1,12 +1,15 @@
-"""Tries at the token: how many are looked at, so that guessing gets nowhere and the rightful user still gets in.
+"""Limit on tries at the token.
 
-The rule. A wrong token costs one try of the line from which it came: a browser that has had a session here has a line of
-its own, everybody else shares that of the address (of IPv6 the first 64 bits). A line holds 10 tries and gets one back
-every 6 seconds. All lines of addresses from which the right token never came share 100 tries more, one back a second. Who
-has none left is told to wait, and the token is not looked at. The right token costs nothing, and a session needs none. So:
+Guessing gets nowhere, and the rightful user still gets in.
 
-- who guesses keeps out neither a browser that is signed in or was, nor another address that was let in before;
-- an address that was never let in has to wait while many others guess, and so does one that shares its own with a guesser.
+A wrong token costs one try of the line from which it came. A browser that has had a session here has a line of its own;
+all others share the line of their address (of IPv6 the first 64 bits). A line holds 10 tries and gets one back every 6
+seconds. The lines of addresses from which the right token never came share 100 further tries, one back a second.
+Without a try left, a visitor is told to wait and the token is not compared. The right token costs nothing, and a
+session needs none. Two consequences:
+
+- guessing keeps out neither a browser with a present or past session, nor another address that was let in before;
+- an address that was never let in waits while many others guess, and so does one that shares its line with a guesser.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ _REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Visitor:
-    """Where a request comes from.
+    """Address and browser from which a request comes.
 
     Parameters
     ----------
@@ -42,7 +45,10 @@ class Visitor:
 
 
 class TooManyGuesses(Exception):
-    """No try is left; ``seconds`` until there is one, a whole number."""
+    """Refusal of a token, because no try is left.
+
+    ``seconds`` until there is one, a whole number.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = max(1, math.ceil(seconds))
@@ -80,10 +86,13 @@ class Guesses:
         self._all = _Line(ALL_TRIES, ALL_SECONDS, now())
 
     def is_right(self, given: str, visitor: Visitor) -> bool:
-        """Whether this is the token. Raises :class:`TooManyGuesses` without having looked at it."""
+        """Return whether a token is the server's.
+
+        Raises :class:`TooManyGuesses` without having looked at it.
+        """
         if self._token is None:
             return True
-        if not given:  # who asks without one does not guess
+        if not given:  # a request without a token is no guess
             return False
         lines = [self._line(visitor.browser or visitor.address)]
         if visitor.browser is None and visitor.address not in self._good:
@@ -105,7 +114,10 @@ class Guesses:
 
 
 def _remember(known: OrderedDict[str, Any], name: str, value: Any) -> None:
-    """Keep what was used last; more than some thousand need no memory of ours."""
+    """Keep the entries that were used last.
+
+    More than some thousand are not kept.
+    """
     known[name] = value
     known.move_to_end(name)
     if len(known) > _REMEMBERED:
@@ -113,7 +125,7 @@ def _remember(known: OrderedDict[str, Any], name: str, value: Any) -> None:
 
 
 def address_of(peer: str, forwarded: str, *, behind_proxy: bool) -> str:
-    """The address whose tries are counted.
+    """Return the address under which tries are counted.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What happens to cases: looked at when they come, computed in turn, cancelled, resumed after a restart, removed in time."""
+"""Life of the cases: checked, computed in turn, cancelled, resumed after a restart, removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.web.workspace import CaseFolders
 log = logging.getLogger(__name__)
 
 MAX_VOXELS = 2**27
-"""Of one file: 512 x 512 x 512."""
+"""Limit on one file, 512 x 512 x 512."""
 CHECK_SECONDS = 120.0
 _CHECK_MEMORY_BYTES = 4 * 2**30
 _SWEEP_S = 30.0
@@ -29,7 +29,7 @@ _INTERRUPTED = "the server was stopped while this ran; run it again"
 
 
 class Jobs:
-    """The two lines of work of a server: quick looks at cases, and the computing of masks."""
+    """Two lines of work of a server: checks of cases, and masks."""
 
     def __init__(
         self, settings: Settings, store: Store, models: dict[str, str], job_function: str, check_function: str
@@ -49,18 +49,18 @@ class Jobs:
         self._reckoned: tuple[tuple[int, int], dict[str, tuple[int, float | None]]] = ((-1, -1), {})
         self._warm = False
         self._first: tuple[float, float] | None = None
-        """When the running job first said that a share is done (of the monotonic clock), and that share."""
+        """Time of the running job's first report of progress (monotonic clock), and its share."""
         self._latest: float | None = None
-        """When it last said so."""
+        """Time of its last report of progress."""
 
     def folder(self, case_id: str) -> Path:
-        """Where a case's files lie."""
+        """Return the folder of a case's files."""
         return self.folders.path(case_id)
 
     # Start and end
 
     async def start(self) -> None:
-        """Take up what an earlier server left, and begin."""
+        """Take up the cases of an earlier server, and begin."""
         for record in sorted(self.store.records.values(), key=lambda r: r.queued_at or 0):
             if record.state == "running":
                 await self.store.change(record.id, state="interrupted", error=_INTERRUPTED, stage=None, progress=0.0)
@@ -88,18 +88,18 @@ class Jobs:
         while True:
             try:
                 await loop()
-            except Exception:  # one case's trouble must not end the line for all
+            except Exception:  # a fault in one case must not end the line for all
                 log.exception("%s failed; it goes on", loop.__name__)
                 await asyncio.sleep(0.1)
 
-    # What users ask for
+    # Requests of users
 
     async def admit(self, record: CaseRecord) -> CaseRecord:
         """Keep a new case and have it looked at."""
         record = await self.store.put(record)
         self._have_checked(record)
         if record.task != "open" and not self._warm:
-            self._warm = True  # torch takes seconds to import: meanwhile the user looks at the assignment
+            self._warm = True  # importing torch takes seconds, in which the user looks at the assignment
             asyncio.get_running_loop().create_task(self._warm_up())
         return record
 
@@ -115,7 +115,7 @@ class Jobs:
             record, state="queued", queued_at=time.time(), error=None, result=None, downloads={},
             stage=None, progress=0.0,
         )  # fmt: skip
-        # In line before anything is waited for: who cancels while the disk writes finds it there.
+        # In line before the disk writes, so that a cancellation meanwhile finds it there.
         self.turns.add(record.owner, record.id)
         self._wake.set()
         self._tell_waiting()
@@ -134,13 +134,16 @@ class Jobs:
         return record
 
     async def delete(self, record: CaseRecord) -> None:
-        """Forget a case and its files, whatever it is at."""
+        """Forget a case and its files, in every state."""
         await self.cancel(record)
         await self.store.delete(record.id)
         await asyncio.to_thread(self.folders.remove, record.id)
 
     async def settled(self, case_id: str, seconds: float, done: Callable[[CaseRecord], bool]) -> CaseRecord | None:
-        """The record once ``done`` says so, or as it is after so many seconds; None once it is deleted."""
+        """Wait until ``done`` is true of the record, or so many seconds.
+
+        Returns the record as it then is. None once it is deleted.
+        """
         with contextlib.suppress(TimeoutError), self.store.listen(case_id) as changed:
             async with asyncio.timeout(seconds):
                 while (record := self.store.get(case_id)) is not None and not done(record):
@@ -149,7 +152,10 @@ class Jobs:
         return self.store.get(case_id)
 
     async def ask_checker(self, record: CaseRecord, request: dict[str, Any]) -> Any:
-        """One request about a case to the process of quick looks, in its owner's turn. Raises JobFailed."""
+        """Ask the checking process one request about a case, in its owner's turn.
+
+        Raises JobFailed.
+        """
         async with self._line.turn(record.owner):
             about = {"folder": await self._own_folder(record), "max_voxels": MAX_VOXELS, "case": asdict(record)}
             return await self.checker.ask(about | request, CHECK_SECONDS)
@@ -161,7 +167,10 @@ class Jobs:
             return dict(await self.checker.ask(about, CHECK_SECONDS))
 
     def _data(self) -> str:
-        """The folder of earlier results; a process works elsewhere, where a path relative to ours leads nowhere."""
+        """Return the absolute folder of earlier results.
+
+        The processes work in other folders, where a relative path would lead nowhere.
+        """
         return str(self.settings.data.resolve()) if self.settings.data else ""
 
     def _have_checked(self, record: CaseRecord) -> None:
@@ -169,22 +178,31 @@ class Jobs:
         self._to_check.set()
 
     async def _own_folder(self, record: CaseRecord) -> str:
-        """Where a process is to work, and to remove an earlier result. Raises JobFailed where that is not ours."""
+        """Return the folder in which a process may work on a case.
+
+        Raises JobFailed where that is not ours.
+        """
         if not await asyncio.to_thread(self.folders.is_ours, record.id):
             raise JobFailed("the case's files are not where the server put them; upload it again")
         return str(self.folder(record.id))
 
-    # What the page shows of the line
+    # The line, as the page shows it
 
     def position(self, record: CaseRecord) -> int | None:
-        """How many jobs are to end before this one begins, and one; None where it does not wait."""
+        """Return the place of a case in line, 1 for the next.
+
+        The running job counts as the first. None where the case does not wait.
+        """
         if record.state != "queued":
             return None
         place = self._waiting().get(record.id)
         return None if place is None else place[0] + (self.running is not None)
 
     def seconds_left(self, record: CaseRecord) -> float | None:
-        """How long until the mask is there, by what earlier runs took; None where nothing is known."""
+        """Estimate the seconds until the mask is there, from the times of earlier runs.
+
+        None where nothing is known.
+        """
         if record.state == "running":
             return self._running_left(record)
         if record.state != "queued":
@@ -195,9 +213,12 @@ class Jobs:
         return None if wait is None or left is None else wait + left
 
     def _waiting(self) -> dict[str, tuple[int, float | None]]:
-        """Of each job in line its place and the seconds until it ends, if it began now; reckoned once a change of the line.
+        """Return the place and the waiting time of each job in line.
 
-        A session may have hundreds in it and asks for all: each for itself would go through all before it.
+        The time is in seconds until the job ends, if the line began now; it is computed once for each change of the
+        line.
+
+        A session may have hundreds of jobs in it and ask for all of them.
         """
         state = (self.turns.changes, self.store.timed_runs)
         if self._reckoned[0] != state:
@@ -219,8 +240,11 @@ class Jobs:
         return self.store.expected_seconds(record.model, record.voxels)
 
     def _running_left(self, record: CaseRecord) -> float | None:
-        """Of what earlier runs took, the share that is left since the process last said one; never more than its own
-        pace so far makes likely, which alone counts where there was no earlier run."""
+        """Estimate the seconds that the running job still takes.
+
+        It is the share of earlier runs' time that is left since the last report of progress, and never more than the
+        job's own pace so far makes likely. Without earlier runs the pace alone counts.
+        """
         pace = self._left_by_pace(record)
         expected = self._expected(record)
         if expected is None:
@@ -236,7 +260,7 @@ class Jobs:
         return (time.monotonic() - since) * (1 - record.progress) / (record.progress - share)
 
     def progress(self, record: CaseRecord) -> float:
-        """0 to 1: what the process says."""
+        """Return the share that is done, 0 to 1, as the process reports it."""
         return 1.0 if record.state == "done" else record.progress
 
     def _tell_waiting(self) -> None:
@@ -266,7 +290,7 @@ class Jobs:
             changes = {"state": "failed", "error": _sentence(error), "can_run": False}
         now = self.store.get(case_id)
         if now is not None and now.check == record.check:
-            # An example is made once; looking at it again is a check like any other.
+            # An example is made once; the next look at it is a check.
             await self.store.change(case_id, **changes | {"task": "check"})
 
     async def _job_loop(self) -> None:
@@ -280,7 +304,7 @@ class Jobs:
             return
         self.running = case_id
         try:
-            # At once: who cancels a case that has left the line finds a task to stop.
+            # Set at once, so that a cancellation finds a task to stop.
             self._current = asyncio.create_task(self._compute(record))
             changes = await asyncio.shield(asyncio.gather(self._current, return_exceptions=True))
             await self._conclude(case_id, changes[0])
@@ -291,7 +315,7 @@ class Jobs:
     async def _compute(self, record: CaseRecord) -> dict[str, Any]:
         def on_stage(stage: str, share: float) -> None:
             now, seconds = self.store.get(record.id), time.monotonic()
-            if share > 0:  # before that a model may have been loaded, which says nothing of what is to come
+            if share > 0:  # before that the model is loaded, whose time does not predict the rest
                 self._first, self._latest = self._first or (seconds, share), seconds
             if now is not None:
                 self.store.show(replace(now, stage=stage, progress=min(max(share, now.progress), 1.0)))

@@ -10,26 +10,34 @@ from data.visible import visible
 
 _LONGEST_NAME, _DEEPEST = 1024, 16
 _PLAIN = re.compile(r"[\w.+=@/-]+")
-"""Without blanks and the marks that part sentences."""
+"""Names without blanks and punctuation of sentences."""
 _QUOTES = re.compile("[“”„‟❝❞〝〞＂]")
-"""What could be read as the end of a quotation."""
+"""Marks that could be read as the end of a quotation."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """One file of an upload: the name that it was sent under (never a path of ours), and where it lies."""
+    """File of an upload: the name under which it was sent, and its path.
+
+    The name is never a path of ours.
+    """
 
     name: str
     path: Path
 
 
 def one_line(text: str) -> str:
-    """A text from outside that can be shown anywhere: what shows nothing (half characters too) becomes ``_``."""
+    """Return a text from outside that can be shown anywhere.
+
+    Characters that show nothing (half characters too) become ``_``.
+    """
     return visible(text, "_").strip()
 
 
 def clean_name(text: str) -> str:
-    """A name from outside as a text to show and to recognise: ``folder/file``, without ``..``, roots and control characters.
+    """Return a name from outside as a text to show and to recognise.
+
+    It has the form ``folder/file``, without ``..``, roots and control characters.
 
     Empty for a name that says nothing.
     """
@@ -41,5 +49,8 @@ def clean_name(text: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name for a sentence: in quotes where it could be read as a part of the sentence itself."""
+    """Return a name for a sentence, in quotes where it could be misread.
+
+    Without quotes stay names that cannot be read as a part of the sentence itself.
+    """
     return name if _PLAIN.fullmatch(name) else "“" + _QUOTES.sub('"', name) + "”"

@@ -1,4 +1,4 @@
-"""Connections of the server: how many there are, how long each may keep silent, and answers that never reach the app.
+"""Connections of the server: their number, their silence, and answers outside the app.
 
 uvicorn's own protocol on h11 has no limit for a header that comes slowly, and answers what h11 cannot read by itself.
 """
@@ -16,13 +16,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pipeline.web.security import HEADERS
 
 MAX_CONNECTIONS = 600
-"""At once: below the 1024 open files that a process may have by default."""
+"""Largest number at once, below the 1024 open files that a process may have by default."""
 HEADER_SECONDS = 20.0
-"""For the head of a request, from the connection's start or the last answer on."""
+"""Limit on the head of a request, from the connection's start or the last answer on."""
 REST_SECONDS = 5.0
-"""For the rest of a request that is answered already."""
+"""Limit on the rest of a request that is answered already."""
 UNREAD_SECONDS = 60.0
-"""For a visitor who does not read an answer."""
+"""Limit on the time for which an answer stays unread."""
 
 
 class Connection(H11Protocol):
@@ -63,7 +63,10 @@ class Connection(H11Protocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what h11 cannot read, as the app would: a sentence, and the headers of every answer."""
+        """Answer a request that h11 cannot read, in the app's form.
+
+        That is a sentence, and the headers of every answer.
+        """
         self._answer(400, "this is no HTTP/1.1 request that can be read, or its head is too large")
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -80,12 +83,12 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether the head of a request is to come."""
+        """True while the head of a request is to come."""
         return self.conn.their_state is h11.IDLE
 
     @property
     def is_expendable(self) -> bool:
-        """Whether nobody who was let in loses anything by its end."""
+        """True where its end costs no signed-in visitor anything."""
         return self.waits or not self.scope["state"].get("let_in")
 
     def _make_room(self) -> bool:
@@ -110,7 +113,7 @@ class Connection(H11Protocol):
 
     def _answer(self, status: int, sentence: str) -> None:
         if self.cycle is not None:
-            self.cycle.disconnected = True  # what the app says of a request that went wrong half-way comes too late
+            self.cycle.disconnected = True  # an answer of the app to a broken request would come too late
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps({"error": sentence}).encode()
             own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -1,4 +1,4 @@
-"""The API's objects, as its documentation describes them, and a record as such an object."""
+"""Objects of the API, as its documentation describes them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ State = Literal["checking", "ready", "queued", "running", "done", "failed", "can
 
 
 class Problem(BaseModel):
-    """Every reply that is no success."""
+    """Reply to a request that failed."""
 
     error: str = Field(description="One sentence: what, which value, what to do.")
 
 
 class ModelInfo(BaseModel):
-    """A model that can be chosen."""
+    """Model that can be chosen."""
 
     name: str
     modalities: list[str] = Field(description="In the order in which it takes them.")
@@ -34,7 +34,7 @@ class ModelInfo(BaseModel):
 
 
 class GalleryEntry(BaseModel):
-    """A phantom patient to try."""
+    """Phantom patient to try."""
 
     id: str
     title: str
@@ -42,14 +42,14 @@ class GalleryEntry(BaseModel):
 
 
 class ResultEntry(BaseModel):
-    """A finished patient of an earlier `segment` run."""
+    """Finished patient of an earlier `segment` run."""
 
     id: str
     title: str
 
 
 class CaseFile(BaseModel):
-    """One image of a case: a file, a stack of slices, or one volume of a 4D file."""
+    """Image of a case: a file, a stack of slices, or one volume of 4D."""
 
     id: str
     name: str
@@ -62,7 +62,7 @@ class CaseFile(BaseModel):
 
 
 class RegionResult(BaseModel):
-    """What was measured of one region; null where it is not known."""
+    """Measurements of one region; null where one is not known."""
 
     region: str
     colour: str
@@ -90,7 +90,7 @@ class LesionResult(BaseModel):
 
 
 class LabelInfo(BaseModel):
-    """What a value of the mask means."""
+    """Meaning of a value of the mask."""
 
     name: str
     colour: str
@@ -98,7 +98,10 @@ class LabelInfo(BaseModel):
 
 
 class ViewInfo(BaseModel):
-    """What a viewer loads: NIfTI files of uint8, all on one crop of the mask's grid."""
+    """Files that a viewer loads.
+
+    They are NIfTI files of uint8, all on one crop of the mask's grid.
+    """
 
     background: dict[str, str] = Field(description="Modality to URL; slope and intercept give the image's own units.")
     prediction: str = Field(description="URL; bit i of a voxel says that it lies in regions[i].")
@@ -112,7 +115,7 @@ class ViewInfo(BaseModel):
 
 
 class ResultFile(BaseModel):
-    """A file to take away."""
+    """File that can be downloaded."""
 
     name: str
     url: str
@@ -121,7 +124,7 @@ class ResultFile(BaseModel):
 
 
 class Result(BaseModel):
-    """What came out."""
+    """Result of a finished case."""
 
     status: str = Field(description="ok or warn, as in report.csv.")
     reason: str
@@ -164,7 +167,7 @@ class CaseInfo(BaseModel):
 
 
 class Changes(BaseModel, extra="forbid"):
-    """What a user may change of a case."""
+    """Changes that a user may make to a case."""
 
     roles: dict[str, Role | None] = Field(default={}, description="File id to what it shows; null: nothing of ours.")
     model: str | None = None
@@ -172,7 +175,10 @@ class Changes(BaseModel, extra="forbid"):
 
 
 class Nothing(BaseModel, extra="forbid"):
-    """What a request says that only asks: an empty object, or no body at all. Anything else is refused."""
+    """Body of a request that needs none: an empty object, or nothing.
+
+    Anything else is refused.
+    """
 
 
 class CaseTexts:
@@ -185,12 +191,12 @@ class CaseTexts:
         self._packed: dict[str, tuple[CaseRecord, bytes]] = {}
 
     def __call__(self, record: CaseRecord) -> bytes:
-        """The record as ``CaseInfo``."""
+        """Return the record as ``CaseInfo``."""
         packed = self._packed.get(record.id)
         if packed is not None and packed[0] is record:  # records are replaced, never changed
             return packed[1]
         text = json.dumps(case_json(record, self._jobs)).encode()
-        if record.state not in ("queued", "running"):  # theirs change with time alone
+        if record.state not in ("queued", "running"):  # their texts change with time alone
             if len(self._packed) >= self.MOST:
                 self._packed.clear()
             self._packed[record.id] = (record, text)
@@ -198,7 +204,7 @@ class CaseTexts:
 
 
 def case_json(record: CaseRecord, jobs: Jobs) -> dict[str, Any]:
-    """A record as ``CaseInfo``."""
+    """Return a record as ``CaseInfo``."""
     return {
         "id": record.id,
         "name": record.name,
@@ -253,7 +259,10 @@ def _result(record: CaseRecord) -> dict[str, Any] | None:
 
 
 def served_path(record: CaseRecord, name: str) -> str | None:
-    """Path below the case's folder of what may be asked for as ``name``; None for everything else."""
+    """Return the path, below the case's folder, of the file served as ``name``.
+
+    None for everything else.
+    """
     if name in record.downloads:
         return str(record.downloads[name]["path"])
     if record.result is None or not name.startswith("view/"):

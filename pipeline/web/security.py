@@ -1,6 +1,8 @@
-"""Who may ask, and what every answer carries: Host, Origin, token, session cookie, headers, size of a request.
+"""Guard of every request, and the headers of every answer.
 
-One layer of plain ASGI around the app, so that no route can forget it, and no answer (a crash's neither) lacks it.
+It checks Host, Origin, token, session cookie, headers, size of a request.
+
+One layer of plain ASGI around the app, so that it holds for every route and every answer, that of a crash too.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from pipeline.web.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_JSON_BYTES, BODY_SECONDS = 64 * 2**10, 30.0
-"""Of the body of a request that is no upload."""
+"""Limits on the body of a request that is no upload."""
 MAX_REQUESTS = 64
-"""Of one session at once, event streams among them: it must not take the connections of all."""
+"""Largest number per session at once, event streams included, so that one session cannot take all connections."""
 MAX_HEADER_BYTES, MAX_HEADER_LINES = 32 * 2**10, 100
 _OPEN_PATHS = ("/healthz", "/login", "/static/")
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
@@ -56,7 +58,7 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 
 def host_allowed(header: str, settings: Settings) -> bool:
-    """Whether this ``Host`` may be asked for.
+    """Return whether a browser may ask for this ``Host``.
 
     A page that makes its own name point here (DNS rebinding) sends that name; an address or localhost it cannot send.
     """
@@ -65,7 +67,7 @@ def host_allowed(header: str, settings: Settings) -> bool:
         return False
     name = found["name"].lower().rstrip(".")
     public = _HOST.fullmatch(settings.public_host or "")
-    if public is not None and name == public["name"]:  # whatever port a proxy leaves in it
+    if public is not None and name == public["name"]:  # with any port that a proxy leaves in it
         return True
     if name == "localhost" or name == settings.host.lower() or name in {h.lower() for h in settings.allowed_hosts}:
         return True
@@ -77,14 +79,20 @@ def host_allowed(header: str, settings: Settings) -> bool:
 
 
 def origin_allowed(origin: str | None, site: str | None, scheme: str, host: str) -> bool:
-    """Whether the page that asks is ours: its ``Origin`` is this server, or no browser sent it at all."""
+    """Return whether the request comes from our own page.
+
+    Its ``Origin`` is then this server, or no browser sent it at all.
+    """
     if origin is not None:
         return origin == f"{scheme}://{host}"
     return site in (None, "same-origin", "none")
 
 
 class Guard:
-    """The layer: refuses, or passes on with ``owner``, ``visitor`` and ``let_in`` in ``scope["state"]``."""
+    """Layer around the app that refuses a request or passes it on.
+
+    It passes it on with ``owner``, ``visitor`` and ``let_in`` in ``scope["state"]``.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions, guesses: Guesses) -> None:
         self.app, self.settings, self.sessions, self.guesses = app, settings, sessions, guesses
@@ -126,7 +134,7 @@ class Guard:
             with self.sessions.in_use(owner or ""):
                 await self.app(scope, limited, reply)
         except ClientDisconnect:
-            pass  # nobody waits for an answer
+            pass  # no visitor waits for the answer
         except Exception:
             log.exception("%s %s failed", scope["method"], _printable(scope["path"]))
             if not reply.started:
@@ -137,7 +145,7 @@ class Guard:
         if len(scope["headers"]) > MAX_HEADER_LINES or _size(scope) > MAX_HEADER_BYTES:
             return 431, f"the request's head has over {MAX_HEADER_LINES} lines or {MAX_HEADER_BYTES} bytes; send less"
         if "transfer-encoding" in headers and "content-length" in headers:
-            # A proxy may take the one and we the other: what it thinks a body would then be a request of its own.
+            # A proxy may heed one and we the other: a part of the body would then be read as a second request.
             return 400, "the request tells its length in two ways; send Content-Length or Transfer-Encoding"
         host = headers.get("host", "")
         if not host_allowed(host, self.settings):
@@ -159,7 +167,10 @@ class Guard:
 
 
 class _Reply:
-    """``send`` with the headers of every answer, and the cookie of a new session where there is one."""
+    """Function ``send`` that adds the headers of every answer.
+
+    It adds the cookie of a new session where there is one.
+    """
 
     def __init__(self, send: Send, sessions: Sessions, *, no_store: bool) -> None:
         self._send, self._sessions, self._no_store = send, sessions, no_store
@@ -182,7 +193,7 @@ class _Reply:
 
     async def error(self, status: int, sentence: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         body = json.dumps({"error": sentence}).encode()
-        # How a request goes on that cannot be read in one way only is not to be found out.
+        # Such a request may be read in two ways, so nothing after it is read.
         closing = [(b"connection", b"close")] if status in (400, 431) else []
         await self._whole(status, [(b"content-type", b"application/json"), *closing, *headers], body)
 
@@ -223,7 +234,10 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _limited(receive: Receive) -> Receive:
-    """``receive`` of a body that is neither long nor slow; what comes after it (that the visitor has gone) may take its time."""
+    """Return a ``receive`` that refuses long and slow bodies.
+
+    Messages after the body (that the visitor has gone) may take their time.
+    """
     taken, end, whole = 0, asyncio.get_running_loop().time() + BODY_SECONDS, False
 
     async def count() -> Message:

@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pipeline.web.settings import Settings
 
 MAX_SESSIONS = 10_000
-"""More than these are not kept where they hold no case: the longest unused ones go."""
+"""Largest number of sessions. Beyond it, those that hold no case and were unused longest are ended."""
 _WRITTEN_EVERY_S = 60.0
 _AT_ONCE = 100
 
 Times = tuple[float, float]
-"""When a session began and when it was last used, seconds since 1970."""
+"""Beginning and last use of a session, seconds since 1970."""
 
 
 class Sessions:
-    """All sessions of one workspace.
+    """Sessions of one workspace.
 
     Parameters
     ----------
@@ -59,12 +59,15 @@ class Sessions:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._written = {owner: seen for owner, (_, seen) in self._times.items()}
         self._secure = settings.public_url is not None
-        # Cookies know no ports: two servers on one machine need names of their own.
+        # Cookies ignore ports, so two servers on one machine need different names.
         name = "brain_session_" + hashlib.sha256(b"cookie name" + secret).hexdigest()[:8]
         self.cookie = f"__Host-{name}" if self._secure else name
 
     def new(self) -> str:
-        """A cookie's value for a visitor without one. It opens nothing before :meth:`begin`."""
+        """Return a cookie's value for a visitor without one.
+
+        It opens nothing before :meth:`begin`.
+        """
         session = secrets.token_hex(16)
         return f"{session}.{self._mac(session)}"
 
@@ -77,7 +80,10 @@ class Sessions:
         self._use(self.signed(cookie) or "", self._now())
 
     def owner(self, cookie: str | None) -> str | None:
-        """What cases of this cookie's session are filed under; None where we did not make it or it has ended."""
+        """Return the owner under which this cookie's cases are filed.
+
+        None where we did not make it or it has ended.
+        """
         owner = self.signed(cookie)
         if owner is None or owner not in self._times or self._is_over(owner):
             return None
@@ -85,14 +91,20 @@ class Sessions:
         return owner
 
     def signed(self, cookie: str | None) -> str | None:
-        """As :meth:`owner`, also of a session that has ended: this browser once knew the way in."""
+        """Return the owner as :meth:`owner`, also of a session that has ended.
+
+        The browser of such a session once knew the token.
+        """
         session, _, mac = (cookie or "").partition(".")
         if not session or not hmac.compare_digest(mac.encode(), self._mac(session).encode()):
             return None
         return hashlib.sha256(session.encode()).hexdigest()[:32]
 
     def ends(self, owner: str) -> float:
-        """When the session ends at the latest, seconds since 1970; a new one's end for one that has not begun."""
+        """Return the latest end of a session, in seconds since 1970.
+
+        For a session that has not begun it is the end of one that begins now.
+        """
         return self._times.get(owner, (self._now(), 0.0))[0] + self._age_s
 
     def end(self, owner: str) -> None:
@@ -105,20 +117,26 @@ class Sessions:
                 self._ended.popitem(last=False)
 
     def has_ended(self, owner: str) -> bool:
-        """Whether the session ended while this server ran: a request of it may still be under way."""
+        """Return whether the session ended while this server ran.
+
+        One of its requests may still be under way.
+        """
         return owner in self._ended
 
     def over(self) -> list[str]:
-        """Owners of sessions whose time is over."""
+        """Return the owners of expired sessions."""
         return [owner for owner in self._times if self._is_over(owner)]
 
     def under_way(self, owner: str) -> int:
-        """How many requests of this session are being answered."""
+        """Count the requests of this session that are being answered."""
         return self._requests[owner]
 
     @contextlib.contextmanager
     def in_use(self, owner: str) -> Iterator[None]:
-        """A request of this session, which is not idle until the block is left: uploads and event streams take long."""
+        """Keep a session from being idle until the block is left.
+
+        Uploads and event streams take long.
+        """
         self._requests[owner] += 1
         try:
             yield
@@ -130,7 +148,9 @@ class Sessions:
                 self._use(owner, self._times[owner][0])
 
     def from_header(self, header: str) -> str | None:
-        """The value of our cookie in a ``Cookie`` header; None where it is not there.
+        """Return the value of our cookie in a ``Cookie`` header.
+
+        None where it is not there.
 
         Another server on the same host can add cookies of the same name. What we did not make is passed over; of two
         that we made nobody knows which is this browser's, so neither counts.
@@ -140,11 +160,14 @@ class Sessions:
         return ours.pop() if len(ours) == 1 else None
 
     def header(self, value: str) -> str:
-        """The ``Set-Cookie`` header of a session: for this browser session, hidden from scripts and other sites."""
+        """Return the ``Set-Cookie`` header of a session.
+
+        The cookie lasts for this browser session, hidden from scripts and other sites.
+        """
         return f"{self.cookie}={value}; Path=/; HttpOnly; SameSite=Strict" + ("; Secure" if self._secure else "")
 
     def farewell(self) -> str:
-        """The ``Set-Cookie`` header that takes the cookie out of the browser."""
+        """Return the ``Set-Cookie`` header that removes the cookie from the browser."""
         return self.header("") + "; Max-Age=0"
 
     def _is_over(self, owner: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the server is told when it starts, and when it refuses to."""
+"""Settings of a server, and the checks that refuse unsafe ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from data.errors import UsageError
 
 SHORTEST_TOKEN = 16
-"""Characters: what cannot be guessed at a few tries a second."""
+"""Characters; so long a token cannot be guessed at a few tries a second."""
 _PUBLIC_URL = re.compile(
     r"https://(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?/?"
 )
@@ -18,7 +18,7 @@ _PUBLIC_URL = re.compile(
 
 @dataclass(frozen=True)
 class Settings:
-    """How one server runs.
+    """Settings of one server.
 
     Parameters
     ----------
@@ -71,12 +71,15 @@ class Settings:
 
     @property
     def public_host(self) -> str | None:
-        """What browsers send as ``Host`` to the proxy: the name, and the port where it is not 443."""
+        """Header ``Host`` that browsers send to the proxy.
+
+        It is the name, and the port where that is not 443.
+        """
         return None if self.public_url is None else _public_host(self.public_url)
 
     @property
     def max_unpacked_bytes(self) -> int:
-        """Of all files of one zip together."""
+        """Limit on all files of one zip together."""
         return 4 * self.max_upload_bytes
 
 
@@ -103,7 +106,10 @@ def _public_host(url: str) -> str:
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse to start what would not be safe. Raises :class:`data.errors.UsageError`."""
+    """Refuse settings that would not be safe.
+
+    Raises :class:`data.errors.UsageError`.
+    """
     if settings.token is None and not is_loopback(settings.host):
         raise UsageError(
             f"--host {settings.host}: others could reach the server, and it asks for no token; "

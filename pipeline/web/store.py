@@ -1,4 +1,6 @@
-"""Cases and what is known of them: in memory for every question, in SQLite for the next start.
+"""Records of the cases, in memory and in SQLite.
+
+Memory answers every question; SQLite keeps them for the next start.
 
 All of it is asked and changed in the event loop's thread; SQLite is written in a thread of its own, in order.
 """
@@ -25,7 +27,7 @@ FINISHED = frozenset({"done", "failed", "cancelled", "interrupted"})
 _REMEMBERED_RUNS = 50
 _TABLES = {"cases", "timings", "secrets"}
 _LATER_TABLES = {"sessions"}
-"""Those that the data base of an older version lacks."""
+"""Tables that the data base of an older version lacks."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Source:
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """All that the server knows of one case; times are seconds since 1970. See the API's schema for the rest.
+    """Everything that the server knows of one case.
+
+    Times are in seconds since 1970. See the API's schema for the rest.
 
     ``check`` counts the changes that a check must see: the answer to an older one is dropped. ``downloads`` maps the
     name in a URL to a file of the case's folder (path, bytes, what): what is not in it cannot be asked for.
@@ -99,13 +103,13 @@ class CaseRecord:
 
 
 def record_from(document: dict[str, Any]) -> CaseRecord:
-    """A record from its JSON."""
+    """Make a record from its JSON."""
     sources = sources_from(document.pop("sources"))
     return CaseRecord(sources=sources, **_tuples(document))
 
 
 def sources_from(documents: Sequence[dict[str, Any]]) -> tuple[Source, ...]:
-    """A record's sources from their JSON."""
+    """Make a record's sources from their JSON."""
     return tuple(Source(**_tuples(document)) for document in documents)
 
 
@@ -114,14 +118,17 @@ def _tuples(document: dict[str, Any]) -> dict[str, Any]:
 
 
 class Store:
-    """The cases of one workspace. One server at a time may have it open."""
+    """Cases of one workspace.
+
+    One server at a time may have it open.
+    """
 
     def __init__(self, path: Path) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._listeners: dict[str, set[asyncio.Event]] = {}
         self._timings: dict[str, list[tuple[int, float]]] = {}
         self.timed_runs = 0
-        """How many runs were timed since the start."""
+        """Number of runs timed since the start."""
         self._by_owner: dict[str, dict[str, None]] = {}
         self.records: dict[str, CaseRecord] = {}
         self._connection = self._thread.submit(_open, path).result()
@@ -135,20 +142,29 @@ class Store:
 
     @property
     def workspace_id(self) -> str:
-        """32 hex digits that no other data base has, and that tell nothing of its secret."""
+        """Identity of the data base, 32 hex digits.
+
+        No other data base has it, and it tells nothing of the secret.
+        """
         return hashlib.sha256(b"workspace" + self.secret).hexdigest()[:32]
 
     def get(self, case_id: str, owner: str | None = None) -> CaseRecord | None:
-        """A case, if it is this owner's (None: whoever's)."""
+        """Return a case of this owner;
+
+        None for ``owner`` means any.
+        """
         record = self.records.get(case_id)
         return record if record is not None and owner in (None, record.owner) else None
 
     def of_owner(self, owner: str) -> list[CaseRecord]:
-        """The cases of one owner, the newest first."""
+        """Return the cases of one owner, the newest first."""
         return [self.records[case_id] for case_id in reversed(self._by_owner.get(owner, {}))]
 
     async def put(self, record: CaseRecord) -> CaseRecord:
-        """Keep a record: in memory and for all listeners at once, on the disk when this returns."""
+        """Keep a record in memory, tell its listeners, and write it.
+
+        The disk has it when this returns.
+        """
         self.show(record)
         document = json.dumps(asdict(record), allow_nan=False)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, record.id, document)
@@ -177,16 +193,16 @@ class Store:
         """Write when a session began and was last used, in a while; None: that it has ended."""
         self._thread.submit(self._write_session, owner, times)
 
-    # Who waits for a change
+    # Listeners
 
     def notify(self, case_id: str) -> None:
-        """Wake those who listen to a case."""
+        """Wake the listeners of a case."""
         for event in self._listeners.get(case_id, ()):
             event.set()
 
     @contextlib.contextmanager
     def listen(self, case_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at every change of a case until the block is left."""
+        """Yield an event that every change of a case sets."""
         event = asyncio.Event()
         events = self._listeners.setdefault(case_id, set())
         events.add(event)
@@ -197,7 +213,7 @@ class Store:
             if not events:
                 self._listeners.pop(case_id, None)
 
-    # How long runs take
+    # Times of runs
 
     async def add_timing(self, model: str, voxels: int, seconds: float) -> None:
         """Remember how long a run took."""
@@ -208,16 +224,19 @@ class Store:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write_timing, model, voxels, seconds)
 
     def expected_seconds(self, model: str | None, voxels: int) -> float | None:
-        """How long a run of so many voxels should take, by the median of earlier ones; None before the first."""
+        """Estimate the seconds of a run of so many voxels from earlier runs.
+
+        It is the median of the runs nearest in size. None before the first run.
+        """
         runs = self._timings.get(model or "", [])
         if not runs:
             return None
-        # Of the size nearest to this one: what a run costs beside its voxels is then the same.
+        # Runs of nearly the same size have nearly the same fixed cost.
         near = sorted(runs, key=lambda run: abs(run[0] - voxels))[:9]
         return median(seconds * (max(voxels, 1) / max(known, 1)) ** 0.8 for known, seconds in near)
 
     async def close(self) -> None:
-        """Write what is waiting and let go of the file."""
+        """Write the pending changes and close the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
 
@@ -244,7 +263,7 @@ class Store:
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
-        with contextlib.suppress(FileExistsError):  # the journals that sqlite lays beside it have its mode
+        with contextlib.suppress(FileExistsError):  # sqlite gives its journals the mode of this file
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(path, timeout=1.0)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second server on this workspace is refused
@@ -252,7 +271,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         with connection:
-            connection.execute("BEGIN IMMEDIATE")  # all tables or none: their names tell the server's data base
+            connection.execute("BEGIN IMMEDIATE")  # all tables or none: their names identify a data base of this server
             connection.execute("CREATE TABLE IF NOT EXISTS cases (id TEXT PRIMARY KEY, document TEXT NOT NULL)")
             connection.execute("CREATE TABLE IF NOT EXISTS timings (model TEXT, voxels INTEGER, seconds REAL)")
             connection.execute("CREATE TABLE IF NOT EXISTS sessions (owner TEXT PRIMARY KEY, born REAL, seen REAL)")

@@ -1,4 +1,4 @@
-"""Whose turn it is: one job of each user after the other, so that nobody waits for another's ten."""
+"""Fair order of jobs: one of each user after the other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from itertools import zip_longest
 
 
 class Turns:
-    """A queue of jobs that goes round the users in the order in which they came."""
+    """Queue of jobs that takes one of each user in turn.
+
+    Users come in the order of their first job.
+    """
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[str]] = {}
         self.changes = 0
-        """How often the queue has changed."""
+        """Number of changes so far."""
 
     def add(self, owner: str, job: str) -> None:
         """Put a job at the end of its owner's line."""
@@ -35,7 +38,10 @@ class Turns:
         return False
 
     def take(self) -> str | None:
-        """The next job; its owner goes to the end. None when nobody waits."""
+        """Take the next job; its owner goes to the end.
+
+        None when nobody waits.
+        """
         if not self._queues:
             return None
         self.changes += 1
@@ -47,13 +53,16 @@ class Turns:
         return job
 
     def __iter__(self) -> Iterator[str]:
-        """Jobs in the order in which they will be taken, if nobody comes."""
+        """Yield the jobs in the order in which they will be taken.
+
+        A job that comes later may change it.
+        """
         for turn in zip_longest(*self._queues.values()):
             yield from (job for job in turn if job is not None)
 
 
 class Line:
-    """One at a time, and of those who wait one of each user after the other."""
+    """Lock for one at a time, given to the users in turn."""
 
     def __init__(self) -> None:
         self._turns = Turns()
@@ -78,7 +87,7 @@ class Line:
         try:
             await self._waiting[ticket]
         except asyncio.CancelledError:
-            if not self._turns.remove(ticket):  # it has just become ours
+            if not self._turns.remove(ticket):  # the turn was given to this task meanwhile
                 self._pass_on()
             raise
         finally:

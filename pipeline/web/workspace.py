@@ -1,4 +1,4 @@
-"""The server's folder: what may be one, which folders of cases in it are ours, and what is left there by a kill."""
+"""Folder of the server: its checks, folders of cases, remains of killed processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ log = logging.getLogger(__name__)
 DATABASE = "web.sqlite3"
 _CASE = re.compile(r"[0-9a-f]{32}")
 _UPLOAD = re.compile(r"upload-[0-9a-f]{32}(\.nii|\.nii\.gz)?")
-"""A mask that was edited, until it is taken."""
+"""Name of an edited mask until the checking process takes it."""
 
 
 def open_workspace(workspace: Path) -> None:
-    """Make the folder and its ``cases`` where they are missing, for the owner alone; modes of what is there stay.
+    """Make the folder and its ``cases`` where they are missing.
+
+    They are made for the owner alone; the modes of an existing folder stay.
 
     Raises
     ------
@@ -57,7 +59,10 @@ def open_workspace(workspace: Path) -> None:
 
 
 def _require_private(path: Path) -> None:
-    """Refuse a folder or a data base that another user than the system's own has, or that others may write in."""
+    """Refuse a folder or a data base that other users own or may write.
+
+    Those of the system's own user are accepted.
+    """
     if not hasattr(os, "getuid"):  # Windows
         return
     status = path.stat()
@@ -73,7 +78,9 @@ def _require_private(path: Path) -> None:
 
 
 class CaseFolders:
-    """The folders of cases in one workspace, each with a mark that names the workspace and the case.
+    """Folders of the cases in one workspace.
+
+    Each holds a mark that names the workspace and the case.
 
     Parameters
     ----------
@@ -87,11 +94,14 @@ class CaseFolders:
         self.root, self._workspace_id = root, workspace_id
 
     def path(self, case_id: str) -> Path:
-        """Where a case's files lie."""
+        """Return the folder of a case's files."""
         return self.root / case_id
 
     def make(self, case_id: str) -> Path:
-        """The folder of a new case, with what every case has in it. Raises OSError."""
+        """Make the folder of a new case and its subfolders.
+
+        Raises OSError.
+        """
         folder = self.path(case_id)
         make_own_folder(folder, self._made_for(case_id), 0o700)
         for name in ("files", "edits"):
@@ -99,11 +109,14 @@ class CaseFolders:
         return folder
 
     def is_ours(self, case_id: str) -> bool:
-        """Whether a case's folder is there as it was made, and no link."""
+        """Return whether a case's folder is there as it was made, and no link."""
         return _CASE.fullmatch(case_id) is not None and is_own_folder(self.path(case_id), self._made_for(case_id))
 
     def remove(self, case_id: str) -> None:
-        """Remove a case's folder, if it is ours; else it stays, and the log says so."""
+        """Remove a case's folder, if it is ours.
+
+        Else it stays, and the log says so.
+        """
         folder = self.path(case_id)
         if not os.path.lexists(folder):
             return
@@ -111,7 +124,9 @@ class CaseFolders:
             log.warning("%s: not removed, or not whole; it is not as the server made it, or something keeps it", folder)
 
     def tidy(self, known: frozenset[str]) -> None:
-        """Remove what a kill left: folders of ours that no case has, and in those of ``known`` cases half-written files.
+        """Remove the remains of killed processes.
+
+        These are folders of ours that no case has, and half-written files of the ``known`` cases.
 
         A known case's folder without a mark is of an older version, and gets one.
         """
@@ -135,5 +150,8 @@ class CaseFolders:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in a case's folder; for who alone works there."""
+    """Remove half-written files of a killed process from a case's folder.
+
+    The caller must be the only process that works there.
+    """
     remove_temporary_files(folder, ("files", "edits", "view"))

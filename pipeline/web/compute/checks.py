@@ -1,4 +1,7 @@
-"""Looking at a case before it runs: every voxel by the rules of `inspect`, which models fit, what is missing."""
+"""Look at a case before it runs: voxels, fitting models, missing images.
+
+Every voxel is read, by the rules of `inspect`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ Request = dict[str, Any]
 
 
 def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = False) -> Case:
-    """The case as the user assigned it; with ``linked``, its files under ``folder/<modality>.nii.gz``."""
+    """Return the case as the user assigned it.
+
+    With ``linked``, its files are linked as ``folder/<modality>.nii.gz``.
+    """
     images: dict[str, ImageSource] = {}
     for source in record["sources"]:
         if source["role"] is not None:
@@ -37,7 +43,7 @@ def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = F
     ordered = {modality: images[modality] for modality in MODALITIES if modality in images}
     conventions = tuple(record["conventions"])
     if reference is None and record["convention"] not in (None, *conventions):
-        conventions = ()  # the names left it open, and it was settled as in _convention
+        conventions = ()  # the names left the convention open; _convention decided it
     return Case(
         record["name"], Path(FOLDER), record["layout"], record["layout_reason"], ordered, reference,
         conventions, (), tuple(record["notes"]),
@@ -55,7 +61,10 @@ def _link(stored: Path, path: Path) -> Path:
 
 
 def check(request: Request) -> dict[str, Any]:
-    """Every voxel looked at by the rules of `inspect`; which models fit; whether it can run."""
+    """Read every voxel and say which models fit and whether the case can run.
+
+    The rules are those of `inspect`.
+    """
     from pipeline.inspect import inspect_case
 
     record, max_voxels = request["case"], request["max_voxels"]
@@ -74,8 +83,8 @@ def check(request: Request) -> dict[str, Any]:
     if chosen is not None and missing:
         place = "its place" if len(missing) == 1 else "their place"
         warnings.append(
-            f"no {', '.join(missing)} image: {chosen.name} takes zeros in {place}, which it was trained for, but the mask "
-            "is better with all that there are"
+            f"no {', '.join(missing)} image: {chosen.name} takes zeros in {place}, which it was trained for, but the "
+            "mask is better with all that there are"
         )
     warnings += _unknown_spacing(case, seen)
     sources = [_looked_at(source, seen, problems + warnings, max_voxels) for source in record["sources"]]
@@ -83,7 +92,7 @@ def check(request: Request) -> dict[str, Any]:
     names = shown_names(record["sources"])
 
     def said(text: str) -> str:
-        return with_names(for_page(text), names)  # a name is never reworded, whatever it reads like
+        return with_names(for_page(text), names)  # names come last, so that a name is never reworded
 
     return {
         "sources": [source | {"problem": source["problem"] and said(source["problem"])} for source in sources],
@@ -105,7 +114,11 @@ def _fits(model: Checkpoint, case: Case) -> bool:
 
 
 def _chosen(wanted: str | None, fitting: Sequence[Checkpoint], case: Case) -> Checkpoint | None:
-    """What the user asks for, else what `segment` would take by itself, else the one that lacks least."""
+    """Choose the model of a case.
+
+    It is the one that the user asks for, else the one that `segment` would take by itself, else the one that lacks
+    fewest images.
+    """
     if not fitting:
         return None
     names = {model.name: model for model in fitting}
@@ -134,13 +147,13 @@ def _convention(case: Case, model: Checkpoint | None, max_voxels: int) -> Conven
     fallback = str(model.settings["convention"]) if model else None
     choice = choose_conventions([case], fallback=fallback, read_labels=labels)[case.case_id]
     if choice.error and case.reference is None and case.conventions:
-        # Nothing is compared, and a page has no --convention: the model's own, as for names that say nothing.
+        # Nothing is compared, and the page cannot choose a convention: take the model's own.
         return _convention(replace(case, conventions=()), model, max_voxels)
     return choice
 
 
 def _unknown_spacing(case: Case, seen: dict[str, Any]) -> list[str]:
-    """A sentence where an image says neither how large its voxels are nor how it lies in the patient."""
+    """Return a sentence where an image states neither voxel size nor orientation."""
     for role, source in case.images.items():
         image = seen["images"][role]
         if image["shape"] and image["spacing_mm"] is None:

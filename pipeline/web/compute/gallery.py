@@ -1,4 +1,4 @@
-"""Examples that are nobody: phantom patients, so that an empty page shows in one click what it does."""
+"""Phantom patients to try on a page that has no case yet."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ GALLERY = (
 
 
 def find_example(example_id: str) -> Example | None:
-    """The entry of this id, or None."""
+    """Return the entry of this id, or None."""
     return next((entry for entry in GALLERY if entry.id == example_id), None)
 
 
 def example_sources(entry: Example) -> tuple[Source, ...]:
-    """The images that the example will have, assigned."""
+    """Return the images that the example will have, assigned."""
     roles = [role for role in _NAMES if role not in entry.without]
     return tuple(
         Source(str(number), f"phantom-{entry.id}-{_NAMES[role]}.nii.gz", (f"f{number:04d}.nii.gz",), None, role, role)

@@ -1,4 +1,6 @@
-"""What the computing processes do: look at a case, segment it, open an earlier result, take an edited mask.
+"""Requests that the computing processes answer.
+
+They look at a case, segment it, open an earlier result, or take an edited mask.
 
 Each works in the case's own folder, which is the current one, with relative paths:
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT, VIEW, EDITS = (Path(name) for name in ("input", "output", "view", "edits"))
 MAX_EDITS = 99
-"""Of one case."""
+"""Largest number per case."""
 
 
 def check_process(request: Request, emit: Emit) -> Any:
@@ -69,7 +71,10 @@ def job_process(request: Request, emit: Emit) -> Any:
 
 
 def segment(request: Request, emit: Emit) -> dict[str, Any]:
-    """The same run as `segment` on the command line, for one patient; raises SegmentationError with its reason."""
+    """Segment one patient as `segment` on the command line does.
+
+    Raises SegmentationError with its reason.
+    """
     from pipeline.segment.run import SegmentOptions, segment_cases
     from pipeline.segment.state import numbers_of, read_state
     from pipeline.web.compute.results import Outcome, describe
@@ -98,7 +103,10 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
 
 
 def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> dict[str, Any]:
-    """The answer of a case with a mask: its result, what can be taken away, and the zip of that, written."""
+    """Return the answer of a case with a mask, and write its zip.
+
+    The answer holds the result and the files that can be downloaded.
+    """
     from pipeline.segment.state import plain_json
     from pipeline.web.compute.results import offer
 
@@ -110,7 +118,7 @@ def finished(result: dict[str, Any], mask: Path, *, of_a_run: bool = False) -> d
 
 
 def earlier_results(request: Request) -> dict[str, str]:
-    """The finished patients of a `segment` run's folder: an id for URLs -> case id."""
+    """Return the finished patients of a `segment` run's folder: id for URLs -> case id."""
     from pipeline.evaluate.label_maps import find_label_maps
 
     found = [
@@ -120,7 +128,10 @@ def earlier_results(request: Request) -> dict[str, str]:
 
 
 def open_earlier(request: Request) -> dict[str, Any]:
-    """A finished patient of a `segment` run's folder: its mask copied, its numbers read, its images packed."""
+    """Open a finished patient of a `segment` run's folder.
+
+    Its mask is copied, its numbers are read, its images are packed.
+    """
     from pipeline.evaluate.label_maps import find_label_maps
     from pipeline.segment.state import numbers_of, read_state
     from pipeline.web.compute.results import OF_A_RUN, Outcome, describe, read_row
@@ -148,7 +159,10 @@ def open_earlier(request: Request) -> dict[str, Any]:
 
 
 def _taken(path: Path, root: Path) -> Path | None:
-    """A file of the results copied to where a case has its own; None where it is not there, or a link out of them."""
+    """Copy a file of the results into the case's own output folder.
+
+    Returns the copy's path. None where it is not there, or a link out of them.
+    """
     if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
         return None
     OUTPUT.mkdir(exist_ok=True)
@@ -157,7 +171,10 @@ def _taken(path: Path, root: Path) -> Path | None:
 
 
 def _images(root: Path, found: LabelMap) -> dict[str, ImageSource]:
-    """What the mask was drawn on: where that were slices, the volumes of them that the run wrote beside the mask."""
+    """Return the images on which the mask was drawn.
+
+    Where they were slices, these are the volumes that the run wrote beside the mask.
+    """
     images = dict(found.images)
     for modality, flat in product(images, (False, True)):
         written = result_path(root, found.folder, modality, flat)
@@ -167,7 +184,9 @@ def _images(root: Path, found: LabelMap) -> dict[str, ImageSource]:
 
 
 def _reference(root: Path, found: LabelMap, max_voxels: int) -> ImageSource | None:
-    """What the run compared with: the inputs that its run.json calls no image, where they are still the same files.
+    """Return the reference of the run's scores, where it is still the same file.
+
+    It is made of the inputs that run.json lists and does not call an image.
 
     Its scores are of those; another file in their place would contradict them.
     """
@@ -181,7 +200,7 @@ def _reference(root: Path, found: LabelMap, max_voxels: int) -> ImageSource | No
     try:
         read_header(source, max_voxels=max_voxels)
         same = [sha256_of(path) == inputs[str(path)] for path in source.paths]
-    except (OSError, ValueError, InputError, IndexError):  # gone, or no longer to be read
+    except (OSError, ValueError, InputError, IndexError):  # gone, or no longer readable
         return None
     return source if all(same) else None
 
@@ -197,7 +216,7 @@ def _row_of(root: Path, case: str, read_row: Callable[[Path, str], dict[str, Any
 
 
 def take(request: Request) -> dict[str, Any]:
-    """What came in, unpacked, kept and recognised: the parts of a record that it tells."""
+    """Unpack, keep and recognise an upload; return the parts of a record that follow."""
     from pipeline.web.intake.files import take_in
 
     received = [Received(item["name"], Path(item["path"])) for item in request["received"]]
@@ -206,20 +225,23 @@ def take(request: Request) -> dict[str, Any]:
 
 
 def set_edits_aside() -> None:
-    """Keep the edits of a mask that is made anew under a name of their own: they are somebody's work, but not of that mask."""
+    """Rename the edited masks of a mask that is made anew.
+
+    They are a user's work, but they do not belong to the new mask.
+    """
     earlier = [int(found[1]) for path in EDITS.glob("*") if (found := re.match(r"earlier-([0-9]+)-edited-", path.name))]
     for path in sorted(EDITS.glob("edited-*")):
         path.rename(path.with_name(f"earlier-{max(earlier, default=0) + 1}-{path.name}"))
 
 
 def take_edit(request: Request) -> dict[str, Any]:
-    """Check an edited label map against the mask, and keep it with where it comes from."""
+    """Check an edited label map against the mask, and keep it with its provenance."""
     from pipeline.web.compute.results import offer
 
     remove_leftovers(Path())
     mask_path, limit = Path(request["mask"]), request["max_voxels"]
     upload = Path(request["upload"])
-    # Here, where one request is answered after the other: of two edits that come at once neither replaces the other.
+    # The number is chosen in this process, which answers one request at a time, so that two edits never share one.
     number = 1 + max((int(path.name[7:9]) for path in EDITS.glob("edited-[0-9][0-9].nii.gz")), default=0)
     try:
         if number > MAX_EDITS:
@@ -228,8 +250,8 @@ def take_edit(request: Request) -> dict[str, Any]:
         edited = read_label_map(ImageSource((upload,)), max_voxels=int(np.prod(mask.array.shape)) * 2)
         if not edited.grid.matches(mask.grid):
             raise InputError(
-                f"the edited mask lies on another grid ({edited.grid.described()}) than the mask ({mask.grid.described()}); "
-                "save it on the mask's own grid"
+                f"the edited mask lies on another grid ({edited.grid.described()}) than the mask "
+                f"({mask.grid.described()}); save it on the mask's own grid"
             )
         convention = load_convention(request["convention"])
         if unknown := convention.unknown_labels(count_labels(edited.array)):
@@ -262,7 +284,7 @@ def take_edit(request: Request) -> dict[str, Any]:
 
 
 def example(request: Request) -> dict[str, Any]:
-    """Make the phantom patient of the gallery, then look at it like at any other."""
+    """Make a phantom patient of the gallery, then check it as any case."""
     from pipeline.web.compute.gallery import write_example
 
     write_example(request["about"], FILES)

@@ -1,4 +1,7 @@
-"""The server's side of a computing process: start, ask, watch its time and memory, stop; whatever it does, we go on."""
+"""Server side of a computing process: start, ask, watch time and memory, stop.
+
+The server goes on, however the process ends.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[3]
 _LONGEST_ANSWER = 32 * 2**20
 _WATCH_S = 0.25
 _START_S = 120.0
-"""For a process to begin: imports on a machine that is busy."""
+"""Limit on the start of a process, whose imports take long on a busy machine."""
 
 
 class JobFailed(Exception):
-    """A request came to nothing; the text is the sentence for the user."""
+    """Failure of a request; its text is the sentence for the user."""
 
 
 class ComputingProcess:
@@ -45,13 +48,13 @@ class ComputingProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the running process, if there is one."""
+        """Process id of the running process, or None."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def ask(
         self, request: dict[str, Any], seconds: float, on_stage: Callable[[str, float], None] | None = None
     ) -> Any:
-        """The answer to one request; requests wait for each other.
+        """Return the answer to one request; requests wait for each other.
 
         Raises
         ------
@@ -77,8 +80,8 @@ class ComputingProcess:
                 ) from None
             except asyncio.LimitOverrunError:
                 raise JobFailed(
-                    f"more than {_LONGEST_ANSWER // 2**20} MB of text would have to be said of it; try fewer images, and "
-                    "shorter names"
+                    f"more than {_LONGEST_ANSWER // 2**20} MB of text would have to be said of it; try fewer images, "
+                    "and shorter names"
                 ) from None
             except (OSError, ValueError, asyncio.IncompleteReadError):
                 raise JobFailed(await self._why_dead(process)) from None
@@ -97,7 +100,7 @@ class ComputingProcess:
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is None:
             return self._process
-        await self._kill()  # one that died while nobody asked
+        await self._kill()  # one that died between two requests
         paths = [str(ROOT), *(path for path in sys.path if path)]
         self._too_much_memory = False
         self._process = await asyncio.create_subprocess_exec(
@@ -106,7 +109,7 @@ class ComputingProcess:
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             limit=_LONGEST_ANSWER,
-            start_new_session=True,  # Ctrl-C is for the server, which then ends us in order
+            start_new_session=True,  # Ctrl-C reaches the server alone, which then ends this process in order
         )
         return self._process
 
@@ -140,7 +143,9 @@ class ComputingProcess:
             with contextlib.suppress(ValueError):
                 how = f"by signal {signal.Signals(-code).name}"
         hint = ", probably for want of memory" if code == -9 else ""
-        return f"the process that computes it ended {how}{hint}; run it again, and tell who runs the server if it ends again"
+        return (
+            f"the process that computes it ended {how}{hint}; run it again, and tell who runs the server if it ends again"
+        )
 
     async def _watch_memory(self, process: asyncio.subprocess.Process) -> None:
         while self.memory_bytes and process.returncode is None:
@@ -158,13 +163,13 @@ class ComputingProcess:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 if hasattr(os, "killpg"):
-                    os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+                    os.killpg(process.pid, signal.SIGKILL)  # and the processes that it started
                 else:
                     process.kill()
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(10):
                 await process.wait()
-                # Both pipes to their end: the loop may be closed next.
+                # Read both pipes to their end: the event loop may be closed next.
                 assert process.stdin is not None and process.stdout is not None
                 process.stdin.close()
                 await process.stdin.wait_closed()

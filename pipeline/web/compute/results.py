@@ -1,4 +1,6 @@
-"""What the page shows of a finished case: numbers from the run's own records, images packed for the viewer, one zip.
+"""Result of a finished case as the page shows it.
+
+Numbers come from the run's own records; images are packed for the viewer, and all files into one zip.
 
 Runs in the process that computes, where memory and time are limited.
 """
@@ -34,14 +36,14 @@ from pipeline.web.compute.view import lesion_centres, turned, write_view
 Mask = NDArray[np.bool_]
 ZIP_NAME = "everything.zip"
 SHOWN_LESIONS = 100
-"""Of each region; lesions.csv has them all."""
+"""Largest number per region; lesions.csv has them all."""
 OF_A_RUN = {
     "report.csv": "all patients of that run: status, volumes, scores",
     "metrics.csv": "all patients of that run: every score of each region",
     "lesions.csv": "all patients of that run: every lesion",
     "report.html": "the report of that run, one page for all its patients",
 }
-"""What an earlier run's folder has beside the masks."""
+"""Files of an earlier run's folder beside the masks."""
 _WHAT = {
     "seg": "the mask, in the images' own grid and label convention",
     "preview": "picture of three planes",
@@ -57,7 +59,7 @@ _SHOWN = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a finished case lies.
+    """Files and table rows of a finished case.
 
     Parameters
     ----------
@@ -79,7 +81,9 @@ class Outcome:
 
 
 def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, Any]:
-    """The result of a case as the API gives it, without URLs; the viewer's files are written to ``view_folder``.
+    """Return the result of a case as the API gives it, without URLs.
+
+    The viewer's files are written to ``view_folder``.
 
     Returns
     -------
@@ -108,7 +112,7 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
     return {
         "status": row.get("status", "ok"),
         "reason": for_page(str(row.get("reason") or "")),
-        # Columns of report.csv are not what the page shows.
+        # Flags that name columns of report.csv say nothing to a user of the page.
         "flags": [
             flag for flag in for_page(str(row.get("flags") or "")).split("; ") if flag and "_<region>" not in flag
         ],
@@ -161,7 +165,7 @@ def _region(
 
 
 def _lesions(rows: list[dict[str, Any]], masks: Mapping[str, Mask], grid: Grid) -> list[dict[str, Any]]:
-    """The predicted lesions, of each region the largest."""
+    """Return the predicted lesions, the largest ones of each region."""
     shown = [row for row in rows if row.get("side") == "prediction" and row["lesion"] <= SHOWN_LESIONS]
     centres = {
         region: lesion_centres(mask, grid, [row for row in shown if row["region"] == region])
@@ -191,14 +195,17 @@ def _number(value: Any) -> float | None:
 
 
 def _first_number(*values: Any) -> float | None:
-    """The first that is known."""
+    """Return the first number that is known."""
     return next((number for value in values if (number := _number(value)) is not None), None)
 
 
 def _reference_masks(
     reference: ImageSource | None, mask: Volume, convention: LabelConvention, max_voxels: int
 ) -> dict[str, Mask] | None:
-    """The reference on the mask's grid; None where it cannot be compared, which the run's warnings have said."""
+    """Return the reference's masks on the mask's grid.
+
+    None where it cannot be compared, which the run's warnings have said.
+    """
     if reference is None:
         return None
     try:
@@ -209,11 +216,13 @@ def _reference_masks(
     return None if array is None else convention.region_masks(array)
 
 
-# What can be taken away
+# Files to download
 
 
 def offer(output: Path, folder: Path, mask: Path, *, of_a_run: bool = False) -> dict[str, dict[str, Any]]:
-    """What a finished case offers, the mask first: name in a URL -> path (below the case's folder), bytes, what.
+    """List the files that a finished case offers, the mask first.
+
+    Returns name in a URL -> path (below the case's folder), bytes, what.
 
     ``everything.zip``, which holds all the others, is written. With ``of_a_run`` the tables are of a whole run, in
     which the case was one of many.
@@ -232,7 +241,7 @@ def offer(output: Path, folder: Path, mask: Path, *, of_a_run: bool = False) -> 
 
 
 def _what_is(name: str, of_a_run: bool) -> str:
-    """A few words on a file that is offered."""
+    """Describe a file that is offered, in a few words."""
     if of_a_run and name in OF_A_RUN:
         return OF_A_RUN[name]
     if name in _WHAT:
@@ -254,13 +263,16 @@ def _what_is(name: str, of_a_run: bool) -> str:
 def _write_zip(target: Path, names: Mapping[str, Path]) -> None:
     with atomic_write(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, path in names.items():
-            # A date of its own would make two zips of the same files differ.
+            # No date, so that two zips of the same files are the same.
             with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as entry, path.open("rb") as source:
                 shutil.copyfileobj(source, entry)
 
 
 def read_row(report: Path, case: str) -> dict[str, Any]:
-    """The row of one case in a report.csv; empty where there is none. Raises OSError, ValueError."""
+    """Return the row of one case in a report.csv; empty without one.
+
+    Raises OSError, ValueError.
+    """
     text = read_regular_file(report, LARGEST_TABLE).decode("utf-8-sig")
     try:
         return next((row for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("case") == case), {})

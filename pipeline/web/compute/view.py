@@ -1,4 +1,4 @@
-"""What the viewer loads: images and masks of one case as small NIfTI files, all on one crop."""
+"""Files that the viewer loads: images and masks as NIfTI, on one crop."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def write_view(
     folder: Path,
     max_voxels: int,
 ) -> dict[str, Any]:
-    """Write the viewer's files to ``folder``; what the API says of them, with file names in place of URLs.
+    """Write the viewer's files to ``folder``.
 
-    All lie on one crop of the mask's grid: to the heads and masks, with a margin of two voxels. An image on another grid
-    is resampled for this; one that cannot be brought onto the mask's is left out.
+    Returns their description for the API, with file names in place of URLs.
+
+    All lie on one crop of the mask's grid: to the heads and masks, with a margin of two voxels. An image on another
+    grid is resampled for this; one that cannot be brought onto the mask's is left out.
     """
     backgrounds = _backgrounds(images, mask.grid, max_voxels)
     filled = np.zeros(mask.grid.shape, dtype=bool)
@@ -73,7 +75,7 @@ def _backgrounds(images: Mapping[str, ImageSource], grid: Grid, max_voxels: int)
     for modality in sorted(images, key=lambda name: MODALITIES.index(name) if name in MODALITIES else 9):
         try:
             volume = read_volume(images[modality], max_voxels=max_voxels)
-        except InputError:  # the run has said so
+        except InputError:  # the run's warnings name it
             continue
         array = turned(volume, grid)
         if array is None and grid.spacing_known and volume.grid.spacing_known:
@@ -90,7 +92,10 @@ def _backgrounds(images: Mapping[str, ImageSource], grid: Grid, max_voxels: int)
 
 
 def _eight_bits(image: NDArray[Any]) -> tuple[NDArray[np.uint8], float, float]:
-    """As in the report's viewer: 256 steps between the 0.5 and 99.8 percentile of what is not 0."""
+    """Scale an image to 256 grey values, as the report's viewer does.
+
+    They span the 0.5 to the 99.8 percentile of the voxels that are not 0.
+    """
     inside = image[image != 0]
     low, high = map(float, np.percentile(inside, [0.5, 99.8])) if inside.size else (0.0, 1.0)
     low = min(low, 0.0)
@@ -121,7 +126,10 @@ def _write(
 
 
 def turned(volume: Volume, grid: Grid) -> NDArray[Any] | None:
-    """The voxels in the order of ``grid``, where they are the same voxels; else None."""
+    """Return the voxels in the order of ``grid``.
+
+    None where they are not the same voxels.
+    """
     aligned = volume.grid.reoriented(grid.orientation)
     if not (aligned.matches(grid) if grid.spacing_known else aligned.shape == grid.shape):
         return None
@@ -129,13 +137,13 @@ def turned(volume: Volume, grid: Grid) -> NDArray[Any] | None:
 
 
 _NEAR_MM = 0.01
-"""Two centroids so near to each other are one: the mask's file holds its grid in single precision."""
+"""Distance below which two centroids are the same: the mask's file holds its grid in single precision."""
 
 
 def lesion_centres(
     mask: NDArray[np.bool_], grid: Grid, rows: Sequence[Mapping[str, Any]]
 ) -> dict[int, tuple[int, int, int]]:
-    """The voxel of each lesion of one region's mask that is nearest to its centroid.
+    """Return each lesion's voxel that is nearest to the lesion's centroid.
 
     Parameters
     ----------
@@ -166,7 +174,7 @@ def lesion_centres(
         centroid = voxels.mean(axis=0)
         if _agrees(row, len(voxels), grid.affine[:3, :3] @ centroid + grid.affine[:3, 3]):
             apart_mm = np.linalg.norm((voxels - centroid) @ grid.affine[:3, :3].T, axis=1)
-            # To a millionth: rounding must not choose among voxels that are equally near.
+            # Rounded to a millionth, so that rounding errors do not choose among equally near voxels.
             i, j, k = voxels[np.round(apart_mm, 6).argmin()].tolist()
             found[number] = (i, j, k)
     return found

@@ -1,11 +1,13 @@
-"""The process that computes: one request a line of JSON in, lines of JSON out, under limits that the server sets.
+"""Process that computes.
+
+It reads one request a line of JSON and writes lines of JSON, under limits that the server sets.
 
     python -m pipeline.web.compute.worker FUNCTION MEMORY_BYTES
 
-It says ``{"ready": true}``, then for each request any number of ``{"stage": ..., "share": ...}`` and one ``{"done": ...}``
-or ``{"failed": sentence}``. FUNCTION is ``module:name``, called with a request and a function for messages; what it returns is the answer. The
-process keeps what it has imported and the last models, so the second case of a model starts at once. It ends when the
-server does, whatever it is at.
+It writes ``{"ready": true}``, then for each request any number of ``{"stage": ..., "share": ...}`` and one
+``{"done": ...}`` or ``{"failed": sentence}``. FUNCTION is ``module:name``; it is called with a request and a function
+for messages, and returns the answer. The process keeps its imports and the last models, so the second case of a model
+starts at once. It ends at once when the server ends.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ NO_MEMORY = "not enough memory for this case: it has too many voxels for the mem
 
 def main(function: str, memory_bytes: int) -> None:
     """Answer requests until the input ends."""
-    # What a library prints must not be taken for an answer.
+    # Output that a library prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _limit_memory(memory_bytes)
@@ -48,7 +50,7 @@ def main(function: str, memory_bytes: int) -> None:
 def _read(source: BinaryIO, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
     for line in source:
         requests.put(json.loads(line))
-    os._exit(0)  # the server is gone: nobody waits for what the other thread is at
+    os._exit(0)  # the server is gone, and the other thread's answer has no reader
 
 
 def _answer(
@@ -59,7 +61,7 @@ def _answer(
 
     here = Path.cwd()
     try:
-        os.chdir(request["folder"])  # sentences and tables then hold no path of the server
+        os.chdir(request["folder"])  # so that sentences and tables hold no path of the server
         return {"done": perform(request, emit)}
     except SegmentationError as error:
         return {"failed": str(error)}
@@ -67,7 +69,7 @@ def _answer(
         return {"failed": NO_MEMORY}
     except Exception as error:
         log.exception("%s failed", request.get("do"))
-        if "can't allocate memory" in str(error):  # torch's way to say it
+        if "can't allocate memory" in str(error):  # torch's own message
             return {"failed": NO_MEMORY}
         return {"failed": f"unexpected {type(error).__name__} while computing; the server's log says more"}
     finally:
@@ -81,14 +83,17 @@ def _send(target: BinaryIO, message: dict[str, Any]) -> None:
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """An allocation beyond it fails, so that the case can say so; the server watches too."""
+    """Make allocations beyond the limit fail.
+
+    The case can then say so; the server watches the memory too.
+    """
     if memory_bytes <= 0:
         return
     try:
         import resource
     except ImportError:  # Windows
         return
-    # Not RLIMIT_AS: address space that is only reserved, as CUDA and thread stacks do, is no memory.
+    # Not RLIMIT_AS, which also counts address space that CUDA and thread stacks only reserve.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 

@@ -1,1 +1,1 @@
-"""Intake of what a browser sends: uploads, zip files, one patient's files."""
+"""Intake of a browser's uploads: forms, zip files, one patient's files."""

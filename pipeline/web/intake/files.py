@@ -1,6 +1,8 @@
-"""From files that came in to one patient: which file shows what, by the same rules as for folders on a disk.
+"""Recognition of one patient's files in an upload.
 
-All of it is done in the capped process of quick looks: the server's own process opens nothing that is sent. Names are
+The rules are those for folders on a disk.
+
+It runs in the checking process, whose memory is limited: the server's own process opens no uploaded file. Names are
 recognised in memory, and the content lies under numbers.
 """
 
@@ -24,19 +26,19 @@ from pipeline.web.store import Source
 
 ROLES = (*MODALITIES, REFERENCE)
 NAMELESS = "patient"
-"""What a patient is called whose files do not say."""
+"""Name of a patient whose files carry none."""
 _INDEX = "dataset.json"
 _MAX_INDEX_BYTES = 2**20
 _MOST_UNASSIGNED = 32
 _PLACE = os.path.abspath(os.sep + "names of an upload")
-"""What the paths of names begin with; there is no such folder, and none is asked for."""
+"""Folder in which the names are laid out in memory; no such folder exists or is read."""
 MAX_FOLDERS = 1000
-"""Of one upload, each within another counted: a patient has a handful."""
+"""Limit on the folders of one upload, nested ones counted; a patient has a handful."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One file that was kept: its name from outside, and its name in the case's folder of files."""
+    """Kept file: its name from outside, and its name in the case's folder."""
 
     name: str
     file: str
@@ -44,7 +46,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Intake:
-    """What a case starts from; ``notes`` are what the recognition doubts."""
+    """Recognised upload, from which a case starts.
+
+    ``notes`` are what the recognition doubts.
+    """
 
     name: str
     sources: tuple[Source, ...]
@@ -55,7 +60,9 @@ class Intake:
 
 
 def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, max_voxels: int) -> Intake:
-    """Unpack what is packed, keep the images as ``folder/f0001.nii.gz`` and so on, and recognise them.
+    """Unpack archives, keep the images and recognise them.
+
+    They are kept as ``folder/f0001.nii.gz`` and so on.
 
     Parameters
     ----------
@@ -85,7 +92,7 @@ def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, ma
 
 
 def _is_used(item: Received) -> bool:
-    """Whether a file is an image by its name, or a `dataset.json`."""
+    """Return whether a file is an image by its name, or a `dataset.json`."""
     extension = split_extension(item.name)[1]
     if extension == ".mhd":
         raise InputError(f"{quoted(item.name)}: a .mhd keeps its voxels in another file; save it as .mha or .nii.gz")
@@ -112,7 +119,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Received], str]:
-    """All files, those of zips unpacked, and what a patient without a name may be called."""
+    """Return all files, zips unpacked, and a name for a patient without one."""
     files: list[Received] = []
     label, left = NAMELESS, MAX_ENTRIES - sum(not item.name.lower().endswith(".zip") for item in received)
     for item in received:
@@ -133,7 +140,10 @@ def _unpacked(received: Sequence[Received], max_bytes: int) -> tuple[list[Receiv
 
 
 def _each_once(files: Sequence[Received]) -> tuple[list[Received], list[str]]:
-    """The files without second copies, and a note of those; two that differ under one name are refused."""
+    """Return the files without second copies, and a note of those.
+
+    Two different files of one name are refused.
+    """
     first: dict[str, Received] = {}
     copies: list[str] = []
     for item in files:
@@ -142,7 +152,8 @@ def _each_once(files: Sequence[Received]) -> tuple[list[Received], list[str]]:
             continue
         if not filecmp.cmp(known.path, item.path, shallow=False):
             raise InputError(
-                f"two different files are called {quoted(item.name)}; rename one of them, or drop the folders that they lie in"
+                f"two different files are called {quoted(item.name)}; rename one of them, or drop the folders that they "
+                "lie in"
             )
         item.path.unlink()
         copies.append(item.name)
@@ -151,14 +162,20 @@ def _each_once(files: Sequence[Received]) -> tuple[list[Received], list[str]]:
 
 
 def recognise(stored: Sequence[Stored], folder: Path, label: str, max_voxels: int) -> Intake:
-    """Which stored file shows what. Raises InputError where they are files of several patients."""
+    """Find which stored file shows which image.
+
+    Raises InputError where they are files of several patients.
+    """
     names = Names(os.path.join(_PLACE, label))
     placed = _lay_out(stored, folder, names)
     return _from_cases(cases_of_names(names), placed, stored, folder, label, max_voxels, _PLACE + os.sep)
 
 
 def _lay_out(stored: Sequence[Stored], folder: Path, names: Names) -> dict[str, Stored]:
-    """The stored files' names in folders that are names too; path -> which one it stands for."""
+    """Lay the stored files' names out in folders that exist as names alone.
+
+    Returns path -> the file for which it stands.
+    """
     placed: dict[str, Stored] = {}
     for item in stored:
         parts = [part for part in map(_component, item.name.split("/")) if part] or ["image"]
@@ -166,13 +183,16 @@ def _lay_out(stored: Sequence[Stored], folder: Path, names: Names) -> dict[str, 
         path = names.add(parts, (folder / item.file).read_bytes() if is_index else None)
         if names.n_folders > MAX_FOLDERS:
             raise InputError(f"the upload has more than {MAX_FOLDERS} folders; drop one patient's folder at a time")
-        if path is not None:  # else a folder and a file of one name: what is left out here is assigned by hand
+        if path is not None:  # None: a folder has the same name, and the user assigns the file by hand
             placed[path] = item
     return placed
 
 
 def _component(text: str) -> str:
-    """One harmless part of a path: letters, digits, blanks and ``-_.+,=@()[]``, no dot in front, 100 characters."""
+    """Return one harmless part of a path.
+
+    It has letters, digits, blanks and ``-_.+,=@()[]``, no dot in front, and at most 100 bytes.
+    """
     safe = "".join(c if c.isalnum() or c in "-_.+,=@()[] " else "_" for c in text).strip(". ")
     return safe.encode()[-100:].decode("utf-8", "ignore").strip(". ")
 
@@ -221,7 +241,11 @@ def _from_cases(
 
 
 def _name(case: Case | None, label: str, sources: Sequence[Source]) -> str:
-    """What the patient is called: by its folder, else by its zip, else as its files' names begin, else as its one file."""
+    """Name the patient.
+
+    The name is that of its folder, else of its zip, else the beginning of its files' names, else the name of its one
+    file.
+    """
     if case is not None and case.case_id != label:
         return case.case_id
     stems = [split_extension(os.path.basename(source.name))[0] for source in sources if len(source.files) == 1]
@@ -249,10 +273,13 @@ def _source(number: int, items: Sequence[Stored], channel: int | None, role: str
 
 
 def _unassigned(number: int, item: Stored, folder: Path, max_voxels: int) -> list[Source]:
-    """A file that no name explains: one image, or one for each of its volumes."""
+    """Return the sources of a file that no name explains.
+
+    They are one image, or one for each of its volumes.
+    """
     try:
         header = read_header(ImageSource((folder / item.file,), 0), max_voxels=max_voxels)
-    except InputError:  # said when the case is checked
+    except InputError:  # the check of the case reports it
         return [_source(number, [item], None, None)]
     if header.channels == 1:
         return [_source(number, [item], None, None)]

@@ -1,6 +1,8 @@
-"""Zip files that nobody vouches for: looked at whole before a byte is unpacked, unpacked under limits, or refused.
+"""Untrusted zip files, unpacked under limits or refused.
 
-For the capped process of quick looks alone: what the server keeps in memory must not depend on what is sent.
+The whole directory is checked before a byte is unpacked.
+
+Runs in the checking process alone, whose memory is limited: the server's own memory must not depend on an upload.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from pipeline.web.names import one_line, quoted
 
 MAX_ENTRIES = 4096
 MAX_RATIO = 100
-"""All files together to the zip. MRI packs 2 to 10 times, a label map 300 times, but it is a small part."""
+"""Largest ratio of all files together to the zip.
+
+MRI packs 2 to 10 times; a label map packs 300 times, but is a small part.
+"""
 _FREE_BYTES = 64 * 2**20
-"""So much may be unpacked at any ratio: a zip of label maps alone."""
+"""Bytes that may be unpacked at any ratio, for a zip of label maps alone."""
 _MAX_DIRECTORY_BYTES = 2 * 2**20
 _PIECE = 2**20
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".jar")
@@ -37,7 +42,10 @@ class Member:
 
 
 def is_archive(name: str) -> bool:
-    """True for a name that ends as packed files do, but for .nii.gz and .gz, which the reader unpacks or refuses."""
+    """Return True for a name that ends as packed files do.
+
+    Names in .nii.gz and .gz give False: the image reader unpacks or refuses those.
+    """
     return name.lower().endswith(_ARCHIVES)
 
 
@@ -86,7 +94,7 @@ def _refuse(shown: str, why: str, fix: str = "pack the patient's images alone, o
 
 
 class _Bounded(io.BufferedReader):
-    """A zip of which no more is read at once than a directory may hold.
+    """Zip file of which no read exceeds the size that a directory may have.
 
     `zipfile` reads a directory whole, and of the several records that say how large it is (at the end, before a
     comment, in 64 bits) it decides itself which one counts. Here its decision is judged, whichever that is.
@@ -97,7 +105,10 @@ class _Bounded(io.BufferedReader):
         self._shown = shown
 
     def read(self, size: int | None = -1) -> bytes:
-        """As of any file. Raises InputError for more than a directory may have."""
+        """Read as from any file.
+
+        Raises InputError for more than a directory may have.
+        """
         most = _MAX_DIRECTORY_BYTES
         piece = super().read(most + 1 if size is None or size < 0 else min(size, most + 1))
         if len(piece) > most or (size is not None and size > most):
@@ -117,7 +128,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], shown: str, packed_bytes: int
         raise _refuse(shown, f"would unpack to {total / max(packed_bytes, 1):.0f} times its size, as no image does")
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        if entry.header_offset < end:  # one packed stream under many names
+        if entry.header_offset < end:  # one packed stream, used under several names
             raise _refuse(shown, "holds files that lie over each other")
         end = entry.header_offset + 30 + entry.compress_size
 
@@ -162,7 +173,7 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, shown: str, target
             if written == 0 and piece.startswith(b"PK\x03\x04"):
                 raise _refuse(shown, f"holds another zip, {_said(entry)}")
             written += len(piece)
-            if written > entry.file_size:  # zipfile stops there too; this does not depend on it
+            if written > entry.file_size:  # zipfile stops there too, but this check does not depend on it
                 raise _refuse(shown, f"holds {_said(entry)}, which is larger than it says")
             file.write(piece)
     if written != entry.file_size:

@@ -1,4 +1,7 @@
-"""What a browser sends, streamed to the disk under a limit; names are kept as texts, files get names of our own."""
+"""Uploads, streamed to the disk under a limit.
+
+Names are kept as texts; files get names of our own.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,26 @@ from data.errors import InputError
 from pipeline.web.names import Received, clean_name
 
 MAX_FILES = 4096
-"""Of one upload: slice stacks are the largest, a few hundred files."""
+"""Limit on the files of one upload. Stacks of slices have most, a few hundred."""
 PIECE_BYTES = 2**20
-"""So much of an upload is in memory at a time."""
+"""Bytes of an upload that are in memory at a time."""
 STALLED_S = 60.0
-"""A sender that is silent for so long is given up."""
+"""An upload without a byte for so long is given up."""
 SLOWEST_BYTES_A_SECOND = 16 * 2**10
-"""A sender that is slower than this from the first minute on is given up: one of a byte a second after a minute."""
+"""An upload that is slower than this after the first minute is given up."""
 _LONGEST_FIELD, _MAX_FIELDS = 1024, 16
 
 
 class TooLarge(Exception):
-    """The limit was passed; its text is the sentence for the user."""
+    """Refusal of an upload beyond the limit; its text is for the user."""
 
 
 @dataclass
 class _Form:
-    """The state of one form while it comes in; called by the parser, in a thread."""
+    """State of one form while it comes in.
+
+    The parser calls it, in a thread.
+    """
 
     folder: Path
     files: list[Received] = field(default_factory=list)
@@ -155,7 +161,7 @@ async def receive_file(request: Request, path: Path, limit: int) -> None:
 
 
 async def pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body of a request in pieces of about a megabyte, counted."""
+    """Yield the body of a request in pieces of about a megabyte, counted."""
     _check_announced(request, limit)
     taken, waiting = 0, bytearray()
     begun = time.monotonic()
@@ -189,11 +195,14 @@ def _check_announced(request: Request, limit: int) -> None:
 
 
 def _too_large(limit: int) -> str:
-    return f"the upload is larger than {limit / 2**20:g} MB, the most that this server takes; send fewer files, or packed ones"
+    most = f"{limit / 2**20:g} MB"
+    return f"the upload is larger than {most}, the most that this server takes; send fewer files, or packed ones"
 
 
 class TooLargeReply(Response):
-    """413 at once, whole; then what is still on its way is thrown away for a while, so that the answer is not lost.
+    """Reply 413, sent at once and whole.
+
+    Afterwards the rest of the upload is read and thrown away for a while, so that the browser sees the reply.
 
     A connection that is closed with unread bytes in it is reset, and a browser then shows no answer at all.
     """
@@ -220,7 +229,7 @@ def _more(message: Message) -> bool:
 
 
 def _decoded(raw: bytes) -> str:
-    # The parser's names are latin-1 of what was UTF-8.
+    # Browsers send UTF-8; other clients may send latin-1.
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

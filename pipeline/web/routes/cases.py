@@ -1,4 +1,4 @@
-"""The routes of a case: look, change, run, cancel, listen, take away, remove."""
+"""Routes of a case: look, change, run, cancel, listen, download, remove."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ def add_cases(app: FastAPI, context: Context) -> None:
 
 
 def _with_roles(record: CaseRecord, roles: dict[str, Any]) -> CaseRecord:
-    """The record with roles as the user says; a role that another file had goes to the one that is named."""
+    """Return the record with the roles that the user chose.
+
+    A role that another file had goes to the one that is named.
+    """
     known = {source.id for source in record.sources}
     if unknown := sorted(set(roles) - known):
         raise HTTPException(422, f"the case has no file {unknown[0]!r}; its files are {', '.join(sorted(known))}")
@@ -115,7 +118,10 @@ def _with_roles(record: CaseRecord, roles: dict[str, Any]) -> CaseRecord:
 
 
 class _EventStream(StreamingResponse):
-    """A case's events, counted from here on: a generator that never begins would never end either."""
+    """Stream of a case's events, counted from the start.
+
+    A generator that never begins would never end either, so it cannot count itself.
+    """
 
     def __init__(self, context: Context, record: CaseRecord) -> None:
         super().__init__(_events(context, record.id), media_type="text/event-stream")
@@ -140,8 +146,8 @@ async def _events(context: Context, case_id: str) -> AsyncIterator[str]:
                 silent = 0.0
             if is_finished(record):
                 return
-            await asyncio.sleep(0.05)  # changes that come together are one event
-            # While it waits or runs, time alone changes what is left.
+            await asyncio.sleep(0.05)  # changes within this time are sent as one event
+            # The time that is left changes without a change of the record.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), _TICK_S)
             silent += _TICK_S

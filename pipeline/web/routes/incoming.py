@@ -1,4 +1,4 @@
-"""The routes by which files come in: a patient's images, and a mask that was edited."""
+"""Routes of uploads: a patient's images, and an edited mask."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def add_incoming(app: FastAPI, context: Context) -> None:
         try:
             with context.receiving(request):
                 path = await _take_body(request, folder, context.settings.max_upload_bytes)
-        except FileNotFoundError:  # removed meanwhile, by its user or with the session
+        except FileNotFoundError:  # the case was removed meanwhile, by its user or with the session
             raise HTTPException(404, NO_CASE) from None
         mask = next(iter(record.downloads.values()))["path"]
         about = {"do": "edit", "mask": mask, "upload": path}
         about |= {"convention": record.result["convention"], "model": record.result["model"]}
         try:
             answer = await context.jobs.ask_checker(record, about)
-        finally:  # its process removes it, unless it dies or is stopped
+        finally:  # the checking process removes the file, unless it dies or is stopped
             await asyncio.to_thread((folder / path).unlink, missing_ok=True)
         now = context.store.get(case_id)
         if now is None or now.result is not record.result:
@@ -111,7 +111,10 @@ def add_incoming(app: FastAPI, context: Context) -> None:
 
 
 async def _take_body(request: Request, folder: Path, limit: int) -> str:
-    """The body as a file; its name within ``folder``, which says whether it is packed."""
+    """Save the body as a file; return its name within ``folder``.
+
+    The name's ending says whether it is packed.
+    """
     name = f"upload-{new_case_id()}"
     path = folder / name
     try:

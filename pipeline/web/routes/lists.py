@@ -1,4 +1,4 @@
-"""What a user may choose from: models, examples, earlier results."""
+"""Lists to choose from: models, examples, earlier results."""
 
 from __future__ import annotations
 
@@ -73,14 +73,20 @@ def add_lists(app: FastAPI, context: Context) -> None:
 
 
 class _EarlierResults:
-    """The finished patients of a folder of `segment`, read again by the checker when its report.csv changes."""
+    """Finished patients of a `segment` run's folder.
+
+    The checker reads them again when its report.csv changes.
+    """
 
     def __init__(self, root: Path | None, jobs: Jobs) -> None:
         self.root, self.jobs, self._read, self._found = root, jobs, (0, 0), dict[str, str]()
         self._reading = asyncio.Lock()
 
     async def listing(self, owner: str) -> dict[str, str]:
-        """Id -> case id; empty without a folder, where nothing is finished, or where it cannot be read."""
+        """Return id -> case id.
+
+        Empty without a folder, where nothing is finished, or where it cannot be read.
+        """
         if self.root is None:
             return {}
         async with self._reading:

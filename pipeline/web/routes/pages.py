@@ -1,4 +1,4 @@
-"""The page, the way in, and the files that they load."""
+"""Page, sign-in, and the files that they load."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def add_pages(app: FastAPI, context: Context) -> None:
                 return RedirectResponse("/login?wrong", 303)
         except TooManyGuesses:
             return RedirectResponse("/login?wait", 303)
-        # A new one in any case: another page may have put the old cookie there.
+        # Always a new session: another page may have set the old cookie.
         cookie = context.sessions.new()
         context.sessions.begin(cookie)
         return RedirectResponse("/", 303, {"set-cookie": context.sessions.header(cookie)})
