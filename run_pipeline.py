@@ -1,4 +1,7 @@
-"""The command line. The only file that prints or exits; each subcommand is one dataclass, and its attributes are the options."""
+"""Command line of the pipeline.
+
+This is the only file that prints or exits; each subcommand is one dataclass, and its attributes are the options.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ OK, SOME_FAILED, CANNOT_START = 0, 1, 2
 
 @dataclass
 class Inspect:
-    """Say what is in a folder, before any work: layout, label convention, images, and what is missing or wrong."""
+    """Show the content of a folder before any work.
+
+    Shown are the layout, the label convention, the images, and each fault or gap.
+    """
 
     input: tyro.conf.Positional[Path]
     """A data set's folder, or one patient's folder of files."""
@@ -144,7 +150,10 @@ class Segment:
 
 @dataclass
 class Merge:
-    """Make one result of the parts that `segment --shard` left, as an undivided run would have left it."""
+    """Make one result of the parts that `segment --shard` left.
+
+    It is equal to the result of an undivided run.
+    """
 
     parts: tyro.conf.Positional[list[Path]]
     """The folders shard-I-of-N of all parts."""
@@ -255,7 +264,10 @@ class Models:
 
 @dataclass
 class Train:
-    """Train a recipe on a folder of patients with references; leaves model, history and curves in a folder."""
+    """Train a recipe on a folder of patients with references.
+
+    Model, history and curves are written to a folder.
+    """
 
     input: tyro.conf.Positional[Path]
     """A data set's folder."""
@@ -345,7 +357,10 @@ class Demo:
 
 @dataclass
 class Serve:
-    """Show the web app: a clinician drops images into a browser and sees the tumour. Everything stays on this machine."""
+    """Show the web app.
+
+    A clinician drops images into a browser and sees the tumour. Everything stays on this machine.
+    """
 
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs --token-file."""
@@ -417,7 +432,10 @@ Command = (
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere one line a case, which a log file can hold."""
+    """Progress of a run: a bar on a terminal, else a line a case.
+
+    A log file can hold the lines.
+    """
 
     def __init__(self, total: int, quiet: bool) -> None:
         self.total, self.quiet, self.done, self.bar = total, quiet, 0, None
@@ -449,7 +467,10 @@ class _Progress:
 
 
 class _Steps:
-    """A bar of optimiser steps, on a terminal; elsewhere the log's line for each epoch is enough."""
+    """Bar of optimiser steps, on a terminal.
+
+    Elsewhere the log's line for each epoch is enough.
+    """
 
     def __init__(self, quiet: bool) -> None:
         self.quiet, self.bar = quiet or not sys.stderr.isatty(), None
@@ -480,7 +501,10 @@ def _command_line() -> str:
 
 
 def _printable(text: object) -> str:
-    """On one line, and nothing in it that moves a terminal's cursor: names of files are anybody's."""
+    """Return a text on one line that moves no terminal's cursor.
+
+    Names of files are not to be trusted.
+    """
     return visible(str(text), "?")
 
 

@@ -1,4 +1,4 @@
-"""Networks in plain PyTorch on MONAI's blocks: one code for 2D and 3D, chosen by ``spatial_dims``.
+"""Networks in plain PyTorch on MONAI's blocks, in 2D or 3D by ``spatial_dims``.
 
 Every architecture in :data:`ARCHITECTURES` keeps one contract:
 
@@ -42,7 +42,7 @@ CHANNELS_LAST: frozenset[tuple[str, int]] = frozenset({("attention_unet", 2), ("
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything that decides the shape of a network's weights and the function that it computes.
+    """Settings that decide the shape of a network's weights and its function.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""Attention U-Net [1]_: a U-Net whose skip connections are weighted by gates that the coarser level controls.
+"""Attention U-Net [1]_: gates weight the skip connections of a U-Net.
+
+The coarser level controls the gates.
 
 References
 ----------
@@ -20,7 +22,9 @@ from networks.layers import ACTIVATIONS, NORMS, PaddedNetwork, check_widths
 
 
 class AttentionGate(nn.Module):
-    """Additive attention: a weight in (0, 1) for each voxel of the skip, from the skip and the gating signal.
+    """Additive attention: a weight in (0, 1) for each voxel of the skip.
+
+    It is computed from the skip and the gating signal.
 
     Parameters
     ----------
@@ -50,7 +54,9 @@ class AttentionGate(nn.Module):
 
 
 class AttentionUNet(PaddedNetwork):
-    """Attention U-Net in 2D or 3D, the variant of MONAI's ``AttentionUnet`` (strided convolutions down, transposed up).
+    """Attention U-Net in 2D or 3D, the variant of MONAI's ``AttentionUnet``.
+
+    Strided convolutions lead down, transposed ones up.
 
     Parameters
     ----------

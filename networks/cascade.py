@@ -1,4 +1,7 @@
-"""Two networks of a cascade, as one module: their weights are ``first.*`` and ``second.*`` of one file."""
+"""Two networks of a cascade, as one module.
+
+Their weights are ``first.*`` and ``second.*`` of one file.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from torch import nn
 
 
 class Cascade(nn.Module):
-    """A network that finds where the other one works.
+    """Pair of networks, of which the first finds where the second works.
 
     They run on different grids, so that there is no ``forward`` of both: :class:`pipeline.predict.predictor.Predictor` runs them.
     """
@@ -23,5 +26,8 @@ class Cascade(nn.Module):
 
 
 def stages_of(network: nn.Module) -> list[nn.Module]:
-    """The networks of a model in the order in which they run: both of a cascade, else the one."""
+    """List the networks of a model in the order in which they run.
+
+    They are both of a cascade, else the one.
+    """
     return [network.first, network.second] if isinstance(network, Cascade) else [network]

@@ -1,4 +1,7 @@
-"""What the architectures share: names of normalisations and activations, and padding to a size that halves evenly."""
+"""Parts that the architectures share.
+
+They are the names of normalisations and activations, and padding to a size that halves evenly.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ MAX_RESOLUTIONS = 8
 
 
 def check_widths(channels: Sequence[int], norm: str, activation: str) -> None:
-    """Raise ``ValueError`` with the fix where a network of these options could not be built."""
+    """Raise ``ValueError`` with the fix where these options cannot build a network."""
     if not 2 <= len(channels) <= MAX_RESOLUTIONS or min(channels) < 1:
         raise ValueError(
             f"channels needs 2 to {MAX_RESOLUTIONS} positive widths, finest resolution first, not {tuple(channels)}"
@@ -42,7 +45,9 @@ def check_widths(channels: Sequence[int], norm: str, activation: str) -> None:
 
 
 class PaddedNetwork(nn.Module):
-    """A network that halves its input ``halvings`` times and takes any size: zeros at the far end, cropped off again.
+    """Network that halves its input ``halvings`` times and takes any size.
+
+    Zeros are added at the far end, and cropped off again.
 
     Zero is what the background is after normalisation. Subclasses implement :meth:`outputs` on sizes that halve evenly.
     """
@@ -70,7 +75,10 @@ class PaddedNetwork(nn.Module):
         return logits if every_level else logits[0]
 
     def padding(self, size: Sequence[int]) -> list[int]:
-        """How many zeros :meth:`forward` puts at the near and the far end of each dimension, the last one first."""
+        """Count the zeros that :meth:`forward` puts at each end of each dimension.
+
+        The near end comes before the far one, the last dimension first.
+        """
         far = [-n % self.multiple for n in size]
         if all(n + f == self.multiple for n, f in zip(size, far, strict=True)):
             far[-1] += self.multiple  # one voxel left at the coarsest level has no variance to be normalised by

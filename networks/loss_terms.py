@@ -1,4 +1,6 @@
-"""What the losses are made of: Dice, Tversky, cross-entropy and focal terms of the pairs that a reference tells.
+"""Terms of the losses.
+
+They are Dice, Tversky, cross-entropy and focal terms of the pairs that a reference tells.
 
 :mod:`networks.losses` states the contract and gives the sources of the formulas.
 """
@@ -37,7 +39,10 @@ class Pair:
 
 
 def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
-    """What the terms below take. Raises ``ValueError`` where the shapes do not fit."""
+    """Make the pair that the terms below take.
+
+    Raises ``ValueError`` where the shapes do not fit.
+    """
     if logits.shape != target.shape or logits.ndim < 3:
         raise ValueError(f"logits {(*logits.shape,)}, target {(*target.shape,)}: both are (batch, regions, dim_1, ...)")
     dtype = torch.promote_types(logits.dtype, torch.float32)  # squares and sums of float16 overflow
@@ -64,7 +69,10 @@ def dice_term(pair: Pair, smooth: float, per_sample: bool) -> Tensor:
 
 
 def tversky_scores(pair: Pair, alpha: float, beta: float, smooth: float, per_sample: bool) -> Tensor:
-    """``1 - TI``, ``(regions,)`` or ``(batch, regions)``, as the ratio of what was lost: never below 0 by rounding."""
+    """Compute ``1 - TI``, ``(regions,)`` or ``(batch, regions)``.
+
+    It is the ratio of the loss to the whole, and never below 0 by rounding.
+    """
     axes, p, t = _axes(pair, smooth, per_sample), pair.probability, pair.target
     lost = alpha * (p * (1 - t)).sum(axes) + beta * ((1 - p) * t).sum(axes)
     return lost / ((p * t).sum(axes) + lost + smooth)
@@ -87,7 +95,9 @@ def focal_term(pair: Pair, gamma: float, alpha: float | None) -> Tensor:
 
 
 def region_mean(scores: Tensor, weight: Tensor) -> Tensor:
-    """Mean of scores ``(batch, regions)`` over known pairs, or of ``(regions,)`` over regions known at least once.
+    """Take the mean of scores over known pairs or regions.
+
+    Scores ``(batch, regions)`` are averaged over known pairs, ``(regions,)`` over regions known at least once.
 
     0 if there are none.
     """
@@ -112,7 +122,10 @@ def check_weights(**weights: float) -> None:
 
 
 def _axes(pair: Pair, smooth: float, per_sample: bool) -> tuple[int, ...]:
-    """The axes that an overlap counts over; checks the two parameters that all overlaps share."""
+    """Return the axes that an overlap counts over.
+
+    The two parameters that all overlaps share are checked.
+    """
     check_number("smooth", smooth, least=1e-8)
     if not isinstance(per_sample, bool):
         raise ValueError(f"per_sample: {per_sample!r} is neither true nor false")
@@ -121,7 +134,7 @@ def _axes(pair: Pair, smooth: float, per_sample: bool) -> tuple[int, ...]:
 
 
 def _cross_entropy(pair: Pair) -> Tensor:
-    """Of each voxel, in nats."""
+    """Compute the cross-entropy of each voxel, in nats."""
     return F.binary_cross_entropy_with_logits(pair.logits, pair.target, reduction="none")
 
 

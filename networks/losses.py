@@ -1,4 +1,6 @@
-"""Losses of a segmentation network: overlap (Dice, Tversky), cross-entropy, focal, and sums of them, by name.
+"""Losses of a segmentation network by name.
+
+They are overlap (Dice, Tversky), cross-entropy, focal, and sums of them.
 
 Every loss in :data:`LOSSES` keeps one contract, ``loss(logits, target, known=None, **parameters) -> scalar``:
 
@@ -86,7 +88,7 @@ def dice_ce(
     smooth: float = 1.0,
     per_sample: bool = False,
 ) -> Tensor:
-    """``dice_weight`` times :func:`dice` plus ``ce_weight`` times :func:`bce`."""
+    """Compute ``dice_weight`` times :func:`dice` plus ``ce_weight`` times :func:`bce`."""
     check_weights(dice_weight=dice_weight, ce_weight=ce_weight)
     pair = known_pair(logits, target, known)
     return dice_weight * dice_term(pair, smooth, per_sample) + ce_weight * bce_term(pair)
@@ -104,7 +106,9 @@ def dice_focal(
     smooth: float = 1.0,
     per_sample: bool = False,
 ) -> Tensor:
-    """``dice_weight`` times :func:`dice` plus ``focal_weight`` times the focal loss [3]_, a mean over voxels.
+    """Compute ``dice_weight`` times :func:`dice` plus ``focal_weight`` times the focal loss [3]_.
+
+    The focal loss is a mean over voxels.
 
     Parameters
     ----------
@@ -135,7 +139,7 @@ def tversky(
     smooth: float = 1.0,
     per_sample: bool = False,
 ) -> Tensor:
-    """``1 - TI`` with the Tversky index ``TI = (TP + s) / (TP + alpha FP + beta FN + s)`` [5]_.
+    """Compute ``1 - TI`` with the Tversky index ``TI = (TP + s) / (TP + alpha FP + beta FN + s)`` [5]_.
 
     Parameters
     ----------
@@ -164,7 +168,9 @@ def focal_tversky(
     smooth: float = 1.0,
     per_sample: bool = False,
 ) -> Tensor:
-    """``(1 - TI)^(1 / gamma)`` of each region [6]_, then the mean; TI as in :func:`tversky`.
+    """Compute ``(1 - TI)^(1 / gamma)`` of each region [6]_, then the mean.
+
+    TI is that of :func:`tversky`.
 
     Parameters
     ----------
@@ -197,7 +203,9 @@ LOSSES: dict[str, Loss] = {
 
 
 def build_loss(name: str, parameters: Mapping[str, Any] | None = None) -> Loss:
-    """The loss ``name`` of :data:`LOSSES` with its ``parameters`` set: ``loss(logits, target, known=None) -> scalar``.
+    """Return the loss ``name`` of :data:`LOSSES` with its ``parameters`` set.
+
+    It is called as ``loss(logits, target, known=None) -> scalar``.
 
     Raises
     ------
@@ -224,7 +232,9 @@ def build_loss(name: str, parameters: Mapping[str, Any] | None = None) -> Loss:
 def supervised_loss(
     outputs: Tensor | Sequence[Tensor], target: Tensor, loss: Loss, known: Tensor | None = None
 ) -> Tensor:
-    """``loss`` of one output, or of several (deep supervision), the first (final) output counting most.
+    """Compute ``loss`` of one output, or of several (deep supervision).
+
+    The first (final) output counts most.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""UNet++ [1]_: nested U-Nets of every depth that share one encoder, so that the deeper ones can be cut off.
+"""UNet++ [1]_: nested U-Nets of every depth that share one encoder.
+
+The deeper ones can be cut off.
 
 References
 ----------
@@ -19,7 +21,9 @@ from networks.layers import ACTIVATIONS, NORMS, PaddedNetwork, check_widths
 
 
 class UNetPlusPlus(PaddedNetwork):
-    """UNet++ in 2D or 3D on the blocks of MONAI's ``BasicUNetPlusPlus`` (max pooling down, transposed convolution up).
+    """UNet++ in 2D or 3D on the blocks of MONAI's ``BasicUNetPlusPlus``.
+
+    Max pooling leads down, transposed convolutions up.
 
     Node ``(i, j)`` lies at resolution ``i`` and is the ``j``-th in its row; ``(0, j)`` is the output of the nested
     U-Net of depth ``j``.
@@ -74,7 +78,9 @@ class UNetPlusPlus(PaddedNetwork):
                 self.heads[str(j)] = Conv["conv", spatial_dims](width, out_channels, kernel_size=1)
 
     def prune(self, level: int) -> UNetPlusPlus:
-        """Cut off what the nested U-Net of depth ``level`` does not need, for good: faster, and usually a little worse.
+        """Cut off all that lies deeper than the nested U-Net of ``level``.
+
+        This cannot be undone; the network is then faster, and usually a little worse.
 
         Raises
         ------

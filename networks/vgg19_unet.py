@@ -1,4 +1,6 @@
-"""VGG-19 U-Net: a U-Net [1]_ for slices whose encoder is the convolutional part of VGG-19 [2]_ with normalisation.
+"""VGG-19 U-Net: a U-Net [1]_ for slices on the encoder of VGG-19 [2]_.
+
+The encoder is VGG-19's convolutional part, with normalisation.
 
 References
 ----------
@@ -33,7 +35,9 @@ VGG19_WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG19UNet(PaddedNetwork):
-    """U-Net in 2D: the five blocks of VGG-19 down (max pooling between them), transposed convolutions up.
+    """U-Net in 2D with the five blocks of VGG-19 as its encoder.
+
+    Max pooling lies between them, and transposed convolutions lead up.
 
     Block 5, at a sixteenth of the resolution, is the bottleneck: VGG-19's fifth pooling served its classifier. Up, each
     level is a 2 x 2 transposed convolution, the skip, and two convolutions of the level's own width, as in the other
@@ -94,7 +98,7 @@ class VGG19UNet(PaddedNetwork):
         self.heads = nn.ModuleList(Conv["conv", 2](fine, out_channels, kernel_size=1) for fine in channels[:n_heads])
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What each encoder block gives, finest first.
+        """Compute the features of each encoder block, finest first.
 
         ``(batch, channels[i], dim_1 / 2**i, dim_2 / 2**i)`` for a size that halves evenly four times.
         """
@@ -167,7 +171,10 @@ def load_vgg19_bn(network: nn.Module, path: str | Path) -> None:
 
 
 def _torchvision_tensors(network: VGG19UNet) -> Iterator[tuple[str, torch.Tensor]]:
-    """The encoder's tensors under torchvision's names, which number convolutions, norms, ReLUs and poolings in turn."""
+    """Yield the encoder's tensors under torchvision's names.
+
+    Torchvision numbers convolutions, norms, ReLUs and poolings in turn.
+    """
     index = 0
     for block in network.encoders:
         assert isinstance(block, nn.Sequential)
@@ -181,7 +188,10 @@ def _torchvision_tensors(network: VGG19UNet) -> Iterator[tuple[str, torch.Tensor
 
 
 def _read_features(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors named ``features.*``; the step counts, which the oldest files lack, are left out."""
+    """Read the tensors named ``features.*``.
+
+    The step counts, which the oldest files lack, are left out.
+    """
     state: Mapping[str, torch.Tensor]
     if path.suffix == ".safetensors":
         try:
@@ -197,7 +207,10 @@ def _read_features(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_weights_only(path: Path) -> Mapping[str, torch.Tensor]:
-    """The state dict in a file of ``torch.save``, with nothing but tensors and plain containers let through."""
+    """Read the state dict in a file of ``torch.save``.
+
+    Only tensors and plain containers are let through.
+    """
     remedy = "take the file that torchvision offers, or one that torch.save(model.state_dict(), path) wrote"
     try:
         size, unpacked = path.stat().st_size, _unpacked_bytes(path)
@@ -217,7 +230,10 @@ def _read_weights_only(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _unpacked_bytes(path: Path) -> int:
-    """Of a zip archive, the format that ``torch.save`` writes now; 0 for the one before, which has no compression."""
+    """Return the unpacked size of a zip archive, the format of ``torch.save`` now.
+
+    The format before it has no compression, and gives 0.
+    """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return 0
@@ -253,11 +269,17 @@ def _check_features(
 
 
 def _first(names: Iterable[str]) -> str:
-    """The one nearest the input: ``features.4.bias`` before ``features.10.bias``."""
+    """Return the name nearest the input.
+
+    ``features.4.bias`` comes before ``features.10.bias``.
+    """
     return min(names, key=lambda name: (int(number[0]) if (number := re.findall(r"\d+", name)) else -1, name))
 
 
 def _widths(found: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
-    """Feature maps of each block of the file's network: the lengths of the biases of its first convolutions."""
+    """Return the feature maps of each block of the file's network.
+
+    They are the lengths of the biases of the blocks' first convolutions.
+    """
     starts = [sum(3 * n + 1 for n in VGG19_CONVOLUTIONS[:block]) for block in range(len(VGG19_CONVOLUTIONS))]
     return tuple(found[f"features.{start}.bias"].numel() for start in starts)

@@ -1,4 +1,6 @@
-"""Arrays kept on disk under a name that says what they were made from: one ``.npy`` file each, whole or not there.
+"""Arrays kept on disk under a name that says how they were made.
+
+Each is one ``.npy`` file, whole or not there.
 
 A file is called NAME.KEY.npy, and KEY is a hash of everything that decides its content. So one folder serves every fold
 and recipe, nothing in it is ever out of date, and two runs that write the same file write the same bytes.
@@ -53,7 +55,7 @@ def file_digest(path: Path) -> str:
 
 
 def array_path(cache: Path, name: str, made_from: Any) -> Path:
-    """Where the array of a case is kept.
+    """Return the path of a case's array.
 
     Parameters
     ----------
@@ -69,7 +71,10 @@ def array_path(cache: Path, name: str, made_from: Any) -> Path:
 
 
 def key_of(path: Path) -> int:
-    """The hash in a name made by `array_path`, as a number: a seed that only the content decides."""
+    """Read the hash in a name made by `array_path`, as a number.
+
+    It is a seed that only the content decides.
+    """
     return int(path.name.split(".")[-2], 16)
 
 
@@ -109,7 +114,9 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
 
 
 def read_npz(path: Path, names: Sequence[str], what: str) -> list[NDArray[Any]]:
-    """Arrays of an ``.npz`` file, none larger than `LARGEST_ARRAY`, whatever the file declares; ``what`` they are is for the error.
+    """Read arrays of an ``.npz`` file.
+
+    None is larger than `LARGEST_ARRAY`, whatever the file declares; ``what`` they are is for the error.
 
     Raises
     ------
@@ -139,7 +146,9 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array, complete or not at all; the folder is made when it is not there.
+    """Write an array, complete or not at all.
+
+    The folder is made when it is not there.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""Model files: one .safetensors that holds the weights and, as JSON in its header, everything needed to use them.
+"""Model files: the weights, and everything needed to use them, in one .safetensors.
+
+The settings and the card are JSON in its header.
 
 Such a file can run no code, and holds its own SHA-256 (pipeline.sealed_file), which is checked before anything else.
 Its settings are checked as strictly as a recipe before a weight is read.
@@ -40,7 +42,7 @@ COPY_AGAIN = "copy it again from its source"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model file whose digest and header were checked; weights are loaded by :meth:`build`.
+    """Model file with digest and header checked; :meth:`build` loads the weights.
 
     Parameters
     ----------
@@ -64,7 +66,10 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The settings, checked. Raises :class:`data.errors.CheckpointError`."""
+        """Settings, checked.
+
+        Raises :class:`data.errors.CheckpointError`.
+        """
         from pipeline.config import parse_config
 
         try:
@@ -73,7 +78,9 @@ class Checkpoint:
             raise CheckpointError(f"{str(error)[:500]}; the file was made by another version or is damaged") from None
 
     def build(self) -> nn.Module:
-        """The network with its weights, float32, in ``eval`` mode; of a cascade :class:`networks.Cascade`.
+        """Return the network with its weights, float32, in ``eval`` mode.
+
+        Of a cascade it is a :class:`networks.Cascade`.
 
         Raises
         ------
@@ -108,7 +115,10 @@ class Checkpoint:
         return network.eval()
 
     def _empty_network(self) -> nn.Module:
-        """Shapes alone: how much memory we take is decided by the file's size, not by its header."""
+        """Build the network without its weights.
+
+        The file's size decides how much memory we take, not its header.
+        """
         import torch
 
         from networks import Cascade, build_network
@@ -126,7 +136,7 @@ class Checkpoint:
             ) from None
 
     def as_listing(self) -> dict[str, Any]:
-        """What ``models --json`` shows of one model."""
+        """Return the entry of one model in ``models --json``."""
         network, first = self.settings["network"], self.settings.get("first")
         found_by = {} if first is None else {"first": first["recipe"]["network"]["architecture"]}
         planes = self.settings["window"].get("planes")
@@ -148,7 +158,9 @@ class Checkpoint:
 
 
 def open_checkpoint(name_or_path: str | Path) -> Checkpoint:
-    """Find a shipped model by name, or a file by path, and read its header.
+    """Find a shipped model by name, or a file by path.
+
+    Its digest and header are read and checked.
 
     Raises
     ------
@@ -183,7 +195,10 @@ def _opened(path: Path, _state_of_the_file: tuple[int, ...]) -> Checkpoint:
 
 
 def _check_kinds(settings: Any, card: Any) -> None:
-    """What is used without torch, and so before the settings are checked as a recipe. ValueError, TypeError, KeyError."""
+    """Check the types of the entries that are used without torch.
+
+    This comes before the settings are checked as a recipe. Raises ValueError, TypeError or KeyError.
+    """
     network, window, scores = settings["network"], settings["window"], card.get("scores", {})
     lists = (settings["modalities"], settings["regions"], card.get("held_out", []), window.get("planes", []))
     names = [settings["convention"], network["architecture"], *(name for part in lists for name in part), *scores]
@@ -205,12 +220,18 @@ def _check_kinds(settings: Any, card: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """What a table can hold: finite, and no whole number beyond any float."""
+    """Tell whether a table can hold a value.
+
+    It is finite, and no whole number beyond any float.
+    """
     return type(value) in (int, float) and abs(value) < 1e15
 
 
 def _read_sealed(path: Path) -> tuple[bytes, SealedHeader]:
-    """A model file's bytes and header, the digest checked. Raises :class:`data.errors.CheckpointError`."""
+    """Read a model file's bytes and header, and check the digest.
+
+    Raises :class:`data.errors.CheckpointError`.
+    """
     try:
         content = read_sealed_file(path, LARGEST_FILE)
     except OSError as error:
@@ -243,7 +264,10 @@ def _kind(config: RunConfig) -> str:
 
 
 def _misfit(header: SealedHeader, own: Mapping[str, torch.Tensor]) -> str:
-    """In which way a file's tensors are not those of a network with the weights ``own``; empty where they are."""
+    """Describe how a file's tensors differ from those of a network.
+
+    ``own`` holds the network's weights; the text is empty where they fit.
+    """
     for names, what in (
         (own.keys() - header.tensors.keys(), "lacks"),
         (header.tensors.keys() - own.keys(), "also has"),
@@ -260,7 +284,10 @@ def _misfit(header: SealedHeader, own: Mapping[str, torch.Tensor]) -> str:
 
 
 def require_same_regions(checkpoints: Sequence[Checkpoint]) -> None:
-    """Models whose probabilities are averaged give the same regions. Raises :class:`data.errors.CheckpointError`."""
+    """Check that models to be averaged give the same regions.
+
+    Raises :class:`data.errors.CheckpointError`.
+    """
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if set(other.settings["regions"]) != set(first.settings["regions"]):
@@ -272,17 +299,19 @@ def require_same_regions(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def shipped_files() -> list[Path]:
-    """Files of the models that come with the pipeline, by name."""
+    """List the files of the models that come with the pipeline, by name."""
     return sorted(MODELS.glob("*.safetensors"), key=lambda path: path.stem)
 
 
 def shipped_models() -> list[Checkpoint]:
-    """The models that come with the pipeline, by name."""
+    """List the models that come with the pipeline, by name."""
     return [open_checkpoint(path) for path in shipped_files()]
 
 
 def save_checkpoint(path: Path, network: nn.Module, config: RunConfig, card: Mapping[str, Any]) -> None:
-    """Write a model file atomically: floating point weights as float16, the rest as it is.
+    """Write a model file atomically.
+
+    Floating point weights are stored as float16, the rest as it is.
 
     Parameters
     ----------
@@ -310,7 +339,9 @@ def save_checkpoint(path: Path, network: nn.Module, config: RunConfig, card: Map
 
 
 def bring_forward(path: Path) -> str:
-    """Seal a model file of the format without a digest, for one whose source is trusted; the tensors stay as they are.
+    """Seal a model file of the format without a digest.
+
+    Its source must be trusted; the tensors stay as they are.
 
     Returns the new file's SHA-256. Raises :class:`data.errors.CheckpointError` where it is no such file.
     """
@@ -322,7 +353,7 @@ def bring_forward(path: Path) -> str:
 
 
 def choose_model(case: Case) -> Checkpoint:
-    """The shipped model that fits a case best.
+    """Choose the shipped model that fits a case best.
 
     In this order: it is of the case's data set (LGG slices or not: those heads are not skull-stripped), the case has the
     modalities that it needs, it is 2D for a single slice, its held-out Dice of the whole tumour is highest. Raises :class:`data.errors.CheckpointError` where no

@@ -1,4 +1,7 @@
-"""What a run computes, as one strict, frozen value: read from a recipe (YAML), it travels inside every checkpoint."""
+"""Settings of a run, as one strict, frozen value.
+
+They are read from a recipe (YAML), and travel inside every checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ from transforms.planes import slice_axis, turning
 RECIPES = Path(__file__).parent / "recipes"
 
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-"""What pydantic calls a key that there is none of, in a model and in a dataclass."""
+"""Pydantic's types of error for an unknown key, in a model and in a dataclass."""
 
 Voxels = Annotated[int, Field(ge=1)]
 WindowSide = Annotated[int, Field(ge=8)]
-"""Of fewer voxels a model from elsewhere could ask for millions of windows a case; so it is with the overlap."""
+"""With smaller windows, or a larger overlap, a foreign model file could ask for millions of windows a case."""
 Millimetres = Annotated[float, Field(ge=0.05, le=50)]
 Millilitres = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -47,13 +50,16 @@ NEARLY_ISOTROPIC = 1.2
 
 
 class Strict(BaseModel):
-    """Frozen; an unknown key is an error, and so is a number that is not finite."""
+    """Frozen settings.
+
+    An unknown key is an error, and so is a number that is not finite.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PreprocessConfig(Strict):
-    """From the files to the tensor that the network sees (see transforms.preprocess)."""
+    """Steps from the files to the tensor that the network sees (see transforms.preprocess)."""
 
     orientation: str = "RAS"
     """Array axes of the working grid, as three letters."""
@@ -79,7 +85,7 @@ class PreprocessConfig(Strict):
 
 
 class WindowConfig(Strict):
-    """The windows in which the network sees the working grid."""
+    """Windows in which the network sees the working grid."""
 
     size: tuple[WindowSide, ...]
     """Voxels of one window; two numbers for a 2D network (slices, see ``planes``)."""
@@ -106,7 +112,10 @@ class WindowConfig(Strict):
 
     @model_serializer(mode="wrap")
     def _without_planes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Axial slices are written as before there were others: same model files, same runs to resume."""
+        """Leave ``planes`` out where the slices are axial.
+
+        Model files and the runs to resume then stay the same as before there were other planes.
+        """
         plain: dict[str, Any] = handler(self)
         if self.planes == ("axial",):
             plain.pop("planes", None)
@@ -114,7 +123,7 @@ class WindowConfig(Strict):
 
 
 class PostprocessConfig(Strict):
-    """From probabilities on the case's own grid to masks."""
+    """Steps from probabilities on the case's own grid to masks."""
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """A voxel belongs to a region where its probability is at least this."""
@@ -123,7 +132,7 @@ class PostprocessConfig(Strict):
     min_component_ml: dict[str, Millilitres] = {}
     """Connected components of a region smaller than this volume are removed; a region that is not named keeps all."""
     min_component_share: dict[str, Share] = {}
-    """So are those smaller than this share of the region's largest component; the largest always stays."""
+    """Components smaller than this share of the region's largest one are removed; the largest always stays."""
     fill_holes: bool = False
     """Fill cavities that are enclosed by a region on all sides."""
     watershed: bool = False
@@ -182,17 +191,20 @@ class AugmentConfig(Strict):
 
     @property
     def of_the_patch(self) -> dict[str, Any]:
-        """The options of :func:`transforms.augment.training_chain`: all but what happens before a patch is cut out."""
+        """Options of :func:`transforms.augment.training_chain`.
+
+        They are all but those of the steps before a patch is cut out.
+        """
         return self.model_dump(exclude={name for name in type(self).model_fields if name.startswith("transplant")})
 
 
 class LossConfig(Strict):
-    """What is minimised (see networks.losses)."""
+    """Function that training minimises (see networks.losses)."""
 
     name: str = "dice_ce"
     """A key of :data:`networks.losses.LOSSES`."""
     parameters: dict[str, float | bool] = {}
-    """Of that loss, where they are not its defaults."""
+    """Parameters of that loss that differ from its defaults."""
 
     @model_validator(mode="after")
     def _can_be_built(self) -> LossConfig:
@@ -201,7 +213,7 @@ class LossConfig(Strict):
 
 
 class ScheduleConfig(Strict):
-    """The learning rate over the epochs (see pipeline.training.progress.schedule)."""
+    """Learning rate over the epochs (see pipeline.training.progress.schedule)."""
 
     name: Literal["cosine", "polynomial", "plateau", "constant", "constant_cooldown"] = "cosine"
     warmup_steps: int = Field(default=50, ge=0)
@@ -209,9 +221,9 @@ class ScheduleConfig(Strict):
     power: float = Field(default=0.9, gt=0)
     """polynomial: the rate falls as (1 - progress) to this power."""
     factor: float = Field(default=0.3, gt=0, lt=1)
-    """plateau: the rate is multiplied by this..."""
+    """plateau: the rate is multiplied by this when it falls."""
     patience: int = Field(default=5, ge=1)
-    """plateau: ...when the validation score (without validation: the loss) has not improved in so many readings."""
+    """plateau: the rate falls when the validation score (without validation: the loss) has not improved in so many readings."""
     last: float = Field(default=0.01, ge=0, lt=1)
     """cosine, plateau, constant_cooldown: the rate does not fall below this share of the first."""
     cooldown: float = Field(default=0.2, gt=0, le=1)
@@ -220,7 +232,7 @@ class ScheduleConfig(Strict):
 
 
 class StoppingConfig(Strict):
-    """When a run ends before its last epoch."""
+    """Conditions under which a run ends before its last epoch."""
 
     patience: int | None = Field(default=None, ge=1)
     """Validations without a better score, after which it stops; null: never."""
@@ -229,22 +241,22 @@ class StoppingConfig(Strict):
 
 
 class SamplingConfig(Strict):
-    """Which patches are seen."""
+    """Choice of the patches that training sees."""
 
     regions_share: Share = 0.67
     """Share of the samples centred on a region, each region that a patient has with equal chance; the others: brain."""
     extra_share: Share = 0.0
     """Share of the samples that come from the further folders (``--extra``), where there are any."""
     extra_weights: dict[ExtraKind, Annotated[float, Field(ge=0)]] = {}
-    """How the further folders' share is divided among kinds (``cube``, ``slice``...); empty: each case has equal chance."""
+    """Division of the further folders' share among kinds (``cube``, ``slice``...); empty: each case has equal chance."""
     phantom_share: Share = 0.0
     """Share of the samples that come from synthetic patients."""
     phantoms: int = Field(default=12, ge=0)
     """How many synthetic patients are made."""
     phantom_contrast: Literal["mri", "random", "both"] = "both"
-    """As a clinical scanner shows them, every tissue at random as in SynthSeg, or both in turn (data.phantom.patient)."""
+    """Contrast of a synthetic patient: as a clinical scanner shows it, every tissue at random as in SynthSeg, or both in turn."""
     phantom_shapes: Literal["drawn", "real"] = "drawn"
-    """Of a synthetic patient's glioma: drawn, or that of a real patient of the lesion cubes (``--extra``), turned and bent."""
+    """Shape of a synthetic patient's glioma: drawn, or that of a real lesion cube (``--extra``), turned and bent."""
     phantom_lesions: tuple[int, int] | None = None
     """Small lesions of a synthetic patient, the least and the most, as of metastases; null: one glioma."""
 
@@ -266,7 +278,7 @@ class SamplingConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """How the weights were, or are to be, found."""
+    """Search for the weights, past or planned."""
 
     patch: tuple[Voxels, ...]
     batch: int = Field(default=2, ge=1)
@@ -298,16 +310,19 @@ class TrainingConfig(Strict):
 
 
 class FirstStageConfig(Strict):
-    """The network that finds the box in which this one works; the two are a cascade (see pipeline.predict.cascade)."""
+    """Network that finds the box in which this one works.
+
+    The two are a cascade (see pipeline.predict.cascade).
+    """
 
     recipe: RunConfig
     """Its own settings, whole. A recipe file may name another recipe here, or a file beside it."""
     regions: tuple[str, ...]
     """Regions whose probabilities are further input channels, behind the modalities, in order."""
     threshold: float = Field(default=0.3, gt=0, lt=1)
-    """The box holds every voxel to which the first network gives any region with at least this probability,"""
+    """The box holds every voxel to which the first network gives any region with at least this probability."""
     margin_mm: float = Field(default=10.0, ge=0, le=100)
-    """and so much around them."""
+    """Margin of the box around those voxels."""
     smallest_mm: float = Field(default=40.0, ge=0, le=300)
     """No side of the box is shorter, but for where the image ends."""
     blend_mm: float = Field(default=5.0, ge=0, le=100)
@@ -333,7 +348,10 @@ class FirstStageConfig(Strict):
 
 
 class RunConfig(Strict):
-    """One experiment: the difference between two experiments is a diff of two files."""
+    """Settings of one experiment.
+
+    The difference between two experiments is a diff of two files.
+    """
 
     name: str
     network: NetworkConfig
@@ -353,22 +371,34 @@ class RunConfig(Strict):
 
     @property
     def missing_modalities(self) -> bool:
-        """Trained with modalities left out, so that a missing one may be replaced by zeros."""
+        """True where training left modalities out.
+
+        Then a missing one may be replaced by zeros.
+        """
         return all(stage.augment.missing_modality > 0 for stage in self.stages)
 
     @property
     def stages(self) -> tuple[RunConfig, ...]:
-        """The settings of each network, in the order in which they run; this one's come last."""
+        """Settings of each network, in the order in which they run.
+
+        This one's come last.
+        """
         return (self,) if self.first is None else (self.first.recipe, self)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the images that the network sees: modalities, then the first stage's regions (``"first WT"``)."""
+        """Names of the images that the network sees.
+
+        They are the modalities, then the first stage's regions (``"first WT"``).
+        """
         return (*self.modalities, *(f"first {region}" for region in (self.first.regions if self.first else ())))
 
     @property
     def slice_axes(self) -> tuple[int, ...]:
-        """Axes of the working grid across which the slices of ``window.planes`` lie, in that order; 3D: (2,)."""
+        """Axes of the working grid across which the slices of ``window.planes`` lie.
+
+        They are in the order of the planes; 3D: (2,).
+        """
         if self.window.planes == ("axial",):
             return (2,)
         return tuple(slice_axis(plane, self.preprocess.orientation) for plane in self.window.planes)
@@ -380,7 +410,10 @@ class RunConfig(Strict):
 
     @model_serializer(mode="wrap")
     def _without_first(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A network that works alone is written as before there were cascades: same model files, same runs to resume."""
+        """Leave ``first`` out where a network works alone.
+
+        Model files and the runs to resume then stay the same as before there were cascades.
+        """
         plain: dict[str, Any] = handler(self)
         if self.first is None:
             plain.pop("first", None)
@@ -452,7 +485,10 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _follows_its_first_stage(self) -> RunConfig:
-        """The first stage alone answers outside the box, and no file is read for it that the second does not read."""
+        """Check that both stages agree.
+
+        The first stage alone answers outside the box, and no file is read for it that the second does not read.
+        """
         if self.first is None:
             return self
         first = self.first.recipe
@@ -517,7 +553,7 @@ def load_recipe(name_or_path: str) -> RunConfig:
 
 
 def _with_first_stage(settings: dict[Any, Any], path: Path) -> dict[Any, Any]:
-    """The settings with the whole recipe in the place of its name in ``first``."""
+    """Put the whole recipe in the place of its name in ``first``."""
     first = settings.get("first")
     if not isinstance(first, dict) or not isinstance(named := first.get("recipe"), str):
         return settings
@@ -531,7 +567,7 @@ def _with_first_stage(settings: dict[Any, Any], path: Path) -> dict[Any, Any]:
 
 
 def _read_recipe(name_or_path: str) -> tuple[Path, dict[Any, Any]]:
-    """Where a recipe is, and its settings as they stand there."""
+    """Find a recipe and read its settings as they stand there."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPES / f"{name_or_path}.yaml"

@@ -1,4 +1,4 @@
-"""The whole way on patients that are nobody: phantoms to masks, scores and a page."""
+"""Demonstration on synthetic patients: phantoms, masks, scores and a page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ SHAPE, SPACING_MM = (120, 120, 78), (2.0, 2.0, 2.0)
 def run_demo(
     output: Path, progress: Callable[[dict[str, Any]], None] | None = None, *, command: str = ""
 ) -> pd.DataFrame:
-    """Write three phantom patients to ``output/patients``, segment them into ``output`` and score them against their exact labels.
+    """Make three phantom patients, segment them and score them.
+
+    The patients are in ``output/patients``, the masks in ``output``, and the references are the phantoms' exact labels.
 
     Returns the rows of ``output/report.csv``.
     """

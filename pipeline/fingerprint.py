@@ -1,4 +1,6 @@
-"""A fingerprint of an image: a short text that stays alike however the image is stored, and tells patients apart.
+"""Fingerprint of an image: a short text that tells patients apart.
+
+It stays alike however the image is stored.
 
 The brain's box is cut into 8 x 8 x 8 blocks, and a bit says whether a block is brighter than its neighbourhood. So the
 text depends neither on number type and scale nor on file format and names, and little on the voxel size. Two texts are
@@ -37,7 +39,9 @@ _INSIDE = 0.25
 
 
 def fingerprint(array: NDArray[Any], grid: Grid | None = None) -> str:
-    """Describe an image by 128 hexadecimal digits; an image without any contrast gives the empty text.
+    """Describe an image by 128 hexadecimal digits.
+
+    An image without any contrast gives the empty text.
 
     Parameters
     ----------
@@ -67,7 +71,9 @@ def fingerprint(array: NDArray[Any], grid: Grid | None = None) -> str:
 
 
 def distance(one: str, other: str) -> float:
-    """Share of bits in which two fingerprints differ, for the axes' order and directions that suit best.
+    """Compute the share of bits in which two fingerprints differ.
+
+    The order and directions of the axes are those that suit best.
 
     Returns
     -------
@@ -84,7 +90,10 @@ def distance(one: str, other: str) -> float:
 
 
 def distances(one: Mapping[str, str], other: Mapping[str, str]) -> float:
-    """Mean :func:`distance` over the modalities that both have; 1.0 where there is none."""
+    """Take the mean :func:`distance` over the modalities that both have.
+
+    It is 1.0 where there is none.
+    """
     both = [modality for modality in one if modality in other]
     return float(np.mean([distance(one[modality], other[modality]) for modality in both])) if both else 1.0
 
@@ -114,7 +123,10 @@ def _box(shown: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
 
 
 def _sums(array: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Sum over each of the blocks; a voxel on a border counts in both for the part that lies there."""
+    """Sum over each of the blocks.
+
+    A voxel on a border counts in both for the part that lies there.
+    """
     sums = array.astype(np.float64) if array.size < 2**16 else array
     for axis, n in enumerate(array.shape):
         sums = np.moveaxis(np.tensordot(_shares(n).astype(sums.dtype), sums, axes=(1, axis)), 0, axis)
@@ -123,7 +135,7 @@ def _sums(array: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def _shares(n: int) -> NDArray[np.float64]:
-    """How much of voxel k lies in block b, (BLOCKS, n)."""
+    """Compute how much of voxel k lies in block b, (BLOCKS, n)."""
     edges = np.arange(BLOCKS + 1) * n / BLOCKS
     voxels = np.arange(n)
     overlap = np.minimum(edges[1:, None], voxels + 1) - np.maximum(edges[:-1, None], voxels)
@@ -136,7 +148,10 @@ def _bits(text: str) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def _turns() -> NDArray[np.intp]:
-    """For each of the 48 orders and directions of the axes, where each bit comes from, (48, bits)."""
+    """List where each bit comes from in each of the 48 turns, (48, bits).
+
+    A turn is an order and directions of the axes.
+    """
     places = np.arange(BLOCKS**3).reshape((BLOCKS,) * 3)
     turned = [
         places.transpose(order)[tuple(slice(None, None, step) for step in steps)].ravel()

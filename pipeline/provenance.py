@@ -1,4 +1,6 @@
-"""Patients whom a model has learnt from, as its card says: kind, id and fingerprints of their images.
+"""Patients that a model has learnt from, as its card says.
+
+Each has a kind, an id and fingerprints of its images.
 
 In the card ``learnt_from`` is kind -> id -> modality -> fingerprint, and ``parents`` lists the models whose weights it
 began with. A single slice or lesion has an id alone, one for each patient. A model of before this has neither key, and
@@ -48,7 +50,10 @@ class Learnt:
 
 
 def as_listing(entries: Iterable[Learnt]) -> Listing:
-    """The entries as a card holds them, sorted, each patient of a kind once."""
+    """Return the entries as a card holds them, sorted.
+
+    Each patient of a kind is there once.
+    """
     listing: Listing = {}
     for entry in sorted(entries, key=lambda each: (each.kind, each.name)):
         listing.setdefault(entry.kind, {}).setdefault(entry.name, {}).update(entry.prints)
@@ -56,14 +61,19 @@ def as_listing(entries: Iterable[Learnt]) -> Listing:
 
 
 def entries_of(card: Mapping[str, Any]) -> list[Learnt] | None:
-    """The entries that a card holds; None where it does not say."""
+    """Return the entries that a card holds.
+
+    The result is None where it does not say.
+    """
     if "learnt_from" not in card:
         return None
     return [Learnt(kind, name, prints) for kind, cases in card["learnt_from"].items() for name, prints in cases.items()]
 
 
 def patient_entries(cases: Sequence[Case], cache: Path) -> list[Learnt]:
-    """Entries of whole patients; their images are read once, and the fingerprints kept in the cache.
+    """Make the entries of whole patients.
+
+    Their images are read once, and the fingerprints kept in the cache.
 
     Raises :class:`data.errors.InputError` where an image cannot be read, :class:`data.errors.UsageError` where the cache
     cannot be written.
@@ -72,12 +82,15 @@ def patient_entries(cases: Sequence[Case], cache: Path) -> list[Learnt]:
 
 
 def part_entries(names_by_kind: Mapping[str, Iterable[str]]) -> list[Learnt]:
-    """Entries of slices and lesions, by kind and patient."""
+    """Make the entries of slices and lesions, by kind and patient."""
     return [Learnt(kind, known_as(name)) for kind, names in names_by_kind.items() for name in names]
 
 
 def prints_of(case: Case) -> dict[str, str]:
-    """Fingerprints of two images of a case (`PRINTED`), by modality. Raises :class:`data.errors.InputError`."""
+    """Compute the fingerprints of two images of a case (`PRINTED`), by modality.
+
+    Raises :class:`data.errors.InputError`.
+    """
     volumes = read_volumes({m: case.images[m] for m in _printed(case)})
     return {modality: fingerprint(volume.array, volume.grid) for modality, volume in volumes.items()}
 
@@ -87,7 +100,9 @@ def _printed(case: Case) -> list[str]:
 
 
 def with_parent(card: Mapping[str, Any], parent: Checkpoint | Path) -> dict[str, Any]:
-    """A card that also says which model the weights came from, and takes over whom that one has learnt from.
+    """Return a card that also names the model its weights came from.
+
+    The patients that the parent has learnt from are taken over.
 
     Parameters
     ----------
@@ -106,12 +121,17 @@ def with_parent(card: Mapping[str, Any], parent: Checkpoint | Path) -> dict[str,
 
 
 def with_earlier(card: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """A card that keeps the parents and entries of the same run's earlier one."""
+    """Return a card that keeps the parents and entries of an earlier one.
+
+    Both are of the same run.
+    """
     return _joined(card, earlier, [])
 
 
 def why_seen(card: Mapping[str, Any], case_id: str, prints: Mapping[str, str]) -> str:
-    """Why a case counts as learnt from: "by name, ..." or "by image, ..."; empty where it does not, or none knows.
+    """Say why a case counts as learnt from.
+
+    The reason is "by name, ..." or "by image, ..."; it is empty where it does not, or where nothing is known.
 
     Parameters
     ----------
@@ -141,7 +161,10 @@ def _joined(card: Mapping[str, Any], other: Mapping[str, Any], parents: list[dic
 
 
 def _kept_prints(case: Case, cache: Path) -> dict[str, str]:
-    """Kept as bits, a row for each modality that the case has; a row of zeros is the empty text."""
+    """Read the fingerprints of a case from the cache, or make them.
+
+    They are kept as bits, a row for each modality that the case has; a row of zeros is the empty text.
+    """
     present = _printed(case)
     digests = {path: file_digest(path) for m in present for path in case.images[m].paths}
     sources = [[m, case.images[m].channel, [digests[path] for path in case.images[m].paths]] for m in present]

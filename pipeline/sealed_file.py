@@ -1,4 +1,6 @@
-"""Safetensors files that hold their own SHA-256, so that damage anywhere in them is found before they are used.
+"""Safetensors files that hold their own SHA-256.
+
+Damage anywhere in them is found before they are used.
 
 A sealed file's header metadata has the entry ``sha256``: the SHA-256 of the whole file with these 64 digits as zeros.
 Whatever bit is flipped, it is a bit of the text that is digested, or of the digest, or of the name it is found by.
@@ -30,7 +32,7 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2,
 
 @dataclass(frozen=True)
 class SealedHeader:
-    """What a sealed file says of itself, after its digest was found right.
+    """Header of a sealed file, after its digest was found right.
 
     Parameters
     ----------
@@ -48,7 +50,9 @@ class SealedHeader:
 
 
 def read_sealed_file(path: Path, largest: int) -> bytes:
-    """All bytes of a file of at most ``largest``, read only where its first eight fit a header.
+    """Read all bytes of a file of at most ``largest``.
+
+    They are read only where the first eight fit a header.
 
     Raises
     ------
@@ -64,7 +68,9 @@ def read_sealed_file(path: Path, largest: int) -> bytes:
 
 
 def seal(content: bytes, metadata: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file with its digest and ``metadata`` in its metadata, and with the header's keys in order.
+    """Return a safetensors file with its digest in its metadata.
+
+    ``metadata`` is added too, and the header's keys are put in order.
 
     safetensors itself writes the keys in another order each time. ValueError where ``content`` is no such file.
     """
@@ -80,7 +86,7 @@ def seal(content: bytes, metadata: Mapping[str, str] | None = None) -> bytes:
 
 
 def read_seal(content: bytes) -> SealedHeader:
-    """Check a file's digest, and only then what its header says.
+    """Check a file's digest, and only then its header.
 
     Raises
     ------
@@ -105,7 +111,10 @@ def read_seal(content: bytes) -> SealedHeader:
 
 
 def format_of(content: bytes) -> str | None:
-    """The metadata's entry ``format``, sealed or not; nothing of it was checked. None where there is none."""
+    """Read the metadata's entry ``format``, sealed or not.
+
+    Nothing of it was checked; it is None where there is none.
+    """
     try:
         found = _header(content)[0].get("__metadata__", {}).get("format")
     except ValueError:
@@ -114,7 +123,7 @@ def format_of(content: bytes) -> str | None:
 
 
 def _digest_at(content: bytes) -> int:
-    """Where the digits begin."""
+    """Find where the digits begin."""
     places = [match.start(1) for match in _DIGEST.finditer(content, 8, _header_end(content, len(content)))]
     if len(places) != 1:
         raise ValueError(NO_DIGEST)
@@ -129,7 +138,10 @@ def _header_end(content: bytes, size: int) -> int:
 
 
 def _header(content: bytes) -> tuple[dict[str, Any], int]:
-    """The header and the byte behind it; the metadata is text, and every other entry is for :func:`_table` to check."""
+    """Read the header and the number of the byte behind it.
+
+    The metadata is text, and every other entry is for :func:`_table` to check.
+    """
     end = _header_end(content, len(content))
     try:
         header = parse_json(content[8:end])
@@ -142,7 +154,10 @@ def _header(content: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _table(entries: Mapping[str, Any], n_bytes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """dtype and shape of every tensor, once their places are found to share out ``n_bytes`` without gap or overlap."""
+    """Read dtype and shape of every tensor.
+
+    Their places must share out ``n_bytes`` without gap or overlap.
+    """
     table: dict[str, tuple[str, tuple[int, ...]]] = {}
     places: list[tuple[int, int]] = []
     for name, entry in entries.items():
@@ -166,5 +181,8 @@ def _table(entries: Mapping[str, Any], n_bytes: int) -> dict[str, tuple[str, tup
 
 
 def _are_counts(values: Any) -> bool:
-    """A list of whole numbers from 0 to 2^63; eight dimensions are more than any weight has."""
+    """Tell whether a value is a list of whole numbers from 0 to 2^63.
+
+    Eight dimensions are more than any weight has.
+    """
     return isinstance(values, list) and len(values) <= 8 and all(type(v) is int and 0 <= v < 2**63 for v in values)

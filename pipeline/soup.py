@@ -1,4 +1,6 @@
-"""Average of the weights of several models of one architecture: a "soup", as good as an ensemble at one model's cost.
+"""Average of the weights of several models of one architecture.
+
+It is called a "soup", and is as good as an ensemble at one model's cost.
 
 References
 ----------
@@ -27,7 +29,10 @@ NOT_COMPUTED = ("name", "training", "augment")
 
 
 def average_weights(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Take the mean of every floating-point tensor, running statistics included; counters are those of the first."""
+    """Take the mean of every floating-point tensor, running statistics included.
+
+    Counters are those of the first.
+    """
     first = states[0]
     return {
         name: torch.stack([state[name].float() for state in states]).mean(dim=0).to(tensor.dtype)
@@ -55,7 +60,9 @@ def soup_network(models: Sequence[Checkpoint]) -> nn.Module:
 
 
 def soup_card(models: Sequence[Checkpoint], command: str = "") -> dict[str, Any]:
-    """Describe an average by its parents, each with name and SHA-256; nobody has measured it yet.
+    """Describe an average by its parents, each with name and SHA-256.
+
+    It has no scores, since it has not been measured.
 
     Held out of it are those alone that every parent has held out.
     """
@@ -90,7 +97,7 @@ def _require_same_computation(first: Checkpoint, other: Checkpoint) -> None:
 
 
 def _computed(model: Checkpoint) -> dict[str, Any]:
-    """All settings that decide an answer, by their dotted names."""
+    """List all settings that decide an answer, by their dotted names."""
     config = model.config
     settings = {key: value for key, value in config.model_dump(mode="json").items() if key not in NOT_COMPUTED}
     # Of the augmentation, what --tta mirrors and whether a modality may be left out.

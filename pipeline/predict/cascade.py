@@ -1,4 +1,6 @@
-"""Geometry of a cascade: the box that the first network finds, what the second sees in it, and one answer of both.
+"""Geometry of a cascade.
+
+The first network finds a box, the second sees its content, and both give one answer.
 
 The first network works on a coarse grid of the whole head, the second on a fine one in a box around what the first has
 found, with the first's probabilities as further channels. Outside the box the first's probabilities stand; inside its
@@ -24,7 +26,9 @@ Box = tuple[slice, slice, slice]
 def tumour_box(
     probabilities: torch.Tensor, spacing_mm: Sequence[float], settings: FirstStageConfig, seen_axes: Collection[int]
 ) -> Box | None:
-    """The box in which the second network works; None where the first has found nothing.
+    """Return the box in which the second network works.
+
+    It is None where the first network has found nothing.
 
     Parameters
     ----------
@@ -58,7 +62,9 @@ def tumour_box(
 
 
 def second_input(image: torch.Tensor, probabilities: torch.Tensor, box: Box) -> torch.Tensor:
-    """Images and, behind them, the first network's probabilities inside the box, 0 where no image shows anything.
+    """Stack the images and the first network's probabilities inside the box.
+
+    The probabilities are 0 where no image shows anything.
 
     Parameters
     ----------
@@ -73,7 +79,9 @@ def second_input(image: torch.Tensor, probabilities: torch.Tensor, box: Box) -> 
 def blend_weights(
     box: Box, shape: Sequence[int], spacing_mm: Sequence[float], settings: FirstStageConfig
 ) -> torch.Tensor:
-    """Share of the second network's answer in the box, its size, float32 in (0, 1].
+    """Compute the share of the second network's answer in the box.
+
+    The result has the box's size, float32 in (0, 1].
 
     It rises linearly from each face to ``1 - share`` at a depth of ``blend_mm``; a face that is the image's has nothing
     beyond it to pass into, and there it is ``1 - share``.
@@ -93,7 +101,10 @@ def blend_weights(
 
 
 def blend_into(whole: torch.Tensor, answer: torch.Tensor, box: Box, weight: torch.Tensor) -> torch.Tensor:
-    """Put the second network's answer into the first's, (regions, d1, d2, d3), in place; returns it."""
+    """Blend the second network's answer into the first's, in place.
+
+    Both are (regions, d1, d2, d3); the first is returned.
+    """
     inside = whole[(slice(None), *box)]
     # Written so that a weight of 1 gives the answer to the bit.
     inside.copy_(inside * (1 - weight) + answer * weight)

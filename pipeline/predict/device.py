@@ -1,4 +1,4 @@
-"""Which device the networks run on, how much memory it has left, and whether an error says that there was not enough."""
+"""Device that the networks run on, its free memory, and errors of full memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _PHRASES = (
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` (CUDA if there is a card), ``cpu``, ``cuda`` or ``cuda:N``. Raises :class:`data.errors.UsageError`."""
+    """Choose the device by its name.
+
+    The name is ``auto`` (CUDA if there is a card), ``cpu``, ``cuda`` or ``cuda:N``. Raises
+    :class:`data.errors.UsageError`.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -34,7 +38,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_card_bytes(device: torch.device) -> int | None:
-    """What PyTorch could still take of a card: its free memory and what this process holds unused. None for the CPU."""
+    """Return the bytes that PyTorch could still take of a card.
+
+    These are its free memory and the part that this process holds unused. None for the CPU.
+    """
     if device.type != "cuda":
         return None
     try:
@@ -45,7 +52,9 @@ def free_card_bytes(device: torch.device) -> int | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it was made from, says that memory ran out, on a card or in the machine.
+    """Tell whether an error says that memory ran out.
+
+    The error itself counts, and every error that it was made from; the memory is that of a card or of the machine.
 
     By class where there is one, else by its text: cuBLAS, cuDNN, oneDNN and the allocator of the CPU raise a plain
     ``RuntimeError``, and MONAI wraps an error into one.

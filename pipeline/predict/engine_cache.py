@@ -1,4 +1,6 @@
-"""Converted networks on disk: what took a second once is read in a fiftieth of it.
+"""Converted networks on disk.
+
+Converting takes about a second, and reading the result a fiftieth of it.
 
 One sealed safetensors file (pipeline.sealed_file) each, in the user's own cache folder (XDG: ``$XDG_CACHE_HOME``, else
 ``~/.cache``). It holds two arrays of bytes, a network's description and its weights, and can run no code. What was
@@ -36,7 +38,10 @@ Identity = dict[str, str]
 
 
 def cache_folder() -> Path | None:
-    """The folder, which need not exist; None where the machine knows no home of the user."""
+    """Return the folder, which need not exist.
+
+    It is None where the machine knows no home of the user.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):  # a relative one is to be ignored, says the rule
         return Path(base) / "brain-tumour-segmentation" / "networks"
@@ -99,7 +104,10 @@ def _about(identity: Identity) -> dict[str, str]:
 
 
 def _require_ours(path: Path) -> None:
-    """ValueError where another user could have written it: its digest keeps from damage, not from somebody else."""
+    """Raise ValueError where another user could have written the file.
+
+    The digest protects from damage, not from another user.
+    """
     if not hasattr(os, "getuid"):
         return
     for place in (path, path.parent):

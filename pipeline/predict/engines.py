@@ -1,4 +1,6 @@
-"""What runs a model's network: PyTorch, or OpenVINO where it is installed and pays.
+"""Engines that run a model's network.
+
+They are PyTorch, and OpenVINO where it is installed and pays.
 
 ``auto`` decides by the model alone: with the same packages the same model always runs on the same engine, whatever else
 is in the run, so that the same input gives the same bytes. Every engine computes in float32 and is held to the same
@@ -34,7 +36,7 @@ PAYS_FROM = 3e9
 
 @dataclass(frozen=True)
 class Runner:
-    """A network ready to run.
+    """Network ready to run.
 
     Parameters
     ----------
@@ -51,13 +53,16 @@ class Runner:
     remark: str = ""
 
     def remarks(self) -> tuple[str, ...]:
-        """What is to be said of the engine now: also one that failed while it ran."""
+        """List the remarks about the engine now.
+
+        One that failed while it ran is among them.
+        """
         failure = getattr(self.network, "failure", "")
         return tuple(r for r in (self.remark, failure and _instead(failure)) if r)
 
     @property
     def running(self) -> str:
-        """The engine that runs now: one that failed has been replaced."""
+        """Engine that runs now; one that failed has been replaced."""
         return "torch" if getattr(self.network, "failure", "") else self.engine
 
     def release(self) -> None:
@@ -98,7 +103,7 @@ ENGINES: dict[str, Callable[..., Runner]] = {"torch": with_torch, "openvino": wi
 
 
 def choose_engine(name: str, network: nn.Module, config: RunConfig, device: torch.device) -> str:
-    """A key of :data:`ENGINES` for ``auto`` or one of them.
+    """Return a key of :data:`ENGINES` for ``auto`` or for one of the keys.
 
     Raises
     ------
@@ -125,13 +130,18 @@ def choose_engine(name: str, network: nn.Module, config: RunConfig, device: torc
 def prepare(
     name: str, network: nn.Module, checkpoint: Checkpoint, device: torch.device, config: RunConfig | None = None
 ) -> Runner:
-    """The runner of one network, ``config`` its stage's settings (the model's by default). Errors: :func:`choose_engine`."""
+    """Return the runner of one network.
+
+    ``config`` holds the settings of the network (by default the model's). Errors: :func:`choose_engine`.
+    """
     config = config or checkpoint.config
     return ENGINES[choose_engine(name, network, config, device)](network, checkpoint, config)
 
 
 def prune(network: nn.Module, level: int | None, name: str) -> nn.Module:
-    """Cut a UNet++ to one of its levels, in a cascade each that is one; None leaves it whole.
+    """Cut a UNet++ to one of its levels;
+
+    None leaves it whole. In a cascade every network that is a UNet++ is cut.
 
     Raises
     ------
@@ -152,7 +162,9 @@ def prune(network: nn.Module, level: int | None, name: str) -> nn.Module:
 
 
 def multiplications(network: nn.Module, config: RunConfig) -> float:
-    """Multiplications of the convolutions for one brain of usual size, not mirrored; infinite where that is not known.
+    """Count the multiplications of the convolutions for one brain of usual size.
+
+    No mirrorings are counted; the count is infinite where it is not known.
 
     The second stage of a cascade: for one box of usual size.
 

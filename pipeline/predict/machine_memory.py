@@ -1,4 +1,8 @@
-"""How much memory this process may still take: of the machine, of its control groups, of its own limits, of its share."""
+"""Memory that this process may still take.
+
+The limits are those of the machine, of its control groups, of the process itself, and of its share among several
+workers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,9 @@ _share_at_start: int | None = None
 
 
 def set_workers(count: int) -> None:
-    """Tell this process that it is one of ``count`` that work at the same time: it may take its share only.
+    """Tell this process that it is one of ``count`` working at once.
+
+    It may then take its share of the memory only.
 
     To be called once, by the initializer of a worker, while its siblings are idle too.
     """
@@ -26,12 +32,17 @@ def set_workers(count: int) -> None:
 
 
 def workers() -> int:
-    """How many processes work at the same time, as far as this one was told."""
+    """Return how many processes work at the same time.
+
+    It is 1 unless :func:`set_workers` was called.
+    """
     return _workers
 
 
 def available_bytes() -> int | None:
-    """What this process may still take without being killed, or None where nothing can be known.
+    """Return the bytes that this process may still take without being killed.
+
+    The result is None where nothing can be known.
 
     The least of the machine's free memory, what is left in its control groups, and its own limits (``ulimit -v``).
     Of several workers (:func:`set_workers`) each has its part of what was free when they began, or of what is free
@@ -44,7 +55,10 @@ def available_bytes() -> int | None:
 
 
 def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What all processes together may still take: MemAvailable, and the limits of control groups (v1, v2) less use."""
+    """Return the bytes that all processes together may still take.
+
+    These are MemAvailable, and the limits of control groups (v1, v2) less their use.
+    """
     left = [kibibytes * 1024 for kibibytes in _numbers(proc / "meminfo", r"MemAvailable:\s+(\d+) kB")]
     for number, controllers, path in _memberships(proc / "self" / "cgroup"):
         if number == "0" and not controllers:
@@ -66,7 +80,10 @@ def machine_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgro
 
 
 def limit_bytes(statm: Path = Path("/proc/self/statm")) -> int | None:
-    """What is left of this process's own limit on its address space; None where it has none."""
+    """Return the rest of this process's own limit on its address space.
+
+    The result is None where it has no limit.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -106,7 +123,9 @@ NEVER = 2**31 - 1
 
 
 def tune_malloc() -> bool:
-    """Keep freed memory in the process for its next block; whether the C library is one that could be told so.
+    """Keep freed memory in the process for its next block.
+
+    Returns whether the C library is one that takes this setting.
 
     Of glibc alone; elsewhere (musl, macOS, Windows) nothing is done. May be called again.
     """
@@ -121,10 +140,10 @@ def tune_malloc() -> bool:
 
 
 class Holder(Protocol):
-    """What keeps memory for its next use, and can do without."""
+    """Object that keeps memory for its next use and can do without it."""
 
     def release(self) -> None:
-        """Free what is kept; nothing where it is in use at this moment."""
+        """Free the memory that is kept; do nothing while it is in use."""
 
 
 _holders: WeakSet[Holder] = WeakSet()
@@ -136,7 +155,9 @@ def keep_track(holder: Holder) -> None:
 
 
 def give_back() -> bool:
-    """Return the memory that is free within this process to the machine; whether there was any to return.
+    """Return the memory that is free within this process to the machine.
+
+    The result says whether there was any to return.
 
     What engines keep from one case to the next goes as well.
     """

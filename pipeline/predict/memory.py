@@ -1,4 +1,4 @@
-"""How much memory a case takes, said before any of its voxels is read, and how much there is.
+"""Memory that a case takes, computed from headers alone, and memory that there is.
 
 The formula follows the life of a case. Each stage holds arrays whose sizes follow from the headers and the model's
 configuration; the peak is the largest stage. ``python -m bench.memory`` measures it against real runs and prints both;
@@ -63,7 +63,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelCost:
-    """One model of a run: its configuration, and what its network takes.
+    """Memory that one model of a run takes, and the model's configuration.
 
     Parameters
     ----------
@@ -79,7 +79,9 @@ class ModelCost:
 
 
 def activation_bytes_per_voxel(network: nn.Module, config: RunConfig) -> float:
-    """Most bytes alive at once in a forward pass, for each voxel (2D: pixel) of a window and without the weights.
+    """Count the most bytes alive at once in a forward pass.
+
+    The result is for each voxel (2D: pixel) of a window, without the weights.
 
     Counted in a pass over the smallest input that the network does not pad, since everything in it grows with the
     number of voxels. Convolutions on the CPU take copies of input and output beside, in blocks of 16 channels.
@@ -103,7 +105,10 @@ def _live_bytes() -> Any:
     from torch.overrides import TorchFunctionMode
 
     class LiveBytes(TorchFunctionMode):
-        """Adds up the results of all operations while they are alive (a dispatch mode imports sympy: two seconds)."""
+        """Sum of the results of all operations while they are alive.
+
+        A dispatch mode would count the same, but it imports sympy, which takes two seconds.
+        """
 
         def __init__(self) -> None:
             super().__init__()
@@ -209,7 +214,10 @@ def stages(
 
 @dataclass(frozen=True)
 class _Finding:
-    """Bytes of a cascade's first network: its image, its stages, what it leaves for the second's, and its members."""
+    """Bytes of a cascade's first network.
+
+    They are its image, its own steps, the answers that stay for the second network, and its members.
+    """
 
     image: int
     preprocess: int
@@ -262,7 +270,9 @@ def predicted_bytes(
     on_card: bool = False,
     working: Shape | None = None,
 ) -> int:
-    """Peak memory of segmenting one case, in bytes beyond the idle process with its models loaded.
+    """Predict the peak memory of segmenting one case.
+
+    It is in bytes beyond the idle process with its models loaded.
 
     Parameters
     ----------
@@ -307,14 +317,21 @@ def _preprocessing(
 
 
 def _resampling(channels: int, source: Shape, target: Shape) -> int:
-    """Source, and the largest two neighbours among what each axis gives, or the result beside its padded copy."""
+    """Count the bytes of resampling axis by axis.
+
+    They are the source, and the largest two neighbours among the results of the axes, or the last result beside its
+    padded copy.
+    """
     steps = [math.prod((*target[:axis], *source[axis:])) for axis in range(4)]
     between = max(steps[1], steps[1] + steps[2], steps[2] + steps[3], 2 * steps[3])
     return FLOAT * channels * (steps[0] + between)
 
 
 def one_window_bytes(model: ModelCost, working: Shape, *, tta: bool = False, members: int = 1) -> int:
-    """What the network takes where one window holds the working grid, beside the image that is already there."""
+    """Predict the bytes of a pass in which one window holds the working grid.
+
+    The image that is already there is not counted.
+    """
     taken = _inferring(model, working, tta, False, members, whole=True)
     return int(HEADROOM * taken) - FLOAT * len(model.config.inputs) * math.prod(working)
 
@@ -354,7 +371,7 @@ def gib(size: int) -> str:
 
 
 def too_large(case: str, needed: int, available: int | None) -> InputError:
-    """The refusal of a case with its numbers, to be raised."""
+    """Return the error that refuses a case, with its numbers."""
     each = f" (one of {workers()} processes)" if workers() > 1 else ""
     there = "more than there is" if available is None else f"and {gib(available)} are left for this process{each}"
     return InputError(
@@ -365,7 +382,10 @@ def too_large(case: str, needed: int, available: int | None) -> InputError:
 
 
 def has_room(needed: int) -> bool:
-    """Whether so many bytes can be taken; what this process holds unused is given back before the answer is no."""
+    """Tell whether so many bytes can be taken.
+
+    Memory that this process holds unused is given back before the answer is no.
+    """
     available = available_bytes()
     if available is not None and needed > available and give_back():
         available = available_bytes()

@@ -1,4 +1,4 @@
-"""A network of ours, run by OpenVINO in float32 on the CPU (extra ``cpu``).
+"""Networks run by OpenVINO in float32 on the CPU (extra ``cpu``).
 
 A network is converted once, for all sizes: what it does inside its padding (networks.layers) is the same whatever the
 size, so that it is traced on the smallest input and its spatial dimensions are then left open.
@@ -36,12 +36,14 @@ TELEMETRY = "openvino_telemetry"
 
 
 def installed() -> bool:
-    """Whether OpenVINO is there; it is not imported."""
+    """Tell whether OpenVINO is there; it is not imported."""
     return importlib.util.find_spec("openvino") is not None
 
 
 class OpenVINONetwork(nn.Module):
-    """A drop-in for the network that it was made from, on the CPU; that one takes over when OpenVINO fails.
+    """Replacement on the CPU for the network that it was made from.
+
+    That network takes over when OpenVINO fails.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ class OpenVINONetwork(nn.Module):
         return torch.from_numpy(answer)[(slice(None), slice(None), *(slice(n) for n in x.shape[2:]))]
 
     def release(self) -> None:
-        """Give back what the last pass took; the next one takes it again."""
+        """Give back the memory of the last pass; the next pass takes it again."""
         if not self.failure and self._in_use.acquire(blocking=False):
             try:
                 self._compiled.release_memory()
@@ -109,7 +111,7 @@ class OpenVINONetwork(nn.Module):
 
 
 def reason(error: Exception) -> str:
-    """The first words of an error, for a remark."""
+    """Return the first words of an error, for a remark."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
@@ -123,7 +125,7 @@ def _openvino() -> Any:
 
 @lru_cache(maxsize=1)
 def _core() -> Any:
-    """The one runtime of this process, kept to its end.
+    """Return the one runtime of this process, kept to its end.
 
     Its CPU plugin gives the calling thread a stack of its own for signals, and leaves the thread with a freed one where
     several runtimes are not ended in the opposite order: the next Ctrl-C, or the end of a child, is then a crash.
@@ -132,7 +134,7 @@ def _core() -> Any:
 
 
 class _Inside(nn.Module):
-    """What a network does to an input that halves evenly."""
+    """Part of a network that works on an input that halves evenly."""
 
     def __init__(self, network: PaddedNetwork) -> None:
         super().__init__()
@@ -143,7 +145,9 @@ class _Inside(nn.Module):
 
 
 def _convert(ov: Any, network: PaddedNetwork) -> tuple[str, np.ndarray]:
-    """OpenVINO's description of a network and its weights (n,) uint8, for any size that halves evenly.
+    """Convert a network for any size that halves evenly.
+
+    The result is OpenVINO's description and the weights (n,) uint8.
 
     torch's own trace without its check, which runs the network twice more and imports torch.distributed, and the front
     end alone: 0.8 s of CPU time where ``openvino.convert_model`` took 4 to 5.

@@ -1,4 +1,7 @@
-"""The passes of a network over one image, whose answers are averaged: each direction of slices, each mirroring."""
+"""Passes of a network over one image: each direction of slices, each mirroring.
+
+Their answers are averaged.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +37,14 @@ class Pass:
 
     @property
     def share(self) -> float:
-        """Its share of the mean."""
+        """Share of the pass in the mean."""
         return self.weight / self.of
 
 
 def passes(config: RunConfig, tta: bool, shape: Sequence[int] | None = None) -> list[Pass]:
-    """The passes over one image, in order; the first of each direction mirrors nothing.
+    """List the passes over one image in order.
+
+    The first of each direction mirrors nothing.
 
     Mirrored are those of ``config.augment.flip_axes`` that lie within the slices, since training mirrors no others. A
     direction has the same share of the mean whatever the number of its passes.

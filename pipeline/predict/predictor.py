@@ -57,7 +57,7 @@ OnStage = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The result for one case, all arrays on the case's own grid.
+    """Result for one case, all arrays on the case's own grid.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One network of a model: its settings, what runs it, what makes its image, what it takes, and whether it is mirrored."""
+    """Network of a model with its settings, engine, preprocessing, memory cost and mirroring."""
 
     config: RunConfig
     runner: Runner
@@ -176,7 +176,7 @@ class Predictor:
     def _stages(
         self, checkpoint: Checkpoint, settings: RunConfig, network: nn.Module, engine: str
     ) -> tuple[_Stage, ...]:
-        """The networks of one model, in the order in which they run."""
+        """Prepare the networks of one model, in the order in which they run."""
         stages: list[_Stage] = []
         for config, plain in zip(settings.stages, stages_of(network), strict=True):
             first = stages[0].cost if stages else None
@@ -246,7 +246,9 @@ class Predictor:
             raise too_large(str(case.folder), needed, available_bytes()) from error
 
     def predicted_bytes(self, case: Case, *, on_card: bool | None = None) -> int:
-        """Peak memory of segmenting a case with all modalities, beyond this process as it is; no voxel is read.
+        """Predict the peak memory of segmenting a case with all modalities.
+
+        It is in bytes beyond this process as it is; no voxel is read.
 
         See :func:`pipeline.predict.memory.predicted_bytes`; ``on_card`` is by default whether the predictor's device is one.
         """
@@ -309,7 +311,10 @@ class Predictor:
     def _infer(
         self, model: Sequence[_Stage], images: list[MetaTensor], spread: MemberSpread | None, case: Case, clock: _Clock
     ) -> tuple[torch.Tensor, Grid, list[str]]:
-        """Probabilities of the last stage's regions, the grid on which they lie, and what had to be done about memory."""
+        """Run the networks of one model.
+
+        Returns the probabilities of its regions, the grid on which they lie, and remarks about memory.
+        """
         if len(model) > 1:
             return self._cascade(model, images, spread, case, clock)
         (stage,), working = model, grid_of(images[0])
@@ -322,7 +327,9 @@ class Predictor:
     def _cascade(
         self, model: Sequence[_Stage], images: list[MetaTensor], spread: MemberSpread | None, case: Case, clock: _Clock
     ) -> tuple[torch.Tensor, Grid, list[str]]:
-        """As `_infer`, of two stages; see :mod:`pipeline.predict.cascade`.
+        """Run both networks of a cascade; see :mod:`pipeline.predict.cascade`.
+
+        Returns the same as `_infer`.
 
         A member is one pass of the second stage, put into the same pass of the first.
         """
@@ -371,7 +378,10 @@ class Predictor:
         watch: Callable[[torch.Tensor, Pass], None] | None,
         on_share: Callable[[float], None],
     ) -> tuple[torch.Tensor, list[str]]:
-        """Probabilities (regions, d1, d2, d3) of one network, and what had to be done about memory."""
+        """Run one network.
+
+        Returns its probabilities (regions, d1, d2, d3), and remarks about memory.
+        """
         windowed, slid = self._fitting_window(stage, tuple(image.shape[1:]))
         probabilities, fitted = infer(
             windowed,
@@ -389,7 +399,10 @@ class Predictor:
         return probabilities, said
 
     def _fitting_window(self, stage: _Stage, shape: tuple[int, ...]) -> tuple[RunConfig, tuple[str, ...]]:
-        """The stage's configuration, with sliding windows where one that holds the image would not fit."""
+        """Choose sliding windows where one that holds the image would not fit.
+
+        Returns the network's configuration, and remarks.
+        """
         config = stage.config
         if not config.window.whole:
             return config, ()
@@ -426,7 +439,7 @@ class Predictor:
     def _prepare(
         self, model: Sequence[_Stage], case: Case, volumes: dict[str, Volume], clock: _Clock
     ) -> list[dict[str, Any]]:
-        """What the chain of each stage gives; the files are read once for all of them."""
+        """Preprocess a case for each network; the files are read once for all."""
         present = [m for m in model[-1].config.modalities if m in case.images]
         with clock.stage("read"):
             sources = {m: case.images[m] for m in present if m not in volumes}
@@ -451,7 +464,7 @@ class Predictor:
             mean[region] = np.add(mean[region], share, out=mean[region]) if region in mean else share
 
     def _doubts(self, native: ImageHeader) -> list[str]:
-        """What only the models tell is doubtful about a case."""
+        """List the doubts about a case that only the models can tell."""
         deep = [
             checkpoint.name
             for checkpoint, model in zip(self.checkpoints, self.models, strict=True)
@@ -463,13 +476,19 @@ class Predictor:
         return [f"{native.path}: a single slice ({size}), and {', '.join(deep)} expects volumes; choose a 2D model"]
 
     def _spread(self) -> MemberSpread | None:
-        """What gathers the members; None where there is only one."""
+        """Return the collector of the members;
+
+        None where there is only one.
+        """
         return MemberSpread(self.configs[0].postprocess.threshold) if self._n_members() > 1 else None
 
     def _add_member(
         self, spread: MemberSpread, config: RunConfig, working: Grid, probability: torch.Tensor, each: Pass
     ) -> None:
-        """One pass, (regions of ``config``, d1, d2, d3) on ``working``; as in the mean, each model has the same weight."""
+        """Add one pass to the spread.
+
+        It is (regions of ``config``, d1, d2, d3) on ``working``; each model has the same weight, as in the mean.
+        """
         if config.regions != self.regions:
             probability = probability[[config.regions.index(region) for region in self.regions]]
         spread.add(probability, working, each.share)
@@ -487,7 +506,7 @@ class Predictor:
 
 
 class _Clock:
-    """The seconds of each stage, said to who listens as it begins."""
+    """Seconds of each step of a case, reported to a listener as it begins."""
 
     def __init__(self, on_stage: OnStage | None) -> None:
         self.seconds: dict[str, float] = {}
@@ -504,6 +523,6 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def share(self, done: float) -> None:
-        """So much of the stage is done."""
+        """Report the share of the present step that is done."""
         if self.on_stage is not None:
             self.on_stage(self._now, done)

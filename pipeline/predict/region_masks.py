@@ -1,4 +1,4 @@
-"""From the regions' probabilities on the case's own grid to their masks, and to one label map in a convention."""
+"""Masks and a label map from the regions' probabilities on the case's own grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transforms.watershed import refine_by_watershed
 
 
 def region_parents(convention: LabelConvention, regions: Sequence[str]) -> dict[str, str | None]:
-    """For each region the smallest other one that contains it."""
+    """Find for each region the smallest other one that contains it."""
     parents: dict[str, str | None] = {}
     for region in regions:
         around = [r for r in regions if convention.regions[r] > convention.regions[region]]
@@ -30,7 +30,9 @@ def region_masks(
     grid: Grid,
     flair: NDArray[np.float32] | None,
 ) -> dict[str, NDArray[np.bool_]]:
-    """Post-process the probabilities of one case, all arrays (d1, d2, d3) on its own grid.
+    """Post-process the probabilities of one case.
+
+    All arrays are (d1, d2, d3) on its own grid.
 
     With ``config.postprocess.watershed`` the border of WT is drawn on the edges of ``flair``, before nesting and
     components. The regions within it only follow by nesting: their borders show in T1c, which does not come along.
@@ -57,7 +59,9 @@ def to_labels(
     flair: NDArray[np.float32] | None,
     convention: str | None,
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]], str]:
-    """The label map, the masks as they come back from it, and the name of its convention.
+    """Make the label map of a case from its probabilities.
+
+    Returns the map, the masks as they come back from it, and the name of its convention.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""How far the members of an averaged prediction agree; every model in every pass is one member.
+"""Agreement among the members of an averaged prediction.
+
+Every model in every pass is one member.
 
 Two answers for each region. The standard deviation of the members' probabilities says where they differ, voxel by
 voxel: the usual measure of a test-time-augmentation or ensemble prediction [1]_. The disagreement says how much the
@@ -78,14 +80,18 @@ class MemberSpread:
         self._masks[-1] = self._masks[-1].to(bits.device) | bits
 
     def standard_deviation(self) -> torch.Tensor:
-        """Of the members around their mean (the population's, not a sample's), (regions, d1, d2, d3) in [0, 0.5].
+        """Compute the standard deviation of the members around their mean.
+
+        It is the population's, not a sample's: (regions, d1, d2, d3) in [0, 0.5].
 
         One member, or none, gives zeros.
         """
         return (self._squares / sum(self.weights)).clamp_(0).sqrt_() if self.weights else self._squares
 
     def disagreement(self) -> list[float]:
-        """For each region 1 - the weighted mean over the members of Dice(member's mask, mask of the mean), in [0, 1].
+        """Compute for each region how much the members' masks differ.
+
+        It is 1 - the weighted mean over the members of Dice(member's mask, mask of the mean), in [0, 1].
 
         0: all masks are equal. Two masks without a voxel have Dice 1, a mask against none has 0. No members: no regions.
         """

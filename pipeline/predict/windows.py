@@ -1,4 +1,4 @@
-"""From a normalised image to probabilities: windows, mirrored passes, and what is done when the memory runs out.
+"""Probabilities of a normalised image, by windows and passes, within the memory there is.
 
 A card that is too small does not cost a patient the mask. One way after another is tried until one fits: smaller
 batches, then stitching on the CPU (the card holds single windows only), then the CPU alone. What was done is said.
@@ -38,7 +38,10 @@ SPREAD_COPIES = 6
 
 @dataclass(frozen=True)
 class Way:
-    """Where the network runs, how many windows go through it together, and where they are put together."""
+    """Devices and batch size of one attempt at a pass.
+
+    They are where the network runs, how many windows go through it together, and where the windows are put together.
+    """
 
     device: torch.device
     batch: int
@@ -52,7 +55,10 @@ class Way:
 
 
 def ways_to_run(device: torch.device, batch: int) -> list[Way]:
-    """The ways in the order in which they are tried: each takes less of the card's memory than the one before."""
+    """List the ways in the order in which they are tried.
+
+    Each takes less of the card's memory than the one before.
+    """
     ways = [Way(device, batch, device)]
     if device.type == "cpu":
         return ways
@@ -74,7 +80,9 @@ def infer(
     before_cpu: Callable[[], None] | None = None,
     on_share: Callable[[float], None] | None = None,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Probabilities of one normalised image, and what had to be done about a card that was full.
+    """Compute the probabilities of one normalised image.
+
+    Returns them, and remarks about a card that was full.
 
     Parameters
     ----------
@@ -147,7 +155,9 @@ def _part(on_share: Callable[[float], None] | None, done: int, of: int) -> Calla
 def _counting(
     config: RunConfig, network: nn.Module, shape: Sequence[int], way: Way, on_share: Callable[[float], None] | None
 ) -> Iterator[None]:
-    """Within the block ``on_share`` hears after each call of the network how much of the pass is done.
+    """Report the share of a pass that is done, within the block.
+
+    ``on_share`` is called after each call of the network.
 
     ``shape`` is that of the image as the network sees it, turned.
     """
@@ -176,7 +186,10 @@ def _counting(
 
 
 def _one_pass(config: RunConfig, network: nn.Module, image: torch.Tensor, way: Way, each: Pass) -> torch.Tensor:
-    """Probabilities (1, regions, d1, d2, d3) of the image turned and mirrored, brought back, on ``way.stitch_on``."""
+    """Compute the probabilities of one pass (1, regions, d1, d2, d3).
+
+    The image is turned and mirrored, and the answer is brought back, on ``way.stitch_on``.
+    """
     network.to(way.device)
     batch = turned(image[None].to(way.stitch_on), each.across)
     batch = slices_as_channels(batch, config.window.context, config.window.context_step)
@@ -202,7 +215,10 @@ def _not_finite(config: RunConfig, image: torch.Tensor, logits: torch.Tensor, wa
 
 
 def _release(network: nn.Module, device: torch.device) -> None:
-    """Give back what the failed way took, so that the next one and other processes can have it."""
+    """Give back the memory of the way that failed.
+
+    The next way and other processes can then have it.
+    """
     network.to("cpu")
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -229,7 +245,10 @@ def windows_of(config: RunConfig, network: nn.Module, image: torch.Tensor, way: 
 
 
 def _slice_by_slice(network: nn.Module, image: torch.Tensor, n_regions: int, way: Way) -> torch.Tensor:
-    """Logits (1, regions, d1, d2, d3) of whole slices, ``way.batch`` of those together that are not empty."""
+    """Compute the logits (1, regions, d1, d2, d3) of whole slices.
+
+    ``way.batch`` of those that are not empty go together.
+    """
     slices = image[0].movedim(-1, 0)
     shape = (len(slices), n_regions, *slices.shape[2:])
     logits = image.new_full(shape, EMPTY_WINDOW_LOGIT)
@@ -239,7 +258,7 @@ def _slice_by_slice(network: nn.Module, image: torch.Tensor, n_regions: int, way
 
 
 def skipping_empty(network: nn.Module, n_regions: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The network, but windows of zeros alone are answered without asking it."""
+    """Wrap the network so that windows of zeros alone are answered without it."""
 
     def ask(windows: torch.Tensor) -> torch.Tensor:
         full = windows.flatten(1).any(dim=1)
@@ -254,7 +273,9 @@ def skipping_empty(network: nn.Module, n_regions: int) -> Callable[[torch.Tensor
 
 
 def with_window(config: RunConfig, window: str) -> RunConfig:
-    """The configuration with windows as asked for: ``auto``, as the model says, or the side of a sliding one in voxels.
+    """Return the configuration with windows as asked for.
+
+    ``window`` is ``auto``, as the model says, or the side of a sliding one in voxels.
 
     Of a cascade both stages get them. Raises :class:`data.errors.UsageError` where it is neither.
     """
@@ -272,7 +293,7 @@ def with_window(config: RunConfig, window: str) -> RunConfig:
 
 
 def sliding(config: RunConfig) -> RunConfig:
-    """The configuration without the one window that holds everything."""
+    """Return the configuration without the one window that holds everything."""
     return _changed(config, whole=False)
 
 
@@ -281,7 +302,10 @@ def _changed(config: RunConfig, **changes: Any) -> RunConfig:
 
 
 def window_size(config: RunConfig, shape: Sequence[int]) -> tuple[int, ...]:
-    """A window never exceeds the image, (d1, d2, d3), since the network pads by itself."""
+    """Return the window's size, at most the image's (d1, d2, d3).
+
+    The network pads by itself.
+    """
     if config.window.whole:
         return tuple(shape[: config.network.spatial_dims])
     return tuple(min(w, n) for w, n in zip(config.window.size, shape, strict=False))
