@@ -18,12 +18,30 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+if __name__ == "__main__" and sys.version_info < (3, 11):
+    version = sys.version.split()[0]
+    print(f"run_pipeline.py: Python {version} is too old; take 3.11 or newer, see README.md", file=sys.stderr)
+    sys.exit(2)
+
+from pipeline import __version__
 from pipeline.execute import interruption
 
 if __name__ == "__main__":
     interruption.leave_at_once()  # before the imports that take a while
 
-import tyro
+if os.environ.get("NO_COLOR"):  # no-color.org; tyro, which colours help and errors, has a name of its own for it
+    os.environ["PYTHON_TYRO_ANSI_CODES"] = "False"
+
+try:
+    import tyro
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    here = Path(__file__).resolve().parent
+    once = "" if (here / ".venv" / ".ready").is_file() else f"run `make .venv` in {here} once, then "
+    lacking = f"{sys.executable} lacks the package {missing.name}"
+    print(f"run_pipeline.py: {lacking}; {once}call {here}/.venv/bin/python run_pipeline.py", file=sys.stderr)
+    sys.exit(2)
 
 from data.errors import SegmentationError, UsageError
 from data.visible import visible
@@ -563,11 +581,15 @@ def main(arguments: list[str] | None = None) -> int:
     0: no error row. 1: some error row, or a result could not be written. 2: could not start. 130, 143: stopped by SIGINT,
     SIGTERM.
     """
+    if (sys.argv[1:] if arguments is None else arguments)[:1] == ["--version"]:
+        print(f"run_pipeline.py {__version__}")
+        return OK
     command = tyro.cli(
         Command,
         args=arguments,
         prog="run_pipeline.py",
-        description="Brain tumour segmentation, from a folder of patients to masks and a report.",
+        description="Brain tumour segmentation, from a folder of patients to masks and a report. "
+        "--version prints the version.",
     )
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end the run
         if hasattr(stream, "reconfigure"):
@@ -628,6 +650,8 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return f"{where}{error.strerror or error}; {_MENDS.get(error.errno or 0, 'mend that')}, and run it again"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{sys.executable} lacks the package {error.name}; set up again, see README.md"
     return f"unexpected {type(error).__name__}: {error}; please report it (--debug shows where)"
 
 

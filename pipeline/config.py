@@ -216,6 +216,7 @@ class ScheduleConfig(Strict):
     """Learning rate over the epochs (see pipeline.training.progress.schedule)."""
 
     name: Literal["cosine", "polynomial", "plateau", "constant", "constant_cooldown"] = "cosine"
+    """How the rate falls after the warm-up."""
     warmup_steps: int = Field(default=50, ge=0)
     """Steps over which the rate rises to its first value."""
     power: float = Field(default=0.9, gt=0)
@@ -281,10 +282,13 @@ class TrainingConfig(Strict):
     """Search for the weights, past or planned."""
 
     patch: tuple[Voxels, ...]
+    """Voxels of one training sample on the working grid; two numbers for a 2D network."""
     batch: int = Field(default=2, ge=1)
     """Samples of one step, over all processes."""
     epochs: int = Field(default=100, ge=1)
+    """Most epochs; `stopping` may end the run sooner."""
     steps_per_epoch: int = Field(default=100, ge=1)
+    """Optimiser steps of an epoch, each over one batch."""
     validate_every: int = Field(default=5, ge=1)
     """Epochs between two validations; the last epoch is always validated."""
     validate_minutes: float | None = Field(default=None, gt=0)
@@ -293,7 +297,9 @@ class TrainingConfig(Strict):
     """At the end the weights of so many of the latest validated epochs are averaged, and that is the model where it
     scores better than the best of them; 0: not."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Highest rate of AdamW, which the schedule lowers."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Decoupled weight decay of AdamW."""
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest norm of the gradient."""
     mixed_precision: bool = True
@@ -307,6 +313,7 @@ class TrainingConfig(Strict):
     stopping: StoppingConfig = StoppingConfig()
     sampling: SamplingConfig = SamplingConfig()
     seed: int = Field(default=0, ge=0)
+    """Decides first weights and samples."""
 
 
 class FirstStageConfig(Strict):
@@ -354,6 +361,7 @@ class RunConfig(Strict):
     """
 
     name: str
+    """Name of the model that it makes."""
     network: NetworkConfig
     modalities: tuple[str, ...]
     """Input channels, in order."""
