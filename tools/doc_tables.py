@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from data.labels import CONVENTIONS, REGIONS, load_convention
 from networks import ARCHITECTURES, SPATIAL_DIMS, NetworkConfig
 from networks.losses import LOSSES

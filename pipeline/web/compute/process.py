@@ -143,9 +143,7 @@ class ComputingProcess:
             with contextlib.suppress(ValueError):
                 how = f"by signal {signal.Signals(-code).name}"
         hint = ", probably for want of memory" if code == -9 else ""
-        return (
-            f"the process that computes it ended {how}{hint}; run it again, and tell who runs the server if it ends again"
-        )
+        return f"the process that computes it ended {how}{hint}; run it again, and tell who runs the server if it ends again"
 
     async def _watch_memory(self, process: asyncio.subprocess.Process) -> None:
         while self.memory_bytes and process.returncode is None:
