@@ -55,12 +55,12 @@ check: $(VENV)/.ready
 PATIENTS ?= ../shared/data/brats
 BENCH ?=
 bench: $(VENV)/.ready
-	$(BIN)/python -m bench.yardsticks $(PATIENTS) $(BENCH)
+	$(BIN)/python -m bench.speed.yardsticks $(PATIENTS) $(BENCH)
 
 # The flame graph of one case.
 profile: $(VENV)/.ready
 	mkdir -p out
-	$(BIN)/python -m bench.profile $(PATIENTS) --output out/profile.svg
+	$(BIN)/python -m bench.speed.profile $(PATIENTS) --output out/profile.svg
 
 # Out-of-fold masks and scores of a recipe, for evaluation and speed work; they stay outside the repository.
 DATA ?= ../data
@@ -91,7 +91,7 @@ chaos: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos
 
 thousand: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m bench.thousand
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos.thousand
 
 # The auditing tools have an environment of their own: they are not there when patients are segmented.
 $(AUDIT)/.ready: constraints-audit.txt
@@ -101,7 +101,7 @@ $(AUDIT)/.ready: constraints-audit.txt
 
 # Known vulnerabilities of all that is pinned. No index, no audit: that is said, and is no failure.
 audit:
-	@if $(MAKE) --quiet $(AUDIT)/.ready; then $(AUDIT)/bin/python -m bench.audit constraints.txt constraints-audit.txt; \
+	@if $(MAKE) --quiet $(AUDIT)/.ready; then $(AUDIT)/bin/python -m tools.audit constraints.txt constraints-audit.txt; \
 	else echo 'skipped: pip-audit could not be installed; the lines above say why'; fi
 
 # A bill of materials, CycloneDX 1.6, checked against its schema.
@@ -109,11 +109,11 @@ SBOM ?= out/sbom.cdx.json
 sbom: $(VENV)/.ready $(AUDIT)/.ready
 	mkdir -p $(dir $(SBOM))
 	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --spec-version 1.6 --output-file $(VENV)/environment.cdx.json $(BIN)/python
-	$(BIN)/python -m bench.sbom $(VENV)/environment.cdx.json --reports $(wildcard $(VENV)/installed-*.json) --output $(SBOM)
-	$(AUDIT)/bin/python -m bench.sbom --validate $(SBOM)
+	$(BIN)/python -m tools.sbom $(VENV)/environment.cdx.json --reports $(wildcard $(VENV)/installed-*.json) --output $(SBOM)
+	$(AUDIT)/bin/python -m tools.sbom --validate $(SBOM)
 
 licences: $(VENV)/.ready
-	$(BIN)/python -m bench.licences
+	$(BIN)/python -m tools.licences
 
 clean:
 	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

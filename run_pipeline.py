@@ -281,6 +281,31 @@ class Models:
 
 
 @dataclass
+class Seal:
+    """Bring model files of the first format, which held no SHA-256 of themselves, forward to the present one.
+
+    Tensors, settings and card stay. Only for files whose source you trust: earlier damage is sealed with the rest.
+    """
+
+    files: tyro.conf.Positional[list[Path]]
+    """Model files; each is replaced."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self) -> int:
+        from pipeline.checkpoint import bring_forward
+
+        status = OK
+        for path in self.files:
+            try:
+                print(f"{bring_forward(path)}  {_printable(path.name)}")  # as sha256sum prints it
+            except (SegmentationError, OSError) as error:
+                status = SOME_FAILED
+                print(f"run_pipeline.py: {_printable(_sentence(error))}", file=sys.stderr)
+        return status
+
+
+@dataclass
 class Train:
     """Train a recipe on a folder of patients with references.
 
@@ -337,7 +362,8 @@ class Train:
             return self._train(leads)
 
     def _train(self, leads: bool) -> int:
-        from pipeline.training.run import TrainOptions, run_training
+        from pipeline.training.options import TrainOptions
+        from pipeline.training.run import run_training
 
         names = (field.name for field in fields(TrainOptions) if field.name not in ("command", "on_step"))
         options = {name: getattr(self, name) for name in names}
@@ -444,6 +470,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Models, tyro.conf.subcommand("models")]
+    | Annotated[Seal, tyro.conf.subcommand("seal")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Serve, tyro.conf.subcommand("serve")]
 )

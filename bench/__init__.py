@@ -1,0 +1,1 @@
+"""Measurements of the program: scores here, times and memory in the wings."""

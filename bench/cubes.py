@@ -1,11 +1,13 @@
-"""Scores of models on lesions that are set aside, through the same Predictor as the user's.
+"""Scores of models on lesions that are set aside.
+
+They go through the same Predictor as the user's.
 
     python -m bench.cubes CUBES --split FILE --model NAME ... [--output FILE]
 
-CUBES is the folder of the lesions (pipeline.training.cube_validation), FILE a split with the list ``set_aside`` (bench.sides).
-Each lesion stands alone: the network sees zeros outside of its cube, and no component is removed. With --output: a table
-(CSV) with one row for each model and lesion. A model that has learnt from one of the patients is refused, see
-bench.heldout; --seen scores it all the same.
+CUBES is the folder of the lesions (pipeline.training.cube_validation), FILE a split with the list ``set_aside``
+(bench.sides). Each lesion stands alone: the network sees zeros outside of its cube, and no component is removed. With
+--output: a table (CSV) with one row for each model and lesion. A model that has learnt from one of the patients is
+refused, see bench.heldout; --seen scores it all the same.
 """
 
 from __future__ import annotations
@@ -54,7 +56,10 @@ def refuse_seen(models: Sequence[Checkpoint], patients: Mapping[str, str], what:
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
-    """A line a model: mean Dice over all lesions, and over those whose reference is not empty."""
+    """Write a line for each model, mean Dice over all lesions.
+
+    A second figure is over those with a reference that is not empty.
+    """
     columns = [f"{region}{more}" for more in ("", ", not empty") for region in REGIONS]
     lines = ["| model | lesions | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for model, own in rows.groupby("model", sort=False):

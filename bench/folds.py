@@ -1,4 +1,4 @@
-"""Cross-validation: train a recipe on every fold, and segment each patient with the model that has not seen it.
+"""Cross-validation: a model a fold, and masks of the patients not seen.
 
     python -m bench.folds PATIENTS --recipe NAME --output FOLDER [--folds 3] [--minutes M] [--init MODEL]
         [--extra FOLDER ...] [--leave-out CASE ...] [--cache FOLDER] [--missing] [--score-only]
@@ -23,12 +23,16 @@ from data.case import Case
 from data.find.discover import discover_cases
 from pipeline.score.tables import write_table
 from pipeline.segment.run import SegmentOptions, segment_cases
-from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.options import TrainOptions
+from pipeline.training.run import run_training
 from pipeline.training.splits import fold_split
 
 
 def train_fold(patients: Path, recipe: str, output: Path, folds: int, fold: int, arguments: argparse.Namespace) -> Path:
-    """The model of one fold after its last epoch: the held-back patients have chosen nothing. What is there is kept."""
+    """Train the model of one fold to its last epoch.
+
+    The held-back patients have chosen nothing. What is there is kept.
+    """
     folder = output / f"fold-{fold}"
     options = TrainOptions(
         device=arguments.device,

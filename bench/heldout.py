@@ -1,4 +1,6 @@
-"""Scores of the shipped models on patients that they have not seen, beside a baseline of one line.
+"""Scores of the shipped models on patients that they have not seen.
+
+A baseline of one line stands beside them.
 
     python -m bench.heldout PATIENTS --cases ID ... [--model NAME ...] [--window N] [--tta] [--missing] [--seen]
         [--output FILE]
@@ -41,13 +43,19 @@ METRICS = ("dice_WT", "dice_TC", "dice_ET", "hd95_mm_WT", "hd95_mm_TC", "hd95_mm
 
 
 def flair_baseline(flair: np.ndarray) -> np.ndarray:
-    """The largest 26-connected component of FLAIR above one standard deviation, (d1, d2, d3) bool."""
+    """Return the largest 26-connected component of FLAIR above one standard deviation.
+
+    Shape (d1, d2, d3) bool.
+    """
     brain = flair[flair != 0]
     return largest_component((flair - brain.mean()) / brain.std() > 1)
 
 
 def score_patients(cases: list[Case], names: list[str], window: str = "auto", tta: bool = False) -> pd.DataFrame:
-    """One row for each system and patient; systems are ``names`` and the baseline."""
+    """Score each system on each patient, one row each.
+
+    Systems are ``names`` and the baseline.
+    """
     predictors = {name: Predictor(name, "cpu", window=window, tta=tta) for name in names}
     rows = []
     for case in cases:
@@ -69,7 +77,10 @@ def _reference(case: Case) -> tuple[dict[str, np.ndarray], Grid]:
 
 
 def score_missing(cases: list[Case], names: list[str]) -> pd.DataFrame:
-    """Mean Dice of the whole tumour with each modality replaced by zeros; one row a model, one column a modality."""
+    """Score each model with each modality replaced by zeros.
+
+    Mean Dice of the whole tumour; one row a model, one column a modality.
+    """
     truths = {case.case_id: _reference(case) for case in cases}
     rows = []
     for name in names:
@@ -90,7 +101,10 @@ def score_missing(cases: list[Case], names: list[str]) -> pd.DataFrame:
 
 
 def as_markdown(scores: pd.DataFrame) -> str:
-    """A table of patients and of means, the means with and without the patients whose reference is empty in that region."""
+    """Write a table of patients and of means.
+
+    The means stand with and without the patients that have an empty reference in that region.
+    """
     lines = ["| system | patient | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 2) + "|"]
 
     def line(system: str, label: str, values: list[float]) -> str:
@@ -111,7 +125,10 @@ def as_markdown(scores: pd.DataFrame) -> str:
 
 
 def seen_cases(names: list[str], cases: list[Case]) -> list[str]:
-    """A sentence for each model and case that it has learnt from; models that do not say give none."""
+    """Word a sentence for each model and case that it has learnt from.
+
+    Models that do not say give none.
+    """
     models = [model for model in map(open_checkpoint, names) if "learnt_from" in model.card]
     sentences = []
     for case in cases if models else []:

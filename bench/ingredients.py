@@ -1,14 +1,17 @@
-"""What each ingredient of the training brings: one recipe with and without it, as many steps each, one table.
+"""Gain of each ingredient of the training.
 
-    python -m bench.ingredients DATA --split FILE --output FOLDER [--recipe NAME] [--init MODEL] [--steps N] [--seeds 0 1]
+One recipe is trained with and without it, as many steps each, into one table.
+
+    python -m bench.ingredients DATA --split FILE --output FOLDER [--recipe NAME] [--init MODEL] [--steps N] [--seeds 0
+    1]
         [--only NAME ...]
 
 DATA is the folder of the collected sets (bench.sets), FILE the fixed sides (bench.sides). Every variant is trained by
-`train` from random weights, or from those of a MODEL that has learnt from the patients alone, so that few steps show what
-an ingredient adds to it; its last weights are scored on the validation patients, and on the lesions and the whole slices
-that are set aside.
-A run that is there is not made again, and one that was stopped goes on; so the table can be made in parts. Steps are
-equal rather than minutes, because a busy machine is no fair clock; the CPU time of each is in the table.
+`train` from random weights, or from those of a MODEL that has learnt from the patients alone, so that few steps show
+what an ingredient adds to it; its last weights are scored on the validation patients, and on the lesions and the whole
+slices that are set aside. A run that is there is not made again, and one that was stopped goes on; so the table can be
+made in parts. Steps are equal rather than minutes, because a busy machine is no fair clock; the CPU time of each is in
+the table.
 """
 
 from __future__ import annotations
@@ -32,14 +35,16 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
 from pipeline.training.cube_validation import cubes_of, validate_cubes
 from pipeline.training.distributed import Process
-from pipeline.training.run import LAST_NAME, TrainOptions, run_training
+from pipeline.training.options import TrainOptions
+from pipeline.training.progress.files import LAST_NAME
+from pipeline.training.run import run_training
 from pipeline.training.splits import read_split
 from pipeline.training.validation import mean_scores, references, validate
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A change of the recipe.
+    """Change of the recipe.
 
     Parameters
     ----------
@@ -91,7 +96,10 @@ INGREDIENTS: dict[str, Ingredient] = {
 
 
 def variant(recipe: str, ingredient: Ingredient, steps: int, seed: int) -> dict[str, Any]:
-    """The recipe's settings with an ingredient, for so many steps, validated at the end alone."""
+    """Return the recipe's settings with an ingredient.
+
+    They are for so many steps, validated at the end alone.
+    """
     settings = load_recipe(recipe).model_dump(mode="json")
     training = settings["training"]
     training["epochs"] = training["validate_every"] = max(1, steps // training["steps_per_epoch"])
@@ -121,7 +129,10 @@ def trained(
     cache: Path,
     init: str | None = None,
 ) -> tuple[Path, float]:
-    """The last weights of a variant and the CPU minutes that they took here; what is there is kept."""
+    """Train a variant and return its last weights and CPU minutes.
+
+    A variant that is there is kept.
+    """
     minutes = output / "cpu_minutes.json"
     if not minutes.is_file():
         output.mkdir(parents=True, exist_ok=True)
@@ -148,7 +159,10 @@ def trained(
 
 
 def scores(model: Path, data: Path, split: Path) -> dict[str, float]:
-    """Dice of each region on the validation patients (``WT``), and on the lesions and slices set aside (``lesions WT``)."""
+    """Score the Dice of each region on the held-back cases.
+
+    Validation patients are ``WT``, lesions and slices set aside ``lesions WT``.
+    """
     alone, sides = Process(0, 1, torch.device("cpu")), read_split(split)
     config = open_checkpoint(model).config
     patients = [case for case in discover_cases(data / "brats") if case.case_id in sides.validation]
@@ -161,7 +175,7 @@ def scores(model: Path, data: Path, split: Path) -> dict[str, float]:
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
-    """A line for each ingredient and seed."""
+    """Write a line for each ingredient and seed."""
     columns = [column for column in rows.columns if column not in ("ingredient", "seed", "CPU minutes")]
     lines = ["| ingredient | seed | " + " | ".join(columns) + " | CPU minutes |", "|---" * (len(columns) + 3) + "|"]
     for row in rows.to_dict("records"):

@@ -1,10 +1,12 @@
-"""What each level of a UNet++ costs and gives: Dice against the reference, and the network's CPU time.
+"""Cost and gain of each level of a UNet++.
+
+Dice against the reference, and the network's CPU time.
 
     python -m bench.levels PATIENTS --cases ID ... [--model NAME ...] [--engine torch]
 
-Give patients that the models were not trained on. Without --model: the shipped UNet++ models that these were held out of.
-The CPU time is of this process in the network's part of a case, in one thread, the median over the patients; the levels
-take turns on each patient. Patients whose reference has no voxel of a region are left out of that region's mean.
+Give patients that the models were not trained on. Without --model: the shipped UNet++ models that these were held out
+of. The CPU time is of this process in the network's part of a case, in one thread, the median over the patients; the
+levels take turns on each patient. Patients whose reference has no voxel of a region are left out of that region's mean.
 """
 
 from __future__ import annotations

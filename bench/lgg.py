@@ -1,9 +1,11 @@
-"""Scores of the LGG models on the test patients of a split, beside those of predicting nothing.
+"""Scores of the LGG models on the test patients of a split.
+
+Beside them stand those of predicting nothing.
 
     python -m bench.lgg PATIENTS --split FILE [--part test] [--model NAME ...] [--together] [--tta] [--output FILE]
 
-PATIENTS is the folder of the set's patients. With --together: also the average of all the models. With --output: a table (CSV)
-with one row for each system and patient.
+PATIENTS is the folder of the set's patients. With --together: also the average of all the models. With --output: a
+table (CSV) with one row for each system and patient.
 
 Volume-wise: over all voxels of a patient, then the mean over the patients. Slice-wise: over each slice, a slice that is
 empty on both sides counting 1, then the mean over all slices. The other columns are over all voxels of all patients.
@@ -54,7 +56,7 @@ def pooled_scores(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def patient_row(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """One patient's scores; slices are along the last axis."""
+    """Score one patient; slices are along the last axis."""
     slices = [dice(prediction[..., k], reference[..., k]) for k in range(reference.shape[-1])]
     return (
         overlap_scores(prediction, reference)
@@ -64,7 +66,10 @@ def patient_row(prediction: np.ndarray, reference: np.ndarray) -> dict[str, floa
 
 
 def score(systems: Mapping[str, Sequence[str]], cases: Sequence[Case], tta: bool) -> pd.DataFrame:
-    """One row for each system and patient; a system is the average of its models, and an empty one predicts nothing."""
+    """Score each system on each patient, one row each.
+
+    A system is the average of its models, and an empty one predicts nothing.
+    """
     predictors = {name: Predictor(list(models), "cpu", tta=tta) for name, models in systems.items() if models}
     rows = []
     for case, reference in _with_reference(cases):
@@ -82,7 +87,7 @@ def _with_reference(cases: Sequence[Case]) -> Iterator[tuple[Case, np.ndarray]]:
 
 
 def as_markdown(rows: pd.DataFrame) -> str:
-    """A table of systems."""
+    """Write a table of systems."""
     head = ["system", "volume-wise Dice", "median", "lowest", "slice-wise Dice", *POOLED]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for system, own in rows.groupby("system", sort=False):

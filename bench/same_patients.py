@@ -4,13 +4,14 @@
     python -m bench.same_patients DATA --all [--split FILE] [--output FILE]
 
 With --all: all sets of the collected data at once (bench.sets), without registration: who shares whom by names, by
-fingerprints of whole images and by masks (bench.shared_patients). With --split: exit status 1 where a patient is on two
-of its sides (bench.sides). Else two sets, as follows.
+fingerprints of whole images and by masks (bench.sets.shared_patients). With --split: exit status 1 where a patient is
+on two of its sides (bench.sides). Else two sets, as follows.
 
 Names do not tell: BraTS holds patients of TCGA, renamed. The set that is called LGG has no voxel size and a skull, the
-other none; so an affine registration (mutual information inside the brain of SET) stands before the comparison. For each
-pair that was registered: the correlation of the two images inside the brain, and the Dice of the two whole-tumour masks.
-A pair that stands out from all others in both is the same examination; take such patients out of one of the sets.
+other none; so an affine registration (mutual information inside the brain of SET) stands before the comparison. For
+each pair that was registered: the correlation of the two images inside the brain, and the Dice of the two whole-tumour
+masks. A pair that stands out from all others in both is the same examination; take such patients out of one of the
+sets.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ SLICES_MM, PIXEL_MM = 150.0, 0.93
 
 @dataclass(frozen=True)
 class Head:
-    """One patient, axes RAS: image, whole-tumour mask, spacing in mm, and the tumour's place relative to the head."""
+    """Image, whole-tumour mask and spacing in mm of one patient, axes RAS.
+
+    The tumour's place is relative to the head.
+    """
 
     image: np.ndarray
     tumour: np.ndarray
@@ -71,7 +75,10 @@ def read_heads(folder: Path, modality: str) -> dict[str, Head]:
 
 
 def alike(one: Head, other: Head, mirrored: tuple[bool, ...]) -> bool:
-    """Whether the two tumours lie in the same part of the head, ``mirrored`` left to right and top to bottom."""
+    """Tell whether the two tumours lie in the same part of the head.
+
+    ``mirrored`` is left to right and top to bottom.
+    """
     centre = other.centre.copy()
     for axis, mirror in zip((0, 2), mirrored, strict=True):
         centre[axis] = 1 - centre[axis] if mirror else centre[axis]
@@ -79,7 +86,10 @@ def alike(one: Head, other: Head, mirrored: tuple[bool, ...]) -> bool:
 
 
 def registered_pair(one: Head, other: Head, mirrored: tuple[bool, ...]) -> tuple[float, float]:
-    """Correlation of the images inside the brain of ``one`` and Dice of the tumours, after affine registration."""
+    """Compare two heads after affine registration.
+
+    Returned are the correlation of the images inside the brain of ``one`` and the Dice of the tumours.
+    """
     flip = (slice(None, None, -1 if mirrored[0] else 1), slice(None), slice(None, None, -1 if mirrored[1] else 1))
     fixed, tumour = _image(one.image, one.spacing_mm), _image(one.tumour.astype(np.float32), one.spacing_mm)
     moving = _image(other.image[flip], other.spacing_mm)
@@ -120,8 +130,8 @@ def _image(array: np.ndarray, spacing_mm: tuple[float, ...]) -> sitk.Image:
 
 
 def _all_sets(data: Path, split: Path | None, output: Path | None) -> int:
-    """Write who shares whom; the exit status."""
-    from bench.shared_patients import shared, summary, two_sides, unnamed
+    """Write the patients that sets share; return the exit status."""
+    from bench.sets.shared_patients import shared, summary, two_sides, unnamed
     from pipeline.training.splits import read_split
 
     table, remarks = shared(data)

@@ -1,15 +1,17 @@
-"""The fixed sides: who is learnt from, validated on, and kept for the last figure, by a rule that anybody can repeat.
+"""Fixed sides: cases to learn from, to validate on, and for the last figure.
+
+The rule can be repeated by anyone.
 
     python -m bench.sides DATA --output split.json
 
 DATA is the folder of the collected sets (bench.sets). The rule, by the one name that a patient has in all sets:
 
 - test: BraTS2021_01476, 01479, 01482 and 01485 (BraTS20_Training_271, 274, 277 and 280), as for all models so far;
-- validation: BraTS2021_01478 and 01481, of the other patients in `brats` the last two by name whose tumour has all three
-  regions (without enhancing tumour a Dice of ET is 0 or 1, and chooses nothing);
+- validation: BraTS2021_01478 and 01481, of the other patients in `brats` the last two by name whose tumour has all
+  three regions (without enhancing tumour a Dice of ET is 0 or 1, and chooses nothing);
 - set_aside: of the patients of `brats2020_cubes` who are in no set of whole volumes (`brats`, `brats_2013`,
-  `tcga_silver`) the 60 whose names have the smallest SHA-256. All 60 serve both for choosing while training and for the last figure on lesions, so that figure
-  is a little kind to the model; the test patients' is not.
+  `tcga_silver`) the 60 whose names have the smallest SHA-256. All 60 serve both for choosing while training and for the
+  last figure on lesions, so that figure is a little kind to the model; the test patients' is not.
 - train: the other patients in `brats`.
 
 Give the file to `train --split`: nothing of a patient who is not in train, slice or cube, is learnt from under any name
@@ -25,7 +27,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.sets import cases_in
+from bench.sets.catalogue import cases_in
 from data.io.write import write_text_atomically
 from data.same_patient import known_as
 from pipeline.training.splits import Split
@@ -33,16 +35,22 @@ from pipeline.training.splits import Split
 TEST = ("BraTS2021_01476", "BraTS2021_01479", "BraTS2021_01482", "BraTS2021_01485")
 VALIDATION = ("BraTS2021_01478", "BraTS2021_01481")
 SET_ASIDE = 60
-RULE = "test: as for all models so far; validation, the two by name with all regions; set_aside: the smallest SHA-256 of the name (bench.sides)"
+RULE = (
+    "test: as for all models so far; validation, the two by name with all regions; "
+    "set_aside: the smallest SHA-256 of the name (bench.sides)"
+)
 
 
 def by_digest(names: Iterable[str]) -> list[str]:
-    """The names by the SHA-256 of the patient's one name across sets: an order without a reason."""
+    """Sort the names by the SHA-256 of the patient's one name across sets.
+
+    It is an order without a reason.
+    """
     return sorted(names, key=lambda name: hashlib.sha256(known_as(name).encode()).hexdigest())
 
 
 def fixed_sides(patients: Iterable[str], others: Iterable[str], cubes: Iterable[str]) -> Split:
-    """The split of the rule above.
+    """Return the split of the rule above.
 
     Parameters
     ----------
@@ -73,7 +81,8 @@ def main() -> None:
     split = fixed_sides(found.get("brats", {}), others, found.get("brats2020_cubes", {}))
     if not split.train or len(split.set_aside) < SET_ASIDE:
         parser.error(
-            f"{arguments.data}: {len(split.train)} patients are left to learn from, {len(split.set_aside)} of {SET_ASIDE} "
+            f"{arguments.data}: {len(split.train)} patients are left to learn from, {len(split.set_aside)} of "
+            f"{SET_ASIDE} "
             "are set aside; give the folder that holds brats and brats2020_cubes"
         )
     lists = {"data": "collected BraTS sets, see bench.sets", "rule": RULE, **split.as_lists()}

@@ -1,12 +1,14 @@
-"""Scores of models on whole slices of patients who are set aside, through the same Predictor as the user's.
+"""Scores of models on whole slices of patients that are set aside.
+
+They go through the same Predictor as the user's.
 
     python -m bench.slices SLICES --split FILE --model NAME ... [--output FILE]
 
-SLICES is the folder of the slices (pipeline.training.sources.slice_files), FILE a split with the list ``set_aside`` (bench.sides). Other
-than the lesions of bench.cubes they show a tumour among normal brain, and tumours of every size; but a slice stands alone
-here: it is shown as its own neighbour, in a slab of `THICKNESS` slices, and its middle one is scored. No component is
-removed. Dice is the mean over the patients, of each the mean of the slices that have the region. A model that has learnt
-from one of the patients is refused, see bench.heldout; --seen scores it all the same.
+SLICES is the folder of the slices (pipeline.training.sources.slice_files), FILE a split with the list ``set_aside``
+(bench.sides). Other than the lesions of bench.cubes they show a tumour among normal brain, and tumours of every size;
+but a slice stands alone here: it is shown as its own neighbour, in a slab of `THICKNESS` slices, and its middle one is
+scored. No component is removed. Dice is the mean over the patients, of each the mean of the slices that have the
+region. A model that has learnt from one of the patients is refused, see bench.heldout; --seen scores it all the same.
 """
 
 from __future__ import annotations
@@ -41,20 +43,26 @@ THICKNESS = 9
 
 
 def slices_of(folder: Path, patients: Collection[str]) -> list[Path]:
-    """The slices of some patients, under any of their names."""
+    """Return the slices of some patients, under any of their names."""
     wanted = {known_as(name) for name in patients}
     return [path for path in slice_files(folder, SLICE_CHANNELS) if known_as(path.stem) in wanted]
 
 
 def score_slices(checkpoint: Checkpoint, files: Sequence[Path]) -> pd.DataFrame:
-    """One row for each slice: ``slice``, ``patient`` and Dice of each region, NaN where the reference has none of it."""
+    """Score each slice, one row each.
+
+    ``slice``, ``patient`` and Dice of each region, NaN where the reference has none of it.
+    """
     settings = {**checkpoint.settings, "postprocess": {"threshold": checkpoint.config.postprocess.threshold}}
     predictor = Predictor(replace(checkpoint, settings=settings), "cpu")
     return pd.DataFrame([_scores(predictor, path) for path in files])
 
 
 def mean_dice(rows: pd.DataFrame) -> dict[str, float]:
-    """Of each region over the patients, each with the mean of its slices; a slice without the region does not count."""
+    """Return the mean Dice of each region over the patients.
+
+    A patient counts with the mean of its slices; a slice without the region does not count.
+    """
     of_patients = rows.groupby("patient").mean(numeric_only=True)
     return {str(region): float(value) for region, value in of_patients.mean().items()}
 
@@ -71,7 +79,10 @@ def _scores(predictor: Predictor, path: Path) -> dict[str, str | float]:
 
 @contextmanager
 def _as_case(path: Path) -> Iterator[tuple[Case, np.ndarray]]:
-    """The slab as a patient's files, for the time of the block, and the slice's masks (regions, rows, columns)."""
+    """Write the slab as a patient's files, for the time of the block.
+
+    The slice's masks (regions, rows, columns) come with them.
+    """
     images, shares = read_slice_file(path, SLICE_CHANNELS, SLICE_REGIONS, PreprocessConfig(spacing_mm=(1.0, 1.0, 1.0)))
     with tempfile.TemporaryDirectory(prefix="slice-") as name:
         sources = {m: ImageSource((Path(name) / f"{m}.nii",)) for m in SLICE_CHANNELS}

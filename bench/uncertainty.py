@@ -48,7 +48,9 @@ Mask = NDArray[np.bool_]
 
 
 def area_under_curve(score: NDArray[np.floating], positive: Mask) -> float:
-    """Probability that a positive has a higher score than a negative, a tie counted half: the Mann-Whitney statistic.
+    """Return the probability that a positive has a higher score than a negative.
+
+    A tie is counted half: the Mann-Whitney statistic.
 
     Parameters
     ----------
@@ -64,7 +66,9 @@ def area_under_curve(score: NDArray[np.floating], positive: Mask) -> float:
 
 
 def neighbourhood(mask: Mask, grid: Grid, radius_mm: float = NEIGHBOURHOOD_MM) -> Mask:
-    """The voxels whose centre is within ``radius_mm`` of a voxel of the mask; none for an empty one.
+    """Return the voxels with a centre within ``radius_mm`` of the mask.
+
+    None for an empty mask.
 
     Where the voxel size is unknown the radius is in voxels.
     """
@@ -77,7 +81,10 @@ def neighbourhood(mask: Mask, grid: Grid, radius_mm: float = NEIGHBOURHOOD_MM) -
 
 
 def score_uncertainty(result: Segmentation, truth: dict[str, Mask]) -> list[dict[str, Any]]:
-    """One row for each region that both have: the two AUC, the disagreement and the Dice of one patient."""
+    """Score each region that both have, one row each.
+
+    A row has the two AUC, the disagreement and the Dice of one patient.
+    """
     if result.uncertainty is None or result.disagreement is None:
         raise UsageError("one model in one pass has no uncertainty; add --tta, or name several models")
     brain = result.background != 0
@@ -99,7 +106,10 @@ def score_uncertainty(result: Segmentation, truth: dict[str, Mask]) -> list[dict
 
 
 def summarise_uncertainty(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per region: mean AUC over the patients that have one, their number, and Spearman's correlation over all."""
+    """Summarise the rows per region.
+
+    Given are the mean AUC over the patients that have one, their number, and Spearman's correlation over all.
+    """
     summary = []
     for region, own in rows.groupby("region", sort=False):
         varied = len(own) > 2 and own["disagreement"].nunique() > 1 and own["dice"].nunique() > 1
@@ -122,7 +132,10 @@ def summarise_uncertainty(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def reference_masks(case: Case, grid: Grid) -> dict[str, Mask]:
-    """The reference of one case, which lies on ``grid``, in the convention that its evidence speaks for."""
+    """Read the reference of one case, which lies on ``grid``.
+
+    Its convention is the one that its evidence speaks for.
+    """
     if case.reference is None:
         raise UsageError(f"{case.case_id} has no reference to compare with; leave it out with --cases")
     choices = choose_conventions([case], read_labels=lambda source: count_labels(read_label_map(source).array))
@@ -135,7 +148,10 @@ def reference_masks(case: Case, grid: Grid) -> dict[str, Mask]:
 
 
 def fold_models(cases: Sequence[Case], runs: Sequence[Path]) -> Iterator[tuple[list[str], list[Case]]]:
-    """For each fold the models of that fold, one of every run, and the patients that they have not seen."""
+    """Return the models of each fold and the patients that they have not seen.
+
+    A fold has one model of every run.
+    """
     folds = len(list(runs[0].glob("fold-*/last.safetensors")))
     if not folds:
         raise UsageError(f"{runs[0]} holds no fold-0/last.safetensors; give a folder that bench.folds has written")

@@ -37,7 +37,7 @@ RESOLUTIONS: dict[str, int] = {"vgg19_unet": len(VGG19_WIDTHS)}
 
 CHANNELS_LAST: frozenset[tuple[str, int]] = frozenset({("attention_unet", 2), ("unet_plus_plus", 2), ("vgg19_unet", 2)})
 """Architecture and ``spatial_dims`` that run faster on a CPU with the channels as the innermost axis, as measured by
-``python -m bench.engines``; sums are then made in another order."""
+``python -m bench.timings.engines``; sums are then made in another order."""
 
 
 @dataclass(frozen=True)

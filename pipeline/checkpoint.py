@@ -248,7 +248,7 @@ def _read_sealed(path: Path) -> tuple[bytes, SealedHeader]:
     if found == FORMAT_WITHOUT_DIGEST:
         raise CheckpointError(
             f"{path}: its header says format {found!r}, which holds no SHA-256; "
-            "if you trust the file, bring it forward with `python -m bench.seal FILE`"
+            "if you trust the file, bring it forward with `run_pipeline.py seal FILE`"
         )
     if found != FORMAT:
         raise CheckpointError(

@@ -9,7 +9,7 @@ compared by the share of bits that differ, over all orders and directions of the
 Notes
 -----
 Blocks, threshold and `SAME` were chosen by measurement on 133 patients: one image stored in other ways against all
-other patients (``python -m bench.fingerprints DATA``, table in bench/FINGERPRINTS.md).
+other patients (``python -m bench.sets.fingerprints DATA``, table in bench/FINGERPRINTS.md).
 """
 
 from __future__ import annotations

@@ -178,3 +178,25 @@ def read_mask(path: Path) -> np.ndarray:
     import nibabel as nib
 
     return np.asarray(nib.load(path).dataobj)
+
+
+def read_history(path: Path) -> list[Any]:
+    """The epochs of a history.csv; an empty cell is None, and an empty Dice is not in ``dice``."""
+    import csv
+
+    from pipeline.training.progress.history import EpochRecord
+
+    measured = ("val_loss", "mean_dice", "tversky_index", "pixel_accuracy", "lesion_dice")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        EpochRecord(
+            **{name: int(row[name]) for name in ("epoch", "step")},
+            **{name: float(row[name]) for name in ("minutes", "learning_rate", "loss")},
+            **{name: float(row[name]) if row[name] else None for name in measured},
+            dice={
+                name.removeprefix("dice_"): float(row[name]) for name in row if name.startswith("dice_") and row[name]
+            },
+        )
+        for row in rows
+    ]

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import thousand, transplants
+from bench.chaos import thousand
+from bench.quality import transplants
 
 MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
 
 
 def test_make_thousand_names_no_folder_and_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    (arguments,) = re.findall(r"-m bench\.thousand(.*)", MAKEFILE.read_text(encoding="utf-8"))
+    (arguments,) = re.findall(r"-m bench\.chaos\.thousand(.*)", MAKEFILE.read_text(encoding="utf-8"))
     seen: list[bool] = []
     monkeypatch.setattr(sys, "argv", ["thousand", *arguments.split()])
     monkeypatch.setattr(thousand, "run", lambda folder, _: seen.append(folder.is_dir()) or 0)

@@ -1,4 +1,4 @@
-"""What bench.yardsticks makes of its measurements; the measurements themselves are its run."""
+"""What bench.speed.yardsticks makes of its measurements; the measurements themselves are its run."""
 
 import json
 import os
@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bench.agreement import agreement, dice, stacked
-from bench.copies import copy_patients, other_id
-from bench.nnunet_predictor import job
-from bench.own_process import ROOT, CommandFailed, run_in_own_process
-from bench.results import as_page
-from bench.targets import Comparison, against_plain, core_over_floor, rows, sliding, whole_over_floor
+from bench.speed.agreement import agreement, dice, stacked
+from bench.speed.copies import copy_patients, other_id
+from bench.speed.nnunet_predictor import job
+from bench.speed.own_process import ROOT, CommandFailed, run_in_own_process
+from bench.speed.results import as_page
+from bench.speed.targets import Comparison, against_plain, core_over_floor, rows, sliding, whole_over_floor
 from data.find.discover import discover_cases
 
 
@@ -177,7 +177,7 @@ def test_a_process_is_measured_by_itself():
     # From a process as small as the driver: a child's peak begins with what its parent has at the fork.
     code = """
 import sys
-from bench.own_process import run_in_own_process
+from bench.speed.own_process import run_in_own_process
 code = "import os, json, sys; block = bytearray(300 * 2**20); json.dump({'x': 1}, open(sys.argv[1], 'w'))"
 large = run_in_own_process([sys.executable, "-c", code, "{result}"])
 small = run_in_own_process([sys.executable, "-c", "pass"])
@@ -195,14 +195,14 @@ def test_a_process_that_fails_is_said_with_its_last_words():
 
 def test_the_driver_imports_neither_torch_nor_monai():
     # It would be part of the peak of every process that it starts.
-    code = "import bench.yardsticks, sys; print({'torch', 'monai'} & set(sys.modules))"
+    code = "import bench.speed.yardsticks, sys; print({'torch', 'monai'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 def test_the_start_of_a_call_is_traced_without_looking_into_it(tmp_path: Path):
     # --help ends before any import of torch.
-    command = [sys.executable, "-m", "bench.traced_start", str(tmp_path / "r.json"), str(tmp_path), "--help"]
+    command = [sys.executable, "-m", "bench.speed.traced_start", str(tmp_path / "r.json"), str(tmp_path), "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
     assert done.returncode == 0
     assert "usage" in done.stdout
@@ -233,7 +233,7 @@ def test_nnunet_sees_our_axes_regions_and_mirrorings():
 def test_the_wide_network_computes_the_function_of_the_narrow_one(spatial_dims: int):
     import torch
 
-    from bench.widen import widened
+    from bench.speed.widen import widened
     from networks import NetworkConfig, build_network
 
     def network(*channels: int):

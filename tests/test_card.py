@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,8 +17,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from bench import card
-from bench.parts import pack_voxels, read_content, read_index, unpack_voxels, write_parts
+from bench.card import commands as card
+from bench.card.back import join
+from bench.card.packing import pack
+from bench.card.parts import pack_voxels, read_content, read_index, unpack_voxels, write_parts
+from bench.card.training import shared_memory_allows, train_on_card, with_batch
+from bench.card.unpacking import unpack
 from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
@@ -25,12 +30,16 @@ from networks import build_network
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import load_recipe, parse_config
 from pipeline.predict.predictor import Predictor
-from pipeline.training import run as training_run
+from pipeline.training import plan
 from pipeline.training.distributed import Process
 from pipeline.training.loop import _batches
-from pipeline.training.progress.history import read_history
-from pipeline.training.run import TrainOptions, chosen_cases, run_training
+from pipeline.training.options import TrainOptions
+from pipeline.training.plan import chosen_cases
+from pipeline.training.progress import files as run_files
+from pipeline.training.progress.extension import BEFORE_COOLDOWN, STATE_NAME
+from pipeline.training.run import run_training
 from pipeline.training.sampling import PatchDataset
+from tests.conftest import read_history
 from tests.test_sources import write_cube
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +52,7 @@ import sys
 sys.path.insert(0, sys.argv.pop(1))
 WITH_TORCH = {"torch", "torchgen", "functorch", "numpy", "typing_extensions", "sympy", "mpmath", "networkx", "jinja2",
               "markupsafe", "filelock", "fsspec", "setuptools"}
-OURS = {"data", "transforms", "networks", "pipeline", "bench"}
+OURS = {"data", "transforms", "networks", "pipeline", "bench", "tools"}
 here = WITH_TORCH | OURS | set(sys.stdlib_module_names) | set(sys.argv.pop(1).split(","))
 
 class Only:
@@ -61,7 +70,7 @@ class Only:
         return self.finder.find_spec(name, path, target) if known else None
 
 sys.meta_path[:] = [Only(finder) for finder in sys.meta_path]
-from bench import card
+from bench.card import commands as card
 card.main()
 print("imported:", *sorted(set(card.WHEELS) & set(sys.modules)))
 '''
@@ -115,7 +124,7 @@ def options(folder) -> TrainOptions:
 
 @pytest.fixture(scope="module")
 def parts(folder, recipe, options) -> Path:
-    count = card.pack(folder / "patients", recipe, folder / "parts", options, 40_000, False)
+    count = pack(folder / "patients", recipe, folder / "parts", options, 40_000, False)
     sizes = [path.stat().st_size for path in sorted((folder / "parts").glob("part-*.bin"))]
     assert count == len(sizes) > 3 and set(sizes[:-1]) == {40_000} and sizes[-1] <= 40_000
     return folder / "parts"
@@ -126,13 +135,13 @@ def dataset(parts, folder) -> PatchDataset:
     """Unpacked from the parts into a cache of its own."""
     index = read_index(parts)
     config = parse_config(index["recipe"], "parts")
-    return PatchDataset(*card.unpack(parts, index, config, folder / "unpacked", 2))
+    return PatchDataset(*unpack(parts, index, config, folder / "unpacked", 2))
 
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch) -> None:
     """They take longer than a tiny epoch."""
-    monkeypatch.setattr(training_run, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(run_files, "plot_curves", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +157,7 @@ def plain_dataset(recipe: str, folder: Path, options: TrainOptions) -> PatchData
     """What `train` learns from."""
     cases, split, further, options = chosen_cases(folder / "patients", options)
     learnt = [cases[name] for name in split.train]
-    return training_run._dataset(learnt, further, load_recipe(recipe), folder, options)
+    return plan.patches_of(learnt, further, load_recipe(recipe), folder, options)
 
 
 # ----------------------------------------------------------------------------------------------------- what is packed
@@ -225,7 +234,7 @@ def test_a_step_there_with_the_listed_wheels_alone_and_one_here_are_two_steps_of
     assert done.stdout.decode().splitlines()[-1] == f"imported: {' '.join(sorted(card.WHEELS))}"
 
     here = tmp_path / "here"
-    assert card.STATE_NAME in card.join(tmp_path / "there" / "back", here)
+    assert STATE_NAME in join(tmp_path / "there" / "back", here)
     assert [record.step for record in read_history(here / "history.csv")] == [1]
     trained = open_checkpoint(here / "model.safetensors")
     assert trained.card["trained_on"] == "4 patients, 1 cube"  # the extra folder has the two again
@@ -246,12 +255,12 @@ def test_a_step_there_with_the_listed_wheels_alone_and_one_here_are_two_steps_of
 def test_a_second_call_goes_on_and_another_batch_is_another_recipe(parts, folder, tmp_path):
     out = tmp_path / "out"
     given: dict[str, Any] = {"device": "cpu", "workers": 0, "cache": folder / "unpacked"}
-    assert card.train_on_card(parts, out, minutes=0, **given) == 2  # one piece and its index
+    assert train_on_card(parts, out, minutes=0, **given) == 2  # one piece and its index
     with pytest.raises(UsageError, match="go on with --resume"):
-        card.train_on_card(parts, out, minutes=0, **given)
+        train_on_card(parts, out, minutes=0, **given)
     with pytest.raises(UsageError, match="another recipe"):
-        card.train_on_card(parts, out, minutes=0, batch=8, resume=True, **given)
-    card.train_on_card(parts, out, minutes=5, resume=True, **given)
+        train_on_card(parts, out, minutes=0, batch=8, resume=True, **given)
+    train_on_card(parts, out, minutes=5, resume=True, **given)
     assert [record.step for record in read_history(out / "history.csv")] == [1, 2]
 
 
@@ -262,17 +271,17 @@ def test_patients_and_lesions_to_validate_on_can_come_along(recipe, folder, opti
     split = tmp_path / "split.json"
     split.write_text(json.dumps({"train": NAMES[:1], "validation": NAMES[1:], "set_aside": [CUBE]}))
     given = replace(options, split=split, extra=[folder / "cubes"])
-    card.pack(folder / "patients", str(tmp_path / "soup.yaml"), tmp_path / "parts", given, 10**6, True)
-    card.train_on_card(tmp_path / "parts", tmp_path / "out", minutes=5, device="cpu", workers=0)
+    pack(folder / "patients", str(tmp_path / "soup.yaml"), tmp_path / "parts", given, 10**6, True)
+    train_on_card(tmp_path / "parts", tmp_path / "out", minutes=5, device="cpu", workers=0)
     run_training(folder / "patients", str(tmp_path / "soup.yaml"), tmp_path / "plain", given)
     ours, theirs = (read_history(tmp_path / run / "history.csv") for run in ("out", "plain"))
     for record, other in zip(ours, theirs, strict=True):
         assert record.lesion_dice is not None and record.val_loss is not None
         assert record == replace(other, minutes=record.minutes)
-    back = set(card.join(tmp_path / "out" / "back", tmp_path / "home"))
+    back = set(join(tmp_path / "out" / "back", tmp_path / "home"))
     plain = {path.relative_to(tmp_path / "plain").as_posix() for path in (tmp_path / "plain").rglob("*.*")}
     assert {"validation.csv", "validation_lesions.csv", "kept/epoch_000001.safetensors"} <= back
-    assert card.BEFORE_COOLDOWN in back and back - plain == {"recipe.yaml"}
+    assert BEFORE_COOLDOWN in back and back - plain == {"recipe.yaml"}
 
 
 def test_a_cascade_learns_behind_the_model_that_was_packed(recipe, folder, options, tmp_path):
@@ -286,11 +295,11 @@ def test_a_cascade_learns_behind_the_model_that_was_packed(recipe, folder, optio
     given: dict[str, Any] = {"part_bytes": 10**6, "validation": False}
     patients, cascade = folder / "patients", str(tmp_path / "cascade.yaml")
     with pytest.raises(UsageError, match="give it as --first"):
-        card.pack(patients, cascade, tmp_path / "parts", options, **given)
+        pack(patients, cascade, tmp_path / "parts", options, **given)
     options = replace(options, first=str(tmp_path / "coarse.safetensors"))
-    card.pack(patients, cascade, tmp_path / "parts", options, **given)
-    card.train_on_card(tmp_path / "parts", tmp_path / "out", minutes=0, device="cpu", workers=0)
-    card.join(tmp_path / "out" / "back", tmp_path / "home")
+    pack(patients, cascade, tmp_path / "parts", options, **given)
+    train_on_card(tmp_path / "parts", tmp_path / "out", minutes=0, device="cpu", workers=0)
+    join(tmp_path / "out" / "back", tmp_path / "home")
     run_training(patients, str(tmp_path / "home" / "recipe.yaml"), tmp_path / "home", replace(options, resume=True))
     model = open_checkpoint(tmp_path / "home" / "model.safetensors")
     assert model.config.first is not None and model.card["parents"][0]["name"] == "coarse"
@@ -308,10 +317,10 @@ def test_synthetic_patients_have_the_same_real_shapes_there_as_here(parts, folde
         shapes.extend(shape_of(seed).digest() for seed in seeds)
         return []
 
-    monkeypatch.setattr(training_run, "phantom_cases", spy)
-    card.unpack(parts, index, config, folder / "unpacked", 1)
+    monkeypatch.setattr("pipeline.training.sources.phantoms.phantom_cases", spy)
+    unpack(parts, index, config, folder / "unpacked", 1)
     _, _, further, options = chosen_cases(folder / "patients", options)
-    training_run._dataset([], further, config, folder, options)
+    plan.patches_of([], further, config, folder, options)
     assert len(shapes) == 4 and shapes[:2] == shapes[2:]
 
 
@@ -323,17 +332,17 @@ def test_the_rate_follows_the_square_root_of_the_batch_and_an_epoch_keeps_its_sa
     settings = config.model_dump()
     settings["training"] |= {"steps_per_epoch": 100, "ema_decay": 0.9}
     config = parse_config(settings, "test")
-    training = card.with_batch(config, 16).training
+    training = with_batch(config, 16).training
     assert (training.batch, training.steps_per_epoch, training.schedule.warmup_steps) == (16, 25, 12)
     assert training.learning_rate == pytest.approx(0.02) and training.ema_decay == pytest.approx(0.6561)
-    assert card.with_batch(config, 4) is config
+    assert with_batch(config, 4) is config
     with pytest.raises(UsageError, match="--batch 0"):
-        card.with_batch(config, 0)
+        with_batch(config, 0)
 
 
 def test_no_more_processes_load_than_the_shared_memory_holds_batches_of(recipe, tmp_path, monkeypatch):
     config = load_recipe(recipe)  # 4 samples of 7 channels of 16 x 16 float32: 28,672 bytes, five times a process
-    monkeypatch.setattr(card.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3 * 5 * 28_672 + 1}))
-    assert card.shared_memory_allows(14, config, tmp_path) == 3
-    assert card.shared_memory_allows(2, config, tmp_path) == 2
-    assert card.shared_memory_allows(14, config, tmp_path / "none") == 14
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3 * 5 * 28_672 + 1}))
+    assert shared_memory_allows(14, config, tmp_path) == 3
+    assert shared_memory_allows(2, config, tmp_path) == 2
+    assert shared_memory_allows(14, config, tmp_path / "none") == 14

@@ -18,9 +18,10 @@ from data.find.discover import discover_cases
 from networks import Cascade, build_network
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.predict.predictor import Predictor
-from pipeline.training import run as training_run
 from pipeline.training.initial import initial_network
-from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.options import TrainOptions
+from pipeline.training.progress import files as run_files
+from pipeline.training.run import run_training
 from tests.conftest import cascade_settings, make_model
 
 
@@ -45,7 +46,7 @@ def recipe(folder: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(run_files, "plot_curves", lambda *_: None)
 
 
 def options(folder: Path, **more: Any) -> TrainOptions:
@@ -55,7 +56,7 @@ def options(folder: Path, **more: Any) -> TrainOptions:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, phantoms: Path, recipe: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "plot_curves", lambda *_: None)
+        patch.setattr(run_files, "plot_curves", lambda *_: None)
         run_training(phantoms, recipe, folder / "run", options(folder))
     return folder / "run"
 

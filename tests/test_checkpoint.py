@@ -39,6 +39,7 @@ from pipeline.checkpoint import (
 from pipeline.config import RunConfig, parse_config
 from pipeline.predict.predictor import Predictor
 from pipeline.sealed_file import read_seal, seal
+from run_pipeline import main
 
 CARD = {"trained_on": "nobody", "scores": {"dice_WT": 0.5}, "licence": "CC-BY", "date": "2024-01-01", "held_out": ["Æ"]}
 
@@ -266,13 +267,27 @@ def test_a_file_of_the_format_without_a_digest_is_refused_and_can_be_brought_for
     before, weights = header_of(saved), load(saved.read_bytes())  # load_file's would change with the file
     header = {name: before[name] for name in ("config", "card")}
     saved.write_bytes(save(weights, {**header, "format": FORMAT_WITHOUT_DIGEST}))
-    assert "if you trust the file, bring it forward with `python -m bench.seal FILE`" in refused(saved)
+    assert "if you trust the file, bring it forward with `run_pipeline.py seal FILE`" in refused(saved)
     sha256 = bring_forward(saved)
     assert header_of(saved) == before
     assert all(torch.equal(tensor, weights[name]) for name, tensor in load_file(saved).items())
     assert open_checkpoint(saved).sha256 == sha256
     with pytest.raises(CheckpointError, match="leave it as it is"):
         bring_forward(saved)
+
+
+def test_the_command_that_the_error_names_brings_files_forward_and_passes_over_others(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, weights = header_of(saved), load(saved.read_bytes())
+    header = {name: before[name] for name in ("config", "card")}
+    saved.write_bytes(save(weights, {**header, "format": FORMAT_WITHOUT_DIGEST}))
+    missing = tmp_path / "missing.safetensors"
+    assert main(["seal", str(missing), str(saved)]) == 1
+    printed = capsys.readouterr()
+    assert header_of(saved) == before
+    assert printed.out == f"{open_checkpoint(saved).sha256}  {saved.name}\n"
+    assert str(missing) in printed.err and len(printed.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a zip, as torch.save writes", b"\x80\x04\x95 a pickle", b"text" * 99])

@@ -23,7 +23,9 @@ from pipeline.predict import engine_cache
 from pipeline.segment.merge import merge_shards
 from pipeline.segment.run import SegmentOptions, segment_cases
 from pipeline.segment.shards import parse_shard
-from pipeline.training.run import TrainOptions, _Run, run_training
+from pipeline.training.options import TrainOptions
+from pipeline.training.progress.files import RunFiles
+from pipeline.training.run import run_training
 
 FIRST = "BraTS-GLI-90001-000"
 
@@ -146,7 +148,7 @@ def test_train_never_writes_or_removes_behind_a_link(phantoms, tmp_path, folder)
 def test_of_the_kept_epochs_the_older_go_and_no_copy_of_one(tmp_path):
     put(*(tmp_path / "kept" / f"epoch_{name}.safetensors" for name in ("000001", "000002", "000001-copy", "best")))
 
-    class Run(_Run):
+    class Run(RunFiles):
         def _save(self, path, network, card):
             put(path)
 

@@ -16,8 +16,9 @@ import yaml
 from data.errors import UsageError
 from data.phantom.patient import write_phantom
 from pipeline.training.distributed import Process, joined
-from pipeline.training.progress.history import read_history
-from pipeline.training.run import TrainOptions, _check_batch, run_training
+from pipeline.training.options import TrainOptions, check_batch
+from pipeline.training.run import run_training
+from tests.conftest import read_history
 from tests.test_training_run import ROOT, write_recipe
 
 
@@ -91,4 +92,4 @@ def test_a_batch_that_cannot_be_dealt_evenly_is_refused(tmp_path):
 
     config = load_recipe(write_recipe(tmp_path / "r.yaml", batch=4))
     with pytest.raises(UsageError, match=r"training\.batch 4 cannot be dealt to 3 processes"):
-        _check_batch(config, Process(0, 3, torch.device("cpu")))
+        check_batch(config, Process(0, 3, torch.device("cpu")))

@@ -10,10 +10,10 @@ import torch
 
 from data.errors import UsageError
 from pipeline.config import RunConfig, parse_config
-from pipeline.training.loop import Trainee
 from pipeline.training.progress.extension import BEFORE_COOLDOWN, enters_cooldown, extend
 from pipeline.training.progress.history import EpochRecord
 from pipeline.training.progress.state import save_state
+from pipeline.training.progress.trainee import Trainee
 
 
 def recipe(schedule: str, **training: Any) -> RunConfig:

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bench.fingerprints import stored_otherwise
+from bench.sets.fingerprints import stored_otherwise
 from data.grid import Grid
 from data.phantom.patient import draw_patient
 from pipeline.fingerprint import SAME, distance, distances, fingerprint

@@ -10,7 +10,7 @@ import torch
 from numpy.random import RandomState
 
 from pipeline.config import parse_config
-from pipeline.training.cases import TrainingCase
+from pipeline.training.cached import TrainingCase
 from pipeline.training.sampling import PatchDataset
 from tests.conftest import cascade_settings
 from tests.test_sampling import STILL

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.errors import UsageError
 from pipeline.report.colours import REGION_COLOURS
 from pipeline.training.progress.history import (
     EpochRecord,
@@ -25,9 +24,9 @@ from pipeline.training.progress.history import (
     curves_figure,
     open_tensorboard,
     plot_curves,
-    read_history,
     write_history,
 )
+from tests.conftest import read_history
 
 PANELS = ["Loss", "Dice", "Tversky index", "Pixel accuracy", "Learning rate"]
 
@@ -150,31 +149,6 @@ def test_an_interrupted_writing_leaves_the_older_files_and_nothing_else(tmp_path
         plot_curves([record(1)], picture, "x")
     assert table.read_text() == picture.read_text() == "older"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "history.csv"]
-
-
-HEADER = "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index,pixel_accuracy,lesion_dice"
-
-
-@pytest.mark.parametrize(
-    ("content", "place"),
-    [
-        (b"", "line 1"),
-        (b"epoch,loss\n1,0.5\n", "line 1"),
-        (f"{HEADER},recall\n".encode(), "recall"),
-        (f"{HEADER},dice_WT,dice_WT\n".encode(), "each once"),
-        (f"{HEADER}\n1,1,0,0.1,0.5,,,,,\n2,2,0,0.1\n".encode(), "line 3"),
-        (f"{HEADER}\n1,1,0,0.1,much,,,,,\n".encode(), "line 2.*much"),
-        (f"{HEADER}\n1,1,0,0.1,,,,,,\n".encode(), "line 2"),
-        (f"{HEADER}\n0,1,0,0.1,0.5,,,,,\n".encode(), "epoch is 0"),
-        (b"\xff\xfe", "UTF-8"),
-    ],
-)
-def test_a_table_that_training_did_not_write_is_refused_by_file_and_line(content, place, tmp_path):
-    path = tmp_path / "history.csv"
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match=place) as caught:
-        read_history(path)
-    assert str(path) in str(caught.value) and "delete the file" in str(caught.value)
 
 
 def test_an_epoch_below_one_is_refused():

@@ -177,7 +177,7 @@ def test_a_network_that_pads_to_huge_inputs_is_counted_without_taking_them() -> 
 def test_the_peak_of_a_real_case_stays_below_its_prediction(
     model: str, phantoms: Path, request: pytest.FixtureRequest
 ) -> None:
-    """What Python and PyTorch allocate, in this process, seen by the kernel; `python -m bench.memory` does large cases."""
+    """What Python and PyTorch allocate, in this process, seen by the kernel; `python -m bench.timings.memory` does large cases."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the kernel does not tell a process its peak")
     predictor, case = Predictor(request.getfixturevalue(model), "cpu", tta=True), discover_cases(phantoms)[0]

@@ -31,9 +31,10 @@ from pipeline.predict.memory import HEADROOM, ModelCost, one_window_bytes, stage
 from pipeline.predict.openvino import installed
 from pipeline.predict.passes import Pass, passes
 from pipeline.predict.predictor import Predictor
-from pipeline.training import run as training_run
-from pipeline.training.cases import TrainingCase
-from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.cached import TrainingCase
+from pipeline.training.options import TrainOptions
+from pipeline.training.progress import files as run_files
+from pipeline.training.run import run_training
 from pipeline.training.sampling import PatchDataset
 from tests.conftest import cascade_settings, make_cascade, make_model
 from tests.test_memory import config as sized
@@ -489,7 +490,7 @@ def test_a_first_stages_coarseness_is_turned_with_the_slices(monkeypatch: pytest
 def test_a_run_learns_in_three_directions_and_leaves_a_model_that_knows_them(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_run, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(run_files, "plot_curves", lambda *_: None)
     settings = cascade_settings(dims=(2, 2), spacing_mm=(10.0, 5.0))
     short = {"patch": [16, 16], "batch": 2, "epochs": 1, "steps_per_epoch": 3}
     settings["training"] = settings["first"]["recipe"]["training"] = short

@@ -31,16 +31,8 @@ from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io.read import read_volumes
 from data.phantom.patient import write_phantom
-from transforms.preprocess import (
-    BiasCorrectd,
-    BlankAird,
-    Denoised,
-    LoadVolumesd,
-    NormalizeNonzerod,
-    grid_of,
-    preprocess_chain,
-    run_chain,
-)
+from transforms.filters import BiasCorrectd, BlankAird, Denoised, NormalizeNonzerod
+from transforms.preprocess import LoadVolumesd, grid_of, preprocess_chain, run_chain
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 SMALL: dict[str, Any] = {"shape": (40, 40, 26), "spacing_mm": (6.0, 6.0, 6.0)}

@@ -27,9 +27,8 @@ from pipeline.report.patient import read_png
 from pipeline.score.tables import read_columns
 from pipeline.segment.shards import read_shard, record_path
 from pipeline.segment.state import read_state
-from pipeline.training.progress.history import read_history
+from pipeline.training.progress.identity import lesion_score
 from pipeline.training.progress.state import load_state
-from pipeline.training.run import _lesion_score
 from pipeline.training.sources.cubes import read_cubes
 from pipeline.training.sources.tumour_shapes import CubeShape
 from pipeline.training.splits import read_split
@@ -46,8 +45,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "lock": (".lock.owner", lambda path: _locked(path.parent)),
     "split": ("split.json", read_split),
     "recipe": ("recipe.yaml", read_strict_yaml),
-    "history": ("history.csv", read_history),
-    "scores of lesions": ("validation_lesions.csv", lambda path: _lesion_score(path, ("WT",))),
+    "scores of lesions": ("validation_lesions.csv", lambda path: lesion_score(path, ("WT",))),
     "training state": ("state.safetensors", load_state),
     "model": ("model.safetensors", open_checkpoint),
     "array": ("a.0.npy", lambda path: open_array(path, np.float32, (1, None))),
@@ -157,22 +155,22 @@ def test_what_run_json_names_as_an_input_is_compared_and_never_walked(name, tmp_
 def test_a_table_of_more_cells_than_memory_should_hold_is_refused_before_it_is_parsed(content, tmp_path):
     (tmp_path / "t.csv").write_bytes(content)
     readers: list[Callable[[Path], object]] = [
-        read_history, lambda path: read_columns(path, ("case",)), lambda path: _lesion_score(path, ("WT",)),
+        lambda path: read_columns(path, ("case",)), lambda path: lesion_score(path, ("WT",)),
     ]  # fmt: skip
     for read in readers:
         with pytest.raises((ValueError, UsageError), match=f"more than {MOST_VALUES} cells"):
             read(tmp_path / "t.csv")
 
 
-def test_a_history_of_more_rows_than_any_run_has_epochs_is_refused(tmp_path):
-    (tmp_path / "history.csv").write_bytes(b"\n" * 2**18)
-    with pytest.raises(UsageError, match="more than 131072 rows"):
-        read_history(tmp_path / "history.csv")
+def test_a_table_of_more_rows_than_any_run_has_cases_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"case\n" + b"a\n" * 2**18)
+    with pytest.raises(ValueError, match="more than 131072 rows"):
+        read_columns(tmp_path / "t.csv", ("case",))
 
 
 def test_the_score_of_lesions_is_the_mean_over_regions_of_the_cells_that_are_told(tmp_path):
     (tmp_path / "t.csv").write_text("case,dice_WT,dice_ET\na,0.5,\nb,1.0,0.25\n")
-    assert _lesion_score(tmp_path / "t.csv", ("WT", "TC", "ET")) == 0.5  # of .75 and .25
+    assert lesion_score(tmp_path / "t.csv", ("WT", "TC", "ET")) == 0.5  # of .75 and .25
 
 
 def test_a_file_to_learn_from_that_goes_on_for_terabytes_is_refused_before_it_is_read(tmp_path):

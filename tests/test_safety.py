@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "transforms", "networks", "pipeline", "bench", "tests")
+FOLDERS = ("data", "transforms", "networks", "pipeline", "bench", "tools", "tests")
 SOURCES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "run_pipeline.py"]
 
 OBJECTS_FROM_BYTES = {"pickle", "_pickle", "cPickle", "pickle5", "dill", "cloudpickle", "joblib", "jsonpickle", "shelve",
@@ -68,10 +68,10 @@ EXCEPTIONS = {
     ("tests/test_web_readme.py", "socket.create_server"): "finds a free port for the server that it starts",
     ("tests/web/test_page.py", "httpx"): "shows the server of the browser tests a cookie that was signed out",
     ("tests/web/conftest.py", "socket.socket"): "finds a free port for the server of the browser tests",
-    ("bench/web_load.py", "httpx"): "twenty users of a server that it starts itself",
-    ("bench/web_load.py", "socket.create_server"): "that server",
-    ("bench/traced_start.py", "runpy"): "starts run_pipeline.py, with a clock on its imports",
-    ("bench/time_metrics.py", "importlib.import_module"): "other people's libraries, where they are installed",
+    ("bench/timings/web_load.py", "httpx"): "twenty users of a server that it starts itself",
+    ("bench/timings/web_load.py", "socket.create_server"): "that server",
+    ("bench/speed/traced_start.py", "runpy"): "starts run_pipeline.py, with a clock on its imports",
+    ("bench/timings/time_metrics.py", "importlib.import_module"): "other people's libraries, where they are installed",
     (
         "pipeline/web/compute/worker.py",
         "importlib.import_module",
@@ -156,7 +156,7 @@ def test_no_source_file_has_a_part_that_could_run_what_it_is_given(path: Path) -
 def test_every_exception_is_needed_and_the_library_has_none_that_makes_code_of_a_file() -> None:
     needed = {(name, part) for name, _ in EXCEPTIONS for part in unsafe_parts((ROOT / name).read_text())}
     assert needed >= EXCEPTIONS.keys()
-    library = {part for name, part in EXCEPTIONS if not name.startswith(("tests/", "bench/"))}
+    library = {part for name, part in EXCEPTIONS if not name.startswith(("tests/", "bench/", "tools/"))}
     assert library <= {"importlib.import_module"}
 
 

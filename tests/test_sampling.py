@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 
 from data.errors import UsageError
 from pipeline.config import RunConfig, parse_config
-from pipeline.training.cases import TrainingCase
-from pipeline.training.sampling import PatchDataset, _may_give, _may_take, crop_around
+from pipeline.training.cached import TrainingCase
+from pipeline.training.sampling import PatchDataset, _may_give, _may_take
+from transforms.crops import crop_around
 
 STILL: dict[str, Any] = {
     "rotate_degrees": 0,

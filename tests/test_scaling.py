@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.scaling import main
-from bench.scaling_model import Patient, Site, bottleneck, bounds, demands
-from bench.scaling_runs import on_cards, read_run
-from bench.scaling_simulation import efficiencies, saturating_gpus, scale, simulate
+from bench.scaling.model import Patient, Site, bottleneck, bounds, demands
+from bench.scaling.page import main
+from bench.scaling.runs import on_cards, read_run
+from bench.scaling.simulation import efficiencies, saturating_gpus, scale, simulate
 
 ONE = Patient(bytes_read=0, prepare_s=1, network_s=4, finish_s=2, bytes_written=0)
 """Seven seconds alone."""

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from bench import sides
-from bench.mask_search import Volumes, at_places, nearest_slices, nearest_volumes
-from bench.sets import cases_in, patients_of
-from bench.shared_patients import COLUMNS, summary, two_sides, unnamed
+from bench.sets.catalogue import cases_in, patients_of
+from bench.sets.mask_search import Volumes, at_places, nearest_slices, nearest_volumes
+from bench.sets.shared_patients import COLUMNS, summary, two_sides, unnamed
 from bench.sides import SET_ASIDE, TEST, VALIDATION, fixed_sides
 from data.same_patient import known_as
 from pipeline.training.splits import Split, read_split

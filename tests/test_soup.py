@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import soup as command
 from data.errors import CheckpointError
 from networks import build_network
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import parse_config
 from pipeline.soup import average_weights, soup_card, soup_network
+from tools import soup as command
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",

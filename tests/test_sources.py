@@ -12,7 +12,8 @@ from PIL import Image
 
 from data.errors import InputError, UsageError
 from pipeline.config import ExtraKind, RunConfig, parse_config
-from pipeline.training import run as training_run
+from pipeline.training import plan
+from pipeline.training.options import TrainOptions
 from pipeline.training.sources.cubes import BRAIN_BOX_LPS, CUBE_SPACING_MM, cube_cases, place_in_brain, read_cubes
 from pipeline.training.sources.heads import HEAD_PIXEL_MM, head_cases
 from pipeline.training.sources.kinds import SOURCES, source_of
@@ -399,10 +400,10 @@ def test_a_head_whose_site_may_hold_a_patient_who_is_held_back_is_not_learnt_fro
     for patient in ("TCGA_CS_4941_19960909", "TCGA_CS_4942_19970222", "TCGA_DU_0001_19990101"):
         write_heads(tmp_path, patient)
     # BraTS2021_01478 is BraTS20_Training_273, of site CS.
-    ((_, source, kept),) = training_run._further([f"{tmp_path}:head"], ["BraTS2021_01478"])
+    ((_, source, kept),) = plan.further_cases([f"{tmp_path}:head"], ["BraTS2021_01478"])
     assert (source.kind, kept) == ("head", ["TCGA_DU_0001_19990101"])
     assert "held back, not learnt from: TCGA_CS_4941_19960909, TCGA_CS_4942_19970222" in caplog.text
-    ((_, _, kept),) = training_run._further([f"{tmp_path}:head"], ["BraTS20_Training_305"])
+    ((_, _, kept),) = plan.further_cases([f"{tmp_path}:head"], ["BraTS20_Training_305"])
     assert kept == ["TCGA_CS_4941_19960909", "TCGA_CS_4942_19970222"]
 
 
@@ -567,13 +568,13 @@ def test_synthetic_patients_take_real_shapes_of_those_alone_who_may_be_learnt_fr
         taken.extend(shape_of(seed).path.stem for seed in seeds)
         return []
 
-    monkeypatch.setattr(training_run, "phantom_cases", spy)
-    options = training_run.TrainOptions(cache=tmp_path / "cache", leave_out=names[1:2])
+    monkeypatch.setattr("pipeline.training.sources.phantoms.phantom_cases", spy)
+    options = TrainOptions(cache=tmp_path / "cache", leave_out=names[1:2])
     held_back = [(tmp_path, SOURCES["cube"], names[:2])]  # the third is validated on
-    training_run._dataset([], held_back, parse_config(settings, "test"), tmp_path, options)
+    plan.patches_of([], held_back, parse_config(settings, "test"), tmp_path, options)
     assert len(taken) == 40 and set(taken) == {names[0]}
     with pytest.raises(UsageError, match="phantom_shapes is real"):
-        training_run._dataset([], [], parse_config(settings, "test"), tmp_path, options)
+        plan.patches_of([], [], parse_config(settings, "test"), tmp_path, options)
 
 
 def test_a_recipe_can_weigh_every_kind_of_folder_and_no_other():

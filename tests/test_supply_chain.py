@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from bench.audit import judge
-from bench.dependencies import (
+from tools.audit import judge
+from tools.dependencies import (
     BOOTSTRAP,
     OURS,
     UNKNOWN,
@@ -26,7 +26,7 @@ from bench.dependencies import (
     read_pins,
     requirements,
 )
-from bench.sbom import complete, describe_model, wheel_hashes
+from tools.sbom import complete, describe_model, wheel_hashes
 
 ROOT = Path(__file__).resolve().parent.parent
 AUDIT_PYTHON = ROOT / ".venv-audit" / "bin" / "python"
@@ -298,7 +298,7 @@ def test_the_bill_of_materials_is_valid_by_the_schema_of_cyclonedx(tmp_path):
     for document, expected in ((completed(), 0), ({**completed(), "specVersion": "1.6", "components": 3}, 1)):
         path = tmp_path / "sbom.json"
         path.write_text(json.dumps(document))
-        command = [AUDIT_PYTHON, "-m", "bench.sbom", "--validate", path]
+        command = [AUDIT_PYTHON, "-m", "tools.sbom", "--validate", path]
         assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == expected
 
 

@@ -17,9 +17,10 @@ from data.errors import TrainingError
 from networks import ARCHITECTURES, SPATIAL_DIMS
 from networks.losses import LOSSES, build_loss
 from pipeline.config import RunConfig, parse_config
-from pipeline.training.cases import TrainingCase
+from pipeline.training.cached import TrainingCase
 from pipeline.training.distributed import Process
-from pipeline.training.loop import Trainee, _average_with_warm_up, _batches, _learn, train
+from pipeline.training.loop import _batches, _learn, train
+from pipeline.training.progress.trainee import Trainee, _average_with_warm_up
 from pipeline.training.sampling import PatchDataset
 
 ALONE = Process(0, 1, torch.device("cpu"))

@@ -20,8 +20,11 @@ from data.find.discover import discover_cases
 from data.phantom.patient import draw_patient
 from pipeline.config import RunConfig, parse_config
 from pipeline.training import cases as training_cases
-from pipeline.training.cases import MAX_CENTRES, patient_cases, phantom_cases, phantom_digests, slice_cases
+from pipeline.training.cached import MAX_CENTRES
+from pipeline.training.cases import patient_cases
 from pipeline.training.sources.cubes import CUBE_SPACING_MM
+from pipeline.training.sources.phantoms import phantom_cases, phantom_digests
+from pipeline.training.sources.slice_files import slice_cases
 from pipeline.training.sources.tumour_shapes import cube_shapes, shape_for
 from tests.conftest import read_mask
 from transforms.preprocess import preprocess_chain, run_chain
@@ -350,7 +353,7 @@ def small_patient(seed, spacing_mm, **options):
 
 
 def test_a_phantom_is_learnt_from_as_if_it_had_been_written_and_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(training_cases, "draw_patient", small_patient)
+    monkeypatch.setattr("pipeline.training.sources.phantoms.draw_patient", small_patient)
     config = recipe(10.0, modalities=("flair", "t1c"), sampling={"phantom_contrast": "mri"})
     (drawn,) = phantom_cases([3], config, tmp_path / "a")
     folder = tmp_path / "set" / FIRST
@@ -379,7 +382,10 @@ def test_a_synthetic_patient_has_the_shape_of_a_real_tumour_that_its_seed_draws(
     codes, spacing = shapes[1].read()
     assert (codes == 2).sum() == 12**3 - 4**3 and (codes == 3).sum() == 4**3 and spacing == CUBE_SPACING_MM
     # At 1 mm a head takes seconds.
-    monkeypatch.setattr(training_cases, "draw_patient", lambda seed, mm, **options: draw_patient(seed, 5.0, **options))
+    monkeypatch.setattr(
+        "pipeline.training.sources.phantoms.draw_patient",
+        lambda seed, mm, **options: draw_patient(seed, 5.0, **options),
+    )
     (real,) = phantom_cases([3], recipe(5.0), tmp_path / "cache", shape_of=lambda seed: shapes[1])
     (other,) = phantom_cases([3], recipe(5.0), tmp_path / "cache")
     # A cube of 12 voxels is 7.4 ml; it is scaled by .8 to 1.25 along each axis, and bent.
@@ -410,7 +416,7 @@ def test_phantoms_have_the_contrast_and_lesions_of_the_recipe_and_the_cache_tell
         asked.append((seed, contrast, lesions))
         return small_patient(seed, spacing_mm, contrast=contrast, lesions=lesions)
 
-    monkeypatch.setattr(training_cases, "draw_patient", spy)
+    monkeypatch.setattr("pipeline.training.sources.phantoms.draw_patient", spy)
     phantom_cases([4, 5], recipe(10.0), tmp_path)
     phantom_cases([4], recipe(10.0, sampling={"phantom_contrast": "random"}), tmp_path)
     phantom_cases([4, 5], recipe(10.0, sampling={"phantom_contrast": "mri", "phantom_lesions": (1, 2)}), tmp_path)
@@ -424,13 +430,13 @@ def test_phantoms_have_the_contrast_and_lesions_of_the_recipe_and_the_cache_tell
 
 
 def test_a_phantom_is_a_patient_with_everything_and_is_drawn_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(training_cases, "draw_patient", small_patient)
+    monkeypatch.setattr("pipeline.training.sources.phantoms.draw_patient", small_patient)
     config = recipe(regions=("WT", "TC", "ET", "RC"))
     first, second = phantom_cases([1, 2], config, tmp_path)
     assert (first.name, first.kind, second.name) == ("phantom-1", "phantom", "phantom-2")
     assert told(first) == (True, True, True, False)  # a phantom has had no surgery
     assert {"brain", "WT", "TC", "ET"} == set(first.centres)
-    monkeypatch.setattr(training_cases, "draw_patient", None)
+    monkeypatch.setattr("pipeline.training.sources.phantoms.draw_patient", None)
     (again,) = phantom_cases([2], config, tmp_path)
     np.testing.assert_array_equal(again.voxels, second.voxels)
     assert not np.array_equal(first.voxels, second.voxels)

@@ -29,11 +29,15 @@ from pipeline.config import load_recipe
 from pipeline.execute.lock import LOCK_NAME
 from pipeline.execute.own_folder import MARK
 from pipeline.predict.predictor import Predictor
+from pipeline.training import plan
 from pipeline.training import run as training_run
-from pipeline.training.progress.history import read_history
+from pipeline.training.options import TrainOptions
+from pipeline.training.progress import files as run_files
+from pipeline.training.progress.identity import run_identity
 from pipeline.training.progress.state import load_state, save_state
-from pipeline.training.run import TrainOptions, run_training
+from pipeline.training.run import run_training
 from pipeline.training.splits import Split
+from tests.conftest import read_history
 from tests.test_sources import write_cube
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +110,7 @@ def undisturbed(folder, patients, recipe, options) -> Path:
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch) -> None:
     """The undisturbed run draws them; they take longer than a tiny epoch."""
-    monkeypatch.setattr(training_run, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(run_files, "plot_curves", lambda *_: None)
 
 
 def assert_same_run(output: Path, undisturbed: Path) -> None:
@@ -162,15 +166,15 @@ def test_the_model_is_that_of_the_best_epoch_and_the_first_of_equals(
 ):
     given = iter(means)
     kept = {}
-    monkeypatch.setattr(training_run, "validate", lambda *_: [{"case": "x", "dice_WT": (d := next(given))}
+    monkeypatch.setattr(run_files, "validate", lambda *_: [{"case": "x", "dice_WT": (d := next(given))}
                         | {f"{score}_WT": d for score in ("tversky", "accuracy")}])  # fmt: skip
-    save_state = training_run.save_state
+    save_state = run_files.save_state
 
     def keep_last(path: Path, state: dict[str, Any]) -> None:
         kept[len(state["trainee"]["records"])] = (tmp_path / "out" / "last.safetensors").read_bytes()
         save_state(path, state)
 
-    monkeypatch.setattr(training_run, "save_state", keep_last)
+    monkeypatch.setattr(run_files, "save_state", keep_last)
     settings = write_recipe(tmp_path / "r.yaml", validate_every=1, steps_per_epoch=1)
     model = run_training(patients, settings, tmp_path / "out", TrainOptions(**options))
     assert model.read_bytes() == kept[best]
@@ -218,7 +222,7 @@ def test_it_goes_on_to_the_bit_wherever_it_was_killed(
 ):
     out = tmp_path / "out"
     target = "save_checkpoint" if moment == "before the model" else "save_state"
-    real, calls = getattr(training_run, target), []
+    real, calls = getattr(run_files, target), []
 
     def killing(*arguments: Any) -> None:
         calls.append(arguments)
@@ -233,7 +237,7 @@ def test_it_goes_on_to_the_bit_wherever_it_was_killed(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if moment.startswith("before"):
-            patch.setattr(training_run, target, killing)
+            patch.setattr(run_files, target, killing)
         run_training(patients, recipe, out, TrainOptions(**options, on_step=on_step))
     workers = 2 if moment == "step of epoch 3" else 0
     run_training(patients, recipe, out, TrainOptions(**options, resume=True, workers=workers))
@@ -346,7 +350,7 @@ def test_without_the_state_before_it_a_cool_down_is_followed_by_a_short_warm_up(
 
 def test_an_extended_run_replaces_the_model_only_by_a_better_one(patients, options, tmp_path, monkeypatch):
     given = iter([0.9, 0.5, 0.95])
-    monkeypatch.setattr(training_run, "validate", lambda *_: [
+    monkeypatch.setattr(run_files, "validate", lambda *_: [
         {"case": "x", "dice_WT": (d := next(given)), "tversky_WT": d, "accuracy_WT": d}])  # fmt: skip
     out = tmp_path / "out"
     every = {"validate_every": 4, **COOLDOWN}
@@ -371,7 +375,7 @@ def test_the_average_of_the_latest_epochs_is_the_model_only_if_it_scores_better_
     score, kept, patients, options, tmp_path, monkeypatch
 ):
     given = iter([0.1, 0.6, 0.5, score])
-    monkeypatch.setattr(training_run, "validate", lambda *_: [
+    monkeypatch.setattr(run_files, "validate", lambda *_: [
         {"case": "x", "dice_WT": (d := next(given)), "tversky_WT": d, "accuracy_WT": d}])  # fmt: skip
     out = tmp_path / "out"
     settings = write_recipe(tmp_path / "r.yaml", epochs=3, validate_every=1, soup=2)
@@ -503,9 +507,9 @@ def test_lesions_that_are_set_aside_count_in_what_an_extended_run_and_an_average
 ):
     # Of two epochs and their average; below, of three more and theirs.
     of_patients, of_lesions = iter([0.9, 0.9, 0.0]), iter([0.1, 0.1, 0.0])
-    monkeypatch.setattr(training_run, "validate", lambda *_: [
+    monkeypatch.setattr(run_files, "validate", lambda *_: [
         {"case": "x", "dice_WT": (d := next(of_patients)), "tversky_WT": d, "accuracy_WT": d}])  # fmt: skip
-    monkeypatch.setattr(training_run, "validate_cubes", lambda *_: [{"case": "y", "dice_WT": next(of_lesions)}])
+    monkeypatch.setattr(run_files, "validate_cubes", lambda *_: [{"case": "y", "dice_WT": next(of_lesions)}])
     cubes, out = tmp_path / "cubes", tmp_path / "out"
     cubes.mkdir()
     for name in ("BraTS20_Training_001", "BraTS20_Training_002"):
@@ -737,8 +741,8 @@ def test_a_further_folder_of_patients_has_a_convention_of_its_own(patients, bina
     named = TrainOptions(**options, extra=[f"{binary}:patient:whole-tumour"])
     run_training(patients, settings, tmp_path / "b", named)
     assert learnt_from == [*FOLD_0[0], "p1", "p2", "p3", "p4"]
-    further = training_run._further(named.extra, [])
-    identity = training_run.run_identity(load_recipe(settings), Split((), ()), further, named)
+    further = plan.further_cases(named.extra, [])
+    identity = run_identity(load_recipe(settings), Split((), ()), further, named)
     assert identity["label convention"] == "recognised, binary whole-tumour"
 
 

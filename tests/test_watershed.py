@@ -24,8 +24,9 @@ from networks import build_network
 from pipeline.checkpoint import save_checkpoint
 from pipeline.config import RunConfig, parse_config
 from pipeline.predict.predictor import Predictor, region_masks
+from transforms.borders import refine_by_watershed
 from transforms.postprocess import label_components
-from transforms.watershed import refine_by_watershed, split_touching
+from transforms.watershed import split_touching
 
 ISO = (1.0, 1.0, 1.0)
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6))

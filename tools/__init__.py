@@ -1,0 +1,1 @@
+"""Helpers of development that measure nothing: audit, bill of materials, licences, soups."""

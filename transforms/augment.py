@@ -4,7 +4,8 @@ It serves 2D, 2D with neighbouring slices, and 3D.
 
 Inside the chain an image is (modalities, slices, *patch), with a single "slice" in 3D: so each step treats a modality's
 slices alike, and torch's functions of (batch, channels, ...) fit. The intensity changes are plain functions on plain
-tensors: MONAI's dictionary transforms of the same meaning keep meta data, and that took longer than the work on a 2D patch.
+tensors: MONAI's dictionary transforms of the same meaning keep meta data, and that took longer than the work on a 2D
+patch.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def crop_size(spatial_dims: int, patch: Sequence[int], context: int = 0) -> tupl
 
     It is the patch with a margin; in 2D its slice and neighbours.
     """
-    # The same on both sides, so that the patch's middle is the crop's to the voxel and nothing is blurred for want of it.
+    # The same on both sides, so that the patch's middle is the crop's to the voxel and nothing is blurred for want of
+    # it.
     sizes = [n + 2 * math.ceil(MARGIN * n) for n in patch]
     return (*sizes, 2 * context + 1) if spatial_dims == 2 else tuple(sizes)  # type: ignore[return-value]
 
@@ -85,16 +87,17 @@ def training_chain(
     """Move and disturb one training sample.
 
     Input is a dictionary with ``image`` (modalities, c1, c2, c3) float32, z-scored with background 0, and ``regions``
-    (regions, c1, c2, c3) float32 in [0, 1] or NaN, at :func:`crop_size`. Output has ``image`` and ``regions`` at the size
-    ``patch``; in 2D the image's channels are modalities times slices (:func:`slices_as_channels`), and the regions are
-    those of the middle slice.
+    (regions, c1, c2, c3) float32 in [0, 1] or NaN, at :func:`crop_size`. Output has ``image`` and ``regions`` at the
+    size ``patch``; in 2D the image's channels are modalities times slices (:func:`slices_as_channels`), and the regions
+    are those of the middle slice.
 
     The options are those of :class:`pipeline.config.AugmentConfig`; with all of them 0 or empty the patch is the
     middle of the crop to the bit. Where a modality is 0 (background, or missing altogether), intensity changes keep
     it 0. ``chain.set_random_state(seed)`` before a sample decides all of it.
 
     The last ``n_probabilities`` channels of the image are a first network's probabilities: they are moved as the images
-    are, and no change of intensities touches them; where no image shows anything they become 0, as the predictor has it.
+    are, and no change of intensities touches them; where no image shows anything they become 0, as the predictor has
+    it.
     """
     # One sequence of an examination is often worse than the others, or not there at all: those strike one modality.
     changes: list[tuple[float, float, Change]] = [
@@ -120,8 +123,8 @@ class RandMoved(RandomizableTransform):
 
     One linear interpolation gives the patch.
 
-    What lies beyond the crop is 0; NaN in a region that is NaN at the crop's edge there. A voxel that is interpolated from
-    NaN is NaN.
+    What lies beyond the crop is 0; NaN in a region that is NaN at the crop's edge there. A voxel that is interpolated
+    from NaN is NaN.
 
     Parameters
     ----------

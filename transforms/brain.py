@@ -2,8 +2,8 @@
 
 It takes no network and no atlas, and slices may lie any distance apart.
 
-Around the brain lies the skull, dark in every sequence. A watershed from markers finds that dark line whatever the brightness
-on its sides is: each pixel goes to the brain or to the scalp, whichever it reaches by the brighter path.
+Around the brain lies the skull, dark in every sequence. A watershed from markers finds that dark line whatever the
+brightness on its sides is: each pixel goes to the brain or to the scalp, whichever it reaches by the brighter path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ DOWN_PX, UP_PX = 3, 3
 TISSUE = 0.6
 """Brain tissue, in brain levels, the mean of the channels."""
 LEAST_TISSUE, LEAST_EDGE, LEAST_SHARE = 0.75, 0.4, 0.06
-"""A section is plausible where so much of it is tissue, so much of its border dark, and it is so large a share of the largest."""
+"""A section is plausible where so much of it is tissue, so much of its border dark, and it is so large a share of the
+largest."""
 DARK = 0.65
 """Of the section's median: a border is dark where the darkest pixel within 3 is darker."""
 
@@ -39,23 +40,24 @@ def brain_mask(images: NDArray[np.floating]) -> NDArray[np.bool_]:
     Parameters
     ----------
     images : (channels, d1, d2, slices) array
-        At least one channel, on one grid: T1, T1c or FLAIR. Slices are axial and run from the neck to the vertex, with pixels of
-        .7 to 1.1 mm; their distance is of no matter.
+        At least one channel, on one grid: T1, T1c or FLAIR. Slices are axial and run from the neck to the vertex, with
+        pixels of .7 to 1.1 mm; their distance is of no matter.
 
     Returns
     -------
     (d1, d2, slices) bool
-        Nothing in a slice in which the section found is no plausible one, such as of face, neck or vertex. All False where
-        no head is found.
+        Nothing in a slice in which the section found is no plausible one, such as of face, neck or vertex. All False
+        where no head is found.
 
     Notes
     -----
-    1. Head: in each slice the largest piece of what is brighter than air in all channels, its outline closed and filled.
-    2. Brain level of each channel: its median in the depth of the head's middle slices. ``tissue`` is the mean of the channels
-       in these units, each cut off at `TOO_BRIGHT`.
-    3. From the widest slice of the middle to both ends: a watershed of ``tissue`` [1]_, from a marker within the section of
-       the slice before and one in the scalp, then opening, the largest piece, closing, and filling of holes. A section lies
-       within that of the slice before, grown by a few pixels.
+    1. Head: in each slice the largest piece of what is brighter than air in all channels, its outline closed and
+       filled.
+    2. Brain level of each channel: its median in the depth of the head's middle slices. ``tissue`` is the mean of the
+       channels in these units, each cut off at `TOO_BRIGHT`.
+    3. From the widest slice of the middle to both ends: a watershed of ``tissue`` [1]_, from a marker within the
+       section of the slice before and one in the scalp, then opening, the largest piece, closing, and filling of holes.
+       A section lies within that of the slice before, grown by a few pixels.
     4. Sections that do not look like brain are left out, see `LEAST_TISSUE`.
 
     References

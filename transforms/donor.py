@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 REACH = 15
 """Voxels around a lesion that may come along with it."""
 WHOLE = 0.5
-"""A lesion is whole where less of it than this times its volume to two thirds lies on faces: a tenth of a ball's surface."""
+"""A lesion is whole where less of it than this times its volume to two thirds lies on faces: a tenth of a ball's
+surface."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +34,8 @@ class Donor:
     faces : three pairs of int
         First and last voxel along each axis of the box in which the first region is known.
     cuts : three pairs of float
-        How much of the lesion lies on each of these faces, as a share of its largest section along that axis. All 0 where
-        the volume is the brain's box: there the lesion ends by itself.
+        How much of the lesion lies on each of these faces, as a share of its largest section along that axis. All 0
+        where the volume is the brain's box: there the lesion ends by itself.
     place : three floats
         Where the volume's middle lies in the brain's box, from 0 to 1 along each axis.
     """

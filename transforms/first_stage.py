@@ -35,8 +35,8 @@ def simulated_first_stage(
     Parameters
     ----------
     region_shares : (regions, d1, d2, d3) float32
-        Share of each voxel that a region fills, an outer region before the ones inside it. Where it is NaN, which is not
-        known, the region is taken to be as the one before it, so that it comes out anywhere within that.
+        Share of each voxel that a region fills, an outer region before the ones inside it. Where it is NaN, which is
+        not known, the region is taken to be as the one before it, so that it comes out anywhere within that.
     random : numpy.random.RandomState
     coarseness : three floats
         Voxels of the sample to one of the first network's, along each axis; below 1 counts as 1.
@@ -51,7 +51,8 @@ def simulated_first_stage(
     steps = [max(1.0, float(step)) for step in coarseness]
     sigmas = [0.5 * step * (1 + errors * random.uniform(0, 0.8)) for step in steps]
     soft = np.stack([ndi.gaussian_filter(share, sigmas, mode="nearest") for share in shares.numpy()])
-    # The blurred share crosses a half at the border; the first network's probability does so in a voxel or two of its own.
+    # The blurred share crosses a half at the border; the first network's probability does so in a voxel or two of its
+    # own.
     logits = torch.as_tensor(soft).sub_(0.5).mul_(10.0)
     return disturbed(torch.sigmoid(logits), random, coarseness=steps, errors=errors)
 
@@ -61,10 +62,10 @@ def disturbed(
 ) -> torch.Tensor:
     """Disturb probabilities of a first network as a sample of a second one's training.
 
-    In this order, by up to ``errors``, a strength that is drawn for each sample: all regions are bent by one smooth field
-    of up to a voxel of the first network; each region is surer here and less sure there, and grows or shrinks, as a whole
-    and from place to place, by fields on its logits. In a quarter of the samples each a part of the tumour is missed, and
-    a tumour is invented; in a twentieth an inner region is missed altogether.
+    In this order, by up to ``errors``, a strength that is drawn for each sample: all regions are bent by one smooth
+    field of up to a voxel of the first network; each region is surer here and less sure there, and grows or shrinks, as
+    a whole and from place to place, by fields on its logits. In a quarter of the samples each a part of the tumour is
+    missed, and a tumour is invented; in a twentieth an inner region is missed altogether.
 
     Parameters
     ----------

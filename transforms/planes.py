@@ -2,9 +2,9 @@
 
 The slices lie across the third axis of the turned volume.
 
-A network of slices knows only volumes whose slices lie across the third axis. For another direction the volume is turned
-before it and its answer back after it. The axes of a slice keep their order: of a volume in RAS, axial slices are
-right-left by posterior-anterior, coronal ones right-left by inferior-superior, sagittal ones posterior-anterior by
+A network of slices knows only volumes whose slices lie across the third axis. For another direction the volume is
+turned before it and its answer back after it. The axes of a slice keep their order: of a volume in RAS, axial slices
+are right-left by posterior-anterior, coronal ones right-left by inferior-superior, sagittal ones posterior-anterior by
 inferior-superior.
 """
 

@@ -107,8 +107,8 @@ def _weighted(image: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Te
 
     Weights (n_target, n_source); the result is contiguous.
 
-    A row has weights for a few neighbours only, so a few rows at a time are taken with the columns that they need. Along
-    the last axis, whose voxels lie side by side, that gains nothing.
+    A row has weights for a few neighbours only, so a few rows at a time are taken with the columns that they need.
+    Along the last axis, whose voxels lie side by side, that gains nothing.
     """
     before, after = image.shape[: axis + 1], image.shape[axis + 2 :]
     if axis == 2:

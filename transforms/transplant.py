@@ -21,10 +21,13 @@ from transforms.restore import axis_weights
 HELD_BY_BRAIN = 0.97
 """Least share of a lesion that must lie in the host's brain."""
 SEEN, WHOLE = 0.1, 0.9
-"""Below and above these weights of the lesion's images a voxel is the host's or the lesion's; between them it is a mixture,
-and its label is known only where both agree."""
+"""Weights of the lesion's images below which a voxel is the host's and above which it is the lesion's.
+
+Between them it is a mixture, and its label is known only where both agree.
+"""
 FADE = 3.0
-"""Voxels over which the lesion fades at the faces of the volume that it was cut from, unless they cut it and more is asked."""
+"""Voxels over which the lesion fades at the faces of the volume that it was cut from, unless they cut it and more is
+asked."""
 CUT = 0.1
 """A face cuts a lesion where more than this share of the lesion's largest section along that axis lies on it."""
 
@@ -99,14 +102,14 @@ def draw_placement(
         The least and the most, drawn log-uniformly; the gaps between the lesion and the brain's box then keep their
         proportion. None: a normal about 1, from .78 to 1.28.
     fade : float, optional
-        Voxels over which the lesion fades at a face that cuts it (`CUT`), at most a quarter of what is known along the axis;
-        `FADE` at the others, or where it is None.
+        Voxels over which the lesion fades at a face that cuts it (`CUT`), at most a quarter of what is known along the
+        axis; `FADE` at the others, or where it is None.
 
     Returns
     -------
     Placement or None
-        None where no draw was held. With ``scale`` or ``fade`` all fading is in voxels of the host, at the faces of what is
-        known of the donor; without either, in the donor's, at the faces of its volume.
+        None where no draw was held. With ``scale`` or ``fade`` all fading is in voxels of the host, at the faces of
+        what is known of the donor; without either, in the donor's, at the faces of its volume.
     """
     shape, own = np.array(brain.shape[1:]), donor.voxels.shape[1:]
     for _ in range(tries):
@@ -230,30 +233,13 @@ def transplant(
     seen = [np.flatnonzero((where >= 0) & (where <= size - 1)) for where, size in zip(at, own, strict=True)]
     if any(len(indices) == 0 for indices in seen):
         return cut
-    # All that the patch sees of the donor, and no more, is read and interpolated.
-    source, weights = [], []
-    for indices, where, size in zip(seen, at, own, strict=True):
-        coordinates = where[indices]
-        low, high = int(np.floor(coordinates.min())), int(np.ceil(coordinates.max()))
-        source.append(slice(low, min(high, size - 1) + 1))
-        weights.append(axis_weights(source[-1].stop - low, coordinates - low, 1.0).astype(np.float32))
-    part = donor.voxels[(slice(None), *source)].astype(np.float32)
-    whole = np.isfinite(part[n:]).all(axis=0, keepdims=True)
-    stack = np.concatenate(
-        (
-            np.nan_to_num(part, nan=0.0),
-            whole,
-            donor.distance[tuple(source)][None],
-            (part[:n] != 0).any(axis=0)[None],
-        )
-    ).astype(np.float32)
-    for axis, matrix in enumerate(weights):
-        stack = np.moveaxis(np.tensordot(stack, matrix, axes=(axis + 1, 1)), -1, axis + 1)
-    images, shares = stack[:n], stack[n : len(part)]
+    at = [where[indices] for where, indices in zip(at, seen, strict=True)]
+    stack = _interpolated(donor, at)
+    images, shares = stack[:n], stack[n:-3]
     known, distance, covered = stack[-3] > 1 - 1e-3, stack[-2], stack[-1]
 
     weight = np.clip((placement.reach - distance) / max(placement.reach - 1.0, 1.0), 0, 1)
-    weight = _fade_at_faces(weight, donor, placement, [where[indices] for where, indices in zip(at, seen, strict=True)])
+    weight = _fade_at_faces(weight, donor, placement, at)
     result = cut.copy()
     inside = np.ix_(np.arange(len(cut)), *seen)
     host = result[inside]
@@ -274,13 +260,39 @@ def transplant(
     return result
 
 
+def _interpolated(donor: Donor, at: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Interpolate the donor at coordinates along its axes.
+
+    Channels are those of the donor (0 where not known), whether all of them are known, the distance from the lesion,
+    and whether an image covers the place. No more of the donor is read than that takes.
+    """
+    source, weights = [], []
+    for coordinates, size in zip(at, donor.voxels.shape[1:], strict=True):
+        low, high = int(np.floor(coordinates.min())), int(np.ceil(coordinates.max()))
+        source.append(slice(low, min(high, size - 1) + 1))
+        weights.append(axis_weights(source[-1].stop - low, coordinates - low, 1.0).astype(np.float32))
+    part = donor.voxels[(slice(None), *source)].astype(np.float32)
+    whole = np.isfinite(part[donor.n_images :]).all(axis=0, keepdims=True)
+    stack = np.concatenate(
+        (
+            np.nan_to_num(part, nan=0.0),
+            whole,
+            donor.distance[tuple(source)][None],
+            (part[: donor.n_images] != 0).any(axis=0)[None],
+        )
+    ).astype(np.float32)
+    for axis, matrix in enumerate(weights):
+        stack = np.moveaxis(np.tensordot(stack, matrix, axes=(axis + 1, 1)), -1, axis + 1)
+    return stack
+
+
 def _fade_at_faces(
     weight: NDArray[np.floating], donor: Donor, placement: Placement, at: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.floating]:
     """Fade the weight at the faces.
 
-    At a face that cuts the lesion, where there are waves, it fades over a third of the depth, which begins the deeper the
-    higher the wave is: an uneven border, no straight one.
+    At a face that cuts the lesion, where there are waves, it fades over a third of the depth, which begins the deeper
+    the higher the wave is: an uneven border, no straight one.
     """
     dents = None if placement.waves is None else 2 * _waves(placement.waves, at)
     for axis, ((low, high), fades) in enumerate(_fading(donor, placement)):

@@ -1,6 +1,29 @@
-"""Watersheds that part touching lesions and refine an unsure border.
+"""Watershed that parts touching lesions.
 
-The border moves onto the image's edges.
+Notes
+-----
+The height of a voxel is its distance in mm to the background (the centre of the nearest voxel outside), times
+the smoothed probability where one is given. A marker is a summit of that height; two summits are two lesions if
+the lower one rises at least ``depth_mm`` above the saddle between them. For two balls of radius R in mm that a
+neck of radius n joins, that is R - n >= ``depth_mm``.
+
+Components (26-connected, in 2D 8-connected) never share a number. Cavities count as inside for the height, so
+that a ring of enhancement around necrosis is one lesion, not a chain of thick places. Beyond the array nothing
+is known, so its edge is not background; an axis of one voxel is therefore ignored, and a mask that fills the
+array is one lesion. A mirrored or turned mask gives the same lesions, except for voxels on the line between two
+of them that are as near to one as to the other.
+
+The depth of 2 mm is a compromise. In the reference masks of 12 glioma patients at 1 mm (WT, TC and ET; a glioma
+is rarely several touching lesions) splitting adds 38 parts to the components at a depth of 1 mm, 21 at 1.5, 10 at
+2, 6 at 3 and 1 at 4 mm, mostly in rims of enhancement of uneven thickness. In exchange two digital balls that
+overlap by 1 mm are parted reliably from about 10 mm across, at a depth of 1 mm from 7 mm: give that for small
+metastases.
+
+References
+----------
+.. [1] Meyer, Topographic distance and watershed lines, Signal Processing 38 (1994), 113-125.
+.. [2] Soille, Morphological Image Analysis, 2nd ed., Springer 2003, section 6.3.5 (h-maxima), chapter 9.
+.. [3] Beare and Lehmann, The watershed transform in ITK, Insight Journal 2006.
 """
 
 from __future__ import annotations
@@ -32,12 +55,7 @@ def split_touching(
 ) -> NDArray[np.int32]:
     """Number the lesions of a mask, touching ones apart.
 
-    A marker-controlled watershed in each component parts them.
-
-    The height of a voxel is its distance in mm to the background (the centre of the nearest voxel outside), times
-    the smoothed probability where one is given. A marker is a summit of that height; two summits are two lesions if
-    the lower one rises at least ``depth_mm`` above the saddle between them. For two balls of radius R in mm that a
-    neck of radius n joins, that is R - n >= ``depth_mm``.
+    A marker-controlled watershed in each component parts them (see the module's notes).
 
     Parameters
     ----------
@@ -46,7 +64,7 @@ def split_touching(
     probability : array of the mask's shape, within 0 and 1, or None
         Two lesions in a smooth mask are parted where the network was less sure between them.
     depth_mm : float, at least 0
-        Larger splits less. See the notes on 2 mm.
+        Larger splits less. See the module's notes on 2 mm.
     min_distance_mm : float, at least 0
         Neighbours whose summits are nearer than this are one lesion.
     smoothing_mm : float, at least 0
@@ -62,33 +80,15 @@ def split_touching(
     ValueError
         Shapes that differ, a mask of floats, a probability that is not finite or not within 0 and 1, a spacing or an
         option out of range.
-
-    Notes
-    -----
-    Components (26-connected, in 2D 8-connected) never share a number. Cavities count as inside for the height, so
-    that a ring of enhancement around necrosis is one lesion, not a chain of thick places. Beyond the array nothing
-    is known, so its edge is not background; an axis of one voxel is therefore ignored, and a mask that fills the
-    array is one lesion. A mirrored or turned mask gives the same lesions, except for voxels on the line between two
-    of them that are as near to one as to the other.
-
-    The depth of 2 mm is a compromise. In the reference masks of 12 glioma patients at 1 mm (WT, TC and ET; a glioma
-    is rarely several touching lesions) splitting adds 38 parts to the components at a depth of 1 mm, 21 at 1.5, 10 at
-    2, 6 at 3 and 1 at 4 mm, mostly in rims of enhancement of uneven thickness. In exchange two digital balls that
-    overlap by 1 mm are parted reliably from about 10 mm across, at a depth of 1 mm from 7 mm: give that for small
-    metastases.
-
-    References
-    ----------
-    .. [1] Meyer, Topographic distance and watershed lines, Signal Processing 38 (1994), 113-125.
-    .. [2] Soille, Morphological Image Analysis, 2nd ed., Springer 2003, section 6.3.5 (h-maxima), chapter 9.
-    .. [3] Beare and Lehmann, The watershed transform in ITK, Insight Journal 2006.
     """
     if mask.dtype.kind not in "bui":
         raise ValueError(f"the mask is {mask.dtype}; threshold the probabilities first and give a bool mask")
     inside: Mask = mask.astype(bool)
-    _check(inside.shape, spacing_mm, depth_mm=depth_mm, min_distance_mm=min_distance_mm, smoothing_mm=smoothing_mm)
+    check_lengths(
+        inside.shape, spacing_mm, depth_mm=depth_mm, min_distance_mm=min_distance_mm, smoothing_mm=smoothing_mm
+    )
     if probability is not None:
-        _check_probability(probability, inside.shape)
+        check_probability(probability, inside.shape)
     if inside.ndim == 3 and 1 in inside.shape:
         axis = inside.shape.index(1)
         labels = split_touching(
@@ -101,6 +101,17 @@ def split_touching(
         )
         return np.expand_dims(labels, axis)
 
+    return _parted(inside, spacing_mm, probability, depth_mm, min_distance_mm, smoothing_mm)
+
+
+def _parted(
+    inside: Mask,
+    spacing_mm: Sequence[float],
+    probability: NDArray[np.floating] | None,
+    depth_mm: float,
+    min_distance_mm: float,
+    smoothing_mm: float,
+) -> NDArray[np.int32]:
     result = np.zeros(inside.shape, np.int32)
     if not inside.any():
         return result
@@ -108,7 +119,7 @@ def split_touching(
     components = label_components(inside[frame]).astype(np.int32)
     count = 0
     for number, tight in enumerate(ndimage.find_objects(components), start=1):
-        box = _grown(tight, [1] * inside.ndim)
+        box = grown(tight, [1] * inside.ndim)
         lesion = components[box] == number
         solid = fill_cavities(lesion)
         sure = None if probability is None else probability[frame][box]
@@ -119,90 +130,7 @@ def split_touching(
     return _number_by_size(result)
 
 
-def refine_by_watershed(
-    probability: NDArray[np.floating],
-    image: NDArray[np.generic],
-    spacing_mm: Sequence[float],
-    *,
-    inside: float = 0.8,
-    outside: float = 0.2,
-    threshold: float = 0.5,
-    sigma_mm: float = 1.0,
-) -> Mask:
-    """Move an unsure border of a lesion onto the strongest edges nearby.
-
-    Only where the network is unsure of it the border moves.
-
-    Sure tumour (``probability >= inside``) and sure background (``probability <= outside``) are seeds; the band
-    between them is flooded from both over the image's gradient magnitude, and the floods meet on its ridges.
-
-    Parameters
-    ----------
-    probability : (d1, d2, d3) or (d1, d2) float, within 0 and 1
-    image : array of the same shape
-        One modality in which the lesion's border shows; any units.
-    spacing_mm : one positive number an axis
-    inside, outside, threshold : float
-        ``0 <= outside < threshold < inside <= 1``. The threshold is the network's own border.
-    sigma_mm : float, above 0
-        Standard deviation of the Gaussian of which the gradient is taken.
-
-    Returns
-    -------
-    bool array of the same shape
-        All of the sure tumour, none of the sure background. A component of ``probability > outside`` without sure
-        tumour is thresholded, and so is everything where nothing is sure background.
-
-    Raises
-    ------
-    ValueError
-        Shapes that differ, a probability that is not finite or not within 0 and 1, an image that is not finite, a
-        spacing or an option out of range.
-
-    Notes
-    -----
-    Gradients that differ by less than a thousandth of the strongest one in the component's box count as equal; among
-    equals the flood is kept off the threshold. So where the image is flat the network's own border stays, but for
-    voxels on the very ridge, which go to the flood that comes first.
-    Flooding is over faces, so that it does not slip through a ridge that runs diagonally.
-    """
-    if not 0 <= outside < threshold < inside <= 1:
-        raise ValueError(
-            f"outside {outside}, threshold {threshold}, inside {inside}: "
-            "need 0 <= outside < threshold < inside <= 1, such as 0.2, 0.5, 0.8"
-        )
-    _check(probability.shape, spacing_mm, sigma_mm=sigma_mm)
-    _check_probability(probability, probability.shape)
-    if image.shape != probability.shape:
-        raise ValueError(f"the image is {image.shape}, the probability {probability.shape}; bring both to one grid")
-    if not np.isfinite(image).all():
-        raise ValueError("the image has voxels that are NaN or infinite; replace them before refining")
-    if not sigma_mm:
-        raise ValueError("sigma_mm is 0; give the scale of the edges in mm, such as 1.0")
-
-    result = probability >= threshold
-    candidate = probability > outside
-    if not candidate.any() or candidate.all():
-        return result
-    margin = [int(np.ceil(4 * sigma_mm / s)) + 1 for s in spacing_mm]
-    frame = _grown(bounding_box(candidate), margin)
-    components = label_components(candidate[frame]).astype(np.int32)
-    for number, tight in enumerate(ndimage.find_objects(components), start=1):
-        box = _grown(tight, margin)
-        near, lesion = probability[frame][box], components[box] == number
-        sure = lesion & (near >= inside)
-        if not sure.any():
-            continue
-        markers = np.where(lesion, sure, 2).astype(np.uint8)
-        edges = np.rint(1000 * _edges(image[frame][box], spacing_mm, sigma_mm))
-        # Whole edge levels are the image's say; the rest, highest on the threshold, decides among equal levels.
-        doubt = np.rint(1023 * np.interp(near, [outside, threshold, inside], [0, 1, 0]))
-        flooded = _watershed((1024 * edges + doubt).astype(np.int32), markers, False)
-        result[frame][box][lesion] = flooded[lesion] == 1
-    return result
-
-
-def _check(shape: tuple[int, ...], spacing_mm: Sequence[float], **lengths_mm: float) -> None:
+def check_lengths(shape: tuple[int, ...], spacing_mm: Sequence[float], **lengths_mm: float) -> None:
     if len(shape) not in (2, 3):
         raise ValueError(f"the array is {shape}; give one region of two or three axes")
     if len(spacing_mm) != len(shape) or not all(np.isfinite(s) and s > 0 for s in spacing_mm):
@@ -212,7 +140,7 @@ def _check(shape: tuple[int, ...], spacing_mm: Sequence[float], **lengths_mm: fl
             raise ValueError(f"{name} is {value}; give a length in mm that is not negative")
 
 
-def _check_probability(probability: NDArray[np.floating], shape: tuple[int, ...]) -> None:
+def check_probability(probability: NDArray[np.floating], shape: tuple[int, ...]) -> None:
     if probability.shape != shape:
         raise ValueError(f"the probability is {probability.shape}, the mask {shape}; bring both to one grid")
     if not np.isfinite(probability).all():
@@ -223,7 +151,7 @@ def _check_probability(probability: NDArray[np.floating], shape: tuple[int, ...]
         )
 
 
-def _grown(box: tuple[slice, ...], margin: Sequence[int]) -> tuple[slice, ...]:
+def grown(box: tuple[slice, ...], margin: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
 
 
@@ -273,7 +201,7 @@ def _basins(
     markers = label_components(_domes(levels, rise) & solid).astype(np.int32)
     if markers.max() == 1:
         return solid.astype(np.int32)
-    basins = np.where(solid, _watershed(levels.max() - levels, markers, True), 0).astype(np.int32)
+    basins = np.where(solid, flood(levels.max() - levels, markers, True), 0).astype(np.int32)
     return _join_near(basins, markers, levels, spacing_mm, min_distance_mm)
 
 
@@ -282,7 +210,7 @@ def _domes(levels: NDArray[np.int32], rise: int) -> Mask:
 
     The rise is above the saddle to a higher summit, or to one as high.
     """
-    cut = sitk.ReconstructionByDilation(_to_itk(levels - rise), _to_itk(levels), True)
+    cut = sitk.ReconstructionByDilation(to_itk(levels - rise), to_itk(levels), True)
     return sitk.GetArrayFromImage(sitk.RegionalMaxima(cut, 0.0, 1.0, True, True)) > 0
 
 
@@ -311,30 +239,14 @@ def _join_near(
     return np.concatenate([[0], joined + 1]).astype(np.int32)[basins]
 
 
-def _watershed(height: NDArray[np.int32], markers: NDArray[np.generic], diagonal: bool) -> NDArray[np.int32]:
+def flood(height: NDArray[np.int32], markers: NDArray[np.generic], diagonal: bool) -> NDArray[np.int32]:
     """Flood from the markers, low heights first; no voxel is left to a line."""
-    flood = sitk.MorphologicalWatershedFromMarkers(_to_itk(height), _to_itk(markers.astype(np.uint32)), False, diagonal)
-    return sitk.GetArrayFromImage(flood).astype(np.int32)
+    flooded = sitk.MorphologicalWatershedFromMarkers(to_itk(height), to_itk(markers.astype(np.uint32)), False, diagonal)
+    return sitk.GetArrayFromImage(flooded).astype(np.int32)
 
 
-def _to_itk(array: NDArray[np.generic]) -> sitk.Image:
+def to_itk(array: NDArray[np.generic]) -> sitk.Image:
     return sitk.GetImageFromArray(np.ascontiguousarray(array))  # NIfTI arrays come in Fortran order
-
-
-def _edges(image: NDArray[np.generic], spacing_mm: Sequence[float], sigma_mm: float) -> NDArray[np.float32]:
-    """Return the image's gradient magnitude, the largest one set to 1.
-
-    A flat image gives all 0.
-    """
-    values = image.astype(np.float64)
-    values = (values - values.min()).astype(np.float32)
-    # The recursive filter wants four voxels an axis; repeated edges add no gradient.
-    pad = [2 if n < 4 else 0 for n in values.shape]
-    padded = _to_itk(np.pad(values, [(p, p) for p in pad], mode="edge"))
-    padded.SetSpacing([float(s) for s in reversed(spacing_mm)])
-    gradient = sitk.GetArrayFromImage(sitk.GradientMagnitudeRecursiveGaussian(padded, sigma_mm))
-    gradient = gradient[tuple(slice(p, p + n) for p, n in zip(pad, values.shape, strict=True))]
-    return gradient / max(float(gradient.max()), np.finfo(np.float32).tiny)
 
 
 def _number_by_size(labels: NDArray[np.int32]) -> NDArray[np.int32]:

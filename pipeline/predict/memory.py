@@ -1,7 +1,7 @@
 """Memory that a case takes, computed from headers alone, and memory that there is.
 
 The formula follows the life of a case. Each stage holds arrays whose sizes follow from the headers and the model's
-configuration; the peak is the largest stage. ``python -m bench.memory`` measures it against real runs and prints both;
+configuration; the peak is the largest stage. ``python -m bench.timings.memory`` measures it against real runs and prints both;
 the constants below come from that command.
 """
 

@@ -11,8 +11,8 @@ from data.errors import InputError
 from data.grid import Grid
 from data.labels import LabelConvention, load_convention
 from pipeline.config import RunConfig
+from transforms.borders import refine_by_watershed
 from transforms.postprocess import to_masks
-from transforms.watershed import refine_by_watershed
 
 
 def region_parents(convention: LabelConvention, regions: Sequence[str]) -> dict[str, str | None]:

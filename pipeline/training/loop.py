@@ -6,142 +6,26 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from data.errors import TrainingError
-from networks import build_network
 from networks.losses import build_loss, supervised_loss
 from pipeline.training.distributed import Process
-from pipeline.training.precision import product_type
 from pipeline.training.progress.history import EpochRecord
 from pipeline.training.progress.schedule import rate_factor, stalled
+from pipeline.training.progress.trainee import Trainee
 from pipeline.training.sampling import PatchDataset
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, TrainingConfig
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """State of a network that learns. :meth:`state` and :meth:`restore` are its whole memory.
-
-    There is no random state among it: every epoch draws from seeds of its own, so that it can be repeated.
-    """
-
-    network: nn.Module
-    average: AveragedModel
-    """Of the weights and buffers of ``network``; its ``module`` is what is validated and kept."""
-    optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    product_type: torch.dtype | None
-    """Of the network's products (see :func:`pipeline.training.precision.product_type`)."""
-    records: list[EpochRecord]
-    """One for each epoch that is over."""
-    origin: dict[str, float] = field(default_factory=lambda: {"step": 0, "minutes": 0.0})
-    """Where the schedule began: at the start, or where a finished run was extended."""
-
-    @classmethod
-    def new(cls, config: RunConfig, device: torch.device, init: nn.Module | None = None) -> Trainee:
-        """Start from the random weights of the recipe's seed, or from ``init``."""
-        training = config.training
-        torch.manual_seed(training.seed)
-        network = build_network(config.network)
-        if init is not None:
-            network.load_state_dict(init.state_dict())
-        # A fifth faster for Attention U-Net on a CPU.
-        layout = torch.channels_last_3d if config.network.spatial_dims == 3 else torch.channels_last
-        network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
-        average = AveragedModel(network, multi_avg_fn=_average_with_warm_up(training.ema_decay), use_buffers=True)
-        optimiser = torch.optim.AdamW(
-            network.parameters(),
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            fused=True if device.type == "cpu" else None,  # one loop over all weights, not one of Python's for each
-        )
-        chosen = product_type(training, device)
-        scaler = torch.amp.GradScaler(enabled=chosen == torch.float16)
-        return cls(network, average, optimiser, scaler, chosen, [])
-
-    @property
-    def step(self) -> int:
-        """Optimiser steps up to the end of the last epoch."""
-        return self.records[-1].step if self.records else 0
-
-    def state(self) -> dict[str, Any]:
-        """Return tensors, numbers and text, for :func:`pipeline.training.progress.state.save_state`."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return {**parts, "records": [asdict(record) for record in self.records], "origin": dict(self.origin)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Restore the state that :meth:`state` returned."""
-        for name in _PARTS:
-            if name != "scaler" or state[name]:  # a run that began without one may go on where one is needed
-                getattr(self, name).load_state_dict(state[name])
-        self.records[:] = _RECORDS.validate_python(state["records"])
-        self.origin.update(_ORIGIN.validate_python(state.get("origin", {})))  # states of 0.5 have none
-
-    def restart_schedule(self) -> None:
-        """Begin the schedule anew at the last epoch's end.
-
-        Warm-up, plateau and patience begin anew too.
-        """
-        if self.records:
-            self.origin.update(step=self.step, minutes=self.records[-1].minutes)
-
-    def progress(self, training: TrainingConfig, step: int, minutes: float) -> float:
-        """Return the share of the schedule that is over.
-
-        It is measured by the steps, or by the clock where that is ahead.
-        """
-        begun, total = self.origin["step"], training.epochs * training.steps_per_epoch
-        share, limit = (step - begun) / max(total - begun, 1), training.stopping.minutes
-        if limit is None:
-            return share
-        return max(share, (minutes - self.origin["minutes"]) / max(limit - self.origin["minutes"], 1e-9))
-
-    def readings(self, *, validated: bool) -> list[float]:
-        """Return the deciding scores since the schedule began; higher is better.
-
-        It is the mean Dice of each validation; in a run without validation the negative loss.
-        """
-        own = [record for record in self.records if record.step > self.origin["step"]]
-        if validated:
-            return [record.mean_dice for record in own if record.mean_dice is not None]
-        return [-record.loss for record in own]
-
-
-_RECORDS, _ORIGIN = TypeAdapter(list[EpochRecord]), TypeAdapter(dict[str, int | float])
-_PARTS = ("network", "average", "optimiser", "scaler")
-
-
-def _average_with_warm_up(decay: float) -> Callable[..., None]:
-    """Return the update of an exponential moving average with a warm-up.
-
-    It follows quickly at first, so that the random start is soon forgotten.
-    """
-
-    @torch.no_grad()
-    def update(averages: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count: torch.Tensor) -> None:
-        n = float(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        for average, value in zip(averages, current, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, weight)
-            else:  # counters of the normalisation
-                average.copy_(value)
-
-    return update
 
 
 def train(
@@ -162,19 +46,14 @@ def train(
     trainee : Trainee
         New, or restored: it goes on after the last of its records.
     validate : callable, optional
-        Called every few epochs and after the last one, with the averaged network in ``eval`` mode; gives further fields
-        of the epoch's record.
-    keep : callable
-        Called after every epoch.
-    on_step : callable
-        Called after every step with the steps done, the steps of a whole run, and the loss.
+        Called every few epochs and after the last one, with the averaged network in ``eval`` mode; gives further
+        fields of the epoch's record.
+    keep, on_step : callable
+        ``keep`` is called after every epoch, ``on_step`` after every step: steps done, steps of a whole run, loss.
     workers : int
         Processes that load and augment; the samples are the same for any number.
 
-    Raises
-    ------
-    data.errors.TrainingError
-        The loss is not finite; ``keep`` was not called for that epoch.
+    Raises :class:`data.errors.TrainingError`: the loss is not finite; ``keep`` was not called for that epoch.
     """
     training, limit = config.training, config.training.stopping.minutes
     loss_function = build_loss(training.loss.name, training.loss.parameters)
@@ -199,28 +78,54 @@ def train(
             progress = trainee.progress(training, step, 0.0 if limit is None else minutes())
             if limit is not None:  # the clocks of the processes differ
                 progress = process.from_leader(progress)
-            since = step - int(trainee.origin["step"])
-            rate = training.learning_rate * rate_factor(training.schedule, progress, since, readings)
-            for group in trainee.optimiser.param_groups:
-                group["lr"] = rate
+            rate = _set_rate(trainee, training, progress, step, readings)
             losses.append(_learn(trainee, network, batch, loss_function, process, training.gradient_clip))
             on_step(step + 1, total, losses[-1])
             if progress >= 1:  # out of time
                 break
-        loss = process.mean(sum(losses) / len(losses))
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"epoch {epoch + 1}: the loss is {loss}; lower training.learning_rate ({training.learning_rate})"
-            )
-        now = process.from_leader(minutes())
-        scores: dict[str, Any] = {}
-        last = epoch + 1 == training.epochs or (limit is not None and now >= limit)
-        if validate is not None and (last or _validation_is_due(trainee, training, epoch, now)):
-            scores = validate(trainee.average.module.eval())
-            now = process.from_leader(minutes())
+        loss = _finite_mean(losses, process, training, epoch)
+        now, scores = _validated(trainee, training, process, validate, epoch, minutes)
         trainee.records.append(EpochRecord(epoch + 1, trainee.step + len(losses), now, rate, loss, **scores))
         log.info("%s", _sentence(trainee.records[-1]))
         keep(trainee)
+
+
+def _set_rate(
+    trainee: Trainee, training: TrainingConfig, progress: float, step: int, readings: Sequence[float]
+) -> float:
+    """Set the learning rate of a step and return it."""
+    since = step - int(trainee.origin["step"])
+    rate = training.learning_rate * rate_factor(training.schedule, progress, since, readings)
+    for group in trainee.optimiser.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _finite_mean(losses: Sequence[float], process: Process, training: TrainingConfig, epoch: int) -> float:
+    """Return the mean loss of an epoch over all processes; refuse one that is not finite."""
+    loss = process.mean(sum(losses) / len(losses))
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"epoch {epoch + 1}: the loss is {loss}; lower training.learning_rate ({training.learning_rate})"
+        )
+    return loss
+
+
+def _validated(
+    trainee: Trainee,
+    training: TrainingConfig,
+    process: Process,
+    validate: Callable[[nn.Module], dict[str, Any]] | None,
+    epoch: int,
+    minutes: Callable[[], float],
+) -> tuple[float, dict[str, Any]]:
+    """Return the minutes since the run's start and the scores, none where no validation is due."""
+    now, limit = process.from_leader(minutes()), training.stopping.minutes
+    last = epoch + 1 == training.epochs or (limit is not None and now >= limit)
+    if validate is None or not (last or _validation_is_due(trainee, training, epoch, now)):
+        return now, {}
+    scores = validate(trainee.average.module.eval())
+    return process.from_leader(minutes()), scores
 
 
 def is_over(trainee: Trainee, training: TrainingConfig) -> bool:

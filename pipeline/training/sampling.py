@@ -24,63 +24,10 @@ from transforms.transplant import clear_of_faces, draw_placement, transplant
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, SamplingConfig
-    from pipeline.training.cases import TrainingCase
+    from pipeline.training.cached import TrainingCase
+from transforms.crops import crop_slices, crop_volume
 
 log = logging.getLogger(__name__)
-
-
-def crop_around(
-    voxels: np.ndarray,
-    centre: Sequence[int] | np.ndarray,
-    patch: Sequence[int],
-    crop: Sequence[int],
-    beyond: np.ndarray | None = None,
-) -> np.ndarray:
-    """Cut ``crop`` voxels out of (channels, *spatial), zeros beyond the volume.
-
-    The patch in the middle of the crop is around ``centre``, but moved inwards where it would leave the volume; along an
-    axis that is shorter than the patch, the volume's middle is the crop's.
-
-    Parameters
-    ----------
-    voxels : (channels, *spatial) array
-    centre : (dims,) int
-        May lie outside the volume.
-    patch, crop : (dims,) int
-        In voxels; no axis of the patch is longer than the crop's.
-    beyond : (channels,) array, optional
-        What each channel is beyond the volume, instead of zero.
-
-    Returns
-    -------
-    (channels, *crop) float32
-        Voxel ``patch // 2`` of the patch is ``centre``, where that need not be moved.
-    """
-    result = np.zeros((len(voxels), *crop), np.float32)
-    if beyond is not None:
-        result[:] = np.reshape(beyond, (-1, *(1,) * len(crop)))
-    source, target = [slice(None)], [slice(None)]
-    firsts = crop_start(centre, patch, crop, voxels.shape[1:])
-    for first, outer, size in zip(firsts, crop, voxels.shape[1:], strict=True):
-        start, stop = max(first, 0), min(first + outer, size)
-        source.append(slice(start, stop))
-        target.append(slice(start - first, stop - first))
-    result[tuple(target)] = voxels[tuple(source)]
-    return result
-
-
-def crop_start(
-    centre: Sequence[int] | np.ndarray, patch: Sequence[int], crop: Sequence[int], shape: Sequence[int]
-) -> list[int]:
-    """Return the voxel at which the crop of :func:`crop_around` begins.
-
-    One number for each axis; it may be negative.
-    """
-    firsts = []
-    for middle, inner, outer, size in zip(centre, patch, crop, shape, strict=True):
-        first = (size - inner) // 2 if size <= inner else int(np.clip(middle - inner // 2, 0, size - inner))
-        firsts.append(first - (outer - inner) // 2)
-    return firsts
 
 
 class PatchDataset(Dataset):
@@ -88,15 +35,16 @@ class PatchDataset(Dataset):
 
     They are the same for any number of loading processes.
 
-    Item ``i`` of an epoch is ``{"image", "regions"}``: (channels, *patch) float32, and (regions, *patch) float32 in [0, 1]
-    or NaN where a share is not known. Kinds are drawn with the recipe's shares, cases of a kind with equal chance; the
-    slices of a volume lie in one of the recipe's planes, drawn at random, a single slice in its own.
+    Item ``i`` of an epoch is ``{"image", "regions"}``: (channels, *patch) float32, and (regions, *patch) float32 in [0,
+    1] or NaN where a share is not known. Kinds are drawn with the recipe's shares, cases of a kind with equal chance;
+    the slices of a volume lie in one of the recipe's planes, drawn at random, a single slice in its own.
 
     Parameters
     ----------
     cases : sequence of TrainingCase
-        Of the data set; ``extra`` are those of further folders, ``phantoms`` synthetic ones. Where the recipe transplants,
-        the volumes among ``cases`` and ``extra`` that are brains are hosts, and all that have a lesion are donors.
+        Of the data set; ``extra`` are those of further folders, ``phantoms`` synthetic ones. Where the recipe
+        transplants, the volumes among ``cases`` and ``extra`` that are brains are hosts, and all that have a lesion are
+        donors.
 
     Raises
     ------
@@ -138,7 +86,8 @@ class PatchDataset(Dataset):
         self.donors = [c for c in (*cases, *extra) if self.augment.transplant and _may_give(c, config.regions[0])]
         if self.augment.transplant and not self._can_transplant():
             log.warning(
-                "augment.transplant is %g, but nothing can be transplanted: there is no patient's brain with a lesion of "
+                "augment.transplant is %g, but nothing can be transplanted: there is no patient's brain with a "
+                "lesion of "
                 "another patient; add patients, or lesions with --extra",
                 self.augment.transplant,
             )
@@ -239,8 +188,8 @@ class PatchDataset(Dataset):
 
         It lies in a region that the case has, off the patch's middle by up to a quarter of it, or in the brain.
 
-        In 2D the brain's voxel is one of a slice that is drawn first: by their voxels alone the slices at the ends of the
-        head, where little is brain and much looks odd, would hardly ever be seen.
+        In 2D the brain's voxel is one of a slice that is drawn first: by their voxels alone the slices at the ends of
+        the head, where little is brain and much looks odd, would hardly ever be seen.
         """
         present = [region for region in self.regions if region in case.centres]
         about_region = bool(present) and generator.random() < self.regions_share
@@ -265,32 +214,11 @@ class PatchDataset(Dataset):
         if not case.beyond_known:
             beyond[case.n_images :] = np.nan
         if self.dims == 3:
-            shape = case.voxels.shape[1:]
-            firsts = crop_start(centre, self.patch, self.crop, shape)
-            positions = [np.arange(first, first + n) for first, n in zip(firsts, self.crop, strict=True)]
-            return crop_around(case.voxels, centre, self.patch, self.crop, beyond), positions
-        voxels, centre = _transposed(case.voxels, turning(across)), centre[list(turning(across))]
-        shape = voxels.shape[1:]
-        # Across the slices nothing moves: the neighbours of the chosen one, the last slice repeated beyond the ends. Where
-        # there are none the slice itself takes their place, as in a volume of one slice.
-        first, last = (int(centre[2]),) * 2 if case.apart else (0, shape[2] - 1)
+            return crop_volume(case.voxels, centre, self.patch, self.crop, beyond)
         offsets = range(-self.context * self.step, self.context * self.step + 1, self.step)
-        near = np.array([min(max(int(centre[2]) + k, first), last) for k in offsets])
-        # One crop of all of them, for they lie side by side in memory.
-        pace = self.step if (np.diff(near) == self.step).all() else 1
-        slab = np.moveaxis(voxels[..., near[0] : near[-1] + 1 : pace], -1, 1)
-        depth = slab.shape[1]
-        cut = crop_around(slab, (depth // 2, *centre[:2]), (depth, *self.patch), (depth, *self.crop[:2]), beyond)
-        cut = cut if depth == len(near) else cut[:, near - near[0]]
-        firsts = crop_start(centre[:2], self.patch, self.crop[:2], shape[:2])
-        positions = [np.arange(first, first + n) for first, n in zip(firsts, self.crop[:2], strict=True)]
-        positions, back = [*positions, near], turning_back(across)
-        return _transposed(np.moveaxis(cut, 1, -1), back), [positions[axis] for axis in back]
-
-
-def _transposed(voxels: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """Return (channels, d1, d2, d3) with its last three axes in ``order``."""
-    return voxels.transpose(0, *(1 + axis for axis in order))
+        return crop_slices(
+            case.voxels, centre, across, offsets, self.patch, self.crop[:2], beyond, neighbours=not case.apart
+        )
 
 
 def _chain(config: RunConfig, across: int, n_probabilities: int) -> Compose:

@@ -31,8 +31,8 @@ from pipeline.training.sampling import PatchDataset
 LOSS_BATCHES = 8
 """Batches of the recipe's size over which the validation loss is a mean; always the same ones."""
 NO_AUGMENTATION = AugmentConfig(
-    rotate_degrees=0, scale=0, elastic=0, flip_axes=(), contrast=0, brightness=0, gamma=0, bias_field=0, noise=0, blur=0,
-    low_resolution=0,
+    rotate_degrees=0, scale=0, elastic=0, flip_axes=(), contrast=0, brightness=0, gamma=0, bias_field=0, noise=0,
+    blur=0, low_resolution=0,
 )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def validate(model: Path, patients: Sequence[Reference], process: Process) -> li
 
     ``case`` and, per region that its reference tells, dice, tversky and accuracy.
 
-    A patient's columns are those of :func:`pipeline.score.metrics.overlap_scores` with the region behind, ``dice_WT``. The
-    processes of a distributed run share the patients; each gets all rows.
+    A patient's columns are those of :func:`pipeline.score.metrics.overlap_scores` with the region behind, ``dice_WT``.
+    The processes of a distributed run share the patients; each gets all rows.
 
     Raises
     ------

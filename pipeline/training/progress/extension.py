@@ -3,8 +3,8 @@
 Decided here: the state from which it goes on, and its learning rate.
 
 - ``constant_cooldown``: from the state before the cool-down, at the full rate, as if the run had been planned so long.
-- Any other schedule that has come to its end, and a cool-down whose earlier state is gone: from the last state, with the
-  schedule anew over what was added, warm-up first (a warm restart).
+- Any other schedule that has come to its end, and a cool-down whose earlier state is gone: from the last state, with
+  the schedule anew over what was added, warm-up first (a warm restart).
 - A run that was not at its end goes on where it is, on the schedule of the new length.
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import CheckpointError, UsageError
-from pipeline.training.loop import Trainee, is_over
+from pipeline.training.loop import is_over
 from pipeline.training.progress.schedule import cools_down
 from pipeline.training.progress.state import load_state
+from pipeline.training.progress.trainee import Trainee
 
 if TYPE_CHECKING:
     from pipeline.config import TrainingConfig

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import UsageError
 from data.io.write import write_bytes_atomically, write_text_atomically
 from data.labels import REGIONS
 from data.visible import visible
 from pipeline.report.colours import REGION_COLOURS
-from pipeline.score.tables import csv_line, read_rows
+from pipeline.score.tables import csv_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +33,9 @@ class EpochRecord:
     epoch : from 1; step : optimiser steps since the start of the run; minutes : wall time since then; learning_rate :
     of the epoch's last step; loss : mean over the epoch's steps. The rest is None or NaN, and ``dice`` empty, in an
     epoch without validation; all but ``val_loss`` lie in 0..1. dice : region to Dice of the validation patients;
-    lesion_dice : mean Dice of the lesions that are set aside, over their regions; mean_dice : the figure that decides which
-    epoch was best, the mean over the regions of ``dice``, or of that and ``lesion_dice`` where there are such lesions.
+    lesion_dice : mean Dice of the lesions that are set aside, over their regions; mean_dice : the figure that decides
+    which epoch was best, the mean over the regions of ``dice``, or of that and ``lesion_dice`` where there are such
+    lesions.
 
     Raises
     ------
@@ -65,7 +65,6 @@ _ALWAYS = ("minutes", "learning_rate", "loss")
 _VALIDATION = ("val_loss", "mean_dice", "tversky_index", "pixel_accuracy", "lesion_dice")
 _COLUMNS = tuple(f.name for f in fields(EpochRecord) if f.name != "dice")
 _DICE = "dice_"
-_FIX = "delete the file, or restore the one that training wrote"
 
 
 def best_epoch(records: Iterable[EpochRecord]) -> int | None:
@@ -106,41 +105,6 @@ def write_history(records: Sequence[EpochRecord], path: Path) -> None:
         row += [_cell(getattr(record, name)) for name in _VALIDATION]
         lines.append(csv_line([*row, *(_cell(record.dice.get(region)) for region in regions)]))
     write_text_atomically(path, "".join(lines))
-
-
-def read_history(path: Path) -> list[EpochRecord]:
-    """Read what :func:`write_history` wrote; an empty cell is None, and an empty Dice is not in ``dice``.
-
-    Raises
-    ------
-    UsageError
-        It is not such a table: a column is missing or unknown, a row has another length, a cell is no number.
-    OSError
-        It could not be read.
-    """
-    try:
-        rows = list(read_rows(path))
-    except ValueError as error:
-        raise UsageError(f"{path}: not a table in UTF-8 ({error}); {_FIX}") from None
-    header = rows[0] if rows else []
-    if {name for name in header if not name.startswith(_DICE)} != set(_COLUMNS) or len(set(header)) != len(header):
-        raise UsageError(
-            f"{path}: line 1 is {','.join(header)[:200]!r}, but the columns of a training history are "
-            f"{', '.join(_COLUMNS)} and {_DICE}<region>, each once; {_FIX}"
-        )
-    return [_record(path, line, header, row) for line, row in enumerate(rows[1:], start=2)]
-
-
-def _record(path: Path, line: int, header: Sequence[str], row: Sequence[str]) -> EpochRecord:
-    try:
-        cells = dict(zip(header, row, strict=True))
-        values: dict[str, Any] = {name: int(cells[name]) for name in _COUNTS}
-        values |= {name: float(cells[name]) for name in _ALWAYS}
-        values |= {name: float(cells[name]) if cells[name] else None for name in _VALIDATION}
-        dice = {name.removeprefix(_DICE): float(v) for name, v in cells.items() if name.startswith(_DICE) and v}
-        return EpochRecord(**values, dice=dice)
-    except ValueError as error:
-        raise UsageError(f"{path}: line {line} is {','.join(row)[:200]!r}: {error}; {_FIX}") from None
 
 
 def _cell(value: float | None) -> float | None:

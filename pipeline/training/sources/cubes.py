@@ -2,9 +2,10 @@
 
 They have four modalities and expert labels; nothing is known around them.
 
-A file is one patient and holds ``images`` (n, 4, 32, 32, 32) float16 (T1, T1c, T2, FLAIR; z-scored over the whole brain,
-background 0), ``labels`` (n, 32, 32, 32) uint8 (1 NCR, 2 ED, 4 ET), ``starts`` (n, 3) int16 and ``volume_labels`` (128, 128, 128).
-Cubes and labels lie on a grid of 128^3 voxels that stretches over the 240 x 240 x 155 mm of a BraTS volume, LPS.
+A file is one patient and holds ``images`` (n, 4, 32, 32, 32) float16 (T1, T1c, T2, FLAIR; z-scored over the whole
+brain, background 0), ``labels`` (n, 32, 32, 32) uint8 (1 NCR, 2 ED, 4 ET), ``starts`` (n, 3) int16 and
+``volume_labels`` (128, 128, 128). Cubes and labels lie on a grid of 128^3 voxels that stretches over the 240 x 240 x
+155 mm of a BraTS volume, LPS.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from data.grid import Grid
 from data.labels import load_convention
 from pipeline.array_cache import array_path, file_digest, read_npz
 from pipeline.config import RunConfig
-from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
+from pipeline.training.cached import Entry, TrainingCase, cached_cases
+from pipeline.training.cases import recipe_key
 from transforms.restore import grid_at_spacing, resample_to
 
 log = logging.getLogger(__name__)
@@ -122,7 +124,8 @@ def read_cubes(path: Path) -> list[LesionCube]:
         places = zip(box, starts[index].astype(float), strict=True)  # int16 would overflow
         if not all(side.start + at >= 0 and side.stop + at <= GRID_SIDE for side, at in places):
             raise InputError(
-                f"{path}: lesion {index + 1} starts at {starts[index].tolist()}, so that it shows brain beyond the grid "
+                f"{path}: lesion {index + 1} starts at {starts[index].tolist()}, so that it shows brain beyond the "
+                "grid "
                 f"of {GRID_SIDE} voxels; correct starts, or leave it out"
             )
         affine = np.diag([-CUBE_SPACING_MM[0], -CUBE_SPACING_MM[1], CUBE_SPACING_MM[2], 1.0])

@@ -2,21 +2,23 @@
 
 The whole tumour is marked; the distance of the slices is unknown.
 
-The set is LGG MRI segmentation (layout ``lgg``): T1, FLAIR and T1c as the three colours of a picture of 256 x 256 pixels, a
-modality that a patient lacks being a copy of FLAIR, and a mask of the FLAIR abnormality. What is learnt from looks like a
-patient of BraTS: brain alone, z-scored over all of it, pixels of a known size. T2 and copies are missing modalities; TC and ET
-are not known, WT is, and outside the brain there is none. Slices are no context for each other.
+The set is LGG MRI segmentation (layout ``lgg``): T1, FLAIR and T1c as the three colours of a picture of 256 x 256
+pixels, a modality that a patient lacks being a copy of FLAIR, and a mask of the FLAIR abnormality. What is learnt from
+looks like a patient of BraTS: brain alone, z-scored over all of it, pixels of a known size. T2 and copies are missing
+modalities; TC and ET are not known, WT is, and outside the brain there is none. Slices are no context for each other.
 
 Notes
 -----
-Rows run to the posterior, columns to the left, slices up (:data:`data.io.slices.SLICE_AFFINE`), as seen beside the BraTS volumes
-of the same patients (data/same_patient.yaml): noses, ventricles and tumours lie on the same sides.
+Rows run to the posterior, columns to the left, slices up (:data:`data.io.slices.SLICE_AFFINE`), as seen beside the
+BraTS volumes of the same patients (data/same_patient.yaml): noses, ventricles and tumours lie on the same sides.
 
-The brain is found in 2441 of the 3929 slices, 1242 of the 1373 with tumour among them. Of all tumour pixels of the 110 patients .2 %
-lie outside the brain in slices that are kept (in TCGA_DU_8163 17 %), and 4.4 % in slices that are left out.
+The brain is found in 2441 of the 3929 slices, 1242 of the 1373 with tumour among them. Of all tumour pixels of the 110
+patients .2 % lie outside the brain in slices that are kept (in TCGA_DU_8163 17 %), and 4.4 % in slices that are left
+out.
 
-A pixel is taken for .88 mm, a field of view of 225 mm: no picture says its own. The brains found are, in the median, 147 pixels
-wide and 190 long in their large slices, those of ten BraTS patients 130 and 162 mm; that is .89 and .86 mm, and scanners differ.
+A pixel is taken for .88 mm, a field of view of 225 mm: no picture says its own. The brains found are, in the median,
+147 pixels wide and 190 long in their large slices, those of ten BraTS patients 130 and 162 mm; that is .89 and .86 mm,
+and scanners differ.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from data.labels import load_convention
 from data.same_patient import known_as
 from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cases import Entry, TrainingCase, cached_cases, digests_of, recipe_key
+from pipeline.training.cached import Entry, TrainingCase, cached_cases
+from pipeline.training.cases import digests_of, recipe_key
 from pipeline.training.sources.pictures import refuse_recipe
 from pipeline.training.sources.slice_files import slice_on_grid
 from transforms.brain import brain_mask
@@ -66,8 +69,8 @@ def head_cases(
 
     Only their slices in which the brain was found are taken.
 
-    Parameters, and what is raised, as for :func:`pipeline.training.sources.cubes.cube_cases`; a patient whose images tell the
-    size of a pixel is refused as well, and one in whom no brain is found.
+    Parameters, and what is raised, as for :func:`pipeline.training.sources.cubes.cube_cases`; a patient whose images
+    tell the size of a pixel is refused as well, and one in whom no brain is found.
     """
     found = [case for case in discover_cases(folder) if names is None or case.case_id in names]
     refuse_recipe(folder, config, HEAD_MODALITIES)

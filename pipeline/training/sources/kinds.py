@@ -2,8 +2,8 @@
 
 Each has a module and one entry in the table here.
 
-A source gives cases whose shares are NaN wherever it does not know (see `pipeline.training.cases.TrainingCase`); losses
-take no gradient from there. To add one: a module here, and a line in `SOURCES`.
+A source gives cases whose shares are NaN wherever it does not know (see `pipeline.training.cached.TrainingCase`);
+losses take no gradient from there. To add one: a module here, and a line in `SOURCES`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from data.find.discover import discover_cases
 from data.labels import load_convention
 from data.same_patient import known_as
 from pipeline.config import RunConfig
-from pipeline.training.cases import TrainingCase, patient_cases, slice_cases
+from pipeline.training.cached import TrainingCase
+from pipeline.training.cases import patient_cases
 from pipeline.training.sources.cubes import cube_cases, is_cube_folder
 from pipeline.training.sources.heads import head_cases, head_names
 from pipeline.training.sources.lesion_slices import is_lesion_folder, lesion_cases, lesion_names
 from pipeline.training.sources.silver import is_silver_folder, silver_cases, silver_names
-from pipeline.training.sources.slice_files import is_slice_folder
+from pipeline.training.sources.slice_files import is_slice_folder, slice_cases
 from pipeline.training.sources.t1c_slices import is_t1c_folder, t1c_cases, t1c_names
 from pipeline.training.sources.tumour_free import tumour_free_cases, tumour_free_names
 

@@ -1,22 +1,23 @@
 """Single T1c slices of patients with metastases, each with one of the lesions marked.
 
-``img/<patient>-<visit>_mask_<name>_img.png`` is one slice of 512 x 512 pixels, ``labelcol/...._mask.png`` the mask of what
-the name says (0 and 255), in the folder itself or in folders of it (``Train_Folder``...).
+``img/<patient>-<visit>_mask_<name>_img.png`` is one slice of 512 x 512 pixels, ``labelcol/...._mask.png`` the mask of
+what the name says (0 and 255), in the folder itself or in folders of it (``Train_Folder``...).
 
 Notes
 -----
-Rows run to the left and columns to the posterior: of the masks whose names begin with a side, all but two of 126 lie on it
-then. The brains of 66 patients are, in the ninth decile, 332 pixels long and 264 wide, those of BraTS 170 and 138 mm: a pixel
-is .5 mm. The pictures are stretched hard (a median of 6 % of the brain is white), and the brain is cut out, its background 0.
+Rows run to the left and columns to the posterior: of the masks whose names begin with a side, all but two of 126 lie on
+it then. The brains of 66 patients are, in the ninth decile, 332 pixels long and 264 wide, those of BraTS 170 and 138
+mm: a pixel is .5 mm. The pictures are stretched hard (a median of 6 % of the brain is white), and the brain is cut out,
+its background 0.
 
-The masks were drawn for irradiation, and not all show what a network could see. Left out are organs at risk, targets of a
-plan (circles about a lesion), margins and cavities after surgery, told by their names; and what does not stand out from
-its surroundings or lies outside the brain, told by the pixels: lesions that an earlier irradiation made vanish. Of 200 masks
-96 are left, and of these each marks a lesion that is white or has a white rim.
+The masks were drawn for irradiation, and not all show what a network could see. Left out are organs at risk, targets of
+a plan (circles about a lesion), margins and cavities after surgery, told by their names; and what does not stand out
+from its surroundings or lies outside the brain, told by the pixels: lesions that an earlier irradiation made vanish. Of
+200 masks 96 are left, and of these each marks a lesion that is white or has a white rim.
 
 What a mask tells: its lesion is core and whole tumour. Just around it there is no core and nothing enhances, but
-oedema, which nobody marked, may be there; farther off there may be other lesions. How much of the lesion enhances is not
-known, for its middle may be dead.
+oedema, which nobody marked, may be there; farther off there may be other lesions. How much of the lesion enhances is
+not known, for its middle may be dead.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from numpy.typing import NDArray
 from data.errors import UsageError
 from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
+from pipeline.training.cached import Entry, TrainingCase, cached_cases
+from pipeline.training.cases import recipe_key
 from pipeline.training.sources.pictures import as_channels, read_pair, refuse_recipe
 from pipeline.training.sources.slice_files import slice_on_grid
 

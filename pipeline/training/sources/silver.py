@@ -2,8 +2,9 @@
 
 They give soft shares, and no expert drew them.
 
-``<patient>/raw_bet/*_{t1,t1c,t2,fla}_bet.nii.gz`` are the images, ``<patient>/segmentation/*.nii.gz`` the masks. Their labels are
-1 (necrotic core), 2 (oedema) and 4 (enhancing), of BraTS 2017 to 2021. ``fusion/`` holds their vote, which their mean has.
+``<patient>/raw_bet/*_{t1,t1c,t2,fla}_bet.nii.gz`` are the images, ``<patient>/segmentation/*.nii.gz`` the masks. Their
+labels are 1 (necrotic core), 2 (oedema) and 4 (enhancing), of BraTS 2017 to 2021. ``fusion/`` holds their vote, which
+their mean has.
 """
 
 from __future__ import annotations
@@ -20,16 +21,8 @@ from data.io.read import read_label_map
 from data.same_patient import known_as
 from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cases import (
-    Entry,
-    TrainingCase,
-    cached_cases,
-    digests_of,
-    images_on_working_grid,
-    recipe_key,
-    refuse_missing,
-    region_shares,
-)
+from pipeline.training.cached import Entry, TrainingCase, cached_cases
+from pipeline.training.cases import digests_of, images_on_working_grid, recipe_key, refuse_missing, region_shares
 from transforms.preprocess import grid_of
 
 SILVER_IMAGES = {"t1": "t1", "t1c": "t1c", "t2": "t2", "flair": "fla"}

@@ -8,6 +8,7 @@ A file holds ``image`` (240, 240, 4), z-scored by its publisher, and ``mask`` (2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ from numpy.typing import NDArray
 
 from data.errors import InputError, UsageError
 from data.grid import Grid
-from pipeline.config import PreprocessConfig
+from data.same_patient import known_as
+from pipeline.array_cache import array_path, file_digest
+from pipeline.config import PreprocessConfig, RunConfig
+from pipeline.training.cached import Entry, TrainingCase, cached_cases
+from pipeline.training.cases import recipe_key
 from transforms.restore import grid_at_spacing, resample_to
 
 SLICE_CHANNELS = ("flair", "t1", "t1c", "t2")
@@ -102,7 +107,8 @@ def slice_on_grid(
     Parameters
     ----------
     images : (modalities, rows, columns) or (modalities, rows, columns, slices)
-        Rows run to the left, columns to the posterior, slices up; 0 outside the brain, and all 0 where a modality is missing.
+        Rows run to the left, columns to the posterior, slices up; 0 outside the brain, and all 0 where a modality is
+        missing.
     shares : (regions, rows, columns) or (regions, rows, columns, slices) in [0, 1]
         NaN where a share is not known.
     brain : (rows, columns) or (rows, columns, slices) bool
@@ -162,3 +168,27 @@ def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     if not np.isfinite(pixels).all():
         raise InputError(f"{path}: holds a value that is not finite; leave it out")
     return pixels, tissue
+
+
+def slice_cases(
+    folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
+) -> list[TrainingCase]:
+    """Prepare single axial slices of BraTS 2020, or only those called ``names``.
+
+    The third axis has one voxel; see `pipeline.training.sources.slice_files`. Else as `patient_cases`.
+
+    Raises
+    ------
+    data.errors.UsageError
+        The folder holds no slice, the recipe wants another modality, or h5py is not installed.
+    data.errors.InputError
+        A file is no such slice.
+    """
+    entries = []
+    for file in slice_files(folder, config.modalities):
+        if names is not None and file.stem not in names:
+            continue
+        path = array_path(cache, file.stem, ["slice", recipe_key(config), file_digest(file)])
+        make = partial(read_slice_file, file, config.modalities, config.regions, config.preprocess)
+        entries.append(Entry(file.stem, "slice", path, make, patient=known_as(file.stem)))
+    return cached_cases(entries, config, workers)

@@ -4,11 +4,11 @@
 
 Notes
 -----
-Ten of the patients are BraTS2021_01476 to 01485, which we have as volumes. For each of them one axial slice, cut as it is
-stored (rows to the left, columns to the posterior) and scaled bilinearly from 240 to 224 pixels, has a correlation of .99997
-or more with the picture; of all turns, mirrors and crops no other comes near. The picture is that slice times 255 / its
-largest value, rounded down: nothing is cut off, and the background is 0. The masks have a Dice of .95 with those of
-BraTS 2021, which were revised.
+Ten of the patients are BraTS2021_01476 to 01485, which we have as volumes. For each of them one axial slice, cut as it
+is stored (rows to the left, columns to the posterior) and scaled bilinearly from 240 to 224 pixels, has a correlation
+of .99997 or more with the picture; of all turns, mirrors and crops no other comes near. The picture is that slice times
+255 / its largest value, rounded down: nothing is cut off, and the background is 0. The masks have a Dice of .95 with
+those of BraTS 2021, which were revised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from data.errors import UsageError
 from data.same_patient import known_as
 from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
-from pipeline.training.cases import Entry, TrainingCase, cached_cases, recipe_key
+from pipeline.training.cached import Entry, TrainingCase, cached_cases
+from pipeline.training.cases import recipe_key
 from pipeline.training.sources.pictures import as_channels, read_pair, refuse_recipe
 from pipeline.training.sources.slice_files import slice_on_grid
 

@@ -18,15 +18,8 @@ from data.find.discover import discover_cases
 from data.same_patient import known_as
 from pipeline.array_cache import array_path
 from pipeline.config import RunConfig
-from pipeline.training.cases import (
-    Entry,
-    TrainingCase,
-    cached_cases,
-    digests_of,
-    images_on_working_grid,
-    recipe_key,
-    refuse_missing,
-)
+from pipeline.training.cached import Entry, TrainingCase, cached_cases
+from pipeline.training.cases import digests_of, images_on_working_grid, recipe_key, refuse_missing
 
 
 def tumour_free_names(folder: Path) -> dict[str, str]:

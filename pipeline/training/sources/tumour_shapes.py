@@ -68,7 +68,8 @@ def cube_shapes(folders: Sequence[tuple[Path, Sequence[str]]]) -> list[CubeShape
     shapes = [CubeShape(Path(folder, f"{name}.npz")) for folder, names in folders for name in names]
     if not shapes:
         raise UsageError(
-            "the recipe's phantom_shapes is real, and no folder of lesion cubes is there; give one (--extra), or set it to drawn"
+            "the recipe's phantom_shapes is real, and no folder of lesion cubes is there; give one (--extra), or set "
+            "it to drawn"
         )
     return shapes
 

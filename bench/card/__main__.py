@@ -1,0 +1,5 @@
+"""Command `python -m bench.card`."""
+
+from bench.card.commands import main
+
+main()

@@ -1,0 +1,1 @@
+"""Quality of single steps: watersheds, synthetic patients, transplants."""

@@ -1,0 +1,1 @@
+"""Simulation of many patients on 1 to 64 GPUs."""

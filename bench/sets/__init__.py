@@ -1,0 +1,1 @@
+"""Data sets beside each other: cases, patients, fingerprints, masks."""
