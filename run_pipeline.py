@@ -282,7 +282,9 @@ class Models:
 
 @dataclass
 class Seal:
-    """Bring model files of the first format, which held no SHA-256 of themselves, forward to the present one.
+    """Bring model files of the first format forward to the present one.
+
+    They held no SHA-256 of themselves.
 
     Tensors, settings and card stay. Only for files whose source you trust: earlier damage is sealed with the rest.
     """

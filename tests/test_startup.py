@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,22 @@ def test_a_call_that_runs_no_network_imports_neither_torch_nor_what_draws(argume
 
 def test_inspect_imports_neither_torch_nor_what_draws(phantoms):
     assert imported_by("inspect", str(phantoms)) == set()
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """CPU seconds of a call of Python, the least of three: they do not grow with the machine's other work."""
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(taken)
+
+
+@pytest.mark.parametrize(("arguments", "most"), [(("-c", "import data"), 0.15), (("run_pipeline.py", "--help"), 0.5)])
+def test_a_start_takes_no_longer_than_a_user_notices(arguments, most):
+    assert cpu_seconds(*arguments) <= most
 
 
 def patient(root: Path, name: str, separator: str, suffixes: tuple[str, ...], labels: np.ndarray) -> None:

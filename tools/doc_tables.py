@@ -1,4 +1,6 @@
-"""Parts of docs/ that are written from the sources: recipe keys, networks, losses, label conventions.
+"""Parts of docs/ that are written from the sources.
+
+They are recipe keys, networks, losses, label conventions.
 
 ``python -m tools.doc_tables`` writes them anew, each between two comments of the page; tests/test_readme.py holds them
 equal.
@@ -51,7 +53,10 @@ def losses() -> str:
 
 
 def label_conventions() -> str:
-    """Table of the label conventions: the sets that use one, what each number means, what each region holds."""
+    """Write the table of the label conventions.
+
+    It has the sets that use one, the meaning of each number, and the numbers of each region.
+    """
     lines = ["| convention | used by | labels | " + " | ".join(REGIONS) + " |", "|---|---|---|" + "---|" * len(REGIONS)]
     for name in CONVENTIONS:
         convention = load_convention(name)
@@ -71,7 +76,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
 
 
 def write_part(page: str, name: str, text: str) -> str:
-    """The page with the part of that name replaced.
+    """Replace the part of that name in a page.
 
     Raises
     ------
@@ -87,7 +92,10 @@ def write_part(page: str, name: str, text: str) -> str:
 
 
 def _keys(model: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """Key, values, default and meaning of each field, those of the parts below it included."""
+    """List key, values, default and meaning of each field.
+
+    Those of the parts below it are included.
+    """
     told = _docstrings(model)
     for name, schema, default in _fields(model):
         part = _part(schema)
@@ -111,7 +119,7 @@ def _fields(model: type) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def _part(schema: dict[str, Any]) -> type | None:
-    """The class of settings that stands at a key, if one does."""
+    """Return the class of settings that stands at a key, if one does."""
     for each in (schema, *schema.get("anyOf", ())):
         if "$ref" in each:
             name = each["$ref"].rpartition("/")[2]
@@ -120,7 +128,7 @@ def _part(schema: dict[str, Any]) -> type | None:
 
 
 def _values(schema: dict[str, Any]) -> str:
-    """What a key may be set to, in words."""
+    """Word the values that a key may have."""
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_values(each) for each in schema["anyOf"]))
     if "enum" in schema:
@@ -152,7 +160,7 @@ def _shown(value: Any) -> str:
 
 
 def _docstrings(model: type) -> dict[str, str]:
-    """The text below each attribute of a class, on one line of Markdown."""
+    """Read the text below each attribute of a class, on one line of Markdown."""
     (body,) = [node.body for node in ast.parse(inspect.getsource(model)).body if isinstance(node, ast.ClassDef)]
     told = {}
     for field, text in zip(body, body[1:], strict=False):

@@ -1,4 +1,4 @@
-"""Borders that a network is unsure of, moved onto the image's edges by a watershed.
+"""Unsure borders of a network, moved onto the image's edges by a watershed.
 
 Sure tumour (``probability >= inside``) and sure background (``probability <= outside``) are seeds; the band
 between them is flooded from both over the image's gradient magnitude, and the floods meet on its ridges.

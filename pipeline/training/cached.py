@@ -51,7 +51,7 @@ class TrainingCase:
         "brain" (any image is not 0) and each region (share above 0) to voxel positions, all or `MAX_CENTRES` drawn at
         random, the same for the same content. What fills no voxel is absent.
     patient : str
-        Whom it shows; cases of one patient never stand on two sides.
+        The patient that it shows; cases of one patient never stand on two sides.
     beyond_known : bool
         Whether nothing is beyond the volume's faces, as around a brain. If not, the lesion may go on there.
     place : three floats, optional

@@ -102,7 +102,10 @@ def _set_rate(
 
 
 def _finite_mean(losses: Sequence[float], process: Process, training: TrainingConfig, epoch: int) -> float:
-    """Return the mean loss of an epoch over all processes; refuse one that is not finite."""
+    """Return the mean loss of an epoch over all processes.
+
+    One that is not finite is refused.
+    """
     loss = process.mean(sum(losses) / len(losses))
     if not math.isfinite(loss):
         raise TrainingError(
@@ -119,7 +122,10 @@ def _validated(
     epoch: int,
     minutes: Callable[[], float],
 ) -> tuple[float, dict[str, Any]]:
-    """Return the minutes since the run's start and the scores, none where no validation is due."""
+    """Validate where it is due; return minutes and scores.
+
+    The minutes are since the run's start; the scores are empty where no validation is due.
+    """
     now, limit = process.from_leader(minutes()), training.stopping.minutes
     last = epoch + 1 == training.epochs or (limit is not None and now >= limit)
     if validate is None or not (last or _validation_is_due(trainee, training, epoch, now)):

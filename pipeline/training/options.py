@@ -20,38 +20,42 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of a training run that do not change the recipe.
-
-    The recipe says the computation.
-
-    split : file with the lists train, validation, test; instead of folds. folds, fold : one part of a cross-validation
-    by patient is validated on; fold "all" learns from every patient and validates on none. extra : further folders to
-    learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources.kinds); a patient that is held back is left out of them.
-    leave_out : cases
-    that are neither learnt from nor validated on. convention : label convention of the references, and the one that the
-    model writes where it has all of the recipe's regions; without it each reference's own, and the recipe's. cache :
-    folder of preprocessed cases, to be shared between runs;
-    OUTPUT/cache by default. first : of a cascade, a model for the first stage, which is then not trained. init : first
-    weights, of a cascade the second stage's. minutes : instead of the recipe's, of each stage. workers : processes that
-    load and augment. on_step : see :func:`pipeline.training.loop.train`.
-    """
+    """Options of a training run: place and conduct. The recipe decides the computation."""
 
     device: str = "auto"
     split: Path | None = None
+    """File with the lists train, validation and test, instead of folds."""
     folds: int = 5
+    """Parts of a cross-validation by patient."""
     fold: int | str = 0
+    """The part that is validated on; "all" learns from every patient and validates on none."""
     extra: Sequence[str | Path] = ()
+    """Further folders to learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources.kinds).
+
+    A patient that is held back is left out of them.
+    """
     leave_out: Sequence[str] = ()
+    """Cases that are neither learnt from nor validated on."""
     convention: str | None = None
+    """Label convention of the references, and of the model's masks where it has all of the recipe's regions.
+
+    None: each reference's own, and the recipe's for the masks.
+    """
     cache: Path | None = None
+    """Folder of preprocessed cases, to be shared between runs; None: OUTPUT/cache."""
     first: str | None = None
+    """Model for the first stage of a cascade, which is then not trained."""
     init: str | None = None
+    """Model with the first weights, of a cascade those of the second stage."""
     resume: bool = False
     minutes: float | None = None
+    """Of each stage, instead of the recipe's."""
     workers: int = 0
+    """Processes that load and augment."""
     licence: str = "as its training data"
     command: str = ""
     on_step: Callable[[int, int, float], None] = field(default=lambda done, total, loss: None)
+    """See :func:`pipeline.training.loop.train`."""
 
 
 def behind(first: Checkpoint, config: RunConfig) -> RunConfig:

@@ -96,7 +96,7 @@ def own_training(output: Path, options: TrainOptions) -> Iterator[None]:
     written = (MODEL_NAME, LAST_NAME, "validation.csv", LESION_TABLE, "history.csv", "curves.png", "split.json",
                STATE_NAME, BEFORE_COOLDOWN, KEPT)  # fmt: skip
     folders = [output / name for name in (KEPT, "tensorboard", "first")]
-    # Its arrays bear a hash of their content, so that nobody else's has such a name.
+    # Its arrays bear a hash of their content: no other file has such a name.
     folders += [output / "cache"] if options.cache is None else []
     with output_lock(output):
         earlier = any((place / STATE_NAME).is_file() for place in (output, output / "first"))
@@ -237,7 +237,7 @@ def _begun(
     process: Process,
     options: TrainOptions,
 ) -> tuple[Trainee, float | None]:
-    """Return the trainee at the run's beginning or at ``state``, and the score to beat."""
+    """Begin a run or go on from ``state``; return trainee and score to beat."""
     torch.manual_seed(config.training.seed)  # for the weights that --init does not give
     init = None if options.init is None or state else initial_network(options.init, config)
     trainee = Trainee.new(config, process.device, init)

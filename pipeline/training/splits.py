@@ -85,7 +85,7 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
     data.errors.UsageError
         The numbers do not fit each other or the patients.
     """
-    names: dict[str, str] = {}  # sorted by the name in the data, so that a second name elsewhere moves nobody
+    names: dict[str, str] = {}  # sorted by the name in the data: a second name elsewhere moves no patient
     for case_id in sorted(set(case_ids)):
         names.setdefault(known_as(case_id), patient_id(case_id))
     patients = sorted(names, key=lambda patient: names[patient])
@@ -114,7 +114,7 @@ def read_split(path: Path) -> Split:
     Raises
     ------
     data.errors.UsageError
-        The file cannot be read, is no such JSON, has nobody to learn from, says an id twice, or has one patient in
+        The file cannot be read, is no such JSON, has no case to learn from, says an id twice, or has one patient in
         two lists.
     """
     try:

@@ -85,7 +85,7 @@ class RunFiles:
 
     def validate(self, network: nn.Module) -> dict[str, Any]:
         """Score the file that a user would get, float16 weights and all."""
-        with self.process.leader_first():  # nobody reads before it is there
+        with self.process.leader_first():  # the file is there before any process reads it
             if self.process.leads:
                 self._save(self.last, network, self.card)
         self.rows[:] = validate(self.last, self.aside.patients, self.process)
@@ -157,7 +157,7 @@ class RunFiles:
         self._save(self._kept(trainee.records[-1].epoch), trainee.average.module, card)
         wanted = {self._kept(epoch) for epoch in self._soup_epochs(trainee.records)}
         for path in set((self.output / KEPT).iterdir()) - wanted:
-            if _EPOCH_FILE.fullmatch(path.name):  # and no copy that somebody made of one
+            if _EPOCH_FILE.fullmatch(path.name):  # a user's copy of one stays
                 path.unlink()
 
     def try_soup(self, trainee: Trainee) -> None:

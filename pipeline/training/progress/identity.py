@@ -1,4 +1,4 @@
-"""Identity of a run: the settings that must be the same for it to go on."""
+"""Identity of a run: the settings that must not change between its calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.training.validation import mean_scores
 log = logging.getLogger(__name__)
 
 LABELS = "label convention"
-"""Of the references, as the user gave it: part of what a run is."""
+"""Key of the references' convention, as the user gave it, in the identity of a run."""
 RECOGNISED = "recognised"
 
 

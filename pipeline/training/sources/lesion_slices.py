@@ -16,7 +16,7 @@ from its surroundings or lies outside the brain, told by the pixels: lesions tha
 200 masks 96 are left, and of these each marks a lesion that is white or has a white rim.
 
 What a mask tells: its lesion is core and whole tumour. Just around it there is no core and nothing enhances, but
-oedema, which nobody marked, may be there; farther off there may be other lesions. How much of the lesion enhances is
+unmarked oedema may be there; farther off there may be other lesions. How much of the lesion enhances is
 not known, for its middle may be dead.
 """
 
