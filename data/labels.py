@@ -9,7 +9,7 @@ data pages.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -24,6 +24,13 @@ from data.strict_yaml import read_strict_yaml
 
 REGIONS = ("WT", "TC", "ET", "RC")
 """Whole tumour, tumour core, enhancing tumour, resection cavity: the order in which regions are always listed."""
+
+
+def sort_regions(regions: Iterable[str]) -> list[str]:
+    """Return each region once: those of `REGIONS` in their order, then the others as they come."""
+    found = dict.fromkeys(regions)
+    return [region for region in REGIONS if region in found] + [region for region in found if region not in REGIONS]
+
 
 _FOLDER = Path(__file__).parent / "conventions"
 CONVENTIONS: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))

@@ -10,10 +10,10 @@ import pytest
 from data.errors import UsageError
 from data.grid import Grid
 from pipeline.score.case import ScoreOptions, metric_columns, score_case, score_flags, score_masks
+from pipeline.score.catalogue import measured
+from pipeline.score.lesions import sensitivity_by_size
 from pipeline.score.lesionwise import LESIONWISE
-from pipeline.score.metrics import STANDARD
 from pipeline.score.tables import (
-    detection_frame,
     lesion_file,
     lesions_frame,
     metrics_frame,
@@ -77,7 +77,7 @@ def test_without_a_reference_there_are_volumes_and_lesions_and_no_scores():
     scores = score_masks(masks(WT=3, ET=None), None, GRID, ScoreOptions(("brats2023-gli",)))
     whole, enhancing = scores.regions
     assert (whole["volume_ml_prediction"], enhancing["volume_ml_prediction"]) == (pytest.approx(0.192), 0.0)
-    assert all(math.isnan(whole[name]) for name in STANDARD if name != "volume_ml_prediction")
+    assert all(math.isnan(whole[name]) for name in (m.key for m in measured()) if name != "volume_ml_prediction")
     assert whole["brats2023_gli_dice"] is None and whole["voxels_reference"] is None
     assert (whole["lesions_prediction"], enhancing["lesions_prediction"], whole["lesions_fp"]) == (1, 0, None)
     assert [(row["region"], row["side"], row["detected"]) for row in scores.lesions] == [("WT", "prediction", None)]
@@ -157,9 +157,9 @@ def test_detection_is_pooled_over_patients_not_averaged():
     assert table["region"].tolist() == ["WT", "ET"]
     assert table["sensitivity"].tolist()[1] == 0.25 and math.isnan(table["sensitivity"].tolist()[0])
     lesions = [row | {"case": "a"} for row in score_masks(masks(WT=3), masks(WT=2), GRID).lesions]
-    counted = detection_frame(lesions).set_index("size_class")
+    counted = pooled_detection({"region": "WT"} | row for row in sensitivity_by_size(lesions)).set_index("size_class")
     assert counted.loc["0.1 to 1 ml", ["n", "found", "sensitivity"]].tolist() == [1, 1, 1.0]
-    assert counted["n"].sum() == 1 and detection_frame([]).empty
+    assert counted["n"].sum() == 1 and pooled_detection([]).empty
 
 
 def test_lesions_read_back_as_they_were_written(tmp_path):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.labels import REGIONS
+from data.labels import sort_regions
 from data.visible import visible
 from pipeline.report.colours import region_colour
+from pipeline.score.catalogue import find_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -199,14 +200,9 @@ def _systems(frame: pd.DataFrame) -> pd.Series:
     return frame["system"].astype(str) if "system" in frame else pd.Series("", index=frame.index)
 
 
-def sort_regions(regions: Iterable[str]) -> list[str]:
-    """Each region once: the usual ones first, in their order."""
-    found = dict.fromkeys(regions)
-    return [region for region in REGIONS if region in found] + [region for region in found if region not in REGIONS]
-
-
-def _is_share(metric: str) -> bool:
-    return not metric.endswith(("_mm", "_percent")) and "_ml" not in metric
+def _is_share(column: str) -> bool:
+    metric = find_metric(column)
+    return metric is None or metric.unit == ""
 
 
 def _figure(width: float, height: float, margins: tuple[float, float, float, float]) -> tuple[Figure, Axes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,28 +11,7 @@ import pandas as pd
 
 from data.visible import visible
 from pipeline.report.colours import REGION_COLOURS, STATUS_COLOURS, STATUS_SIGNS, region_colour
-
-METRIC_NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "nsd": "NSD",
-    "hd95_mm": "HD95 (mm)",
-    "hd_mm": "HD (mm)",
-    "assd_mm": "ASSD (mm)",
-    "volume_ml": "Volume (ml)",
-    "volume_ml_prediction": "Predicted volume (ml)",
-    "volume_ml_reference": "Reference volume (ml)",
-    "volume_error_ml": "Volume difference (ml)",
-    "volume_error_percent": "Volume difference (%)",
-    "voxels_prediction": "Predicted voxels",
-    "voxels_reference": "Reference voxels",
-    "lesions_tp": "Lesions found",
-    "lesions_fn": "Lesions missed",
-    "lesions_fp": "False lesions",
-    "lesions_f1": "Lesion F1",
-}
-_LESIONWISE = re.compile(r"(?P<rules>brats\w+?)_(?P<whole>whole_)?(?P<metric>dice|hd95_mm|tp|fp|fn)")
-_COUNT = re.compile(r"(voxels|lesions)_.*|.*_(tp|fp|fn)")
+from pipeline.score.catalogue import find_metric
 
 
 def escape(value: Any) -> str:
@@ -57,13 +35,10 @@ def as_number(value: Any) -> float:
         return math.nan
 
 
-def metric_name(metric: str) -> str:
-    """The heading of a column of metrics.csv, with its unit (not escaped)."""
-    found = _LESIONWISE.fullmatch(metric)
-    if found is None:
-        return METRIC_NAMES.get(metric) or metric.replace("_", " ").capitalize()
-    name = METRIC_NAMES.get(found["metric"], found["metric"])
-    return f"{found['rules'].replace('_', '-')} {'whole ' if found['whole'] else ''}{name}"
+def metric_name(column: str) -> str:
+    """Return the heading of a column of metrics.csv, with its unit (not escaped)."""
+    metric = find_metric(column)
+    return metric.title if metric is not None else column.replace("_", " ").capitalize()
 
 
 def number(value: Any, metric: str = "", *, signed: bool = False) -> str:
@@ -78,14 +53,14 @@ def number(value: Any, metric: str = "", *, signed: bool = False) -> str:
     signed : bool
         Show the sign of what is above 0 too.
     """
-    known = as_number(value)
+    known, found = as_number(value), find_metric(metric)
     if math.isnan(known):
         return ""
     if math.isinf(known):
         text = "\N{INFINITY}" if known > 0 else "-\N{INFINITY}"
-    elif _COUNT.fullmatch(metric) and float(known).is_integer():
+    elif found is not None and found.is_count and float(known).is_integer():
         text = f"{known:,.0f}"
-    elif "_ml" in metric or metric.endswith(("_mm", "_percent", "_mm2")):
+    elif found is not None and found.unit:
         text = f"{known:,.2f}" if abs(known) < 10 else f"{known:,.1f}"
     else:
         text = f"{known:.3f}"

@@ -7,12 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.report.charts import bland_altman_chart, distribution_chart, sort_regions
+from data.labels import sort_regions
+from pipeline.report.charts import bland_altman_chart, distribution_chart
 from pipeline.report.markup import count, escape, interval, metric_name, number, p_value, region_label, table
+from pipeline.score.catalogue import Metric, Place, find_metric, shown_in
 
-_SUMMARISED = ("dice", "hd95_mm", "nsd", "volume_ml", "volume_ml_prediction", "volume_ml_reference", "volume_error_ml")
-_CHARTED = ("dice", "nsd", "hd95_mm", "assd_mm", "sensitivity", "precision")
-_SIGNED = ("volume_error_ml", "volume_error_percent")
 Row = dict[Any, Any]
 
 
@@ -23,21 +22,20 @@ def records(frame: pd.DataFrame | None) -> list[Row]:
 
 def summary_section(summary: pd.DataFrame) -> str:
     """The table of means; empty where summary.csv has no row that the page shows."""
-    rows = [row for row in records(summary) if _is_headline(str(row.get("metric")))]
-    order = sort_regions(str(row.get("region")) for row in rows)
-    rows.sort(key=lambda row: (order.index(str(row.get("region"))), _rank(str(row.get("metric")))))
+    shown = [(known, row) for row in records(summary) if (known := _summarised(row.get("metric")))]
+    order = sort_regions(str(row.get("region")) for _, row in shown)
+    shown.sort(key=lambda item: (order.index(str(item[1].get("region"))), item[0].shown_in[Place.SUMMARY]))
     cells = []
-    for row in rows:
-        metric = str(row.get("metric"))
-        signed = metric in _SIGNED
-        shown = {name: number(row.get(name), metric, signed=signed) for name in ("mean", "sd", "median", "q1", "q3")}
+    for known, row in shown:
+        metric, signed = known.key, known.signed
+        spread = {name: number(row.get(name), metric, signed=signed) for name in ("mean", "sd", "median", "q1", "q3")}
         ends = interval(row.get("ci95_low"), row.get("ci95_high"), metric, signed=signed)
         quartiles = interval(row.get("q1"), row.get("q3"), metric, signed=signed)
         counts = [count(row.get(name)) for name in ("n", "n_empty_reference", "n_empty_prediction", "n_failed")]
-        name = escape(metric_name(metric))
+        name = escape(known.title)
         cells.append(
             [region_label(row.get("region")), name, escape(row.get("system"))]
-            + [shown["mean"], ends, shown["median"], quartiles, *counts]
+            + [spread["mean"], ends, spread["median"], quartiles, *counts]
         )
     head = ["Region", "Metric", "System", "Mean", "95 % interval", "Median", "Quartiles", "n", "Empty reference"]
     shown_table = table(
@@ -47,21 +45,15 @@ def summary_section(summary: pd.DataFrame) -> str:
         '<p class="note">Nothing is left out of a mean for being empty: where both masks are empty Dice and NSD are 1 and '
         "distances 0; where one is, Dice and NSD are 0 and distances the penalty. The interval is of the mean "
         "(bootstrap over patients).</p>"
-        if any(str(row.get("metric")) in ("dice", "nsd", "hd95_mm") for row in rows)
+        if any(known.better for known, _ in shown)
         else ""
     )
     return f'<section><h2 id="summary">Summary</h2>{shown_table}{note}</section>' if cells else ""
 
 
-def _is_headline(metric: str) -> bool:
-    return metric in _SUMMARISED or (
-        metric.startswith("brats") and metric.endswith(("_dice", "_hd95_mm")) and "_whole_" not in metric
-    )
-
-
-def _rank(metric: str) -> int:
-    # The lesion-wise scores stand behind the scores of the whole region and before the volumes.
-    return _SUMMARISED.index(metric) * 10 if metric in _SUMMARISED else 25
+def _summarised(column: Any) -> Metric | None:
+    metric = find_metric(str(column))
+    return metric if metric is not None and Place.SUMMARY in metric.shown_in else None
 
 
 def comparison_section(comparison: pd.DataFrame | None) -> str:
@@ -104,7 +96,7 @@ def detection_section(detection: pd.DataFrame | None) -> str:
 
 def charts_section(metrics: pd.DataFrame) -> Iterator[str]:
     """Every chart that has enough patients to show: see :data:`pipeline.report.charts.LEAST_PATIENTS`."""
-    spread = [distribution_chart(metrics, metric, metric_name(metric)) for metric in _CHARTED]
+    spread = [distribution_chart(metrics, metric.key, metric.title) for metric in shown_in(Place.CHARTS)]
     shown = [chart for chart in spread if chart is not None]
     wide = " wide" if "system" in metrics else ""
     if shown:

@@ -10,20 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from data.labels import REGIONS
+from data.labels import REGIONS, sort_regions
 from data.regular_file import read_regular_file
-from pipeline.report.charts import sort_regions
 from pipeline.report.markup import (
     as_number,
     escape,
     is_known,
-    metric_name,
     number,
     region_label,
     seconds,
     status_badge,
     table,
 )
+from pipeline.score.catalogue import Metric, Place, find_metric, report_name, shown_in
 
 Row = dict[Any, Any]
 Picture = Path | Mapping[str, Path]
@@ -32,16 +31,6 @@ LESIONS_SHOWN = 20
 LARGEST_PICTURE, LONGEST_SIDE = 2**24, 2**13
 """Bytes, and pixels of a side, of a picture that comes onto the page: ours have 0.5 MB and 1000 to 2000."""
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-_SCORES = ("dice", "hd95_mm", "nsd", "assd_mm", "sensitivity", "precision")
-_VOLUMES = ("volume_ml_prediction", "volume_ml_reference", "volume_error_ml", "volume_error_percent")
-_SIZES = ("volume_ml", "diameter_mm", "perpendicular_mm", "bidimensional_mm2")
-_COUNTS = ("lesions_tp", "lesions_fn", "lesions_fp")
-_REPORT_NAMES = {
-    "volume_ml": "volume_ml_prediction",
-    "reference_volume_ml": "volume_ml_reference",
-    "voxels": "voxels_prediction",
-    "reference_voxels": "voxels_reference",
-}
 _RANKS = {"error": 0, "warn": 1, "ok": 2}
 
 
@@ -106,6 +95,7 @@ def _by_case(frame: pd.DataFrame) -> dict[str, list[Row]]:
 
 
 def _from_report(row: Row) -> Iterator[Row]:
+    keys = {report_name(metric): metric.key for metric in shown_in(Place.REPORT)}
     for region in REGIONS:
         own = {
             str(name).removesuffix(f"_{region}"): value
@@ -114,7 +104,7 @@ def _from_report(row: Row) -> Iterator[Row]:
         }
         if own:
             about = {key: row[key] for key in ("system",) if key in row}
-            yield about | {"region": region} | {_REPORT_NAMES.get(name, name): value for name, value in own.items()}
+            yield about | {"region": region} | {keys.get(name, name): value for name, value in own.items()}
 
 
 def patient_section(
@@ -194,35 +184,38 @@ def embed_png(content: bytes, alt: str, lazy: bool = False) -> str:
 
 
 def _scores(patient: Patient) -> str:
-    rows = patient.regions()
-    lesionwise = dict.fromkeys(
-        str(name)
-        for row in rows
-        for name in row
-        if str(name).startswith("brats") and str(name).endswith(("_dice", "_hd95_mm")) and "_whole_" not in str(name)
-    )
-    columns = [*_SCORES, *_VOLUMES]
-    if not any(is_known(row.get("volume_ml_prediction")) for row in rows):
-        columns += ["voxels_prediction", "voxels_reference"]
-    columns += ["disagreement", *_COUNTS, *lesionwise]
     known = {(str(r.get("system", "")), str(r.get("region"))): r for line in patient.report for r in _from_report(line)}
-    cells = []
-    for row in rows:
-        both = known.get((str(row.get("system", "")), str(row.get("region"))), {}) | row
-        values = [number(both.get(name), name, signed="_error_" in name) for name in columns]
-        cells.append([region_label(row.get("region")), escape(row.get("system")), *values])
+    rows = [known.get((str(row.get("system", "")), str(row.get("region"))), {}) | row for row in patient.regions()]
+    metrics = _shown_metrics(rows)
+    cells = [
+        [region_label(row.get("region")), escape(row.get("system"))]
+        + [number(row.get(metric.key), metric.key, signed=metric.signed) for metric in metrics]
+        for row in rows
+    ]
     if not any(any(row[2:]) for row in cells):
         return ""
-    head = ["Region", "System", *map(metric_name, columns)]
+    head = ["Region", "System", *(metric.title for metric in metrics)]
     return table(head, cells, label=f"Volumes and scores of {patient.case}", text_columns=2)
+
+
+def _shown_metrics(rows: Sequence[Row]) -> list[Metric]:
+    """Return the metrics that the rows have and a patient's table shows, in its order.
+
+    Voxels are counted where no volume in ml is known.
+    """
+    columns = dict.fromkeys(str(name) for row in rows for name in row)
+    found = [metric for name in columns if (metric := find_metric(name)) and Place.PATIENT in metric.shown_in]
+    if any(is_known(row.get("volume_ml_prediction")) for row in rows):
+        found = [metric for metric in found if metric.unit != "voxels"]
+    return sorted(found, key=lambda metric: metric.shown_in[Place.PATIENT])
 
 
 def _lesions(patient: Patient) -> str:
     if not patient.lesions:
         return ""
     cells = [_lesion(row) for row in patient.lesions[:LESIONS_SHOWN]]
-    head = ["Region", "System", "Lesion", "Overlap", "Volume (ml)", "Diameter (mm)", "Perpendicular (mm)"]
-    head += ["Product (mm\N{SUPERSCRIPT TWO})", "Centroid x, y, z (mm)", "Slice"]
+    sizes = [metric.title for metric in shown_in(Place.LESIONS)]
+    head = ["Region", "System", "Lesion", "Overlap", *sizes, "Centroid x, y, z (mm)", "Slice"]
     shown = table(head, cells, label=f"Lesions of {patient.case}", text_columns=4)
     more = len(patient.lesions) - LESIONS_SHOWN
     rest = f'<p class="note">and {more} more in lesions.csv</p>' if more > 0 else ""
@@ -253,7 +246,7 @@ def _lesion(row: Row) -> list[str]:
         escape(row.get("system")),
         f"{escape(side)} {'' if _nan(lesion) else int(lesion)}".strip(),
         overlap,
-        *(number(row.get(name), name) for name in _SIZES),
+        *(number(row.get(metric.key), metric.key) for metric in shown_in(Place.LESIONS)),
         place,
         "" if _nan(as_number(row.get("slice"))) else str(int(as_number(row.get("slice")))),
     ]

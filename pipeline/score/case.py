@@ -15,19 +15,12 @@ import numpy as np
 
 from data.errors import UsageError
 from data.grid import Grid
+from pipeline.score import catalogue
 from pipeline.score.lesions import detection_scores, lesion_table
 from pipeline.score.lesionwise import LESIONWISE, lesionwise_sets
-from pipeline.score.metrics import PENALTY_MM, STANDARD, Mask, region_scores, volume_ml
+from pipeline.score.metrics import PENALTY_MM, Mask, region_scores, volume_ml
 
 __all__ = ["CaseScores", "ScoreOptions", "metric_columns", "score_case", "score_flags", "score_masks"]
-
-LESIONWISE_KEYS = ("dice", "hd95_mm", "whole_dice", "whole_hd95_mm", "tp", "fp", "fn")
-"""What metrics.csv shows of a lesion-wise set, each after the set's name."""
-DETECTION_KEYS = (
-    "lesions_prediction", "lesions_reference", "lesions_tp", "lesions_fp", "lesions_fn", "lesions_f1",
-)  # fmt: skip
-REPORTED = ("dice", "hd95_mm", "hd_mm", "nsd")
-"""The standard scores that report.csv holds too, as ``<score>_<region>``."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +69,13 @@ class CaseScores:
 
 def metric_columns(options: ScoreOptions) -> tuple[str, ...]:
     """Return the columns of metrics.csv, which do not depend on the patients."""
-    return (
-        "case", "region", *STANDARD,
-        *(f"{_column_prefix(name)}_{key}" for name in options.lesionwise for key in LESIONWISE_KEYS),
-        *DETECTION_KEYS, "voxels_prediction", "voxels_reference",
-    )  # fmt: skip
+    metrics = [
+        *catalogue.measured(),
+        *(metric for name in options.lesionwise for metric in catalogue.lesionwise(name)),
+        *catalogue.DETECTION,
+        *catalogue.VOXELS,
+    ]
+    return ("case", "region", *(metric.key for metric in metrics))
 
 
 def score_masks(
@@ -151,9 +146,9 @@ def score_case(
     Returns
     -------
     dict
-        ``dice_<region>``, ``hd95_mm_<region>``, ``hd_mm_<region>``, ``nsd_<region>`` (at 1 mm),
-        ``reference_volume_ml_<region>``, and the numbers of voxels, ``voxels_<region>`` of the prediction and
-        ``reference_voxels_<region>``, from which the summary counts the empties.
+        ``<measure>_<region>`` for the measures of report.csv (`catalogue.Place.REPORT`): volumes, ``dice``, ``hd95_mm``,
+        ``hd_mm``, ``nsd`` (at 1 mm), and the numbers of voxels, ``voxels`` of the prediction and ``reference_voxels``,
+        from which the summary counts the empties.
 
     Raises
     ------
@@ -186,16 +181,17 @@ def _standard_rows(
     rows = []
     for region in (region for region in reference if region in prediction):
         own, other = prediction[region], reference[region]
-        scores = region_scores(own, other, _spacing_mm(grid), tolerance_mm=tolerance_mm, penalty_mm=penalty_mm)
-        # The grid's voxel volume is exact for sheared grids too, which the product of the spacings is not.
-        volumes = {"volume_ml_prediction": _volume_ml(own, grid), "volume_ml_reference": _volume_ml(other, grid)}
-        volumes["volume_error_ml"] = volumes["volume_ml_prediction"] - volumes["volume_ml_reference"]
-        rows.append({"region": region} | scores | volumes | _voxel_columns(own, other))
+        scores = region_scores(
+            own, other, _spacing_mm(grid),
+            # Exact for sheared grids too, which the product of the spacings is not.
+            voxel_volume_ml=grid.voxel_volume_ml, tolerance_mm=tolerance_mm, penalty_mm=penalty_mm,
+        )  # fmt: skip
+        rows.append({"region": region} | scores | _voxel_columns(own, other))
     return rows
 
 
 def _volumes_alone(region: str, mask: Mask, grid: Grid) -> dict[str, Any]:
-    row: dict[str, Any] = {"region": region} | dict.fromkeys(STANDARD, math.nan)
+    row: dict[str, Any] = {"region": region} | {metric.key: math.nan for metric in catalogue.measured()}
     return row | {"volume_ml_prediction": _volume_ml(mask, grid)} | _voxel_columns(mask, None)
 
 
@@ -216,31 +212,29 @@ def _voxel_columns(prediction: Mask, reference: Mask | None) -> dict[str, int | 
 
 def _report_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Turn rows of metrics.csv into columns of report.csv."""
-    columns: dict[str, float] = {}
-    for row in rows:
-        region = row["region"]
-        columns |= {f"{name}_{region}": row[name] for name in REPORTED}
-        columns[f"reference_volume_ml_{region}"] = row["volume_ml_reference"]
-        columns[f"voxels_{region}"] = row["voxels_prediction"]
-        columns[f"reference_voxels_{region}"] = row["voxels_reference"]
-    return columns
-
-
-def _column_prefix(name: str) -> str:
-    return name.replace("-", "_")
+    return {
+        f"{catalogue.report_name(metric)}_{row['region']}": row[metric.key]
+        for row in rows
+        for metric in catalogue.shown_in(catalogue.Place.REPORT)
+        if metric.key in row
+    }
 
 
 def _lesionwise_columns(
     prediction: Mask, reference: Mask | None, grid: Grid, region: str, options: ScoreOptions
 ) -> dict[str, Any]:
     sets = {name: LESIONWISE[name] for name in options.lesionwise}
-    scored: Mapping[str, Mapping[str, Any]] = dict.fromkeys(sets, dict.fromkeys(LESIONWISE_KEYS))
+    scored: Mapping[str, Mapping[str, Any]] = {}
     if reference is not None and sets:
         scored = lesionwise_sets(prediction, reference, _spacing_mm(grid), sets, region)
-    return {f"{_column_prefix(name)}_{key}": scored[name][key] for name in sets for key in LESIONWISE_KEYS}
+    return {
+        column.key: scored[name][metric.key] if name in scored else None
+        for name in sets
+        for column, metric in zip(catalogue.lesionwise(name), catalogue.LESIONWISE, strict=True)
+    }
 
 
 def _detection_columns(found: Sequence[Mapping[str, Any]], referenced: bool) -> dict[str, Any]:
     if referenced:
         return dict(detection_scores(found))
-    return dict.fromkeys(DETECTION_KEYS, None) | {"lesions_prediction": len(found)}
+    return {metric.key: None for metric in catalogue.DETECTION} | {"lesions_prediction": len(found)}

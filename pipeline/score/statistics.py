@@ -13,19 +13,18 @@ for the number of comparisons. The methods and their sources: :mod:`pipeline.sco
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from data.labels import REGIONS
+from data.labels import sort_regions
+from pipeline.score import catalogue
 from pipeline.score.significance import bootstrap_interval, bootstrap_intervals, signed_rank_p
 
-__all__ = ["COMPARED", "bootstrap_interval", "compare", "compare_cases", "summarise_metrics"]
+__all__ = ["bootstrap_interval", "compare", "compare_cases", "summarise_metrics"]
 
-COMPARED = ("dice", "hd95_mm", "nsd")
-"""The metrics that systems are compared by, unless told."""
 SUMMARY_COLUMNS = (
     *("region", "metric", "n", "mean", "sd", "median", "q1", "q3", "min", "max", "ci95_low", "ci95_high"),
     *("mean_reference_not_empty", "n_empty_reference", "n_empty_prediction", "n_failed"),
@@ -36,10 +35,7 @@ COMPARISON_COLUMNS = (
     *("n_only_system", "n_only_other"),
 )
 _COUNTS = ("n", "n_empty_reference", "n_empty_prediction", "n_failed")
-_NO_METRICS = ("case", "system", "region", "voxels_prediction", "voxels_reference")
-_OVERLAPS = ("dice", "iou", "sensitivity", "specificity", "precision", "accuracy", "tversky", "nsd")
-_HIGHER_IS_BETTER = (*_OVERLAPS, "f1", "tp")
-_LOWER_IS_BETTER = ("hd_mm", "hd95_mm", "assd_mm", "fp", "fn")
+_TEXTS = ("case", "system", "region")
 _DECIMALS = 9
 
 
@@ -69,19 +65,20 @@ def summarise_metrics(metrics: pd.DataFrame, report: pd.DataFrame) -> pd.DataFra
     columns = [*(["system"] if by_system else []), *SUMMARY_COLUMNS]
     if "region" not in metrics:
         return pd.DataFrame(columns=columns)
-    names = [name for name in metrics if name not in _NO_METRICS and pd.api.types.is_numeric_dtype(metrics[name].dtype)]
+    left_out = {*_TEXTS, *(metric.key for metric in catalogue.VOXELS)}
+    names = [name for name in metrics if name not in left_out and pd.api.types.is_numeric_dtype(metrics[name].dtype)]
     ordered, parts = _by_case(metrics), []
     for system in _systems(metrics, report) if by_system else [None]:
         rows, patients = _of_system(ordered, system), _of_system(report, system)
         n_failed = _count_failed(rows, patients)
-        for region in _in_order(metrics["region"]):
+        for region in sort_regions(metrics["region"]):
             part = _summarise_region(rows[rows["region"] == region], names)
             parts.append(part.assign(system=system, region=region, n_failed=n_failed))
     summary = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return summary[columns].astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
-def compare(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] = COMPARED) -> pd.DataFrame:
+def compare(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] | None = None) -> pd.DataFrame:
     """Compare the first system with each other one on the patients of both.
 
     Parameters
@@ -89,8 +86,8 @@ def compare(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] 
     metrics_by_system : system -> DataFrame
         At least two; rows of metrics.csv, at most one a case and region.
     of : metrics
-        Columns whose better end is known: overlaps (higher), distances in mm and false findings (lower), also with
-        a lesion-wise set's prefix.
+        Columns whose better end the catalogue knows (`pipeline.score.catalogue`), those of lesion-wise sets among them.
+        Default: those that it shows in comparison.csv.
 
     Returns
     -------
@@ -114,7 +111,7 @@ def compare(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] 
     return pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
 
 
-def compare_cases(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] = COMPARED) -> pd.DataFrame:
+def compare_cases(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] | None = None) -> pd.DataFrame:
     """List the comparison of :func:`compare` patient by patient.
 
     Parameters
@@ -199,25 +196,23 @@ def _by_case(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("case", key=lambda ids: ids.astype(str), kind="stable") if "case" in frame else frame
 
 
-def _in_order(found: Iterable[str]) -> list[str]:
-    present = dict.fromkeys(found)
-    return [name for name in REGIONS if name in present] + [name for name in present if name not in REGIONS]
-
-
 # ---- the comparison ----
 
 
-def _tables(metrics_by_system: Mapping[str, pd.DataFrame], of: Sequence[str]) -> list[tuple[str, str, pd.DataFrame]]:
+def _tables(
+    metrics_by_system: Mapping[str, pd.DataFrame], of: Sequence[str] | None
+) -> list[tuple[str, str, pd.DataFrame]]:
     """Return region, metric and the values (cases, systems) behind each comparison.
 
     Only cases that any system has a value for are in.
     """
     if len(metrics_by_system) < 2:
         raise ValueError(f"a comparison needs two systems or more, not {list(metrics_by_system)}")
+    of = [metric.key for metric in catalogue.shown_in(catalogue.Place.COMPARISON)] if of is None else of
     for metric in of:
         _sign(metric)
     frames = {name: frame for name, frame in metrics_by_system.items() if "region" in frame}
-    regions = _in_order(region for frame in frames.values() for region in frame["region"])
+    regions = sort_regions(region for frame in frames.values() for region in frame["region"])
     metrics = [metric for metric in of if any(metric in frame for frame in frames.values())]
     tables = []
     for region in regions:
@@ -269,8 +264,10 @@ def _best(values: np.ndarray, systems: Sequence[str], metric: str) -> str:
 
 def _sign(metric: str) -> int:
     """Return 1 where more of a metric is better, -1 where less is."""
-    for sign, names in ((1, _HIGHER_IS_BETTER), (-1, _LOWER_IS_BETTER)):
-        if any(metric == name or metric.endswith(f"_{name}") for name in names):
-            return sign
-    known = ", ".join((*_HIGHER_IS_BETTER, *_LOWER_IS_BETTER))
-    raise ValueError(f"{metric!r} cannot be compared: of which of its values is better nothing is known; give {known}")
+    found = catalogue.find_metric(metric)
+    if found is None or not found.better:
+        known = ", ".join(m.key for m in (*catalogue.measured(), *catalogue.DETECTION) if m.better)
+        raise ValueError(
+            f"{metric!r} cannot be compared: which of its values is better is not known; give one of {known}"
+        )
+    return found.better

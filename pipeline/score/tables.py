@@ -20,19 +20,15 @@ from typing import Any
 import pandas as pd
 
 from data.io.read import atomic_write, write_bytes_atomically
-from data.labels import REGIONS
+from data.labels import sort_regions
 from data.regular_file import MOST_VALUES, read_regular_file
 from data.visible import INVISIBLE
-from pipeline.score.lesions import sensitivity_by_size
+from pipeline.score import catalogue
 
 REPORT_COLUMNS = ("case", "folder", "status", "reason", "flags", "model", "convention", "seconds")
 """What every row of report.csv has; ``<measure>_<region>`` columns follow."""
-METRICS = ("volume_ml", "reference_volume_ml", "dice", "hd95_mm", "hd_mm", "nsd")
-"""The measures of each region, in the order of their columns."""
 LARGEST_TABLE, MOST_ROWS = 2**26, 2**17
 """Bytes and rows of a table that is read back, such as report.csv of 100,000 patients."""
-COUNTS = ("voxels", "reference_voxels")
-"""Voxels of the prediction and of the reference: the size where no voxel size is known, and what tells the empties."""
 
 
 def text_cell(text: str) -> str:
@@ -163,12 +159,14 @@ def report_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """
     present = dict.fromkeys(column for row in rows for column in row)
     regions = _regions(present)
-    measured = [f"{measure}_{region}" for measure in (*METRICS, *COUNTS) for region in regions]
+    measures = catalogue.shown_in(catalogue.Place.REPORT)
+    measured = [f"{catalogue.report_name(measure)}_{region}" for measure in measures for region in regions]
     system = [column for column in ("system",) if column in present]
     ordered = [*REPORT_COLUMNS[:1], *system, *REPORT_COLUMNS[1:], *(column for column in measured if column in present)]
     ordered += [column for column in present if column not in ordered]
     frame = pd.DataFrame([dict(row) for row in rows], columns=ordered)
-    for column in (f"{count}_{region}" for count in COUNTS for region in regions):
+    counts = [catalogue.report_name(measure) for measure in measures if measure.is_count]
+    for column in (f"{count}_{region}" for count in counts for region in regions):
         if column in frame:
             frame[column] = pd.to_numeric(frame[column]).astype("Int64")
     return frame
@@ -179,13 +177,10 @@ def _regions(columns: Iterable[str]) -> list[str]:
 
     The usual ones come first, in their order.
     """
-    found = dict.fromkeys(
-        column.removeprefix(f"{measure}_")
-        for column in columns
-        for measure in (*METRICS, *COUNTS)
-        if column.startswith(f"{measure}_")
+    prefixes = [f"{catalogue.report_name(measure)}_" for measure in catalogue.shown_in(catalogue.Place.REPORT)]
+    return sort_regions(
+        column.removeprefix(prefix) for column in columns for prefix in prefixes if column.startswith(prefix)
     )
-    return [region for region in REGIONS if region in found] + [region for region in found if region not in REGIONS]
 
 
 def _csv_cell(value: Any) -> str:
@@ -228,23 +223,6 @@ def lesions_frame(rows: Sequence[Row], columns: Sequence[str] = LESION_COLUMNS) 
     return _frame(rows, columns)
 
 
-def detection_frame(lesions: Iterable[Row]) -> pd.DataFrame:
-    """detection.csv: how many reference lesions of each region and size were found, over all cases.
-
-    Parameters
-    ----------
-    lesions : mappings
-        Rows of lesions.csv; those without a reference count nowhere.
-    """
-    by_region: dict[str, list[Row]] = {}
-    for row in lesions:
-        if row["side"] == "reference":
-            by_region.setdefault(row["region"], []).append(row)
-    return pooled_detection(
-        {"region": region} | row for region, rows in by_region.items() for row in sensitivity_by_size(rows)
-    )
-
-
 def pooled_detection(rows: Iterable[Row]) -> pd.DataFrame:
     """Make detection.csv from each patient's rows of lesions found by size.
 
@@ -255,8 +233,8 @@ def pooled_detection(rows: Iterable[Row]) -> pd.DataFrame:
         total = counts.setdefault((row["region"], row["size_class"]), [0, 0])
         total[0] += row["n"]
         total[1] += row["found"]
-    place = {region: number for number, region in enumerate(REGIONS)}
-    ordered = sorted(counts.items(), key=lambda item: place.get(item[0][0], len(place)))
+    order = sort_regions(region for region, _ in counts)
+    ordered = sorted(counts.items(), key=lambda item: order.index(item[0][0]))
     table = [(*key, n, found, found / n if n else math.nan) for key, (n, found) in ordered]
     return pd.DataFrame(table, columns=list(DETECTION_COLUMNS))
 

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from data.labels import CONVENTIONS, REGIONS
 from data.regular_file import read_json
+from pipeline.score import catalogue
 from pipeline.score.case import ScoreOptions, metric_columns
-from pipeline.score.tables import COUNTS, METRICS
 from pipeline.segment.task import CaseTask, Row, result_names, result_path, sha256_of, state_path
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,9 @@ Digest = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 _FORM = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+_MEASURES = {catalogue.report_name(metric): metric for metric in catalogue.shown_in(catalogue.Place.REPORT)}
+
+
 class ReportRow(BaseModel):
     """A row of report.csv: the fixed columns, and ``<measure>_<region>``."""
 
@@ -60,20 +63,27 @@ class ReportRow(BaseModel):
     def _is_measured(self) -> ReportRow:
         for name, value in (self.__pydantic_extra__ or {}).items():
             measure, _, region = name.rpartition("_")
-            if region not in REGIONS or measure not in (*METRICS, *COUNTS, "disagreement"):
+            known = _MEASURES.get(measure)
+            if region not in REGIONS or known is None:
                 raise ValueError(f"{name[:80]!r} is no column of report.csv")
-            if measure in COUNTS and not (value is None or (float(value).is_integer() and value >= 0)):
+            if known.is_count and not (value is None or (float(value).is_integer() and value >= 0)):
                 raise ValueError(f"{name} is no number of voxels")
         return self
 
 
-_WHOLE = ("lesions_prediction", "lesions_reference", "lesions_tp", "lesions_fp", "lesions_fn")
 _REGION_COLUMNS = [column for column in metric_columns(ScoreOptions()) if column not in ("case", "region")]
+
+
+def _is_count(column: str) -> bool:
+    metric = catalogue.find_metric(column)
+    return metric is not None and metric.is_count
+
+
 RegionRow: type[BaseModel] = create_model(
     "RegionRow",
     __config__=_FORM,
     region=(Literal[REGIONS], ...),
-    **{name: (Count if name.startswith("voxels_") or name in _WHOLE else Number, None) for name in _REGION_COLUMNS},  # type: ignore[call-overload]
+    **{name: (Count if _is_count(name) else Number, None) for name in _REGION_COLUMNS},  # type: ignore[call-overload]
 )
 """A row of metrics.csv."""
 

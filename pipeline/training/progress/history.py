@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.io.write import write_bytes_atomically, write_text_atomically
-from data.labels import REGIONS
+from data.labels import sort_regions
 from data.visible import visible
 from pipeline.report.colours import REGION_COLOURS
 from pipeline.score.tables import csv_line
@@ -112,12 +112,8 @@ def _cell(value: float | None) -> float | None:
 
 
 def _regions(records: Iterable[EpochRecord]) -> list[str]:
-    """List the regions that have a Dice in some epoch.
-
-    The usual ones come first, in their order.
-    """
-    found = dict.fromkeys(region for record in records for region in record.dice)
-    return [region for region in REGIONS if region in found] + [region for region in found if region not in REGIONS]
+    """Return every region that has a Dice in some epoch."""
+    return sort_regions(region for record in records for region in record.dice)
 
 
 _INK, _GREY, _BLUE, _VERMILION = "#000000", "#767676", "#0072B2", "#D55E00"
