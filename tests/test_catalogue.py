@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluate.run import evaluate
-from pipeline.report.markup import number
+from pipeline.report.texts import number
 from pipeline.score import catalogue
 from pipeline.score.case import ScoreOptions
 from pipeline.score.catalogue import HIGHER, Metric, Place, find_metric, lesionwise, report_name, shown_in

@@ -17,7 +17,7 @@ from pipeline.report.colours import (
     rgb,
     write_label_descriptions,
 )
-from pipeline.report.markup import STYLE
+from pipeline.report.rendering import page_style
 
 
 def luminance(colour: str) -> float:
@@ -75,10 +75,10 @@ def test_outlines_stand_out_from_the_black_of_a_picture():
 def test_a_state_is_read_easily_and_has_a_sign_besides_its_colour():
     assert all(contrast(*pair) >= 7 for pair in STATUS_COLOURS.values())
     assert set(STATUS_SIGNS) == set(STATUS_COLOURS) and len(set(STATUS_SIGNS.values())) == 3
-    assert all(ink in STYLE and ground in STYLE for ink, ground in STATUS_COLOURS.values())
+    assert all(ink in page_style() and ground in page_style() for ink, ground in STATUS_COLOURS.values())
 
 
 @pytest.mark.parametrize("ink", ["#1f2933", "#52606d", "#3e4c59", "#0b5394", "#5c3d00"])
 def test_text_on_the_page_has_the_contrast_of_level_aa(ink):
-    assert ink in STYLE
+    assert ink in page_style()
     assert min(contrast(ink, ground) for ground in ("#ffffff", "#fbfbfa", "#f4f6f7", "#fdf8ec")) >= 4.5

@@ -23,7 +23,7 @@ from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.execute.lock import output_lock
 from pipeline.predict.engine_cache import _path as engine_path
 from pipeline.predict.engine_cache import load as load_engine
-from pipeline.report.patient import read_png
+from pipeline.report.pictures import read_png
 from pipeline.score.tables import read_columns
 from pipeline.segment.shards import read_shard, record_path
 from pipeline.segment.state import read_state

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from configparser import ConfigParser
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from jinja2 import UndefinedError
 
 from data.grid import Grid
 from pipeline.report.colours import REGION_COLOURS
-from pipeline.report.markup import interval, metric_name, number, p_value, seconds
+from pipeline.report.overview import Charts
 from pipeline.report.page import UNFOLDED, write_page
 from pipeline.report.preview import write_preview
+from pipeline.report.rendering import render, render_in_pieces
+from pipeline.report.texts import interval, metric_name, number, p_value, seconds
 from pipeline.report.viewer import View
 
 NOTHING = pd.DataFrame()
@@ -88,7 +93,7 @@ def picture(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """No charts, which take most of the time, for tests that speak of something else."""
-    monkeypatch.setattr("pipeline.report.page.charts_section", lambda metrics: iter(()))
+    monkeypatch.setattr("pipeline.report.page.draw_charts", lambda metrics: Charts())
 
 
 def headings(reader: Reader) -> list[str]:
@@ -325,5 +330,59 @@ def test_intervals_times_and_p_values_are_short():
     assert interval(0.1, float("nan"), "dice") == ""
     assert interval(-1.0, 2.0, "volume_error_ml", signed=True) == "\N{MINUS SIGN}1.00 to +2.00"
     assert [seconds(s) for s in (0.25, 42.4, 185.0, float("nan"))] == ["0.2 s", "42 s", "3 min 5 s", ""]
-    assert [p_value(p) for p in (0.0001, 0.04, float("nan"))] == ["&lt; 0.001", "0.040", ""]
+    assert [p_value(p) for p in (0.0001, 0.04, float("nan"))] == ["< 0.001", "0.040", ""]
     assert metric_name("brats2024_gli_hd95_mm") == "brats2024-gli HD95 (mm)"
+
+
+# ---- templates ----
+
+REPORT = Path(__file__).resolve().parent.parent / "pipeline" / "report"
+
+
+def test_templates_let_through_unescaped_only_what_the_program_itself_made():
+    trusted = {
+        found
+        for path in REPORT.glob("templates/*")
+        for found in re.findall(r"{{([^{}]*)\|\s*safe", path.read_text("utf-8"))
+    }
+    assert {name.strip() for name in trusted} == {"style", "chart", "script", "picture.base64", "entry.viewer()"}
+    assert all("autoescape" not in path.read_text("utf-8") for path in REPORT.glob("templates/*"))
+
+
+def test_a_template_that_asks_for_a_value_it_was_not_given_is_an_error_and_no_gap():
+    with pytest.raises(UndefinedError, match="policy"):
+        render("page.html", summary=None, comparison=None, detection=None, charts=Charts(), worst=[], patients=[])
+
+
+def test_a_page_with_pictures_is_never_whole_in_memory(tmp_path, picture):
+    tables = run(UNFOLDED)
+    pictures = dict.fromkeys(tables["report"]["case"], picture)
+    longest = max(map(len, render_in_pieces_of(tmp_path, tables, pictures)))
+    assert longest < (tmp_path / "report.html").stat().st_size / 4
+
+
+def render_in_pieces_of(path, tables, pictures) -> list[str]:
+    """The pieces that a page was written in."""
+    pieces: list[str] = []
+
+    def listened(template: str, **context):
+        for piece in render_in_pieces(template, **context):
+            pieces.append(piece)
+            yield piece
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.report.page.render_in_pieces", listened)
+        patch.setattr("pipeline.report.page.draw_charts", lambda metrics: Charts())
+        write(path, **tables, pictures=pictures)
+    return pieces
+
+
+def test_every_template_style_sheet_and_script_is_in_the_wheel():
+    config = ConfigParser()
+    config.read(REPORT.parent.parent / "setup.cfg")
+    patterns = [pattern.strip() for pattern in config["options.package_data"]["pipeline.report"].split(",")]
+    files = [
+        path.relative_to(REPORT) for path in REPORT.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]
+    assert len(files) >= 6
+    assert [str(path) for path in files if not any(path.match(pattern) for pattern in patterns)] == []

@@ -13,8 +13,8 @@ import run_pipeline
 from data.io.stream import printable
 from data.visible import is_visible, visible
 from pipeline.report.charts import _short
-from pipeline.report.markup import escape
 from pipeline.report.preview import printable as in_a_picture
+from pipeline.report.texts import plain
 from pipeline.web.names import clean_name, one_line
 
 FILLER = "\N{HANGUL FILLER}"
@@ -47,7 +47,7 @@ def test_letters_marks_and_pictures_are_visible(character):
     ("show", "shown"),
     [
         (lambda name: printable(Path(name)), "P1\\u3164_t1"), (one_line, "P1__t1"), (clean_name, "P1__t1"),
-        (escape, "P1\ufffd_t1"), (in_a_picture, "P1\ufffd_t1"), (_short, "P1\ufffd_t1"), (run_pipeline._printable, "P1?_t1"),
+        (plain, "P1\ufffd_t1"), (in_a_picture, "P1\ufffd_t1"), (_short, "P1\ufffd_t1"), (run_pipeline._printable, "P1?_t1"),
     ],
     ids=["sentence", "one line", "upload", "page", "picture", "chart", "terminal"],
 )  # fmt: skip

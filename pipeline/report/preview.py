@@ -21,7 +21,7 @@ from data.errors import InputError
 from data.grid import Grid
 from data.io.read import read_volume, write_bytes_atomically
 from data.visible import visible
-from pipeline.report.colours import region_colour, rgb
+from pipeline.report.colours import NO_REGION_COLOUR, REGION_COLOURS, region_colour, rgb
 from transforms.postprocess import bounding_box, largest_component, union_box
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _png(figure: Figure) -> bytes:
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     palette = [(v, v, v) for v in np.linspace(0, 255, _GREYS).round().astype(int).tolist()]
-    for colour in map(rgb, dict.fromkeys(map(region_colour, ("WT", "TC", "ET", "RC", "")))):
+    for colour in map(rgb, (*REGION_COLOURS.values(), NO_REGION_COLOUR)):
         for ground in (0, 96, 192):
             for share in (0.3, 0.55, 0.8):
                 red, green, blue = (round(share * c + (1 - share) * ground) for c in colour)

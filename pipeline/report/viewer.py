@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from data.errors import UsageError
 from data.grid import Grid
 from pipeline.report.colours import region_colour, rgb
-from pipeline.report.markup import escape
 from pipeline.report.preview import largest_lesion_centre
+from pipeline.report.rendering import read_asset, render
 from transforms.postprocess import bounding_box
 
 Mask = NDArray[np.bool_]
@@ -143,40 +142,18 @@ def viewer_panel(view: View, name: str) -> str:
 
     A button, the controls, the canvas, and the data as JSON (which runs nothing).
     """
-    data = view_data(view)
-    coded = {
-        "background": base64.b64encode(data.background).decode(),
-        "prediction": base64.b64encode(data.prediction).decode(),
-        "reference": base64.b64encode(data.reference).decode() if data.reference is not None else None,
-        "regions": data.regions,
-        "colours": [rgb(region_colour(region)) for region in data.regions],
-        "centre": data.centre_mm,
-        "window": data.window,
+    packed = view_data(view)
+    data = {
+        "background": base64.b64encode(packed.background).decode(),
+        "prediction": base64.b64encode(packed.prediction).decode(),
+        "reference": base64.b64encode(packed.reference).decode() if packed.reference is not None else None,
+        "regions": packed.regions,
+        "colours": [rgb(region_colour(region)) for region in packed.regions],
+        "centre": packed.centre_mm,
+        "window": packed.window,
     }
-    payload = json.dumps(coded).replace("<", "\\u003c")
-    boxes = "".join(
-        f'<label><input type="checkbox" class="region" value="{bit}" checked>'
-        f'<i class="swatch" style="background:{region_colour(region)}"></i>{escape(region)}</label>'
-        for bit, region in enumerate(data.regions)
-    )
-    sides = ["prediction"] + (["reference"] if data.reference is not None else [])
-    group = escape(f"side of {name}")
-    choices = "".join(
-        f'<label><input type="radio" name="{group}" class="side" value="{side}"{" checked" if side == "prediction" else ""}>'
-        f"{side}</label>"
-        for side in sides
-    )
-    return (
-        '<div class="viewer"><p class="start"><button type="button" class="load" hidden>Open the interactive view</button>'
-        '<noscript class="note">The interactive view needs JavaScript.</noscript></p><div class="stage" hidden>'
-        f'<div class="canvas"><canvas aria-label="Interactive view of {escape(name)}"></canvas></div>'
-        f'<div class="controls">{choices}{boxes}'
-        '<label>opacity <input type="range" class="opacity" min="0" max="100" value="45"></label></div></div>'
-        '<p class="note message" hidden>Radiological convention: the patient\N{RIGHT SINGLE QUOTATION MARK}s left is on '
-        "the right of the picture. Click to move the crosshair, scroll to go through the slices, drag with the right "
-        "button to set the window.</p>"
-        f'<script type="application/json">{payload}</script></div>'
-    )
+    sides = ["prediction"] + (["reference"] if packed.reference is not None else [])
+    return render("viewer.html", data=data, sides=sides, name=name)
 
 
 def viewer_scripts() -> list[str]:
@@ -196,7 +173,7 @@ def viewer_scripts() -> list[str]:
         raise UsageError("the interactive view needs NiiVue, which this nilearn does not carry; install nilearn 0.14.1")
     # Inside a string or a template "<\/" is "</"; NiiVue 0.68.1 has neither mark.
     library = source.read_text(encoding="utf-8").replace("</script", "<\\/script").replace("<!--", "<\\!--")
-    return [library, _SCRIPT]
+    return [library, read_asset("viewer.js")]
 
 
 def script_policy(scripts: Sequence[str]) -> str:
@@ -207,62 +184,3 @@ def script_policy(scripts: Sequence[str]) -> str:
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     listed = " ".join(f"'sha256-{value}'" for value in hashes)
     return f"script-src {listed} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:"
-
-
-_SCRIPT = """"use strict";
-// A voxel's value holds one bit a region; its colour is that of the innermost region that is switched on.
-function colourTable(data, shown) {
-  const table = {R: [], G: [], B: [], A: [], I: [], labels: []};
-  for (let value = 0; value < 1 << data.regions.length; value++) {
-    let inner = -1;
-    data.regions.forEach((_, bit) => { if (shown[bit] && value >> bit & 1) inner = bit; });
-    const [r, g, b] = inner < 0 ? [0, 0, 0] : data.colours[inner];
-    table.R.push(r); table.G.push(g); table.B.push(b); table.A.push(inner < 0 ? 0 : 255);
-    table.I.push(value); table.labels.push(inner < 0 ? "" : data.regions[inner]);
-  }
-  return table;
-}
-async function openView(box) {
-  const data = JSON.parse(box.querySelector("script").textContent);
-  const find = name => [...box.querySelectorAll(name)];
-  box.querySelector(".start").hidden = true;
-  box.querySelector(".stage").hidden = false;
-  const message = box.querySelector(".message");
-  message.hidden = false;
-  try {
-    const view = new niivue.Niivue({isRadiologicalConvention: true, sagittalNoseLeft: true, show3Dcrosshair: true,
-      multiplanarShowRender: 0, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.5], crosshairWidth: 0.5,
-      fontColor: [0.85, 0.85, 0.85, 1], isColorbar: false, dragAndDropEnabled: false, loadingText: "", logLevel: "error"});
-    await view.attachToCanvas(box.querySelector("canvas"));
-    if (!view.gl) throw new Error("no WebGL 2");
-    const load = (name, options) => niivue.NVImage.loadFromBase64({base64: data[name], name: name + ".nii.gz", ...options});
-    view.addVolume(await load("background", {colormap: "gray", cal_min: data.window[0], cal_max: data.window[1]}));
-    const sides = ["prediction", "reference"].filter(name => data[name]);
-    for (const name of sides) view.addVolume(await load(name, {opacity: 0}));
-    const redraw = () => {
-      const shown = find(".region").map(input => input.checked);
-      const side = find(".side").find(input => input.checked).value;
-      const opacity = box.querySelector(".opacity").value / 100;
-      sides.forEach((name, i) => {
-        view.volumes[i + 1].setColormapLabel(colourTable(data, shown));
-        view.setOpacity(i + 1, name === side ? opacity : 0);
-      });
-      view.updateGLVolume();
-    };
-    view.setSliceType(view.sliceTypeMultiplanar);
-    view.scene.crosshairPos = view.mm2frac(data.centre);
-    for (const input of find("input")) input.addEventListener("input", redraw);
-    redraw();
-    box.dataset.state = "ready";
-  } catch (error) {
-    message.textContent = "This browser cannot show the interactive view (it needs WebGL 2): " + error.message;
-    box.querySelector(".stage").hidden = true;
-    box.dataset.state = "failed";
-  }
-}
-for (const box of document.querySelectorAll(".viewer")) {
-  const button = box.querySelector(".load");
-  button.hidden = false;
-  button.addEventListener("click", () => openView(box));
-}
-"""

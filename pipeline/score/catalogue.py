@@ -33,7 +33,10 @@ HIGHER, LOWER, NEITHER = 1, -1, 0
 
 
 class Place(StrEnum):
-    """Places that show some metrics, in an order of their own. metrics.csv and summary.csv have all."""
+    """Places that show some metrics, each in its own order.
+
+    metrics.csv and summary.csv have all.
+    """
 
     REPORT = "report.csv"
     SUMMARY = "the summary on the page"
@@ -70,7 +73,7 @@ class Metric:
 
     @property
     def is_count(self) -> bool:
-        """Whether the values are whole numbers."""
+        """True for whole numbers."""
         return self.unit in ("voxels", "lesions")
 
 
