@@ -1,4 +1,6 @@
-"""Cases on the workers of a Dask cluster (extra ``cluster``): other machines that see the same files under the same paths.
+"""Cases on the workers of a Dask cluster (extra ``cluster``).
+
+The other machines see the same files under the same paths.
 
 Each worker process has one case at a time, whatever number of threads it has: those are for the network. So it is
 decided here who gets the next one: Dask would hand a worker as many as it has threads, and of those none to a worker that
@@ -35,7 +37,7 @@ _begun = threading.Event()
 
 
 class WorkerLost(Exception):
-    """A call was given up: every worker that tried it died."""
+    """Failure of a call that was given up: every worker that tried it died."""
 
 
 @dataclass
@@ -92,7 +94,11 @@ class ClusterExecutor(Executor):
         return result
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """What a worker is at cannot be ended from here; its case finds its folder gone when it wants to write."""
+        """End the executor and its jobs.
+
+        A call that a worker is computing cannot be ended from here; its case finds its folder gone when it wants to
+        write.
+        """
         self._closing = True
         self._changed.set()
         self._sender.join(CONNECT_S)
@@ -179,7 +185,9 @@ def _call(
 
 
 def own_share() -> tuple[int, int]:
-    """Threads of the Dask worker that this call runs in, and how many such workers have room in its machine's memory.
+    """Return this Dask worker's threads, and how many such workers its machine holds.
+
+    The memory of the machine sets that number.
 
     Dask tells the libraries to use one thread, and ends a worker that takes more than its part of the memory.
     """
@@ -196,7 +204,7 @@ CONFIGURATION = "~/.config/dask/jobqueue.yaml"
 
 
 class SlurmJobs:
-    """Up to ``most`` jobs: asked for as there is work for them, and ended all together.
+    """Up to ``most`` jobs, asked for as needed and ended all together.
 
     A job has one worker process, unless ``jobqueue.slurm.processes`` says more: Dask's own default, several that share
     its memory, would be several copies of the model. A job that ends by itself (its time limit) is asked for again.
@@ -252,7 +260,10 @@ class SlurmJobs:
             ) from None
 
     def ask_for(self, calls: int) -> None:
-        """Enough jobs for so many calls; never fewer than before, because one of them may be at work."""
+        """Ask for enough jobs for so many calls.
+
+        Never for fewer than before, because one of them may be at work.
+        """
         self.asked = max(self.asked, min(self.most, -(-calls // self.processes)))
         self.cluster.scale(jobs=self.asked)
 

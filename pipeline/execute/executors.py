@@ -1,4 +1,4 @@
-"""Where the cases are worked on: in this process, or in several.
+"""Executors: cases in this process, in several, or on a cluster.
 
 "serial"       one case after another, here
 "overlap"      here too, three cases on their way: while one is in one part the others are in others, see pipeline.execute.overlap
@@ -69,7 +69,10 @@ class OverlappingExecutor(ThreadPoolExecutor):
 
 
 class WorkerPool(ProcessPoolExecutor):
-    """Processes that end with this one, whatever ends it; a run that is stopped waits for none of them."""
+    """Processes that end with this one, however it ends.
+
+    A run that is stopped waits for none of them.
+    """
 
     def __init__(
         self,
@@ -97,7 +100,10 @@ class WorkerPool(ProcessPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def end_workers(self) -> None:
-        """Kill them in the middle of whatever they do; what they were writing is left as temporary files."""
+        """Kill the workers in the middle of their work.
+
+        Files that they were writing are left as temporary files.
+        """
         for process in list((getattr(self, "_processes", None) or {}).values()):
             process.kill()
 
@@ -106,7 +112,10 @@ _own_device: str | None = None
 
 
 def own_device() -> str | None:
-    """The device of this worker process, where each has another one; else None."""
+    """Return the device of this worker process;
+
+    None where all share one.
+    """
     return _own_device
 
 
@@ -121,7 +130,10 @@ def _begin_work(level: int, devices: Any, initializer: Callable[..., None], init
 
 
 def _end_with_parent() -> None:
-    """An orphan would go on writing into a folder that is the next run's."""
+    """End this process with its parent.
+
+    An orphan would go on writing into a folder that the next run uses.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -130,7 +142,10 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """A process that is started in the block never sees Ctrl-C, which a terminal sends to all; its parent ends it."""
+    """Start processes in the block without Ctrl-C.
+
+    A terminal sends it to all of them; the parent ends them instead.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -142,7 +157,10 @@ def _ctrl_c_held() -> Iterator[None]:
 
 
 class _Malformed(Exception):
-    """What stands in the spec cannot be; its own class, because an initializer may raise anything else."""
+    """Error in a spec.
+
+    A class of its own, because an initializer may raise anything else.
+    """
 
 
 def _serial(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
@@ -202,7 +220,11 @@ CHOICES = (
 
 
 def make_executor(spec: str, initializer: Callable[..., None], initargs: tuple[Any, ...] = ()) -> tuple[Executor, int]:
-    """The executor that ``spec`` names, and how many cases it takes at a time; each worker runs ``initializer`` once.
+    """Make the executor of ``spec``, and count the cases it takes at once.
+
+    Each worker runs ``initializer`` once.
+
+    Each worker runs ``initializer`` once.
 
     Raises
     ------
@@ -224,13 +246,16 @@ def available_cpus() -> int:
 
 
 def workers_of(spec: str) -> int:
-    """How many processes a spec that :func:`make_executor` takes stands for."""
+    """Count the processes of a spec that :func:`make_executor` takes."""
     kind, _, argument = spec.partition(":")
     return int(argument) if kind == "processes" else len(devices_of(spec)) or 1
 
 
 def devices_of(spec: str) -> list[str]:
-    """Of ``cuda:0,1``: the device of each worker; of anything else, also of what cannot be, none."""
+    """Return the device of each worker of ``cuda:0,1``; none for other specs.
+
+    A malformed spec has none either.
+    """
     kind, _, argument = spec.partition(":")
     try:
         return _devices(argument) if kind == "cuda" else []
@@ -239,7 +264,10 @@ def devices_of(spec: str) -> list[str]:
 
 
 def is_elsewhere(spec: str) -> bool:
-    """Whether the cases are worked on by other machines, whose devices and processors are not this one's."""
+    """Check whether the cases are computed by other machines.
+
+    Their devices and processors are not this one's.
+    """
     return spec.partition(":")[0] == "dask"
 
 
@@ -250,7 +278,10 @@ def threads_of_each(threads: int | None, spec: str) -> int | None:
 
 
 def spec_for(n_tasks: int, workers: int | None) -> str:
-    """The spec for a number of workers; None is one for each CPU, but no more than a quarter of the tasks.
+    """Return the spec for a number of workers.
+
+    None is one worker for each CPU, but no more than a quarter of the tasks. None is one for each CPU, but no more than
+    a quarter of the tasks.
 
     One worker, or one task, is this process.
     """
@@ -261,7 +292,7 @@ def spec_for(n_tasks: int, workers: int | None) -> str:
 
 
 def no_preparation() -> None:
-    """The initializer of workers that import what they need with their first task."""
+    """Prepare nothing: such workers import all they need with their first task."""
 
 
 def run_tasks(
@@ -274,7 +305,7 @@ def run_tasks(
     initargs: tuple[Any, ...] = (),
     window: int | None = None,
 ) -> Generator[tuple[int, Result], None, None]:
-    """Results of many tasks with their indices, in order of completion.
+    """Yield the results of many tasks with their indices, in order of completion.
 
     Parameters
     ----------

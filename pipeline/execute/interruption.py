@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM as one exception, so that every block that cleans up does so; a second one changes nothing.
+"""Interruption:
+
+SIGINT and SIGTERM as one exception. Every block that cleans up does so; a second signal changes nothing.
 
 Light on purpose: the command line imports it first, so that a signal is understood while the rest is imported.
 """
@@ -21,7 +23,11 @@ PATIENCE_S = 8.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to stop. A KeyboardInterrupt, so that no ``except Exception`` takes it for a failure."""
+    """Request to stop the process.
+
+    A KeyboardInterrupt, so that no ``except Exception`` takes it for a failure. A KeyboardInterrupt, so that no
+    ``except Exception`` takes it for a failure.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -29,18 +35,21 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_status(self) -> int:
-        """As shells count: 130 for SIGINT, 143 for SIGTERM."""
+        """Exit status as shells count: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.signum
 
 
 def sentence(stopped: KeyboardInterrupt) -> str:
-    """What a user is told, on one line."""
+    """Return one line that tells a user why the run stopped."""
     name = signal.Signals(stopped.signum).name if isinstance(stopped, Interrupted) else "SIGINT"
     return f"run_pipeline.py: stopped by {name}; what is finished is kept, run it again to go on"
 
 
 def leave_at_once() -> None:
-    """Until :func:`stoppable`: nothing is written yet, so a signal ends the process with one line and its status."""
+    """End the process at a signal with one line and its status.
+
+    It holds until :func:`stoppable`: nothing is written yet.
+    """
     for number in _heeded():
         signal.signal(number, _leave)
 
@@ -53,7 +62,9 @@ def check_stopped() -> None:
 
 @contextmanager
 def stoppable(patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM raises :class:`Interrupted` in the main thread; later ones do nothing.
+    """Raise :class:`Interrupted` in the main thread at the first SIGINT or SIGTERM.
+
+    Later ones within the block do nothing.
 
     A block that has not ended ``patience_s`` seconds after the signal is ended with its children and the exit status of
     the signal; what was being written then is a temporary file, which the next run removes. A signal that the process
@@ -81,8 +92,12 @@ def stoppable(patience_s: float = PATIENCE_S) -> Iterator[None]:
 
 
 class _Stop:
-    """The state of one :func:`stoppable` block. Its watching thread is there from the start and is told through a pipe:
-    a handler that took any lock could meet the very code that it interrupted."""
+    """State of one :func:`stoppable` block.
+
+    Its watching thread is there from the start and is told through a pipe: a handler that took any lock could meet the
+    very code that it interrupted. Its watching thread is there from the start and is told through a pipe: a handler
+    that took any lock could meet the very code that it interrupted.
+    """
 
     def __init__(self, patience_s: float) -> None:
         self.pid, self.thread, self.signum, self.patience_s = os.getpid(), threading.get_ident(), 0, patience_s
@@ -103,7 +118,7 @@ class _Stop:
         raise Interrupted(self.signum)
 
     def unraisable(self, what: Any) -> None:
-        """Raised within a finaliser, where nobody can catch it: to be raised once more, soon."""
+        """Raise an interruption again that a finaliser swallowed."""
         if isinstance(what.exc_value, Interrupted):
             self.swallowed = True
             os.write(self.writing, b"r")
@@ -127,7 +142,7 @@ class _Stop:
 
 
 def _read_byte(descriptor: int, deadline: float | None) -> bytes | None:
-    """The next byte, empty when the other end is closed, None when time is up."""
+    """Read a byte: empty when the other end is closed, None at the deadline."""
     import select
 
     timeout = None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,4 +1,7 @@
-"""One run at a time on an output folder: a lock that ends with its owner, however that dies."""
+"""Lock of an output folder: one run at a time.
+
+It ends with its owner, however that dies.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ _held: dict[str, tuple[int, int]] = {}
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock, as the lock file says.
+    """Owner of a lock, as the lock file describes it.
 
     pid, host : of the process. since : UTC, ISO 8601. started : what tells it from a later process of the same number,
     empty where the system does not say.
@@ -57,7 +60,9 @@ class Owner:
 
 @contextlib.contextmanager
 def output_lock(folder: Path) -> Iterator[None]:
-    """Keep every other run out of ``folder`` within the block; the same thread may enter again.
+    """Keep every other run out of ``folder`` within the block.
+
+    The same thread may enter again.
 
     Parameters
     ----------
@@ -100,7 +105,9 @@ def output_lock(folder: Path) -> Iterator[None]:
 
 
 def remove_temporary_files(folder: Path, below: Iterable[str] = ()) -> None:
-    """Remove what killed writers left in a folder, and in those named below it; only for who holds the lock of ``folder``.
+    """Remove the temporary files of killed writers in a folder and those below it.
+
+    Only for the holder of the lock of ``folder``; ``below`` names the folders.
 
     Nowhere else, for an output folder may hold what is not ours. A folder below that is a link, or in which another run
     is at work, is left alone.
@@ -115,7 +122,10 @@ def remove_temporary_files(folder: Path, below: Iterable[str] = ()) -> None:
 
 
 def remove_stale_files(shared: Path) -> None:
-    """Remove what killed writers left directly in a folder that several runs share, where nobody touched it for an hour."""
+    """Remove temporary files of killed writers directly in a shared folder.
+
+    Only those that were not touched for an hour: several runs share it.
+    """
     with contextlib.suppress(OSError):
         for path in shared.iterdir():
             if is_temporary_name(path.name) and time.time() - path.stat().st_mtime > _STALE_S:
@@ -123,7 +133,10 @@ def remove_stale_files(shared: Path) -> None:
 
 
 def _acquire(folder: Path, path: Path) -> int:
-    """The descriptor of the locked file, -1 for a lock without the kernel's help."""
+    """Lock the file and return its descriptor.
+
+    It is -1 for a lock without the kernel's help.
+    """
     while fcntl is not None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         with contextlib.ExitStack() as closing:
@@ -169,7 +182,10 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _is_lock(descriptor: int) -> bool:
-    """Whether a file says who an owner was, or breaks off before: another program's is not to be emptied."""
+    """Check that a file describes an owner, or breaks off before.
+
+    A file of another program is not to be emptied.
+    """
     said = os.pread(descriptor, len(_BEGINS), 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"a device"
     return _BEGINS.startswith(said)
 
@@ -182,7 +198,7 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether some run is at work in the folder of this lock file."""
+    """Check whether some run holds the folder of this lock file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:
@@ -204,7 +220,10 @@ def _named(path: Path) -> Path:
 
 
 def _acquire_by_name(folder: Path, path: Path) -> None:
-    """Whoever makes the file has the lock; a dead owner's is taken away first."""
+    """Take the lock by making its file.
+
+    The file of a dead owner is removed first.
+    """
     for _ in range(5):  # two who take the same dead owner's away meet again
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -241,7 +260,10 @@ def _may_live(path: Path) -> bool:
 
 
 def _take_away(path: Path) -> None:
-    """Remove a dead owner's file; what was put in its place meanwhile is put back."""
+    """Remove the file of a dead owner.
+
+    A file that took its place meanwhile is put back.
+    """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, aside)
@@ -252,7 +274,10 @@ def _take_away(path: Path) -> None:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in the kernel's ticks since the last boot; empty where it does not say."""
+    """Return the start time of a process in ticks since the last boot.
+
+    Empty where the kernel does not say.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -269,7 +294,10 @@ def _own_description() -> bytes:
 
 
 def _describe(descriptor: int, path: Path) -> None:
-    """Write who we are into our lock file; where there is no space for that, it goes, and the run cannot start."""
+    """Write our description into our lock file.
+
+    Where there is no space for it the file is removed, and the run cannot start.
+    """
     try:
         os.ftruncate(descriptor, 0)
         text = _own_description()
@@ -300,7 +328,7 @@ def _refusal(folder: Path, owner: Owner | None) -> str:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """The folders that are yet to be made, the innermost first."""
+    """Return the folders that are yet to be made, the innermost first."""
     return [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
 
 
@@ -311,7 +339,10 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _forget_in_child() -> None:
-    """A forked child (a loader of samples) would keep the kernel's lock alive after its parent."""
+    """Close the locks in a forked child.
+
+    A loader of samples would keep the kernel's lock alive after its parent.
+    """
     for _, descriptor in _held.values():
         if descriptor >= 0:
             os.close(descriptor)

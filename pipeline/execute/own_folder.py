@@ -1,4 +1,7 @@
-"""Folders that the program made: a mark in each says so, and no other is ever removed with what is in it."""
+"""Folders that the program made, each with a mark.
+
+No other folder is ever removed with its content.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +52,17 @@ def put_mark(folder: Path, made_for: str) -> None:
 
 
 def is_own_folder(folder: Path, made_for: str) -> bool:
-    """True for a folder, no link to one, with a mark that says ``made_for``, in a regular file."""
+    """Check for a folder, no link, with our mark ``made_for`` in it.
+
+    The mark is a regular file.
+    """
     return _is_folder(folder) and _marked(folder / MARK) == made_for.encode() + b"\n"
 
 
 def remove_own_folder(folder: Path, made_for: str) -> bool:
-    """Remove a folder that `make_own_folder` made, with all in it; links in it go, what they lead to does not.
+    """Remove a folder that `make_own_folder` made, with all its content.
+
+    Links in it go; the files that they lead to stay.
 
     Returns
     -------
@@ -79,7 +87,9 @@ def remove_own_folder(folder: Path, made_for: str) -> bool:
 def own_output(
     output: Path, names: Iterable[Path], folders: Iterable[Path] = (), *, earlier: bool = False
 ) -> Iterator[None]:
-    """Mark an output folder as ours for the block and after it; refuse one with files of somebody else's in our way.
+    """Mark an output folder as ours for the block and after it.
+
+    A folder with foreign files in our way is refused.
 
     Parameters
     ----------
@@ -135,7 +145,10 @@ def _marked(path: Path) -> bytes:
 
 
 def _holds_mount(folder: Path) -> bool:
-    """Whether a file system is mounted on the folder or below it, where the system (Linux) says so."""
+    """Check whether a file system is mounted on the folder or below.
+
+    Only where the system (Linux) says so.
+    """
     top = os.path.realpath(folder)
     try:
         lines = _MOUNTS.read_bytes().splitlines()

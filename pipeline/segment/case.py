@@ -1,4 +1,4 @@
-"""One case: from its files to its mask, its picture and its row in the report, whatever happens."""
+"""One case, from its files to its mask, picture and report row."""
 
 from __future__ import annotations
 
@@ -58,14 +58,20 @@ log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=2)
 def _predictor(models: tuple[tuple[str, str], ...], device: str, **options: Any) -> Predictor:
-    """For models given as file and SHA-256, so that a file which is replaced during the run is loaded again."""
+    """Load the predictor of models given as file and SHA-256.
+
+    A file that is replaced during the run is loaded again.
+    """
     from pipeline.predict.predictor import Predictor
 
     return Predictor([path for path, _ in models], device, **options)
 
 
 def error_row(task: CaseTask, reason: str) -> Row:
-    """The row of a case that failed; it says so where an earlier run's mask, which it is not about, is still there."""
+    """Return the row of a failed case.
+
+    It says so where the mask of an earlier run is still there.
+    """
     if result_path(task.output, task.folder, "seg", task.options.flat).is_file():
         reason += "; the mask of an earlier run is still there, as it was"
     reason = " ".join(reason.split())
@@ -73,7 +79,7 @@ def error_row(task: CaseTask, reason: str) -> Row:
 
 
 def segment_one(task: CaseTask) -> Row:
-    """The row of one case, whatever happens.
+    """Segment one case and return its row; no error of the case is raised.
 
     An error of the patient's files leaves no mask behind, not even an older one, which was made from other files. An
     error of ours or the machine's (disk full, memory) leaves an older result as it was, and the row says so.
@@ -172,7 +178,9 @@ READ_AHEAD_VOXELS = 2**26
 
 @contextmanager
 def _read_meanwhile(case: Case, modalities: Sequence[str], max_voxels: int) -> Iterator[dict[str, Volume]]:
-    """Within the block, where the first case's model and MONAI are loaded, which takes seconds, its images are read.
+    """Read the images of the first case while its model and MONAI load.
+
+    Loading takes seconds.
 
     Gives the dictionary that they come into. It stays empty where a model is loaded already, for large images, and
     where anything is wrong: whoever needs the images then reads them himself, and says so.
@@ -203,7 +211,10 @@ _STAGES = {"read": "reading", "preprocess": "preprocessing", "network": "network
 
 
 def _bytes_of(predictor: Predictor, case: Case) -> int:
-    """What a case may take at most: also where one window holds all of its volume."""
+    """Return the most bytes that a case may take.
+
+    One window may hold all of its volume.
+    """
     if not any(m in case.images for m in predictor.modalities):
         return 0
     try:
@@ -231,7 +242,10 @@ def _working_shape(predictor: Predictor, case: Case, cost: ModelCost) -> tuple[i
 
 
 def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation) -> list[str]:
-    """A remark where a case with a reference is one that a model has learnt from: its scores would deceive."""
+    """Return a remark for each model that was trained on this patient.
+
+    The scores of such a case deceive.
+    """
     listing = [model for model in models if "learnt_from" in model.card]
     if case.reference is None or not listing:
         return []
@@ -283,7 +297,7 @@ def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: flo
 
 
 def _unrecognised(case: Case) -> str:
-    """The files that may be the missing image under a name that says nothing."""
+    """Name the files that may be the missing image under another name."""
     names = [path.name for path in case.unrecognised]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     how = "where the missing image is one of them, give it a name like NAME_t1c.nii.gz"
@@ -291,7 +305,7 @@ def _unrecognised(case: Case) -> str:
 
 
 def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
-    """The warnings on one line; with ``--strict`` any is the case's error."""
+    """Join the warnings into one line; with ``--strict`` any is an error."""
     text = " ".join("; ".join(dict.fromkeys(warnings)).split())
     if text and task.options.strict:
         raise InputError(f"{text} (--strict: a warning is an error)")
@@ -302,7 +316,7 @@ STEPS_OF_PROBABILITY, STEPS_OF_UNCERTAINTY = 1024, 256
 
 
 def _write_images(files: Stage, result: Segmentation) -> None:
-    """The mask and the maps that go with it."""
+    """Write the mask and the maps that go with it."""
     # In steps finer than they are sure: as they are the maps would take 12 MB each, and thrice the time.
     deviations = (result.uncertainty or {}).items()
     maps = {f"uncertainty_{region}": in_steps(v, STEPS_OF_UNCERTAINTY, np.round) for region, v in deviations}
@@ -318,7 +332,10 @@ def _write_images(files: Stage, result: Segmentation) -> None:
 
 
 def in_steps(values: NDArray[np.float32], steps: int, rounded: Callable[..., Any]) -> NDArray[np.float32]:
-    """The same array in steps of 1 / ``steps``, a power of two, so that each is exact; same shape, float32."""
+    """Round an array to steps of 1 / ``steps``, a power of two.
+
+    Each value is then exact; same shape, float32.
+    """
     scaled: NDArray[np.float32] = values * np.float32(steps)
     rounded(scaled, out=scaled)
     return np.multiply(scaled, np.float32(1 / steps), out=scaled)
@@ -342,7 +359,10 @@ def _write_slices_as_volumes(files: Stage) -> None:
 def _reference_masks(
     case: Case, convention: str | None, result: Segmentation, max_voxels: int, warnings: list[str]
 ) -> dict[str, NDArray[np.bool_]] | None:
-    """The case's own reference on the result's grid; why there is none to score against goes to ``warnings``."""
+    """Return the masks of the case's reference on the result's grid.
+
+    None where it cannot be scored against; the reason goes to ``warnings``.
+    """
     if case.reference is None:
         return None
     labels, native = load_convention(convention or result.convention), result.native.grid

@@ -1,4 +1,7 @@
-"""The files of one case as one step: written aside, and put in the place of an earlier run's when all of them are there."""
+"""Files of one case, written aside and put in place together.
+
+They replace those of an earlier run only when all of them are there.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +31,29 @@ from pipeline.segment.task import (
 
 
 def staging_folder(output: Path) -> Path:
-    """Below the output folder, for nobody but a run at work: what is in it when one begins is a dead run's."""
+    """Return the scratch folder of the running process.
+
+    Anything found here at start was left by a killed run.
+    """
     return output / STATE_FOLDER / "staging"
 
 
 class Stage:
-    """A case's new files until :meth:`commit`, in a folder of their own."""
+    """New files of a case in a folder of their own until :meth:`commit`."""
 
     def __init__(self, task: CaseTask) -> None:
         self.task, self.folder = task, staging_folder(task.output) / task.folder
         self.written: list[str] = []
 
     def path(self, what: str) -> Path:
-        """Where to write ``what``, see :func:`pipeline.segment.task.result_path`."""
+        """Return the path at which to write ``what``, see :func:`pipeline.segment.task.result_path`."""
         self.written.append(what)
         return self.folder / result_path(self.task.output, self.task.folder, what, self.task.options.flat).name
 
     def commit(self, state: Row) -> None:
-        """Give all files their places, and the case its state file, last; nothing of an earlier result stays.
+        """Put all files into their places, and the case's state file last.
+
+        No file of an earlier result stays.
 
         Only renaming is left to do, which needs no space. A kill in the middle leaves whole files and a state file of a
         case that is not finished, so that the next run does it again; an error leaves no result at all.
@@ -95,7 +103,10 @@ class Stage:
 
 @contextmanager
 def stage(task: CaseTask) -> Iterator[Stage]:
-    """A place for a case's new files; what was not committed is gone after the block, and what there was before is not."""
+    """Provide a place for a case's new files.
+
+    Files that were not committed are removed after the block; earlier ones stay.
+    """
     made = Stage(task)
     shutil.rmtree(made.folder, ignore_errors=True)
     made.folder.mkdir(parents=True)

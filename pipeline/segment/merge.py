@@ -1,4 +1,7 @@
-"""The parts that ``segment --shard`` left, made into the one result that an undivided run would have left."""
+"""Merging of the parts that ``segment --shard`` left into one result.
+
+It equals the result of an undivided run.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def merge_shards(
     interactive: Collection[str] = (),
     command: str = "",
 ) -> pd.DataFrame:
-    """Make one result of all parts of a run: masks, tables, page and run.json, in the order of the undivided run.
+    """Merge all parts of a run into one result.
+
+    Masks, tables, page and run.json come in the order of the undivided run.
 
     Parameters
     ----------
@@ -153,7 +158,10 @@ def _require_all_parts(parts: Sequence[FinishedShard]) -> None:
 
 
 def _require_each_once(found: Sequence[tuple[ShardCase, FinishedShard]]) -> None:
-    """By ids, places and folders, whatever the parts say of themselves."""
+    """Refuse parts that share ids, places or folders.
+
+    The parts' own account is not trusted.
+    """
     for what, names in (
         ("are in several parts", [entry.case.case_id for entry, _ in found]),
         ("would share an output folder with others", [entry.folder.casefold() for entry, _ in found]),
@@ -194,7 +202,10 @@ def _task(entry: ShardCase, output: Path, part: FinishedShard) -> CaseTask:
 
 
 def _bring(task: CaseTask, source: Path, finished: bool) -> None:
-    """The case's files from its part; where that has none, an older merge's go."""
+    """Bring the case's files from its part.
+
+    Where the part has none, those of an earlier merge are removed.
+    """
     if not finished:
         remove_results(task)
         return
@@ -219,7 +230,7 @@ def _together(parts: Sequence[FinishedShard], key: str) -> str:
 
 
 def _about(parts: Sequence[FinishedShard]) -> Mapping[str, object]:
-    """For run.json: where each part was made."""
+    """Return the machines on which the parts were made, for run.json."""
     machines = [part.run["machine"] for part in parts]
     ordered = sorted(parts, key=lambda part: part.shard.number)
     return {

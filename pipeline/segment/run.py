@@ -1,4 +1,7 @@
-"""Many cases: every patient folder becomes one row, and a finished case is not done again."""
+"""Run over many cases: a row for each patient folder.
+
+A finished case is not done again.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +147,9 @@ def write_results(
     interactive: Collection[str],
     more: Mapping[str, Any],
 ) -> None:
-    """All that is made of report.csv and the cases' state files: tables, labels, run.json and the page.
+    """Write tables, label descriptions, run.json and the page of a run.
+
+    They are made of report.csv and the cases' state files.
 
     ``how``, ``command``, ``started`` and ``more`` are for run.json, see :func:`pipeline.segment.run_record.write_run_record`.
     """
@@ -156,7 +161,7 @@ def write_results(
 
 
 def _check(options: SegmentOptions, executor: str) -> str:
-    """The device; options that cannot be are refused before anything is written."""
+    """Return the device; refuse impossible options before anything is written."""
     if options.models:
         require_same_regions([open_checkpoint(model) for model in options.models])
     if options.convention:
@@ -201,7 +206,10 @@ def _run(
     executor: str,
     progress: Callable[[Row], None] | None,
 ) -> list[Row]:
-    """The rows of all cases, in order; report.csv is there whatever ends it, unless it could not start."""
+    """Segment all cases and return their rows in order.
+
+    However the run ends, report.csv is written, unless it could not start.
+    """
     rows: dict[int, Row] = {}
     last_written = time.monotonic()
     results = run_tasks(
@@ -236,7 +244,10 @@ def report_of(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, str]) -> None:
-    """Results never lie among inputs, where they could replace an image or a reference of the same name."""
+    """Refuse an output folder that lies among the inputs.
+
+    A result could replace an image or a reference of the same name.
+    """
     top = output.resolve()
     results = {top / name for name in folders.values()}
     for case in cases:
@@ -251,7 +262,9 @@ _TABLES = ("report", "metrics", "lesions", "summary", "detection")
 
 
 def own_results(output: Path, folders: Iterable[str], further: Sequence[Path] = ()) -> AbstractContextManager[None]:
-    """The claim of a run on all that it may replace and remove, and on ``further`` folders below ``output``.
+    """Claim all paths that a run may replace and remove.
+
+    ``further`` folders below ``output`` are claimed too.
 
     See :func:`pipeline.execute.own_folder.own_output`; ``folders`` are the cases'.
     """
@@ -273,7 +286,10 @@ def own_results(output: Path, folders: Iterable[str], further: Sequence[Path] = 
 
 @contextmanager
 def clean_output(output: Path, folders: Iterable[str]) -> Iterator[None]:
-    """What a killed run left is removed before, and what a killed worker left after; ``folders`` are the cases'."""
+    """Remove leftovers of killed runs before the block, of killed workers after it.
+
+    ``folders`` are the cases'.
+    """
     own = [STATE_FOLDER, *folders]
 
     def clean() -> None:
@@ -329,7 +345,7 @@ def _start_worker(threads: int | None, spec: str) -> None:
 def _write_tables(
     output: Path, tasks: Sequence[CaseTask], report: pd.DataFrame
 ) -> tuple[list[Row], dict[str, pd.DataFrame]]:
-    """The tables beside report.csv, written, and what else the state file of each case holds.
+    """Write the tables beside report.csv; return the records of the cases and the tables.
 
     Of lesions, which may be very many, only the largest of each region and side are returned, for the page.
     """
@@ -360,7 +376,10 @@ def _write_tables(
 
 
 def _detection(lesions: Sequence[Row]) -> list[Row]:
-    """How many lesions of each size were found in each region of one case that has a reference."""
+    """Count the lesions of each size that were found, by region.
+
+    For one case that has a reference.
+    """
     wanted = [row for row in lesions if row["side"] == "reference"]
     return [
         {"region": region} | row
@@ -370,7 +389,10 @@ def _detection(lesions: Sequence[Row]) -> list[Row]:
 
 
 def _write_labels(output: Path, conventions: Sequence[str]) -> None:
-    """The run's label descriptions; where patients keep different conventions, one more pair for each further one."""
+    """Write the run's label descriptions.
+
+    Where patients keep different conventions, each further one gets a pair of its own.
+    """
     from pipeline.report.colours import write_label_descriptions
 
     for number, name in enumerate(conventions):

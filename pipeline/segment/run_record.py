@@ -1,4 +1,4 @@
-"""run.json: all that is needed to do a run again, and to see whether it came out the same."""
+"""Record of a run, run.json: enough to repeat and compare it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def write_run_record(
 
 
 def _machine(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the bytes were made: another processor, or another number of threads, may round differently."""
+    """Describe the machine.
+
+    Another processor, or another number of threads, may round differently.
+    """
     import torch
 
     device = options["device_used"]

@@ -1,4 +1,6 @@
-"""One run's patients in several parts, each segmented by a run of its own, and what a part tells :mod:`pipeline.segment.merge`.
+"""Parts of one run's patients, each segmented by a run of its own.
+
+Each part leaves a record for :mod:`pipeline.segment.merge`.
 
 For schedulers that start many commands and know nothing of one another (job arrays). Each part has an output folder of
 its own, because there is one run at a time on a folder. What a part computes depends on all patients: the names of their
@@ -35,7 +37,7 @@ MOST_VOXELS = 2**40
 
 @dataclass(frozen=True)
 class Shard:
-    """The ``number``-th of ``of`` parts, counted from 1."""
+    """Part ``number`` of ``of`` parts, counted from 1."""
 
     number: int
     of: int
@@ -44,16 +46,22 @@ class Shard:
         return f"{self.number}/{self.of}"
 
     def folder_in(self, output: Path) -> Path:
-        """Where this part's results go; its siblings', of the same ``output``, lie beside it in order."""
+        """Return the folder of this part's results.
+
+        The folders of all parts of one ``output`` lie side by side in order.
+        """
         return output / f"shard-{self.number:0{len(str(self.of))}d}-of-{self.of}"
 
     def part_of(self, case_ids: Iterable[str]) -> set[str]:
-        """Every ``of``-th of the sorted ids: the parts are disjoint, make up the whole, and differ by one at most."""
+        """Return every ``of``-th of the sorted ids.
+
+        The parts are disjoint, make up the whole, and differ by one at most.
+        """
         return set(sorted(set(case_ids))[self.number - 1 :: self.of])
 
 
 def parse_shard(text: str) -> Shard:
-    """``"2/8"`` as a shard.
+    """Read a shard such as ``"2/8"``.
 
     Raises
     ------
@@ -81,7 +89,7 @@ class ShardCase:
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """What a part's run left in ``folder``, by its own account.
+    """Record of the part that a run left in ``folder``.
 
     n_patients : of the whole. patients : hash of their ids in order. made_with : models, options, package versions; the
     same for parts of one run. run : what of its run.json is its own.
@@ -110,7 +118,9 @@ def write_shard_record(
     options: SegmentOptions,
     models: Mapping[str, str],
 ) -> None:
-    """Say that the part in ``output`` is finished; the last thing that its run does.
+    """Record that the part in ``output`` is finished.
+
+    It is the last step of the part's run.
 
     Parameters
     ----------
@@ -154,7 +164,7 @@ def write_shard_record(
 
 
 def read_shard(folder: Path) -> FinishedShard:
-    """What a part's run left.
+    """Read the record of a finished part.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""State files: what a finished case leaves for the next run, and the one place where that is held against its form.
+"""State files of finished cases, and the check of their form.
 
 What lies in an output folder is not trusted. A file that is no regular one, too large, or not of this form says nothing:
 its case is not finished, and is done again. The case itself, its folder and its paths come from the task alone.
@@ -45,7 +45,7 @@ _MEASURES = {catalogue.report_name(metric): metric for metric in catalogue.shown
 
 
 class ReportRow(BaseModel):
-    """A row of report.csv: the fixed columns, and ``<measure>_<region>``."""
+    """Row of report.csv: the fixed columns, and ``<measure>_<region>``."""
 
     model_config = _FORM | ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Number]
@@ -89,7 +89,7 @@ RegionRow: type[BaseModel] = create_model(
 
 
 class LesionRow(BaseModel):
-    """A row of lesions.csv."""
+    """Row of lesions.csv."""
 
     model_config = _FORM
 
@@ -110,7 +110,10 @@ class LesionRow(BaseModel):
 
 
 class StateFile(BaseModel):
-    """All of a state file but its tables, whose rows are checked one by one; further entries are not read."""
+    """Content of a state file but for its tables.
+
+    The rows of those are checked one by one; further entries are not read.
+    """
 
     model_config = _FORM | ConfigDict(extra="ignore")
 
@@ -129,7 +132,10 @@ class StateFile(BaseModel):
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a case's state file says, in the form of :class:`StateFile`; ``{}``, with a warning logged, where it is not."""
+    """Read a case's state file in the form of :class:`StateFile`.
+
+    ``{}``, with a warning logged, where it is not.
+    """
     try:
         state = read_json(path)
         StateFile.model_validate(state)
@@ -151,13 +157,18 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def checked_row(row: Any, case_id: str, folder: str) -> Row:
-    """A row of report.csv that was read from a file, as the row of this case. Raises ValueError where it is none."""
+    """Read a row of report.csv from a file as the row of this case.
+
+    Raises ValueError where it is none.
+    """
     ReportRow.model_validate(row)
     return numbers_of(row | {"case": case_id, "folder": folder})
 
 
 def finished_row(task: CaseTask, key: str) -> Row | None:
-    """The row of an earlier run that made this very result, when its files are still there and the mask is unchanged.
+    """Return the row of an earlier run that made this very result.
+
+    Its files must be there and its mask unchanged.
 
     A state file of an older version, which lacks the rows of the other tables or the files, is of no finished case.
     """
@@ -168,7 +179,10 @@ def finished_row(task: CaseTask, key: str) -> Row | None:
 
 
 def results_are_there(task: CaseTask, state: Mapping[str, Any]) -> bool:
-    """Whether the files of a state are the case's own, regular ones that are there, and its mask is the one it speaks of."""
+    """Check that the files of a state are there and its mask is unchanged.
+
+    They must be regular files of this case.
+    """
     mask = result_path(task.output, task.folder, "seg", task.options.flat)
     names, files = result_names(task), state["files"]
     if mask.relative_to(task.output).as_posix() not in files or not all(name in names for name in files):
@@ -182,12 +196,18 @@ def results_are_there(task: CaseTask, state: Mapping[str, Any]) -> bool:
 
 
 def numbers_of(row: Row) -> Row:
-    """A row of the state file with NaN for ``null`` again, but where that is the answer: a lesion without a reference."""
+    """Turn ``null`` into NaN again in a row of the state file.
+
+    In ``detected`` it stays: a lesion without a reference.
+    """
     return {name: math.nan if value is None and name != "detected" else value for name, value in row.items()}
 
 
 def plain_json(value: Any) -> Any:
-    """A value as JSON has it: numpy's numbers as Python's, NaN and infinity, which JSON lacks, as ``null``."""
+    """Convert a value to JSON's own types.
+
+    Numpy's numbers become Python's; NaN and infinity, which JSON lacks, ``null``.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -197,7 +217,7 @@ def plain_json(value: Any) -> Any:
 
 
 def _first(error: ValidationError) -> str:
-    """The first fault on one line, without what the file says."""
+    """Return the first fault on one line, without the file's content."""
     fault = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(step)[:40] for step in fault["loc"])
     return f"{place or 'its form'}: {fault['msg'][:100]}"

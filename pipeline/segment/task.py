@@ -1,4 +1,4 @@
-"""One case as a piece of work: what to compute, where its results go, and what they were made from."""
+"""One case as a piece of work: its options, inputs and result paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ STATE_FOLDER = ".state"
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """What to compute; the same options on the same files give the same bytes."""
+    """Options of a segmentation.
+
+    The same options on the same files give the same bytes.
+    """
 
     models: tuple[str, ...] = ()
     """Shipped names or files; their probabilities are averaged. Empty: for each case the shipped model that fits it."""
@@ -52,7 +55,7 @@ class SegmentOptions:
 
 @dataclass(frozen=True)
 class CaseTask:
-    """All that a worker needs to know about one case."""
+    """Description of one case for a worker."""
 
     case: Case
     folder: str
@@ -62,7 +65,9 @@ class CaseTask:
 
 
 def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
-    """Where a result of the case whose output folder is ``folder`` goes.
+    """Return the path of a result.
+
+    ``folder`` is the name of the case's output folder.
 
     ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"`` or, for cases that came as
     slices, a modality. With ``flat``, masks lie side by side as ``<folder>.nii.gz`` and everything else in folders of
@@ -78,7 +83,7 @@ def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
 
 
 def task_path(task: CaseTask, what: str) -> Path:
-    """The same for a task, its folder made."""
+    """Return the result path of a task, its folder made."""
     path = result_path(task.output, task.folder, what, task.options.flat)
     require_own_folders(task)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,7 @@ def task_path(task: CaseTask, what: str) -> Path:
 
 
 def require_own_folders(task: CaseTask) -> None:
-    """Refuse a link in the place of a folder of results, and a folder in the place of a file.
+    """Refuse links in place of result folders, and folders in place of files.
 
     The one would be written through, and cleaned, where it leads; the other can neither be replaced nor removed.
 
@@ -113,7 +118,7 @@ RESULTS = ("seg", "preview", *_MAPS, *MODALITIES)
 
 
 def result_names(task: CaseTask) -> dict[str, str]:
-    """Every path that a result of the case may have below the output folder, and what it is."""
+    """Map each possible result path below the output folder to its kind."""
     paths = {what: result_path(task.output, task.folder, what, task.options.flat) for what in RESULTS}
     return {path.relative_to(task.output).as_posix(): what for what, path in paths.items()}
 
@@ -125,7 +130,9 @@ def remove_results(task: CaseTask) -> None:
 
 
 def remove_files(task: CaseTask, keep: Collection[str] = ()) -> None:
-    """Remove an earlier result's files but for ``keep``: an older one beside a new row would be taken for its own.
+    """Remove the files of an earlier result but for ``keep``.
+
+    Beside a new row an older file would be taken for its own.
 
     An image goes only where the state file says that a run wrote it: many a user lays the patient's own beside the mask.
     """
@@ -139,13 +146,18 @@ def remove_files(task: CaseTask, keep: Collection[str] = ()) -> None:
 
 
 def recorded_files(task: CaseTask) -> set[str]:
-    """Paths below the output folder that, by the case's state file, an earlier run wrote, though it was killed half-way."""
+    """Return the paths below the output folder that an earlier run wrote.
+
+    The case's state file lists them, also when that run was killed half-way.
+    """
     files = read_json_object(state_path(task)).get("files")
     return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
 
 
 def require_own_mask(task: CaseTask) -> None:
-    """Refuse to replace or remove a mask that is whole, but not the one that a run wrote: somebody corrected it.
+    """Refuse to replace or remove a mask that was corrected by hand.
+
+    Such a mask is whole, but not the one that a run wrote.
 
     Raises
     ------
@@ -177,7 +189,7 @@ def sha256_of(path: Path, largest: int | None = None) -> str:
 
 
 def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[str, str]]:
-    """A hash of everything that decides the result, and the hashes of the input files.
+    """Hash all that decides the result; return it and the input files' hashes.
 
     A file whose header is refused is not read further, however long it is, and has no hash: the reader says what is
     wrong with it.
