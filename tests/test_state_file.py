@@ -14,7 +14,7 @@ import pytest
 
 from data.find.discover import discover_cases
 from pipeline.segment.run import SegmentOptions, segment_cases
-from pipeline.segment.state import checked_row, read_state
+from pipeline.segment.state import ReportRow, read_state
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 
@@ -40,7 +40,8 @@ def run(phantoms: Path, output: Path, model: Path) -> pd.DataFrame:
 
 def test_what_a_run_writes_is_read_back_whole(finished):
     path = finished / ".state" / f"{FIRST}.json"
-    assert read_state(path) == json.loads(path.read_text())
+    state = read_state(path)
+    assert state is not None and state.to_json() == json.loads(path.read_text())
 
 
 def changed(state: dict, place: str, value: object) -> dict:
@@ -81,6 +82,8 @@ HOSTILE = [
     ("stages", {"network": "long"}),
     ("missing", 7),
     ("mask_sha256", None),
+    ("voxels", {"WT": -1}),
+    ("remarks", "x"),
 ]
 
 
@@ -89,7 +92,7 @@ def test_a_value_of_another_kind_makes_the_file_say_nothing_with_a_notice(place,
     state = json.loads((finished / ".state" / f"{FIRST}.json").read_text())
     (tmp_path / "X.json").write_text(json.dumps(changed(state, place, value)))
     with caplog.at_level(logging.WARNING):
-        assert read_state(tmp_path / "X.json") == {}
+        assert read_state(tmp_path / "X.json") is None
     (record,) = caplog.records
     assert f"{tmp_path / 'X.json'}: not used (" in record.getMessage() and len(record.getMessage().splitlines()) == 1
 
@@ -143,6 +146,6 @@ def test_a_folder_in_the_place_of_a_state_file_is_named_and_costs_that_patient_a
 
 def test_names_whose_bytes_are_no_text_are_read_back():
     row = {"case": "b\udcff", "folder": "x", "status": "warn", "reason": "a\udcfe", "dice_WT": None}
-    found = checked_row(row, "b\udcff", "y")
+    found = ReportRow.from_json(row, "b\udcff", "y").cells()
     assert found["case"] == "b\udcff" and found["folder"] == "y" and found["reason"] == "a\udcfe"
     assert math.isnan(found["dice_WT"])

@@ -13,37 +13,32 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from data.case import REFERENCE_ORDER, Case
-from data.errors import ConventionError, InputError, SegmentationError, few
+from data.errors import ConventionError, InputError, SegmentationError
 from data.io.read import (
     NIFTI_SUFFIXES,
     Volume,
     read_header,
-    read_label_map,
     read_volume,
     read_volumes,
     write_image,
     write_label_map,
     write_probability,
 )
-from data.labels import count_labels, load_convention
-from data.plausibility import reference_doubts
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
 from pipeline.execute.executors import own_device
 from pipeline.execute.overlap import begin, enter, reserve
 from pipeline.predict.memory import ModelCost, has_room, one_window_bytes
 from pipeline.score.case import score_masks
-from pipeline.score.quality import quality_flags
+from pipeline.segment import identity
 from pipeline.segment.commit import Stage, stage
-from pipeline.segment.state import finished_row
+from pipeline.segment.scoring import flags_of, reference_masks, scored_again
+from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, finished_state
 from pipeline.segment.task import (
     CaseTask,
-    Row,
-    identity,
     remove_results,
     require_own_folders,
     require_own_mask,
@@ -67,7 +62,7 @@ def _predictor(models: tuple[tuple[str, str], ...], device: str, **options: Any)
     return Predictor([path for path, _ in models], device, **options)
 
 
-def error_row(task: CaseTask, reason: str) -> Row:
+def error_row(task: CaseTask, reason: str) -> ReportRow:
     """Return the row of a failed case.
 
     It says so where the mask of an earlier run is still there.
@@ -75,10 +70,10 @@ def error_row(task: CaseTask, reason: str) -> Row:
     if result_path(task.output, task.folder, "seg", task.options.flat).is_file():
         reason += "; the mask of an earlier run is still there, as it was"
     reason = " ".join(reason.split())
-    return {"case": task.case.case_id, "folder": task.folder, "status": "error", "reason": reason}
+    return ReportRow(case=task.case.case_id, folder=task.folder, status="error", reason=reason)
 
 
-def segment_one(task: CaseTask) -> Row:
+def segment_one(task: CaseTask) -> ReportRow:
     """Segment one case and return its row; no error of the case is raised.
 
     An error of the patient's files leaves no mask behind, not even an older one, which was made from other files. An
@@ -97,8 +92,11 @@ def segment_one(task: CaseTask) -> Row:
             with suppress(OSError):
                 remove_results(task)
         row = error_row(task, _reason(task, error))
-    row["seconds"] = round(time.perf_counter() - start, 3)
-    return row
+    return row.model_copy(update={"seconds": _since(start)})
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)
 
 
 def _reason(task: CaseTask, error: Exception) -> str:
@@ -116,9 +114,8 @@ def _reason(task: CaseTask, error: Exception) -> str:
     return f"{task.folder}: unexpected {type(error).__name__}: {text}; please report it (--debug shows where)"
 
 
-def _segment(task: CaseTask, start: float) -> Row:
+def _segment(task: CaseTask, start: float) -> ReportRow:
     case, options = task.case, task.options
-    row: Row = {"case": case.case_id, "folder": task.folder, "status": "ok", "reason": "", "flags": ""}
     if case.problems:
         raise InputError("; ".join(case.problems))
     models = tuple(open_checkpoint(m) for m in options.models) or (choose_model(case),)
@@ -128,13 +125,12 @@ def _segment(task: CaseTask, start: float) -> Row:
             task, [f"no {', '.join(missing)} image; skipped, no mask was made{_unrecognised(case)}"]
         )
         remove_results(task)
-        return row | {"status": "warn", "reason": reason, "seconds": round(time.perf_counter() - start, 3)}
+        return ReportRow(case=case.case_id, folder=task.folder, status="warn", reason=reason, seconds=_since(start))
     if task.convention.error:
         raise InputError(task.convention.error)
-    key, inputs = identity(task, models)
-    if not options.overwrite and (finished := finished_row(task, key)) is not None:
-        _checked_warnings(task, [finished["reason"]] if finished["status"] == "warn" else [])
-        return finished
+    key, inputs = identity.identity(task, models)
+    if not options.overwrite and (kept := _kept(task, key)) is not None:
+        return kept
     _checked_warnings(task, [*case.warnings, *task.convention.warnings])
     with _read_meanwhile(case, models[0].settings["modalities"], options.max_voxels) as volumes:
         predictor = _predictor(
@@ -158,18 +154,26 @@ def _segment(task: CaseTask, start: float) -> Row:
         )
     except InputError as error:
         raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
-    stages = dict(result.seconds)
     about = {
         "key": key,
         "missing": missing,
         "inputs": inputs,
-        "stages": stages,
+        "stages": dict(result.seconds),
         "convention_reason": task.convention.reason,
         "models": {str(c.path): c.sha256 for c in models},
         "engine": result.engine,
+        "remarks": [*_learnt_from(models, case, result), *result.remarks],
     }
-    about_models = _learnt_from(models, case, result)
-    return _keep(task, row | {"model": predictor.name}, result, about, start, about_models)
+    return _keep(task, predictor.name, result, about, start)
+
+
+def _kept(task: CaseTask, key: str) -> ReportRow | None:
+    """Return the row of a finished case, scored again where its tables are of another format; None for any other."""
+    state = finished_state(task, key)
+    if state is None:
+        return None
+    _checked_warnings(task, [state.row.reason] if state.row.status == "warn" else [])
+    return state.row if state.is_scored else scored_again(task, state)
 
 
 READ_AHEAD_VOXELS = 2**26
@@ -264,17 +268,16 @@ def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation)
     ]
 
 
-def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: float, remarks: list[str]) -> Row:
-    """Score the result and write all of the case; returns its row, complete. ``remarks`` come before its own."""
-    grid, stages = result.native.grid, about["stages"]
-    warnings = [*task.case.warnings, *task.convention.warnings, *result.warnings]
+def _keep(task: CaseTask, model: str, result: Segmentation, about: dict[str, Any], start: float) -> ReportRow:
+    """Score the result and write all of the case; return its row. ``about`` are entries of the state file."""
+    grid, stages, case = result.native.grid, about["stages"], task.case
+    warnings = [*case.warnings, *task.convention.warnings, *result.warnings]
     enter("scoring")
     with _stage_time(stages, "metrics"):
-        truth = _reference_masks(task.case, task.convention.name, result, task.options.max_voxels, warnings)
+        convention, brain = task.convention.name or result.convention, result.background != 0
+        truth = reference_masks(case, convention, result.masks, grid, brain, task.options.max_voxels, warnings)
         reason = _checked_warnings(task, warnings)
         scores = score_masks(result.masks, truth, grid)
-        row |= scores.columns
-        row |= {f"disagreement_{region}": value for region, value in (result.disagreement or {}).items()}
     enter("writing")
     with stage(task) as files:
         with _stage_time(stages, "write"):
@@ -283,16 +286,23 @@ def _keep(task: CaseTask, row: Row, result: Segmentation, about: Row, start: flo
             from pipeline.report.preview import write_preview
 
             picture = files.path("preview")
-            write_preview(picture, task.case.case_id, result.background, result.masks, grid, reference_masks=truth)
-        remarks = [*remarks, *result.remarks, *quality_flags(result.masks, grid, result.disagreement), *scores.flags]
-        row |= {
-            "status": "warn" if warnings else "ok",
-            "reason": reason,
-            "flags": "; ".join(dict.fromkeys(remarks)),
-            "convention": result.convention,
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        files.commit(about | {"row": row, "regions": scores.regions, "lesions": scores.lesions})
+            write_preview(picture, case.case_id, result.background, result.masks, grid, reference_masks=truth)
+        measures: dict[str, Any] = dict(scores.columns)
+        measures |= {f"{DISAGREEMENT}_{region}": value for region, value in (result.disagreement or {}).items()}
+        row = ReportRow(
+            case=case.case_id,
+            folder=task.folder,
+            status="warn" if warnings else "ok",
+            reason=reason,
+            flags=flags_of(about["remarks"], result.masks, grid, result.disagreement, scores),
+            model=model,
+            convention=result.convention,
+            seconds=_since(start),
+            **measures,
+        )
+        voxels = {region: int(np.count_nonzero(mask)) for region, mask in result.masks.items()}
+        about |= {"tables": identity.TABLES, "regions": scores.regions, "lesions": scores.lesions}
+        files.commit(CaseState(row=row, voxels=voxels, **about))
     return row
 
 
@@ -354,44 +364,3 @@ def _write_slices_as_volumes(files: Stage) -> None:
     for modality, source in files.task.case.images.items():
         volume = read_volume(source, max_voxels=files.task.options.max_voxels)
         write_image(files.path(modality), volume.array, volume.header)
-
-
-def _reference_masks(
-    case: Case, convention: str | None, result: Segmentation, max_voxels: int, warnings: list[str]
-) -> dict[str, NDArray[np.bool_]] | None:
-    """Return the masks of the case's reference on the result's grid.
-
-    None where it cannot be scored against; the reason goes to ``warnings``.
-    """
-    if case.reference is None:
-        return None
-    labels, native = load_convention(convention or result.convention), result.native.grid
-    name = case.reference.paths[0].name
-    try:
-        header = read_header(case.reference, max_voxels=max_voxels)
-        warnings += header.warnings
-        # Its header first: one of another grid, however large, is not unpacked.
-        if not header.grid.reoriented(native.orientation).matches(native):
-            warnings.append(
-                f"not scored: {name} lies on another grid ({header.grid.described()}) than the images "
-                f"({native.described()}); resample it onto theirs"
-            )
-            return None
-        reference = read_label_map(case.reference, max_voxels=max_voxels)
-    except InputError as error:
-        warnings.append(f"not scored: {error}")
-        return None
-    except MemoryError:
-        warnings.append(f"not scored: {name}: there is not enough memory to read it; free some")
-        return None
-    warnings += reference.header.warnings
-    if unknown := labels.unknown_labels(count_labels(reference.array)):
-        warnings.append(
-            f"not scored: {name} holds the label {few(unknown)}, which {labels.name} does not know; name its convention "
-            "with --convention"
-        )
-        return None
-    array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
-    truth = labels.region_masks(array)
-    warnings += reference_doubts(name, next(iter(truth.values())), result.background != 0)
-    return {region: truth[region] for region in result.masks if region in truth}

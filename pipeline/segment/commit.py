@@ -15,11 +15,10 @@ from pathlib import Path
 from data.errors import UsageError
 from data.find.naming import MODALITIES
 from data.io.write import write_text_atomically
-from pipeline.segment.state import plain_json
+from pipeline.segment.state import CaseState, state_text
 from pipeline.segment.task import (
     STATE_FOLDER,
     CaseTask,
-    Row,
     recorded_files,
     remove_files,
     remove_results,
@@ -50,7 +49,7 @@ class Stage:
         self.written.append(what)
         return self.folder / result_path(self.task.output, self.task.folder, what, self.task.options.flat).name
 
-    def commit(self, state: Row) -> None:
+    def commit(self, state: CaseState) -> None:
         """Put all files into their places, and the case's state file last.
 
         No file of an earlier result stays.
@@ -60,7 +59,7 @@ class Stage:
 
         Parameters
         ----------
-        state : dict
+        state : CaseState
             For the state file; ``mask_sha256`` and ``files`` are added.
 
         Raises
@@ -74,13 +73,13 @@ class Stage:
         staged = {what: self.path(what) for what in dict.fromkeys(self.written)}
         places = {what: task_path(task, what) for what in staged}
         files = [path.relative_to(task.output).as_posix() for path in places.values()]
-        state = state | {"mask_sha256": sha256_of(staged["seg"]), "files": files}
+        state = state.model_copy(update={"mask_sha256": sha256_of(staged["seg"]), "files": files})
         self._require_free(places)
         # Of a kill in the middle: not finished, and which files are ours.
         ours = {"mask_sha256": "", "files": sorted({*files, *recorded_files(task)})}
         unfinished, new_state = self.folder / "unfinished", self.folder / "state"
         write_text_atomically(unfinished, json.dumps(ours))
-        write_text_atomically(new_state, json.dumps(plain_json(state), allow_nan=False))
+        write_text_atomically(new_state, state_text(state))
         try:
             os.replace(unfinished, state_path(task))
             for what, path in staged.items():

@@ -190,11 +190,9 @@ def _require_unchanged(found: Sequence[tuple[ShardCase, FinishedShard]]) -> None
 def _is_unchanged(entry: ShardCase, part: FinishedShard) -> bool:
     task = _task(entry, part.folder, part)
     state = read_state(state_path(task))
-    if state.get("mask_sha256", "") != entry.mask_sha256:
-        return False
-    if not entry.mask_sha256:
-        return True
-    return results_are_there(task, state)
+    if state is None or not entry.mask_sha256:
+        return state is None and not entry.mask_sha256
+    return state.mask_sha256 == entry.mask_sha256 and results_are_there(task, state)
 
 
 def _task(entry: ShardCase, output: Path, part: FinishedShard) -> CaseTask:
@@ -211,8 +209,10 @@ def _bring(task: CaseTask, source: Path, finished: bool) -> None:
         return
     there = replace(task, output=source)
     names, state = result_names(there), read_state(state_path(there))
+    if state is None:  # gone since it was checked
+        raise UsageError(f"{source}: changed while it was merged; run it again")
     with stage(task) as files:
-        for name in state.pop("files"):
+        for name in state.files:
             _link_or_copy(source / name, files.path(names[name]))
         files.commit(state)
 

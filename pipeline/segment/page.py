@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,7 +14,8 @@ from data.errors import InputError
 from data.io.read import read_label_map
 from data.labels import load_convention
 from pipeline.report.preview import read_background
-from pipeline.segment.task import CaseTask, Row, result_path
+from pipeline.segment.state import CaseState
+from pipeline.segment.task import CaseTask, result_path
 
 if TYPE_CHECKING:
     from pipeline.report.viewer import View
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 def write_segment_page(
     output: Path,
     tasks: Sequence[CaseTask],
-    records: Sequence[Row],
+    states: Sequence[CaseState | None],
     tables: Mapping[str, pd.DataFrame],
     interactive: Collection[str] = (),
 ) -> None:
@@ -33,8 +34,8 @@ def write_segment_page(
 
     Parameters
     ----------
-    tasks, records : sequences
-        The run's cases, and what their state files hold, in the same order.
+    tasks, states : sequences
+        The run's cases, and their state files; None where a case has no result.
     tables : mapping of name to DataFrame
         report, metrics, summary, lesions and, where there are references, detection.
     interactive : collection of str
@@ -44,12 +45,12 @@ def write_segment_page(
 
     report = tables["report"]
     details, views = {}, {}
-    for task, record, row in zip(tasks, records, report.to_dict("records"), strict=True):
+    for task, state, row in zip(tasks, states, report.to_dict("records"), strict=True):
         case = task.case.case_id
-        known = {"missing": record.get("missing"), "stages": record.get("stages")}
+        known: dict[str, Any] = {} if state is None else {"missing": state.missing, "stages": state.stages}
         known |= {key: None if pd.isna(row[key]) else row[key] for key in ("seconds", "model")}
         details[case] = {key: value for key, value in known.items() if value}
-        if case in interactive and record and (view := _view(task, str(row["convention"]))) is not None:
+        if case in interactive and state is not None and (view := _view(task, str(row["convention"]))) is not None:
             views[case] = view
     write_page(
         output / "report.html",

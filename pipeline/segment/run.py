@@ -36,14 +36,17 @@ from pipeline.score.statistics import summarise_metrics
 from pipeline.score.tables import lesion_file, lesions_frame, metrics_frame, pooled_detection, report_frame, write_table
 from pipeline.segment.case import error_row, segment_one
 from pipeline.segment.commit import staging_folder
+from pipeline.segment.options import SegmentOptions
 from pipeline.segment.page import write_segment_page
 from pipeline.segment.run_record import write_run_record
 from pipeline.segment.shards import Shard, record_path, write_shard_record
-from pipeline.segment.state import STATE_TABLES, numbers_of, read_state
-from pipeline.segment.task import RESULTS, STATE_FOLDER, CaseTask, Row, SegmentOptions, result_path, state_path
+from pipeline.segment.state import CaseState, ReportRow, read_state
+from pipeline.segment.task import RESULTS, STATE_FOLDER, CaseTask, result_path, state_path
 
 if TYPE_CHECKING:
     import torch
+
+Row = dict[str, Any]
 
 __all__ = ["SegmentOptions", "segment_cases"]
 
@@ -58,7 +61,7 @@ def segment_cases(
     options: SegmentOptions | None = None,
     *,
     executor: str = "serial",
-    progress: Callable[[Row], None] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
     on_stage: Listener | None = None,
     interactive: Collection[str] = (),
     command: str = "",
@@ -75,7 +78,7 @@ def segment_cases(
     executor : str
         See :mod:`pipeline.execute.executors`.
     progress : callable, optional
-        Called with each row as soon as it is known, in order of completion.
+        Called with the columns of each row of report.csv as soon as it is known, in order of completion.
     on_stage : callable, optional
         Of the executor "serial": called with the stage where the case is (:data:`pipeline.execute.overlap.BEGINS`) and the
         share, 0 to 1, of the whole case that is done.
@@ -153,11 +156,11 @@ def write_results(
 
     ``how``, ``command``, ``started`` and ``more`` are for run.json, see :func:`pipeline.segment.run_record.write_run_record`.
     """
-    records, tables = _write_tables(output, tasks, report)
+    states, tables = _write_tables(output, tasks, report)
     used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
     _write_labels(output, used)
-    write_run_record(output, command, how, tasks, records, started, more)
-    write_segment_page(output, tasks, records, tables, interactive)
+    write_run_record(output, command, how, tasks, states, started, more)
+    write_segment_page(output, tasks, states, tables, interactive)
 
 
 def _check(options: SegmentOptions, executor: str) -> str:
@@ -204,13 +207,13 @@ def _run(
     output: Path,
     options: SegmentOptions,
     executor: str,
-    progress: Callable[[Row], None] | None,
-) -> list[Row]:
+    progress: Callable[[dict[str, Any]], None] | None,
+) -> list[ReportRow]:
     """Segment all cases and return their rows in order.
 
     However the run ends, report.csv is written, unless it could not start.
     """
-    rows: dict[int, Row] = {}
+    rows: dict[int, ReportRow] = {}
     last_written = time.monotonic()
     results = run_tasks(
         segment_one, tasks, executor, _died, initializer=_start_worker, initargs=(options.threads, executor)
@@ -220,7 +223,7 @@ def _run(
             for index, row in results:
                 rows[index] = row
                 if progress:
-                    progress(row)
+                    progress(row.cells())
                 if time.monotonic() - last_written > 5:
                     with suppress(OSError):  # the disk may have space again at the end
                         write_table(output / "report.csv", report_of(_in_order(rows)))
@@ -234,13 +237,13 @@ def _run(
     return _in_order(rows)
 
 
-def _in_order(rows: Mapping[int, Row]) -> list[Row]:
+def _in_order(rows: Mapping[int, ReportRow]) -> list[ReportRow]:
     return [rows[index] for index in sorted(rows)]
 
 
-def report_of(rows: Sequence[Row]) -> pd.DataFrame:
+def report_of(rows: Sequence[ReportRow]) -> pd.DataFrame:
     """report.csv from the rows of its cases."""
-    return report_frame([{key: value for key, value in row.items() if not key.startswith("_")} for row in rows])
+    return report_frame([row.cells() for row in rows])
 
 
 def _require_apart(cases: Sequence[Case], output: Path, folders: Mapping[str, str]) -> None:
@@ -321,7 +324,7 @@ def _conventions(cases: Sequence[Case], options: SegmentOptions) -> dict[str, Co
 # Running
 
 
-def _died(task: CaseTask) -> Row:
+def _died(task: CaseTask) -> ReportRow:
     return error_row(task, WORKER_DIED)
 
 
@@ -344,26 +347,26 @@ def _start_worker(threads: int | None, spec: str) -> None:
 
 def _write_tables(
     output: Path, tasks: Sequence[CaseTask], report: pd.DataFrame
-) -> tuple[list[Row], dict[str, pd.DataFrame]]:
+) -> tuple[list[CaseState | None], dict[str, pd.DataFrame]]:
     """Write the tables beside report.csv; return the records of the cases and the tables.
 
     Of lesions, which may be very many, only the largest of each region and side are returned, for the page.
     """
-    records: list[Row] = []
+    states: list[CaseState | None] = []
     regions: list[Row] = []
     detection: list[Row] = []
     shown: list[Row] = []
     with lesion_file(output / "lesions.csv") as write_lesions:
         for task, status in zip(tasks, report["status"], strict=True):
             # What a failure leaves there is an earlier run's.
-            state = {} if status == "error" else read_state(state_path(task))
+            state = None if status == "error" else read_state(state_path(task))
             case: Row = {"case": task.case.case_id}
-            lesions = [case | numbers_of(row) for row in state.get("lesions", ())]
+            lesions = [case | row for row in (state.table("lesions") if state else ())]
             write_lesions(lesions)
             shown += [row for row in lesions if row["lesion"] <= SHOWN_LESIONS]
-            regions += [case | numbers_of(row) for row in state.get("regions", ())]
+            regions += [case | row for row in (state.table("regions") if state else ())]
             detection += _detection(lesions)
-            records.append({key: value for key, value in state.items() if key not in STATE_TABLES})
+            states.append(None if state is None else state.model_copy(update={"lesions": []}))  # may be very many
     metrics = metrics_frame(regions, metric_columns(ScoreOptions()))
     tables = {"metrics": metrics, "summary": summarise_metrics(metrics, report)}
     if metrics["voxels_reference"].notna().any():
@@ -372,7 +375,7 @@ def _write_tables(
         (output / "detection.csv").unlink(missing_ok=True)
     for name, table in tables.items():
         write_table(output / f"{name}.csv", table)
-    return records, tables | {"report": report, "lesions": lesions_frame(shown)}
+    return states, tables | {"report": report, "lesions": lesions_frame(shown)}
 
 
 def _detection(lesions: Sequence[Row]) -> list[Row]:

@@ -14,20 +14,11 @@ from typing import Any
 from data.io.write import write_text_atomically
 from pipeline.execute.executors import available_cpus, threads_of_each
 from pipeline.score.tables import text_cell
-from pipeline.segment.task import CaseTask, Row, metadata_version
+from pipeline.segment.identity import package_version, versions
+from pipeline.segment.state import CaseState
+from pipeline.segment.task import CaseTask
 
-PACKAGES = (
-    "brain-tumour-segmentation",
-    "torch",
-    "monai",
-    "openvino",
-    "nibabel",
-    "SimpleITK",
-    "numpy",
-    "scipy",
-    "connected-components-3d",
-)
-"""Those that decide the bytes of a mask."""
+OURS = "brain-tumour-segmentation"
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -41,7 +32,7 @@ def write_run_record(
     command: str,
     options: Mapping[str, Any],
     tasks: Sequence[CaseTask],
-    records: Sequence[Row],
+    states: Sequence[CaseState | None],
     started: float,
     more: Mapping[str, Any] | None = None,
 ) -> None:
@@ -53,8 +44,8 @@ def write_run_record(
         The command line; paths in it may be relative to ``working_folder``, which is recorded too.
     options : mapping
         The fields of SegmentOptions, ``executor`` and ``device_used``.
-    tasks, records : sequences
-        The run's cases, and what their state files hold, in the same order.
+    tasks, states : sequences
+        The run's cases, and their state files; None where a case has no result.
     started : float
         Seconds since 1970.
     more : mapping, optional
@@ -63,16 +54,11 @@ def write_run_record(
     more = more or {}
     cases: dict[str, Any] = {}
     models: dict[str, str] = {}
-    for task, record in zip(tasks, records, strict=True):
-        kept = {
-            key: record[key]
-            for key in ("inputs", "models", "stages", "engine", "missing", "convention_reason", "mask_sha256")
-            if key in record
-        }
+    for task, state in zip(tasks, states, strict=True):
         files = {m: [str(path) for path in source.paths] for m, source in task.case.images.items()}
         about = {"folder": task.folder, "layout": task.case.layout, "files": files}
-        cases[text_cell(task.case.case_id)] = about | kept
-        models |= {Path(file).stem: sha256 for file, sha256 in record.get("models", {}).items()}
+        cases[text_cell(task.case.case_id)] = about | ({} if state is None else state.about())
+        models |= {} if state is None else {Path(file).stem: sha256 for file, sha256 in state.models.items()}
     run = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 3),
@@ -82,7 +68,8 @@ def write_run_record(
         "models": models,
         "versions": {
             "python": platform.python_version(),
-            **{package: metadata_version(package) for package in PACKAGES},
+            OURS: package_version(OURS),
+            **versions(),
         },
         "machine": more["machine"] if "machine" in more else _machine(options),
         **{key: value for key, value in more.items() if key != "machine"},

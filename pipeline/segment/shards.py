@@ -23,14 +23,13 @@ from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.io.write import write_text_atomically
 from data.regular_file import read_json_object
-from pipeline.segment.run_record import PACKAGES
-from pipeline.segment.state import Digest, Text, checked_row, plain_json, read_state
-from pipeline.segment.task import STATE_FOLDER, CaseTask, Row, SegmentOptions, metadata_version, state_path
+from pipeline.segment import identity
+from pipeline.segment.options import SegmentOptions
+from pipeline.segment.state import Digest, ReportRow, Text, plain_json, read_state
+from pipeline.segment.task import STATE_FOLDER, CaseTask, state_path
 
 RECORD = "shard"
 """In the folder of state files, whose names end otherwise: there when the part's run has come to its end."""
-NEUTRAL = ("overwrite", "threads")
-"""Options that change no row and no mask: parts may differ in them."""
 MOST_VOXELS = 2**40
 """Of the ``--max-voxels`` of a part that is merged."""
 
@@ -83,7 +82,7 @@ class ShardCase:
     index: int
     case: Case
     folder: str
-    row: Row
+    row: ReportRow
     mask_sha256: str
 
 
@@ -114,7 +113,7 @@ def write_shard_record(
     shard: Shard,
     cases: Sequence[Case],
     tasks: Sequence[CaseTask],
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     options: SegmentOptions,
     models: Mapping[str, str],
 ) -> None:
@@ -141,11 +140,7 @@ def write_shard_record(
         "shard": [shard.number, shard.of],
         "n_patients": len(ids),
         "patients": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
-        "made_with": {
-            **{f"model {name}": sha256 for name, sha256 in models.items()},
-            **{f"--{key.replace('_', '-')}": value for key, value in asdict(options).items() if key not in NEUTRAL},
-            **{package: metadata_version(package) for package in PACKAGES},
-        },
+        "made_with": identity.made_with(options, models),
         "options": asdict(options),
         "cases": [
             {
@@ -154,8 +149,8 @@ def write_shard_record(
                 "layout": task.case.layout,
                 "images": {m: [[str(p.absolute()) for p in s.paths], s.channel] for m, s in task.case.images.items()},
                 "folder": task.folder,
-                "row": row,
-                "mask_sha256": read_state(state_path(task)).get("mask_sha256", ""),
+                "row": row.to_json(),
+                "mask_sha256": "" if (state := read_state(state_path(task))) is None else state.mask_sha256,
             }
             for task, row in zip(tasks, rows, strict=True)
         ],
@@ -169,9 +164,14 @@ def read_shard(folder: Path) -> FinishedShard:
     Raises
     ------
     data.errors.UsageError
-        None came to its end there.
+        No part came to its end there, or one that another version scored.
     """
     record, run = read_json_object(record_path(folder)), read_json_object(folder / "run.json")
+    if isinstance(made := record.get("made_with"), dict) and made.get(identity.TABLE_FORMAT) != identity.TABLES:
+        raise UsageError(
+            f"{folder}: was scored by another version of this program; run `segment --shard` again for this part, with "
+            "this version"
+        )
     try:
         number, of = record["shard"]
         return FinishedShard(
@@ -224,6 +224,9 @@ def _read_case(entry: Mapping[str, Any]) -> ShardCase:
         modality: ImageSource(tuple(map(Path, _PATHS.validate_python(paths))), _CHANNEL.validate_python(channel))
         for modality, (paths, channel) in _IMAGES.validate_python(entry["images"]).items()
     }
-    row, mask = checked_row(entry["row"], case_id, folder), _DIGEST_OR_NONE.validate_python(entry["mask_sha256"])
+    row, mask = (
+        ReportRow.from_json(entry["row"], case_id, folder),
+        _DIGEST_OR_NONE.validate_python(entry["mask_sha256"]),
+    )
     case = Case(case_id, Path(), layout, "", images, None)
     return ShardCase(_COUNT.validate_python(entry["index"]), case, folder, row, mask)

@@ -6,24 +6,34 @@ its case is not finished, and is done again. The case itself, its folder and its
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 
 from data.labels import CONVENTIONS, REGIONS
 from data.regular_file import read_json
 from pipeline.score import catalogue
 from pipeline.score.case import ScoreOptions, metric_columns
-from pipeline.segment.task import CaseTask, Row, result_names, result_path, sha256_of, state_path
+from pipeline.segment import identity
+from pipeline.segment.task import CaseTask, result_names, result_path, sha256_of, state_path
 
 log = logging.getLogger(__name__)
 
-STATE_TABLES = ("regions", "lesions")
-"""In a state file: the case's rows of metrics.csv and of lesions.csv, without the column ``case``."""
+DISAGREEMENT = "disagreement"
+"""Of the averaged predictions: a measure of the network's answer, which the mask does not tell."""
 
 
 def _text(value: Any) -> str:
@@ -34,7 +44,15 @@ def _text(value: Any) -> str:
 
 Text = Annotated[Any, AfterValidator(_text)]
 """pydantic's own text takes no bytes of a file name that are no UTF-8 (surrogates)."""
-Number = Annotated[float, Field(ge=-1e15, le=1e15)] | None
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a number as JSON holds it: NaN and infinity, which JSON lacks, as None."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[Annotated[int | float, Field(ge=-1e15, le=1e15)] | None, BeforeValidator(_plain_number)]
 Count = Annotated[int, Field(ge=0, lt=2**53)] | None
 """What every table can hold exactly; None where it is not known."""
 Digest = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
@@ -45,10 +63,13 @@ _MEASURES = {catalogue.report_name(metric): metric for metric in catalogue.shown
 
 
 class ReportRow(BaseModel):
-    """Row of report.csv: the fixed columns, and ``<measure>_<region>``."""
+    """Row of report.csv: the fixed columns, and ``<measure>_<region>``.
 
-    model_config = _FORM | ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Number]
+    A measure is None where it is not known.
+    """
+
+    model_config = _FORM | ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Number] = Field(init=False)
 
     case: Text
     folder: Text
@@ -56,19 +77,40 @@ class ReportRow(BaseModel):
     reason: Text = ""
     flags: Text = ""
     model: Text = ""
-    convention: Literal["", *CONVENTIONS] = ""  # type: ignore[valid-type]
+    convention: Text = ""
     seconds: Number = None
 
-    @model_validator(mode="after")
-    def _is_measured(self) -> ReportRow:
-        for name, value in (self.__pydantic_extra__ or {}).items():
+    @property
+    def measures(self) -> dict[str, float | None]:
+        """Columns named ``<measure>_<region>``."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def cells(self) -> dict[str, Any]:
+        """Return the row for a table: NaN where a measure is not known; fixed columns without a value are left out."""
+        empty = {name for name in ("model", "convention", "seconds") if not getattr(self, name)}
+        return numbers_of({name: value for name, value in self.to_json().items() if name not in empty})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row in JSON's own types, ``null`` where a measure is not known."""
+        return self.model_dump()
+
+    @classmethod
+    def from_json(cls, value: Any, case_id: str = "", folder: str = "") -> ReportRow:
+        """Check a row that was read from a file. Raises ValueError where it is none.
+
+        ``case_id`` and ``folder``, where given, take the place of those in the file.
+        """
+        row = cls.model_validate(value)
+        for name, number in row.measures.items():
             measure, _, region = name.rpartition("_")
             known = _MEASURES.get(measure)
             if region not in REGIONS or known is None:
                 raise ValueError(f"{name[:80]!r} is no column of report.csv")
-            if known.is_count and not (value is None or (float(value).is_integer() and value >= 0)):
+            if known.is_count and not (number is None or (float(number).is_integer() and number >= 0)):
                 raise ValueError(f"{name} is no number of voxels")
-        return self
+        if row.convention not in ("", *CONVENTIONS):
+            raise ValueError("convention: is none of ours")
+        return row.model_copy(update={"case": case_id or row.case, "folder": folder or row.folder})
 
 
 _REGION_COLUMNS = [column for column in metric_columns(ScoreOptions()) if column not in ("case", "region")]
@@ -109,20 +151,24 @@ class LesionRow(BaseModel):
     detected: bool | None
 
 
-class StateFile(BaseModel):
-    """Content of a state file but for its tables.
+class CaseState(BaseModel):
+    """Content of the state file of a finished case; further entries of a file are not read.
 
-    The rows of those are checked one by one; further entries are not read.
+    ``key`` is its identity (:mod:`pipeline.segment.identity`), ``tables`` the number of the version that scored it.
+    ``voxels`` counts each region's mask as it was computed. ``remarks`` are those flags that are not of the scores.
     """
 
-    model_config = _FORM | ConfigDict(extra="ignore")
+    model_config = _FORM | ConfigDict(extra="ignore", frozen=True)
 
     key: Digest
-    mask_sha256: Digest
-    files: list[Text]
+    mask_sha256: Literal[""] | Digest = ""
+    files: list[Text] = []
     row: ReportRow
+    tables: int = 0
     regions: Annotated[list[Any], Field(max_length=len(REGIONS))]
     lesions: list[Any]
+    voxels: dict[str, Annotated[int, Field(ge=0, lt=2**53)]] = {}
+    remarks: list[Text] = []
     inputs: dict[Text, Digest] = {}
     models: dict[Text, Digest] = {}
     stages: dict[Text, Number] = {}
@@ -130,72 +176,107 @@ class StateFile(BaseModel):
     engine: Text = ""
     convention_reason: Text = ""
 
+    @property
+    def is_scored(self) -> bool:
+        """True where the scores are those that this version computes."""
+        return self.tables == identity.TABLES
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read a case's state file in the form of :class:`StateFile`.
+    def table(self, name: Literal["regions", "lesions"]) -> list[dict[str, Any]]:
+        """Return the case's rows of metrics.csv ("regions") or lesions.csv, without the column ``case``."""
+        return [numbers_of(row) for row in getattr(self, name)]
 
-    ``{}``, with a warning logged, where it is not.
-    """
+    def about(self) -> dict[str, Any]:
+        """Return the entries that run.json repeats."""
+        return self.model_dump(include=set(_IN_RUN_RECORD))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the state file, in JSON's own types."""
+        return self.model_dump()
+
+    @classmethod
+    def from_json(cls, value: Any) -> CaseState:
+        """Check the content of a state file. Raises ValueError where it is of no finished case.
+
+        Scores of another version say nothing: they are left out, and ``tables`` is 0.
+        """
+        if not isinstance(value, dict):
+            raise ValueError("is no object")
+        scored = value.get("tables") == identity.TABLES
+        tables = {} if scored else {"tables": 0, "regions": [], "lesions": []}
+        state = cls.model_validate(value | tables)
+        if not (state.mask_sha256 and state.files):
+            raise ValueError("names no mask")
+        for row in state.regions:
+            RegionRow.model_validate(row)
+        for row in state.lesions:
+            LesionRow.model_validate(row)
+        row = ReportRow.from_json(value["row"]) if scored else _unscored(value["row"])
+        if any(
+            row.keys() != RegionRow.model_fields.keys() for row in state.regions
+        ):  # of a version without one of the columns
+            return state.model_copy(update={"tables": 0, "regions": [], "lesions": [], "row": _unscored(value["row"])})
+        return state.model_copy(update={"row": row})
+
+
+_IN_RUN_RECORD = ("inputs", "models", "stages", "engine", "missing", "convention_reason", "mask_sha256")
+
+
+def _unscored(row: Mapping[str, Any]) -> ReportRow:
+    """Return a row of another version without its scores."""
+    kept = [*ReportRow.model_fields, *(name for name in row if name.startswith(f"{DISAGREEMENT}_"))]
+    return ReportRow.from_json({name: row[name] for name in kept if name in row})
+
+
+def read_state(path: Path) -> CaseState | None:
+    """Read a case's state file; None, with a warning logged, where it is not of our form."""
     try:
-        state = read_json(path)
-        StateFile.model_validate(state)
-        for table, form in (("regions", RegionRow), ("lesions", LesionRow)):
-            for row in state[table]:
-                form.model_validate(row)
+        return CaseState.from_json(read_json(path))
     except FileNotFoundError:
-        return {}
+        return None
     except OSError as error:
         log.warning("%s: not used (%s)", path, error.strerror)
-        return {}
     except ValidationError as error:
         log.warning("%s: not used (%s)", path, _first(error))
-        return {}
     except ValueError as error:
         log.warning("%s: not used (it %s)", path, error)
-        return {}
-    return {name: state[name] for name in StateFile.model_fields if name in state}
+    return None
 
 
-def checked_row(row: Any, case_id: str, folder: str) -> Row:
-    """Read a row of report.csv from a file as the row of this case.
-
-    Raises ValueError where it is none.
-    """
-    ReportRow.model_validate(row)
-    return numbers_of(row | {"case": case_id, "folder": folder})
+def state_text(state: CaseState) -> str:
+    """Return the content of a state file."""
+    return json.dumps(plain_json(state.to_json()), allow_nan=False)
 
 
-def finished_row(task: CaseTask, key: str) -> Row | None:
-    """Return the row of an earlier run that made this very result.
+def finished_state(task: CaseTask, key: str) -> CaseState | None:
+    """Return the state that an earlier run of this very identity left.
 
-    Its files must be there and its mask unchanged.
-
-    A state file of an older version, which lacks the rows of the other tables or the files, is of no finished case.
+    Its files must be there and its mask unchanged. A state file of an older version is of another identity.
     """
     state = read_state(state_path(task))
-    if state.get("key") != key or state["row"]["status"] == "error" or not results_are_there(task, state):
+    if state is None or state.key != key or state.row.status == "error" or not results_are_there(task, state):
         return None
-    return checked_row(state["row"], task.case.case_id, task.folder)
+    return state.model_copy(
+        update={"row": state.row.model_copy(update={"case": task.case.case_id, "folder": task.folder})}
+    )
 
 
-def results_are_there(task: CaseTask, state: Mapping[str, Any]) -> bool:
+def results_are_there(task: CaseTask, state: CaseState) -> bool:
     """Check that the files of a state are there and its mask is unchanged.
 
     They must be regular files of this case.
     """
-    mask = result_path(task.output, task.folder, "seg", task.options.flat)
-    names, files = result_names(task), state["files"]
-    if mask.relative_to(task.output).as_posix() not in files or not all(name in names for name in files):
+    mask, names = result_path(task.output, task.folder, "seg", task.options.flat), result_names(task)
+    if mask.relative_to(task.output).as_posix() not in state.files or not all(name in names for name in state.files):
         return False
-    if not all((task.output / name).is_file() and not (task.output / name).is_symlink() for name in files):
+    if not all((task.output / name).is_file() and not (task.output / name).is_symlink() for name in state.files):
         return False
     try:
-        return sha256_of(mask, 2 * task.options.max_voxels + 2**20) == state["mask_sha256"]
+        return sha256_of(mask, 2 * task.options.max_voxels + 2**20) == state.mask_sha256
     except ValueError:  # larger than any mask
         return False
 
 
-def numbers_of(row: Row) -> Row:
+def numbers_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Turn ``null`` into NaN again in a row of the state file.
 
     In ``detected`` it stays: a lesion without a reference.
@@ -212,8 +293,7 @@ def plain_json(value: Any) -> Any:
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain_json(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return _plain_number(value)
 
 
 def _first(error: ValidationError) -> str:

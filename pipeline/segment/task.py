@@ -1,56 +1,26 @@
-"""One case as a piece of work: its options, inputs and result paths."""
+"""One case as a piece of work: its inputs, options and result paths."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from data.case import Case, ImageSource
 from data.errors import InputError, UsageError
 from data.find.naming import MODALITIES
 from data.find.recognise import ConventionChoice
-from data.io.read import MAX_VOXELS, read_header, read_label_map
+from data.io.read import read_header, read_label_map
 from data.labels import REGIONS
 from data.regular_file import open_regular_file, read_json_object
-from pipeline.checkpoint import Checkpoint
+from pipeline.segment.options import SegmentOptions
 
-Row = dict[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 STATE_FOLDER = ".state"
 """Below the output folder: one JSON file a finished case, which says what it was made from."""
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """Options of a segmentation.
-
-    The same options on the same files give the same bytes.
-    """
-
-    models: tuple[str, ...] = ()
-    """Shipped names or files; their probabilities are averaged. Empty: for each case the shipped model that fits it."""
-    device: str = "auto"
-    engine: str = "auto"
-    """What runs the network; a voxel on the border may differ between engines."""
-    window: str = "auto"
-    level: int | None = None
-    tta: bool = False
-    convention: str | None = None
-    missing: Literal["fail", "skip", "zero"] = "fail"
-    save_probabilities: bool = False
-    flat: bool = False
-    threads: int | None = None
-    max_voxels: int = MAX_VOXELS
-    overwrite: bool = False
-    strict: bool = False
-    """A warning is an error: no mask is written."""
 
 
 @dataclass(frozen=True)
@@ -186,38 +156,3 @@ def sha256_of(path: Path, largest: int | None = None) -> str:
     """SHA-256 of a regular file of at most ``largest`` bytes. Raises ValueError for another, and OSError."""
     with open_regular_file(path, largest) as (file, _):
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[str, str]]:
-    """Hash all that decides the result; return it and the input files' hashes.
-
-    A file whose header is refused is not read further, however long it is, and has no hash: the reader says what is
-    wrong with it.
-    """
-    sources = [*task.case.images.items(), *([("reference", task.case.reference)] if task.case.reference else [])]
-    inputs: dict[str, str] = {}
-    for _, source in sources:
-        with suppress(InputError):
-            read_header(source, max_voxels=task.options.max_voxels)
-            inputs |= {str(path): sha256_of(path) for path in source.paths}
-    chosen = asdict(replace(task.options, overwrite=False, strict=False, threads=None, max_voxels=0, models=()))
-    roles = [[role, [inputs.get(str(p), "") for p in source.paths], source.channel] for role, source in sources]
-    parts = [
-        chosen,
-        roles,
-        [c.sha256 for c in models],
-        task.convention.name,
-        [*task.case.warnings, *task.convention.warnings],
-        metadata_version("torch"),
-        metadata_version("monai"),
-        metadata_version("openvino"),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
-
-
-def metadata_version(package: str) -> str:
-    """Installed version of a package, empty when it is not there."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""

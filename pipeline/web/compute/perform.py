@@ -76,7 +76,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     Raises SegmentationError with its reason.
     """
     from pipeline.segment.run import SegmentOptions, segment_cases
-    from pipeline.segment.state import numbers_of, read_state
+    from pipeline.segment.state import read_state
     from pipeline.web.compute.results import Outcome, describe
 
     record = request["case"]
@@ -95,10 +95,10 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     emit("writing", 1.0)
     name = unique_folder_names([case.case_id])[case.case_id]
     state = read_state(OUTPUT / ".state" / f"{name}.json")
-    rows = {table: [numbers_of(item) for item in state.get(table, ())] for table in ("regions", "lesions")}
     mask = OUTPUT / name / f"{name}_seg.nii.gz"
     row["reason"], row["flags"] = (str(row[key] or "").replace(f"{INPUT}/", "") for key in ("reason", "flags"))
-    outcome = Outcome(mask, row, rows["regions"], rows["lesions"], case.images, case.reference)
+    regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
+    outcome = Outcome(mask, row, regions, lesions, case.images, case.reference)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
 
 
@@ -133,7 +133,7 @@ def open_earlier(request: Request) -> dict[str, Any]:
     Its mask is copied, its numbers are read, its images are packed.
     """
     from pipeline.evaluate.label_maps import find_label_maps
-    from pipeline.segment.state import numbers_of, read_state
+    from pipeline.segment.state import read_state
     from pipeline.web.compute.results import OF_A_RUN, Outcome, describe, read_row
 
     root = Path(request["data"])
@@ -141,7 +141,7 @@ def open_earlier(request: Request) -> dict[str, Any]:
     if found is None or found.case.reference is None:
         raise InputError(f"{request['about']}: has no mask any more; look at the list again")
     state = read_state(root / ".state" / f"{found.folder}.json")
-    row = dict(state.get("row") or {}) or _row_of(root, found.case.case_id, read_row)
+    row = state.row.to_json() if state else _row_of(root, found.case.case_id, read_row)
     row["convention"] = row.get("convention") or found.reported
     if not row["convention"]:
         raise UsageError(f"{root}: no report.csv says in which label convention {found.case.case_id} is written")
@@ -152,9 +152,9 @@ def open_earlier(request: Request) -> dict[str, Any]:
         _taken(path, root)
     for name in OF_A_RUN:
         _taken(root / name, root)
-    rows = {table: [numbers_of(item) for item in state.get(table, ())] for table in ("regions", "lesions")}
+    regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
     reference = _reference(root, found, request["max_voxels"])
-    outcome = Outcome(mask, row, rows["regions"], rows["lesions"], _images(root, found), reference)
+    outcome = Outcome(mask, row, regions, lesions, _images(root, found), reference)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask, of_a_run=True)
 
 

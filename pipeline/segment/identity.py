@@ -1,0 +1,95 @@
+"""Identity of a finished case: all that decides the bytes of its files.
+
+It holds the input files, the models, the options that are marked in :mod:`pipeline.segment.options`, the versions of the
+packages that compute, and :data:`MASKS`. A case with another identity is done again. Tables have a number of their own,
+:data:`TABLES`: with another one the masks are kept and scored again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from data.errors import InputError
+from data.io.read import read_header
+from pipeline.checkpoint import Checkpoint
+from pipeline.segment.options import Decides, SegmentOptions, options_that_decide
+from pipeline.segment.task import CaseTask, sha256_of
+
+MASKS = 1
+"""Raise it whenever our code may give other bytes for the same input, model and options: all cases are then done again."""
+TABLES = 1
+"""Raise it whenever a column of the tables is added, removed or computed otherwise: kept masks are then scored again."""
+PACKAGES = (
+    "torch",
+    "monai",
+    "openvino",
+    "nibabel",
+    "SimpleITK",
+    "numpy",
+    "scipy",
+    "connected-components-3d",
+)
+"""Libraries that decide the bytes of a mask."""
+
+
+@lru_cache
+def package_version(package: str) -> str:
+    """Return the installed version of a package; empty when it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def versions() -> dict[str, str | int]:
+    """Return the versions of the libraries that decide a mask, and our own numbers, by name."""
+    return {package: package_version(package) for package in PACKAGES} | {"masks": MASKS, "tables": TABLES}
+
+
+def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[str, str]]:
+    """Hash all that decides the result; return it and the input files' hashes.
+
+    A file with a refused header is not read further, however long it is, and has no hash: the reader names its fault.
+    """
+    sources = [*task.case.images.items(), *([("reference", task.case.reference)] if task.case.reference else [])]
+    inputs: dict[str, str] = {}
+    for _, source in sources:
+        with suppress(InputError):
+            read_header(source, max_voxels=task.options.max_voxels)
+            inputs |= {str(path): sha256_of(path) for path in source.paths}
+    parts = {
+        "options": options_that_decide(task.options, Decides.FILES),
+        "inputs": [[role, [inputs.get(str(p), "") for p in source.paths], source.channel] for role, source in sources],
+        "models": [model.sha256 for model in models],
+        "convention": task.convention.name,
+        "warnings": [*task.case.warnings, *task.convention.warnings],
+        "versions": {name: version for name, version in versions().items() if name != "tables"},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
+
+
+def made_with(options: SegmentOptions, models: Mapping[str, str]) -> dict[str, Any]:
+    """Return all that the parts of one run must have in common, by a name that a user knows.
+
+    Parameters
+    ----------
+    models : mapping of str to str
+        Name and SHA-256 of each model that may have been used.
+    """
+    chosen = options_that_decide(options, Decides.FILES, Decides.ROW)
+    return {
+        **{f"model {name}": sha256 for name, sha256 in models.items()},
+        **{f"--{name.replace('_', '-')}": value for name, value in chosen.items()},
+        **{_NUMBERS.get(name, name): version for name, version in versions().items()},
+    }
+
+
+TABLE_FORMAT = "table format"
+"""In :func:`made_with`, :data:`TABLES` of the version that made the part."""
+_NUMBERS = {"masks": "mask format", "tables": TABLE_FORMAT}

@@ -1,0 +1,129 @@
+"""Scores of one case: against its own reference, and anew where the tables of an earlier run are of another format."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data.case import Case, ImageSource
+from data.errors import InputError, few
+from data.grid import Grid
+from data.io.read import read_header, read_label_map
+from data.io.write import write_text_atomically
+from data.labels import count_labels, load_convention
+from data.plausibility import reference_doubts
+from pipeline.score.case import CaseScores, score_masks
+from pipeline.score.quality import quality_flags
+from pipeline.segment import identity
+from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, state_text
+from pipeline.segment.task import CaseTask, result_path, state_path
+
+Masks = Mapping[str, NDArray[np.bool_]]
+
+
+def scored_again(task: CaseTask, state: CaseState) -> ReportRow | None:
+    """Score the mask that an earlier run wrote, and bring its state file up to date; the mask is not touched.
+
+    Parameters
+    ----------
+    state : CaseState
+        From :func:`pipeline.segment.state.finished_state`: of the very same inputs, model and options.
+
+    Returns
+    -------
+    ReportRow or None
+        None where the mask does not tell all that was computed: the convention has no label for a region, or regions
+        were not nested. Such a case is to be segmented again.
+
+    Raises
+    ------
+    data.errors.InputError, OSError
+    """
+    path = result_path(task.output, task.folder, "seg", task.options.flat)
+    mask = read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
+    written = load_convention(state.row.convention).region_masks(mask.array)
+    masks = {region: written[region] for region in state.voxels if region in written}
+    if not masks or {region: np.count_nonzero(m) for region, m in masks.items()} != state.voxels:
+        return None
+    # Its doubts stand in the row already: the reference is the same file.
+    truth = reference_masks(task.case, state.row.convention, masks, mask.grid, None, task.options.max_voxels, [])
+    scores = score_masks(masks, truth, mask.grid)
+    measures = state.row.measures
+    disagreement = {r: v for r in masks if (v := measures.get(f"{DISAGREEMENT}_{r}")) is not None}
+    flags = flags_of(state.remarks, masks, mask.grid, disagreement, scores)
+    fixed = {name: getattr(state.row, name) for name in ReportRow.model_fields}
+    row = ReportRow(**{**fixed, "flags": flags, **scores.columns, **measures})
+    tables = {"regions": scores.regions, "lesions": scores.lesions, "tables": identity.TABLES}
+    write_text_atomically(state_path(task), state_text(state.model_copy(update={"row": row, **tables})))
+    return row
+
+
+def flags_of(
+    remarks: Sequence[str], masks: Masks, grid: Grid, disagreement: Mapping[str, float] | None, scores: CaseScores
+) -> str:
+    """Join the remarks on a case and those on its masks and scores into the cell ``flags``, each once."""
+    return "; ".join(dict.fromkeys([*remarks, *quality_flags(masks, grid, disagreement), *scores.flags]))
+
+
+def reference_masks(
+    case: Case,
+    convention: str,
+    regions: Collection[str],
+    native: Grid,
+    brain: NDArray[np.bool_] | None,
+    max_voxels: int,
+    warnings: list[str],
+) -> dict[str, NDArray[np.bool_]] | None:
+    """Return the masks of the case's reference on the result's grid.
+
+    None where it cannot be scored against; the reason goes to ``warnings``.
+
+    Parameters
+    ----------
+    convention : str
+        Of the reference.
+    regions : collection of str
+        Those that the result has; others are left out.
+    native : Grid
+        Of the result.
+    brain : (d1, d2, d3) bool or None
+        Where the image is not 0, to doubt a reference that lies elsewhere; None doubts nothing.
+    warnings : list of str
+        Extended.
+    """
+    if case.reference is None:
+        return None
+    labels = load_convention(convention)
+    name = case.reference.paths[0].name
+    try:
+        header = read_header(case.reference, max_voxels=max_voxels)
+        warnings += header.warnings
+        # Its header first: one of another grid, however large, is not unpacked.
+        if not header.grid.reoriented(native.orientation).matches(native):
+            warnings.append(
+                f"not scored: {name} lies on another grid ({header.grid.described()}) than the images "
+                f"({native.described()}); resample it onto theirs"
+            )
+            return None
+        reference = read_label_map(case.reference, max_voxels=max_voxels)
+    except InputError as error:
+        warnings.append(f"not scored: {error}")
+        return None
+    except MemoryError:
+        warnings.append(f"not scored: {name}: there is not enough memory to read it; free some")
+        return None
+    warnings += reference.header.warnings
+    if unknown := labels.unknown_labels(count_labels(reference.array)):
+        warnings.append(
+            f"not scored: {name} holds the label {few(unknown)}, which {labels.name} does not know; name its convention "
+            "with --convention"
+        )
+        return None
+    array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
+    truth = labels.region_masks(array)
+    if brain is not None:
+        warnings += reference_doubts(name, next(iter(truth.values())), brain)
+    return {region: truth[region] for region in regions if region in truth}
