@@ -1,9 +1,10 @@
-"""What the Makefile calls can be called as it does."""
+"""Commands of bench/ and tools/ that the Makefile, the docs and the model cards name."""
 
 from __future__ import annotations
 
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,24 @@ import pytest
 from bench.chaos import thousand
 from bench.quality import transplants
 
-MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
+ROOT = Path(__file__).resolve().parent.parent
+MAKEFILE = ROOT / "Makefile"
+NAMING = [
+    MAKEFILE,
+    *(path for pattern in ("*.md", "docs/*.md", "bench/*.md", "pipeline/models/*.md") for path in ROOT.glob(pattern)),
+    *(path for pattern in ("data/*.yaml", "pipeline/recipes/*.yaml") for path in ROOT.glob(pattern)),
+    *(path for folder in ("bench", "tools") for path in ROOT.glob(f"{folder}/**/*.py")),
+]
+NAMING.remove(ROOT / "CHANGELOG.md")  # it tells of commands as they were then
+
+
+@pytest.mark.parametrize("path", NAMING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_is_named_is_a_module_that_can_be_run(path: Path) -> None:
+    for name in set(re.findall(r"-m ((?:bench|tools)\.[a-z_.]*[a-z_])", path.read_text(encoding="utf-8"))):
+        found = find_spec(name)
+        assert found is not None, name
+        run = Path(found.origin or "").parent / "__main__.py" if found.submodule_search_locations else found.origin
+        assert "main()" in Path(str(run)).read_text(encoding="utf-8"), name
 
 
 def test_make_thousand_names_no_folder_and_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
