@@ -5,7 +5,6 @@ This is the only file that prints or exits; each subcommand is one dataclass, an
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -43,7 +42,7 @@ except ModuleNotFoundError as missing:
     print(f"run_pipeline.py: {lacking}; {once}call {here}/.venv/bin/python run_pipeline.py", file=sys.stderr)
     sys.exit(2)
 
-from data.errors import SegmentationError, UsageError
+from data.errors import SegmentationError, UsageError, explain
 from data.visible import visible
 
 OK, SOME_FAILED, CANNOT_START = 0, 1, 2
@@ -664,24 +663,10 @@ def _log(debug: bool) -> Iterator[None]:
         own.setLevel(level)
 
 
-_MENDS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of your quota",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
-    errno.EROFS: "make it writable",
-    errno.EACCES: "mend its permissions",
-}
-
-
 def _sentence(error: Exception) -> str:
-    if isinstance(error, SegmentationError):
-        return str(error)
-    if isinstance(error, OSError):
-        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        return f"{where}{error.strerror or error}; {_MENDS.get(error.errno or 0, 'mend that')}, and run it again"
     if isinstance(error, ModuleNotFoundError):
         return f"{sys.executable} lacks the package {error.name}; set up again, see README.md"
-    return f"unexpected {type(error).__name__}: {error}; please report it (--debug shows where)"
+    return explain(error)
 
 
 if __name__ == "__main__":

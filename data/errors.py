@@ -10,7 +10,10 @@ SegmentationError            the root; its text is one sentence for a person: wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
 
 
 def few(items: Iterable[object], most: int = 5) -> str:
@@ -23,8 +26,65 @@ def few(items: Iterable[object], most: int = 5) -> str:
     return ", ".join(listed[:most]) + more
 
 
+class Mend(Enum):
+    """Fix of a fault that users of the command line and of the page make in different ways.
+
+    The words for the command line are in ``COMMAND_LINE``, those for the page in `pipeline.web.compute.advice`. A fix
+    that is the same for both is written out in its error.
+    """
+
+    ADD_IMAGE = auto()
+    ADD_IMAGE_OR_TAKE_ZEROS = auto()
+    NAME_CONVENTION = auto()
+    NAME_CONVENTION_TO_SCORE = auto()
+    WRITE_ANOTHER_CONVENTION = auto()
+    CHECK_HEADER = auto()
+    CHECK_SLICES = auto()
+    NAME_AS_A_LAYOUT = auto()
+    MOVE_TO_ITS_PATIENT = auto()
+    PART_THE_PATIENTS = auto()
+    FREE_MEMORY = auto()
+    REPORT = auto()
+
+
+COMMAND_LINE: Mapping[Mend, str] = {
+    Mend.ADD_IMAGE: "add the file, choose --missing skip, or name another model",
+    Mend.ADD_IMAGE_OR_TAKE_ZEROS: "add the file, choose --missing zero or skip, or name another model",
+    Mend.NAME_CONVENTION: "name its convention with --convention",
+    Mend.NAME_CONVENTION_TO_SCORE: "it will not be scored, name its convention with --convention",
+    Mend.WRITE_ANOTHER_CONVENTION: "choose another with --convention",
+    Mend.CHECK_HEADER: "check the header, or raise --max-voxels",
+    Mend.CHECK_SLICES: "check the slices, or raise --max-voxels",
+    Mend.NAME_AS_A_LAYOUT: "see the layouts in README",
+    Mend.MOVE_TO_ITS_PATIENT: "move it to that patient's folder",
+    Mend.PART_THE_PATIENTS: "keep one patient's files in a folder",
+    Mend.FREE_MEMORY: "free some, or use fewer processes",
+    Mend.REPORT: "please report it (--debug shows where)",
+}
+"""Each fix in the words of the command line."""
+
+
+def advise(fault: str, mend: Mend, words: Mapping[Mend, str] = COMMAND_LINE) -> str:
+    """Return the sentence of a fault with its fix, in the words of the command line or in others."""
+    return f"{fault}; {words[mend]}"
+
+
 class SegmentationError(Exception):
-    """Root of all errors raised on purpose. ``str(error)`` is one line that names place, value and fix."""
+    """Root of all errors raised on purpose; ``str(error)`` is one line.
+
+    It names place, value and fix.
+
+    Parameters
+    ----------
+    fault : str
+        The sentence, without the fix where ``mend`` is given.
+    mend : Mend, optional
+        The fix, where its words depend on the reader.
+    """
+
+    def __init__(self, fault: str = "", mend: Mend | None = None) -> None:
+        super().__init__(fault if mend is None else advise(fault, mend))
+        self.fault, self.mend = fault, mend
 
 
 class InputError(SegmentationError):
@@ -57,3 +117,39 @@ class UsageError(SegmentationError):
 
     The run cannot start.
     """
+
+
+_DISK_FIXES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "mend its permissions",
+}
+
+
+def explain(error: BaseException, subject: str = "", words: Mapping[Mend, str] = COMMAND_LINE) -> str:
+    """Return any exception as one sentence.
+
+    Parameters
+    ----------
+    error : BaseException
+        The sentence of a :class:`SegmentationError` is its own. Of others at most 300 characters are kept.
+    subject : str, optional
+        Name of the case, which begins the sentence. Files are then called by their names alone, without folders.
+    words : Mend -> str, optional
+        Each fix in the reader's words; those of the command line without it.
+    """
+    if isinstance(error, SegmentationError):
+        return str(error) if error.mend is None else advise(error.fault, error.mend, words)
+    where = f"{subject}: " if subject else ""
+    if isinstance(error, MemoryError):
+        return advise(f"{where}not enough memory for this case", Mend.FREE_MEMORY, words)
+    if isinstance(error, OSError):
+        if isinstance(error.filename, str | bytes):
+            file = os.fsdecode(error.filename)
+            where += f"{os.path.basename(file) if subject else file}: "
+        fix = _DISK_FIXES.get(error.errno or 0, "mend that")
+        return f"{where}{error.strerror or error}; {fix}, and run it again"
+    text = " ".join(str(error).split())[:300]
+    return advise(f"{where}unexpected {type(error).__name__}: {text}", Mend.REPORT, words)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.case import REFERENCE_ORDER, Case, ImageSource
-from data.errors import CheckpointError, InputError, UsageError, few
+from data.errors import CheckpointError, InputError, Mend, UsageError, advise, few
 from data.find.discover import discover_cases
 from data.find.naming import MODALITIES
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
@@ -103,10 +103,13 @@ def inspect_case(
     strict: bool,
     max_voxels: int,
     models: dict[Any, Checkpoint | None] | None = None,
+    *,
+    advises: bool = True,
 ) -> dict[str, Any]:
     """Inspect one patient.
 
-    ``models`` keeps what was chosen for the patients before.
+    ``models`` keeps the models chosen for the patients before. Without ``advises``, images that the shipped model lacks
+    give no warning.
     """
     problems, warnings = [*case.problems], [*case.warnings, *choice.warnings]
     images: dict[str, Any] = {}
@@ -133,7 +136,7 @@ def inspect_case(
     model = models[alike]
     if full:
         warnings += doubts(impressions, skull_stripped=model is not None and _expects_brain_alone(model))
-    if model is not None and case.images:
+    if advises and model is not None and case.images:
         warnings += _lacking(case, model)
     if full and "reference" in headers and choice.name is not None and not choice.warnings:
         labels = read_label_values(sources["reference"], max_voxels=max_voxels)
@@ -222,10 +225,13 @@ def _lacking(case: Case, model: Checkpoint) -> list[str]:
     lacking = [modality for modality in needed if modality not in case.images]
     if not lacking:
         return []
-    zero = "zero or " if len(lacking) < len(needed) and _does_without(model.settings) else ""
+    zeros = len(lacking) < len(needed) and _does_without(model.settings)
     return [
-        f"{case.folder.name}: no {', '.join(lacking)} image, and {model.name}, the shipped model that fits best, needs "
-        f"{', '.join(needed)}; add the file, choose --missing {zero}skip, or name another model"
+        advise(
+            f"{case.folder.name}: no {', '.join(lacking)} image, and {model.name}, the shipped model that fits best, "
+            f"needs {', '.join(needed)}",
+            Mend.ADD_IMAGE_OR_TAKE_ZEROS if zeros else Mend.ADD_IMAGE,
+        )
     ]
 
 
@@ -245,8 +251,11 @@ def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: 
     if not unknown:
         return []
     return [
-        f"{header.path.name} holds the label {few(unknown)}, which {convention} does not know, so that it "
-        "is not scored; name its convention with --convention"
+        advise(
+            f"{header.path.name} holds the label {few(unknown)}, which {convention} does not know, so that it is not "
+            "scored",
+            Mend.NAME_CONVENTION,
+        )
     ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.case import Case, ImageSource
-from data.errors import few
+from data.errors import Mend, advise, few
 from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts, split_extension
 from data.find.tree import Entry
 
@@ -163,8 +163,8 @@ def _same_patient(owner: str, name: str, items: Sequence[Named]) -> bool:
 def _foreign_sentence(base: str, own: Sequence[Named], foreign: Sequence[Named]) -> str:
     names = few((item.entry.name for item in foreign), 3)
     if len(own) == len(foreign):
-        return f"the files of {base} bear different patients' names ({names}); keep one patient's files in a folder"
-    return f"the folder {base} holds another patient's file: {names}; move it to that patient's folder"
+        return advise(f"the files of {base} bear different patients' names ({names})", Mend.PART_THE_PATIENTS)
+    return advise(f"the folder {base} holds another patient's file: {names}", Mend.MOVE_TO_ITS_PATIENT)
 
 
 def assemble(

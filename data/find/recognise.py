@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
-from data.errors import InputError, few
+from data.errors import InputError, Mend, advise, few
 from data.io.read import MAX_VOXELS, read_label_map
 from data.io.stream import printable
 from data.labels import CONVENTIONS, load_convention
@@ -23,6 +23,10 @@ from data.labels import CONVENTIONS, load_convention
 # chance, but there
 # the names say so, and names come first.
 _TELLING_VALUES = {frozenset({1, 2, 4}): "brats2017"}
+
+
+SAY_CONVENTION = "say which with --convention NAME"
+"""End of the error of an undecided convention, for the command line."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def choose_conventions(
     override: str | None = None,
     fallback: str | None = None,
     read_labels: Callable[[ImageSource], Collection[float]],
+    way_out: str = SAY_CONVENTION,
 ) -> dict[str, ConventionChoice]:
     """Choose a label convention for every patient.
 
@@ -76,6 +81,8 @@ def choose_conventions(
         The distinct values of a reference mask. Called only where the naming leaves more than one candidate. An
         ``InputError``
         counts as no evidence here: whoever scores the mask reports it.
+    way_out : str
+        End of the error of a patient whose convention stays undecided: how the caller's user names it.
 
     Returns
     -------
@@ -97,7 +104,7 @@ def choose_conventions(
     for case in cases:
         peers.setdefault((case.layout, case.conventions), []).append(evidence[case.case_id])
     return {
-        case.case_id: _choose(case, evidence[case.case_id], peers[case.layout, case.conventions], fallback)
+        case.case_id: _choose(case, evidence[case.case_id], peers[case.layout, case.conventions], fallback, way_out)
         for case in cases
     }
 
@@ -120,8 +127,11 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
     stray = sorted({float(value) for value in values} - {0.0} - {float(label) for label in whole})
     warnings = (
         (
-            f"{file}the reference has label values that no convention admitted here knows: "
-            f"{few(f'{v:g}' for v in stray)}; it will not be scored, name its convention with --convention",
+            advise(
+                f"{file}the reference has label values that no convention admitted here knows: "
+                f"{few(f'{v:g}' for v in stray)}",
+                Mend.NAME_CONVENTION_TO_SCORE,
+            ),
         )
         if stray
         else ()
@@ -130,9 +140,9 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
         # No single convention holds all values: they are no evidence, and the names (if they say anything) stand.
         shown = few(sorted(whole))
         several = ", ".join(admitted)
-        note = (
-            f"{file}no convention among {several} has all label values of the reference ({shown}); it will not be "
-            "scored, name its convention with --convention"
+        note = advise(
+            f"{file}no convention among {several} has all label values of the reference ({shown})",
+            Mend.NAME_CONVENTION_TO_SCORE,
         )
         return _Evidence(admitted, frozenset(), (*warnings, note))
     return _Evidence(left, whole, warnings, _told_by_values(left, whole))
@@ -151,7 +161,9 @@ def _told_by_values(candidates: tuple[str, ...], values: frozenset[int]) -> str 
     return telling if telling in candidates else None
 
 
-def _choose(case: Case, own: _Evidence, peers: Sequence[_Evidence], fallback: str | None) -> ConventionChoice:
+def _choose(
+    case: Case, own: _Evidence, peers: Sequence[_Evidence], fallback: str | None, way_out: str
+) -> ConventionChoice:
     shown = "{" + ", ".join(map(str, sorted(own.values))) + "}"
     if own.told is not None:
         only_names = len(case.conventions) == 1
@@ -192,9 +204,9 @@ def _choose(case: Case, own: _Evidence, peers: Sequence[_Evidence], fallback: st
         )
     tie = ", ".join(own.candidates)
     if own.values:
-        error = f"the label values {shown} of the reference fit {tie} alike; say which with --convention NAME"
+        error = f"the label values {shown} of the reference fit {tie} alike; {way_out}"
     else:
-        error = f"nothing tells which label convention to write ({tie}); say which with --convention NAME"
+        error = f"nothing tells which label convention to write ({tie}); {way_out}"
     return ConventionChoice(None, "undecided", error, own.warnings)
 
 

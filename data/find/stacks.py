@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from data.case import Case, ImageSource
-from data.errors import few
+from data.errors import Mend, advise, few
 from data.find.assembly import Draft, entry_problems, link_warnings
 from data.find.naming import (
     MODALITIES,
@@ -46,10 +46,8 @@ def drafts_of_slices(
             alone = len(groups) == 1
             if base in groups and not alone:
                 foreign = [entry.name for patient, items in groups.items() if patient != base for entry, _ in items]
-                problem = [
-                    f"the folder {base} holds another patient's file: {few(foreign, 3)}; move it to that "
-                    "patient's folder"
-                ]
+                fault = f"the folder {base} holds another patient's file: {few(foreign, 3)}"
+                problem = [advise(fault, Mend.MOVE_TO_ITS_PATIENT)]
                 return [_draft_of_slices(folder, layout, base, base, groups[base], rest, warnings, problem)]
             return [
                 _draft_of_slices(
@@ -130,7 +128,7 @@ def _draft_of_slices(
         )
         reference = None
     if not images and reference is None:
-        problems.append("no image that any layout names; see the layouts in README")
+        problems.append(advise("no image that any layout names", Mend.NAME_AS_A_LAYOUT))
     reason = f"{len(items)} files are slices named as in {layout.title} ({items[0][0].name})"
     ordered = {modality: images[modality] for modality in MODALITIES if modality in images}
     case = Case(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import Mend
 from data.grid import Grid
 from data.io.header import ImageHeader, pick_channel
 from data.io.stream import MAX_VOXELS, describe_bytes, open_regular, refuse
@@ -67,7 +68,7 @@ def read_slice_headers(source: ImageSource, max_voxels: int) -> ImageHeader:
         refuse(
             first,
             f"declares {rows} x {columns} x {len(kinds)} pixels of {bands} bands, over the limit of {max_voxels}",
-            "check the slices, or raise --max-voxels",
+            Mend.CHECK_SLICES,
         )
     pick_channel(source, first, bands, "colour bands")
     grid = Grid((rows, columns, len(kinds)), SLICE_AFFINE, spacing_known=False)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from data.errors import InputError
+from data.errors import InputError, Mend
 from data.visible import is_visible
 
 try:  # Intel's ISA-L takes two thirds of zlib's time, with the same checks; the voxels are the same without it
@@ -48,8 +48,10 @@ _EMPTY_MEMBERS = 1000
 """So many members in a row that hold nothing: each takes time and none gives a voxel."""
 
 
-def refuse(path: Path, value: str, fix: str) -> NoReturn:
+def refuse(path: Path, value: str, fix: str | Mend) -> NoReturn:
     """Raise the one-line `InputError` of a file: its fault, and the fix."""
+    if isinstance(fix, Mend):
+        raise InputError(f"{printable(path)}: {value}", fix)
     raise InputError(f"{printable(path)}: {value}; {fix}")
 
 
@@ -226,7 +228,7 @@ def check_declared(stored: StoredVoxels, size: int, max_voxels: int) -> tuple[st
         refuse(
             stored.path,
             f"declares {dims} voxels of {stored.dtype.itemsize} bytes, over the limit of {max_voxels} of 4",
-            "check the header, or raise --max-voxels",
+            Mend.CHECK_HEADER,
         )
     available = size - stored.start
     if stored.wbits:

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError, SegmentationError
+from data.errors import InputError, SegmentationError, explain
 from data.folder_names import folder_name
 from data.grid import Grid
 from data.io.read import Volume, read_label_map
@@ -90,14 +90,9 @@ def score_pair(task: PairTask) -> Outcome:
             "convention": read.convention.name,
         }
         row |= scores.columns
-    except SegmentationError as error:
-        row = error_row(task, str(error))
-    except MemoryError:
-        row = error_row(task, "not enough memory for this patient; free some, or use fewer --workers")
     except Exception as error:
         logger.debug("case %r", task.pair.case, exc_info=True)
-        text = " ".join(str(error).split())[:300]
-        row = error_row(task, f"unexpected {type(error).__name__}: {text}; please report it")
+        row = error_row(task, explain(error))
     if row["status"] == "error":
         scores = CaseScores()
     seconds = round(time.perf_counter() - start, 3)

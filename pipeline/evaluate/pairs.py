@@ -91,11 +91,11 @@ def find_pairs(
         A folder is missing or holds no label map.
     """
     expected = by_patient(find_label_maps(references, exclude=exclude))
-    expected_in = _choose(expected, conventions[1], map_labels)
+    expected_in = _choose(expected, conventions[1], map_labels, "--reference-convention")
     pairs = []
     for system, folder in systems.items():
         predicted = matched_by_folder_name(by_patient(find_label_maps(folder, exclude=exclude)), expected)
-        predicted_in = _choose(predicted, conventions[0], map_labels)
+        predicted_in = _choose(predicted, conventions[0], map_labels, "--convention")
         pairs += [
             Pair(
                 key,
@@ -144,7 +144,6 @@ def settle_conventions(
         reference = ConventionChoice(prediction.name, "the prediction's, as it holds no label")
     if reference.name is None:
         why = "; ".join([reference.error or reference.reason, *reference.warnings])
-        why = why.replace("--convention NAME", "--reference-convention NAME")
         raise InputError(f"not scored: the convention of the reference is undecided: {why}")
     its = load_convention(reference.name)
     read_reference = (its, reference.reason)
@@ -176,7 +175,7 @@ def _admitted(pair: Pair) -> tuple[str, ...]:
 
 
 def _choose(
-    found: Mapping[str, Sequence[LabelMap]], asked: str | None, map_labels: MapLabels
+    found: Mapping[str, Sequence[LabelMap]], asked: str | None, map_labels: MapLabels, option: str
 ) -> dict[str, ConventionChoice]:
     """Return each patient's own evidence, on its side of the comparison.
 
@@ -189,7 +188,8 @@ def _choose(
     # Names that leave one convention need no reading (see choose_conventions).
     open_ones = [c.reference for c in unreported if c.reference is not None and len(c.conventions) != 1]
     read: dict[Any, Labels] = dict(zip(open_ones, map_labels(open_ones), strict=True)) if open_ones else {}
-    chosen = choose_conventions(unreported, read_labels=lambda s: read[s]) if unreported else {}
+    way_out = f"say which with {option} NAME"
+    chosen = choose_conventions(unreported, read_labels=lambda s: read[s], way_out=way_out) if unreported else {}
     return {
         key: ConventionChoice(item.reported, "its report.csv says so") if item.reported else chosen[item.case.case_id]
         for key, item in single.items()

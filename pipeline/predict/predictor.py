@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from data.case import Case
-from data.errors import InputError, UsageError
+from data.errors import InputError, Mend, UsageError, advise
 from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_header, read_volumes
 from data.labels import load_convention
@@ -286,10 +286,10 @@ class Predictor:
                 warnings.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
             label_map, masks, written = to_labels(self.configs[0], self.name, mean, native.grid, flair, convention)
             if lost := [region for region in mean if region not in load_convention(written).regions]:
-                warnings.append(
-                    f"the label convention {written} has no label for {', '.join(lost)}: measured, but not in the mask; "
-                    "choose another with --convention"
+                fault = (
+                    f"the label convention {written} has no label for {', '.join(lost)}: measured, but not in the mask"
                 )
+                warnings.append(advise(fault, Mend.WRITE_ANOTHER_CONVENTION))
             uncertainty, disagreement = self._disagreeing(spread, native.grid)
         said, done = tuple(dict.fromkeys(warnings)), tuple(dict.fromkeys(remarks))
         engine = "+".join("/".join(dict.fromkeys(s.runner.running for s in model)) for model in self.models)
@@ -433,8 +433,8 @@ class Predictor:
                 f"{lack}; {', '.join(untrained)} was not trained for missing modalities: "
                 "add the file or choose another model"
             )
-        zero = "" if untrained or len(missing) == len(self.modalities) else "zero or "
-        raise InputError(f"{lack}; add the file, choose --missing {zero}skip, or name another model")
+        zeros = not untrained and len(missing) < len(self.modalities)
+        raise InputError(lack, Mend.ADD_IMAGE_OR_TAKE_ZEROS if zeros else Mend.ADD_IMAGE)
 
     def _prepare(
         self, model: Sequence[_Stage], case: Case, volumes: dict[str, Volume], clock: _Clock

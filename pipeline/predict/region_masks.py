@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError
+from data.errors import InputError, Mend
 from data.grid import Grid
 from data.labels import LabelConvention, load_convention
 from pipeline.config import RunConfig
@@ -82,8 +82,8 @@ def to_labels(
     kept = [r for r in probabilities if r in written.regions]
     if not kept:
         raise InputError(
-            f"the convention {written.name} has none of the regions {', '.join(probabilities)} of {model}; "
-            "choose another with --convention"
+            f"the convention {written.name} has none of the regions {', '.join(probabilities)} of {model}",
+            Mend.WRITE_ANOTHER_CONVENTION,
         )
     label_map = written.to_label_map({r: masks[r] for r in kept})
     back = written.region_masks(label_map, kept)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.case import REFERENCE_ORDER, Case
-from data.errors import ConventionError, InputError, SegmentationError
+from data.errors import ConventionError, InputError, SegmentationError, explain
 from data.io.read import (
     NIFTI_SUFFIXES,
     Volume,
@@ -91,27 +89,12 @@ def segment_one(task: CaseTask) -> ReportRow:
         if isinstance(error, InputError | ConventionError):
             with suppress(OSError):
                 remove_results(task)
-        row = error_row(task, _reason(task, error))
+        row = error_row(task, explain(error, task.folder))
     return row.model_copy(update={"seconds": _since(start)})
 
 
 def _since(start: float) -> float:
     return round(time.perf_counter() - start, 3)
-
-
-def _reason(task: CaseTask, error: Exception) -> str:
-    if isinstance(error, SegmentationError):
-        return str(error)
-    if isinstance(error, OSError):
-        name = f"{Path(os.fsdecode(error.filename)).name} " if isinstance(error.filename, str | bytes) else ""
-        return (
-            f"{task.folder}: {name}could not be read or written ({error.strerror or error}); check space, file-size "
-            "limit and permissions, and run it again"
-        )
-    if isinstance(error, MemoryError):
-        return f"{task.folder}: not enough memory for this case; free some, or use fewer processes"
-    text = " ".join(str(error).split())[:300]
-    return f"{task.folder}: unexpected {type(error).__name__}: {text}; please report it (--debug shows where)"
 
 
 def _segment(task: CaseTask, start: float) -> ReportRow:

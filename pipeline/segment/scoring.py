@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
-from data.errors import InputError, few
+from data.errors import InputError, Mend, advise, few
 from data.grid import Grid
 from data.io.read import read_header, read_label_map
 from data.io.write import write_text_atomically
@@ -117,10 +117,8 @@ def reference_masks(
         return None
     warnings += reference.header.warnings
     if unknown := labels.unknown_labels(count_labels(reference.array)):
-        warnings.append(
-            f"not scored: {name} holds the label {few(unknown)}, which {labels.name} does not know; name its convention "
-            "with --convention"
-        )
+        fault = f"not scored: {name} holds the label {few(unknown)}, which {labels.name} does not know"
+        warnings.append(advise(fault, Mend.NAME_CONVENTION))
         return None
     array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
     truth = labels.region_masks(array)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
 from data.errors import InputError, few
-from data.find.recognise import ConventionChoice, choose_conventions
+from data.find.recognise import SAY_CONVENTION, ConventionChoice, choose_conventions
 from data.grid import Grid
 from data.io.metaimage import read_metaimage
 from data.io.read import MAX_VOXELS, read_label_map
@@ -37,7 +37,13 @@ log = logging.getLogger(__name__)
 
 
 def patient_cases(
-    cases: Sequence[Case], config: RunConfig, cache: Path, *, convention: str | None = None, workers: int = 0
+    cases: Sequence[Case],
+    config: RunConfig,
+    cache: Path,
+    *,
+    convention: str | None = None,
+    workers: int = 0,
+    way_out: str = SAY_CONVENTION,
 ) -> list[TrainingCase]:
     """Prepare patients to learn from, in the order of ``cases``.
 
@@ -54,6 +60,8 @@ def patient_cases(
         Label convention of every reference, whatever the evidence says; else each one's own.
     workers : int
         Processes that preprocess; 0: here, one case after another. The bytes do not depend on it.
+    way_out : str
+        As for :func:`data.find.recognise.choose_conventions`.
 
     Raises
     ------
@@ -68,7 +76,10 @@ def patient_cases(
     _refuse_unusable(cases, config)
     names: dict[ImageSource, str] = {case.reference: case.case_id for case in cases if case.reference}
     choices = choose_conventions(
-        cases, override=convention, read_labels=lambda source: label_values(source, names[source], Path(cache))
+        cases,
+        override=convention,
+        read_labels=lambda source: label_values(source, names[source], Path(cache)),
+        way_out=way_out,
     )
     entries = [_patient_entry(case, choices[case.case_id], config, cache) for case in cases]
     return cached_cases(entries, config, workers)

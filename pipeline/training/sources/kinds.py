@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from data.case import Case
-from data.errors import ConventionError, InputError, UsageError
+from data.errors import ConventionError, UsageError
 from data.find.discover import discover_cases
 from data.labels import load_convention
 from data.same_patient import known_as
@@ -84,10 +84,14 @@ def _patients_of(
     workers: int = 0,
 ) -> list[TrainingCase]:
     found = _patients(folder)
-    try:
-        return patient_cases([found[name] for name in names], config, cache, convention=convention, workers=workers)
-    except InputError as error:  # --convention is that of the data set alone
-        raise InputError(str(error).replace("--convention NAME", f"--extra {folder}:{_PATIENT}:NAME")) from None
+    return patient_cases(
+        [found[name] for name in names],
+        config,
+        cache,
+        convention=convention,
+        workers=workers,
+        way_out=f"say which with --extra {folder}:{_PATIENT}:NAME",  # --convention is that of the data set alone
+    )
 
 
 def _file_names(pattern: str) -> Callable[[Path], dict[str, str]]:

@@ -1,5 +1,7 @@
-"""Sentences of the command line for who has a page in front of him: advice that names an option, or a folder that he
-has not, becomes what the page can do, or is left out."""
+"""Sentences of the library in the words of the page.
+
+A user of the page has neither options nor folders, so each fix has words of its own here.
+"""
 
 from __future__ import annotations
 
@@ -7,57 +9,57 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data.errors import COMMAND_LINE, Mend
 from pipeline.web.names import quoted
 
 FOLDER = "patient"
-"""What a case's folder is called in sentences; no user has such a folder."""
-_BY_NAMES = "name the files as their data set does"
-_REWORDED: tuple[tuple[str, str], ...] = (
-    (rf"(^|; ){FOLDER}: ", r"\1"),
-    (r"choose --missing (?:zero or )?skip, or name another model", "or choose another model"),
-    (
-        r"(of the reference fit [^;]*); say which with --convention NAME",
-        rf"\1; choose “Not used” for it, or {_BY_NAMES}",
-    ),
-    (r"say which with --convention NAME", _BY_NAMES),
-    (r"[;,] name its convention with --convention(?: NAME)?", ""),
-    (r"choose another with --convention(?: NAME)?", "choose another model"),
-    (
-        r"the folder [^;]*? holds another patient's file: ([^;]*); move it to that patient's folder",
-        r"\1: bears another patient's name, and is not used unless you say what it shows",
-    ),
-    (
-        r"the files of [^;]*? bear different patients' names (\([^;]*\)); keep one patient's files in a folder",
-        r"the files bear different patients' names \1; check that they are one patient's",
-    ),
-    (r", or raise --max-voxels", ""),
-    (r"; see the layouts in README", "; say what each file shows"),
-    (r" \(--debug shows where\)", ""),
-)
-_OF_NO_USE = re.compile(r"the shipped model that fits best, needs |^nothing tells which label convention to write ")
+"""Name of a case's folder in sentences; no user has such a folder."""
+PAGE: Mapping[Mend, str] = {
+    Mend.ADD_IMAGE: "add the file, or choose another model",
+    Mend.ADD_IMAGE_OR_TAKE_ZEROS: "add the file, or choose another model",
+    Mend.NAME_CONVENTION: "correct its labels",
+    Mend.NAME_CONVENTION_TO_SCORE: "it will not be scored, correct its labels",
+    Mend.WRITE_ANOTHER_CONVENTION: "choose another model",
+    Mend.CHECK_HEADER: "check the header",
+    Mend.CHECK_SLICES: "check the slices",
+    Mend.NAME_AS_A_LAYOUT: "say what each file shows",
+    Mend.MOVE_TO_ITS_PATIENT: "it is not used unless you say what it shows",
+    Mend.PART_THE_PATIENTS: "check that they are one patient's",
+    Mend.FREE_MEMORY: "try smaller images",
+    Mend.REPORT: "please report it",
+}
+"""Each fix in the words of the page."""
+SAY_CONVENTION = "choose “Not used” for it, or name the files as their data set does"
+"""End of the error of a reference whose convention is undecided."""
+_CLAUSES = {COMMAND_LINE[mend]: words for mend, words in PAGE.items()}
 
 
 def for_page(text: str) -> str:
-    """A sentence of the command line, reworded where its advice cannot be followed on the page."""
-    for pattern, page in _REWORDED:
-        text = re.sub(pattern, page, text)
+    """Return sentences of the command line with the fixes in the words of the page.
+
+    Warnings and the reasons of a report are kept as text, joined by "; ". A fix is a whole clause of it, from the table
+    by which the sentence was made.
+    """
+    clauses = (clause.removeprefix(f"{FOLDER}: ") for clause in text.split("; "))
+    return "; ".join(_CLAUSES.get(clause, clause) for clause in clauses)
+
+
+def with_places(text: str, shown: Mapping[str, str]) -> str:
+    """Return a sentence with the user's words in place of our folders and files; ``shown`` maps the one to the other."""
+    for ours, users in shown.items():
+        text = text.replace(ours, users)
     return text
 
 
-def of_use(warnings: Sequence[str]) -> list[str]:
-    """Without those of which the page says more, or which settle themselves once the files are assigned."""
-    return [text for text in warnings if not _OF_NO_USE.search(text)]
-
-
 def with_names(text: str, shown: Mapping[str, str]) -> str:
-    """A sentence with the user's names in place of ours; ``shown`` as of :func:`shown_names`."""
+    """Return a sentence with the user's file names in place of ours; ``shown`` as of :func:`shown_names`."""
     return re.sub(
         r"(?:files/)?(f[0-9]{4,}\.[a-z.]*[a-z])(?![A-Za-z0-9])", lambda found: shown.get(found[1], found[1]), text
     )
 
 
 def _one_of(source: Mapping[str, Any]) -> str:
-    """The name of a source's file, without what was added to it for more slices or for one of its volumes."""
+    """Return the name of a source's file, without the additions for slices and volumes."""
     added = (
         r" and [0-9]+ more slices$"
         if source["channel"] is None
@@ -67,7 +69,7 @@ def _one_of(source: Mapping[str, Any]) -> str:
 
 
 def shown_names(sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Stored name -> what the user calls it, of all files of a case."""
+    """Return stored name -> the user's name, of all files of a case."""
     names: dict[str, str] = {}
     for source in sources:
         names |= {file: quoted(_one_of(source)) for file in source["files"]}

@@ -21,7 +21,7 @@ from data.find.recognise import ConventionChoice, choose_conventions
 from data.io.read import read_header, read_label_map
 from data.labels import count_labels
 from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
-from pipeline.web.compute.advice import FOLDER, for_page, of_use, shown_names, with_names
+from pipeline.web.compute.advice import FOLDER, SAY_CONVENTION, for_page, shown_names, with_names
 
 FILES = Path("files")
 Request = dict[str, Any]
@@ -73,8 +73,10 @@ def check(request: Request) -> dict[str, Any]:
     fitting = [model for model in models if _fits(model, case)]
     chosen = _chosen(record["wanted_model"], fitting, case)
     choice = _convention(case, chosen, max_voxels)
-    seen = inspect_case(case, choice, True, False, max_voxels)
-    problems, warnings = list(seen["problems"]), of_use(seen["warnings"])
+    # Without a reference the page needs no convention, and it says itself which images are missing.
+    asked = choice if case.reference else replace(choice, error=None)
+    seen = inspect_case(case, asked, True, False, max_voxels, advises=False)
+    problems, warnings = list(seen["problems"]), list(seen["warnings"])
     if not case.images:
         problems = ["nothing is assigned: say what each file shows (T1, T1c, T2 or FLAIR)"]
     elif not fitting:
@@ -132,7 +134,7 @@ def _chosen(wanted: str | None, fitting: Sequence[Checkpoint], case: Case) -> Ch
 
 def _no_model(models: Sequence[Checkpoint], case: Case) -> str:
     if not models:
-        return "no model is there; start the server with --model FILE"
+        return "this server has no model; tell the person who runs it"
     lacking = min(
         ([m for m in model.settings["modalities"] if m not in case.images] for model in models),
         key=lambda names: len(names),
@@ -145,7 +147,8 @@ def _convention(case: Case, model: Checkpoint | None, max_voxels: int) -> Conven
         return count_labels(read_label_map(source, max_voxels=max_voxels).array)
 
     fallback = str(model.settings["convention"]) if model else None
-    choice = choose_conventions([case], fallback=fallback, read_labels=labels)[case.case_id]
+    choices = choose_conventions([case], fallback=fallback, read_labels=labels, way_out=SAY_CONVENTION)
+    choice = choices[case.case_id]
     if choice.error and case.reference is None and case.conventions:
         # Nothing is compared, and the page cannot choose a convention: take the model's own.
         return _convention(replace(case, conventions=()), model, max_voxels)

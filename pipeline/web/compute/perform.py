@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.case import ImageSource
-from data.errors import InputError, UsageError
+from data.errors import InputError, UsageError, explain
 from data.folder_names import unique_folder_names
 from data.io.read import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
 from data.regular_file import read_json_object
 from pipeline.execute.lock import remove_temporary_files
 from pipeline.segment.task import result_path, sha256_of
-from pipeline.web.compute.advice import for_page
+from pipeline.web.compute.advice import PAGE, for_page, with_places
 from pipeline.web.compute.checks import FILES, Request, case_of, check
 from pipeline.web.compute.worker import Emit
 from pipeline.web.names import Received
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.evaluate.label_maps import LabelMap
 
 INPUT, OUTPUT, VIEW, EDITS = (Path(name) for name in ("input", "output", "view", "edits"))
+_LINKED = {f"{INPUT}/": ""}
 MAX_EDITS = 99
 """Largest number per case."""
 
@@ -91,12 +92,12 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     report = segment_cases([case], OUTPUT, options, on_stage=emit)
     row = {str(key): value for key, value in report.iloc[0].to_dict().items()}
     if row["status"] == "error":
-        raise InputError(for_page(str(row["reason"]).replace(f"{INPUT}/", "")))
+        raise InputError(for_page(with_places(str(row["reason"]), _LINKED)))
     emit("writing", 1.0)
     name = unique_folder_names([case.case_id])[case.case_id]
     state = read_state(OUTPUT / ".state" / f"{name}.json")
     mask = OUTPUT / name / f"{name}_seg.nii.gz"
-    row["reason"], row["flags"] = (str(row[key] or "").replace(f"{INPUT}/", "") for key in ("reason", "flags"))
+    row["reason"], row["flags"] = (with_places(str(row[key] or ""), _LINKED) for key in ("reason", "flags"))
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
     outcome = Outcome(mask, row, regions, lesions, case.images, case.reference)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
@@ -260,7 +261,7 @@ def take_edit(request: Request) -> dict[str, Any]:
                 f"use {', '.join(map(str, convention.labels))}"
             )
     except InputError as error:
-        raise InputError(for_page(str(error)).replace(str(upload), "the edited mask")) from None
+        raise InputError(with_places(explain(error, words=PAGE), {str(upload): "the edited mask"})) from None
     finally:
         upload.unlink(missing_ok=True)
     stem = f"edited-{number:02d}"

@@ -24,12 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.errors import SegmentationError
+from data.errors import SegmentationError, explain
+from pipeline.web.compute.advice import PAGE
 
 log = logging.getLogger(__name__)
 
 Emit = Callable[[str, float], None]
-NO_MEMORY = "not enough memory for this case: it has too many voxels for the memory that a job may take"
 
 
 def main(function: str, memory_bytes: int) -> None:
@@ -63,14 +63,12 @@ def _answer(
     try:
         os.chdir(request["folder"])  # so that sentences and tables hold no path of the server
         return {"done": perform(request, emit)}
-    except SegmentationError as error:
-        return {"failed": str(error)}
-    except MemoryError:
-        return {"failed": NO_MEMORY}
+    except (SegmentationError, MemoryError) as error:
+        return {"failed": explain(error, words=PAGE)}
     except Exception as error:
         log.exception("%s failed", request.get("do"))
         if "can't allocate memory" in str(error):  # torch's own message
-            return {"failed": NO_MEMORY}
+            return {"failed": explain(MemoryError(), words=PAGE)}
         return {"failed": f"unexpected {type(error).__name__} while computing; the server's log says more"}
     finally:
         os.chdir(here)

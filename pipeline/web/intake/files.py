@@ -20,6 +20,7 @@ from data.find.discover import cases_of_names
 from data.find.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, match_volume, split_extension
 from data.find.places import Names
 from data.io.read import read_header
+from pipeline.web.compute.advice import with_places
 from pipeline.web.intake.unpack import MAX_ENTRIES, is_archive, unpack_zip
 from pipeline.web.names import Received, clean_name, quoted
 from pipeline.web.store import Source
@@ -168,7 +169,7 @@ def recognise(stored: Sequence[Stored], folder: Path, label: str, max_voxels: in
     """
     names = Names(os.path.join(_PLACE, label))
     placed = _lay_out(stored, folder, names)
-    return _from_cases(cases_of_names(names), placed, stored, folder, label, max_voxels, _PLACE + os.sep)
+    return _from_cases(cases_of_names(names), placed, stored, folder, label, max_voxels)
 
 
 def _lay_out(stored: Sequence[Stored], folder: Path, names: Names) -> dict[str, Stored]:
@@ -204,7 +205,6 @@ def _from_cases(
     folder: Path,
     label: str,
     max_voxels: int,
-    above: str,
 ) -> Intake:
     known = [case for case in cases if case.images or case.reference]
     with_images = [case for case in known if case.images]
@@ -212,7 +212,9 @@ def _from_cases(
     if len(with_images) > 1 and len(set(roles)) < len(roles):
         names = _listed([case.case_id for case in with_images])
         raise InputError(f"the upload holds {len(with_images)} patients ({names}); drop one patient at a time")
-    notes = [note.replace(above, "") for case in known for note in (*case.warnings, *case.problems)]
+    # The top folder is ours: a user sees an upload in its place.
+    shown = {_PLACE + os.sep: "", f"the folder {label} ": "the upload ", f"the files of {label} ": "the files "}
+    notes = [with_places(note, shown) for case in known for note in (*case.warnings, *case.problems)]
     if len(with_images) > 1:
         notes.append(f"the names speak of different patients: {_listed([c.case_id for c in with_images])}; check them")
     sources: list[Source] = []

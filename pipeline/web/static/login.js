@@ -2,8 +2,8 @@
 
 const problem = document.querySelector("#problem");
 const query = new URLSearchParams(location.search);
-const WRONG = "This is not the server’s token; copy it again from the file that was given with --token-file.";
-const WAIT = "Too many wrong tokens were tried from where you are; wait a minute, then try again.";
+const WRONG = "This is not the server’s token. Copy it again, or ask the person who runs the server.";
+const WAIT = "Too many wrong tokens were tried from your address; wait a minute, then try again.";
 if (query.has("wrong") || query.has("wait")) {
   problem.textContent = query.has("wait") ? WAIT : WRONG;
   problem.hidden = false;
