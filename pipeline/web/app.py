@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from data.errors import SegmentationError
 from pipeline import __version__
@@ -26,10 +27,9 @@ from pipeline.web.compute.process import JobFailed
 from pipeline.web.context import DISK_FULL, Context
 from pipeline.web.intake.uploads import TooLarge, TooLargeReply
 from pipeline.web.protocol import Connection
-from pipeline.web.routes.cases import add_cases, add_files
-from pipeline.web.routes.incoming import add_incoming
-from pipeline.web.routes.lists import add_lists
-from pipeline.web.routes.pages import add_pages, niivue_file
+from pipeline.web.routes import cases, incoming, lists, pages
+from pipeline.web.routes.lists import EarlierResults
+from pipeline.web.routes.pages import niivue_file
 from pipeline.web.security import Guard
 from pipeline.web.settings import Settings, check_settings
 
@@ -76,14 +76,14 @@ def create_app(settings: Settings, *, job_function: str = _JOB, check_function: 
         redirect_slashes=False,
     )
     app.state.context = context
+    app.state.earlier = EarlierResults(settings.data, context.jobs)
+    app.state.niivue = niivue_file()
     app.add_middleware(Guard, settings=settings, sessions=context.sessions, guesses=context.guesses)
     for kind in (HTTPException, RequestValidationError, SegmentationError, JobFailed, TooLarge, OSError):
         app.add_exception_handler(kind, _explain)
-    add_pages(app, context)
-    add_lists(app, context)
-    add_incoming(app, context)
-    add_cases(app, context)
-    add_files(app, context)
+    for routes in (pages, lists, incoming, cases):
+        app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=pages.STATIC))
     return app
 
 

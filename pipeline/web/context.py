@@ -12,9 +12,9 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -193,3 +193,22 @@ def _model_info(checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError):
         text = ""
     return about | {"trained_on": str(listing["trained_on"]), "card": text}
+
+
+async def _context(request: Request) -> Context:
+    """Return the context of the app that answers; async, so that it runs in the event loop's thread."""
+    context: Context = request.app.state.context
+    return context
+
+
+Shared = Annotated[Context, Depends(_context)]
+"""Parameter of a route: the context."""
+
+
+async def _own_case(request: Request, case_id: str, context: Shared) -> CaseRecord:
+    """Return the case of the path, as :meth:`Context.case`."""
+    return context.case(request, case_id)
+
+
+OwnCase = Annotated[CaseRecord, Depends(_own_case)]
+"""Parameter of a route: the case of its path, which belongs to the session that asks."""

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pipeline.web import schema
-from pipeline.web.context import NO_CASE, Context
+from pipeline.web.context import NO_CASE, Context, OwnCase, Shared
 from pipeline.web.jobs import is_finished
 from pipeline.web.names import one_line
 from pipeline.web.store import CaseRecord
@@ -22,80 +22,102 @@ from pipeline.web.store import CaseRecord
 _HEARTBEAT_S, _TICK_S = 15.0, 1.0
 
 
-def add_cases(app: FastAPI, context: Context) -> None:
-    missing: dict[int | str, dict[str, Any]] = {404: {"model": schema.Problem, "description": "Not in this session."}}
-    wrong: dict[int | str, dict[str, Any]] = missing | {409: {"model": schema.Problem, "description": "Not now."}}
+router = APIRouter()
+_MISSING: dict[int | str, dict[str, Any]] = {404: {"model": schema.Problem, "description": "Not in this session."}}
+_WRONG: dict[int | str, dict[str, Any]] = _MISSING | {409: {"model": schema.Problem, "description": "Not now."}}
 
-    @app.get("/api/cases", response_model=list[schema.CaseInfo], summary="This session's cases, the newest first")
-    async def cases(request: Request) -> Response:
-        records = context.store.of_owner(request.state.owner)
-        return Response(b"[" + b",".join(map(context.text, records)) + b"]", media_type="application/json")
 
-    @app.get("/api/cases/{case_id}", response_model=schema.CaseInfo, responses=missing, summary="One case")
-    async def case(request: Request, case_id: str) -> Response:
-        return context.reply(context.case(request, case_id))
+@router.get("/api/cases", response_model=list[schema.CaseInfo], summary="This session's cases, the newest first")
+async def cases(request: Request, context: Shared) -> Response:
+    records = context.store.of_owner(request.state.owner)
+    return Response(b"[" + b",".join(map(context.text, records)) + b"]", media_type="application/json")
 
-    @app.patch(
-        "/api/cases/{case_id}", response_model=schema.CaseInfo, responses=wrong, summary="Say what its files show"
-    )
-    async def change(request: Request, case_id: str, changes: schema.Changes) -> Response:
-        record = context.case(request, case_id)
-        if record.state in ("queued", "running"):
-            raise HTTPException(409, f"the case is {record.state}; cancel it before you change it")
-        if changes.name is not None:
-            record = replace(record, name=one_line(changes.name) or record.name)
-        if changes.model is not None and changes.model not in context.checkpoints:
-            raise HTTPException(
-                422, f"there is no model {changes.model!r}; choose among {', '.join(context.checkpoints)}"
-            )
-        if not changes.roles and changes.model is None:
-            return context.reply(await context.store.put(record))
-        if not record.sources:
-            raise HTTPException(409, "this is an earlier result, whose images are assigned for good")
-        record = _with_roles(record, dict(changes.roles))
-        wanted = changes.model or record.wanted_model
-        record = await context.jobs.recheck(replace(record, wanted_model=wanted))
-        settled = await context.jobs.settled(case_id, 0.8, lambda r: r.state != "checking")
-        return context.reply(settled or record)
 
-    @app.post(
-        "/api/cases/{case_id}/run",
-        status_code=202,
-        response_model=schema.CaseInfo,
-        responses=wrong,
-        summary="Make its mask",
-    )
-    async def run(request: Request, case_id: str, nothing: schema.Nothing | None = None) -> Response:
-        context.case(request, case_id)
-        record = await context.jobs.settled(case_id, 30.0, lambda r: r.state != "checking")
-        if record is None:
-            raise HTTPException(404, NO_CASE)
-        if record.state in ("queued", "running"):
-            return context.reply(record, 202)
-        if not record.can_run or record.state == "checking":
-            why = "; ".join(record.problems) or record.error or "it is still being looked at"
-            raise HTTPException(409, f"the case cannot run: {why}")
-        return context.reply(await context.jobs.run(record), 202)
+@router.get("/api/cases/{case_id}", response_model=schema.CaseInfo, responses=_MISSING, summary="One case")
+async def case(context: Shared, record: OwnCase) -> Response:
+    return context.reply(record)
 
-    @app.post("/api/cases/{case_id}/cancel", response_model=schema.CaseInfo, responses=missing, summary="Stop it")
-    async def cancel(request: Request, case_id: str) -> Response:
-        return context.reply(await context.jobs.cancel(context.case(request, case_id)))
 
-    @app.delete("/api/cases/{case_id}", status_code=204, responses=missing, summary="Remove it and its files")
-    async def delete(request: Request, case_id: str) -> Response:
-        await context.jobs.delete(context.case(request, case_id))
-        return Response(status_code=204)
+@router.patch(
+    "/api/cases/{case_id}", response_model=schema.CaseInfo, responses=_WRONG, summary="Say what its files show"
+)
+async def change(request: Request, case_id: str, changes: schema.Changes, context: Shared) -> Response:
+    # Found here and not as OwnCase, so that a body that cannot be read is refused first.
+    record = context.case(request, case_id)
+    if record.state in ("queued", "running"):
+        raise HTTPException(409, f"the case is {record.state}; cancel it before you change it")
+    if changes.name is not None:
+        record = replace(record, name=one_line(changes.name) or record.name)
+    if changes.model is not None and changes.model not in context.checkpoints:
+        raise HTTPException(422, f"there is no model {changes.model!r}; choose among {', '.join(context.checkpoints)}")
+    if not changes.roles and changes.model is None:
+        return context.reply(await context.store.put(record))
+    if not record.sources:
+        raise HTTPException(409, "this is an earlier result, whose images are assigned for good")
+    record = _with_roles(record, dict(changes.roles))
+    wanted = changes.model or record.wanted_model
+    record = await context.jobs.recheck(replace(record, wanted_model=wanted))
+    settled = await context.jobs.settled(case_id, 0.8, lambda r: r.state != "checking")
+    return context.reply(settled or record)
 
-    @app.get(
-        "/api/cases/{case_id}/events",
-        responses=missing | {200: {"content": {"text/event-stream": {}}, "description": "One case object an event."}},
-        response_class=StreamingResponse,
-        summary="Every change of a case, as server-sent events, until nothing more happens",
-    )
-    async def events(request: Request, case_id: str) -> Response:
-        record = context.case(request, case_id)
-        context.room_to_listen(record.owner)
-        return _EventStream(context, record)
+
+@router.post(
+    "/api/cases/{case_id}/run",
+    status_code=202,
+    response_model=schema.CaseInfo,
+    responses=_WRONG,
+    summary="Make its mask",
+)
+async def run(request: Request, case_id: str, context: Shared, nothing: schema.Nothing | None = None) -> Response:
+    context.case(request, case_id)
+    record = await context.jobs.settled(case_id, 30.0, lambda r: r.state != "checking")
+    if record is None:
+        raise HTTPException(404, NO_CASE)
+    if record.state in ("queued", "running"):
+        return context.reply(record, 202)
+    if not record.can_run or record.state == "checking":
+        why = "; ".join(record.problems) or record.error or "it is still being looked at"
+        raise HTTPException(409, f"the case cannot run: {why}")
+    return context.reply(await context.jobs.run(record), 202)
+
+
+@router.post("/api/cases/{case_id}/cancel", response_model=schema.CaseInfo, responses=_MISSING, summary="Stop it")
+async def cancel(context: Shared, record: OwnCase) -> Response:
+    return context.reply(await context.jobs.cancel(record))
+
+
+@router.delete("/api/cases/{case_id}", status_code=204, responses=_MISSING, summary="Remove it and its files")
+async def delete(context: Shared, record: OwnCase) -> Response:
+    await context.jobs.delete(record)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/api/cases/{case_id}/events",
+    responses=_MISSING | {200: {"content": {"text/event-stream": {}}, "description": "One case object an event."}},
+    response_class=StreamingResponse,
+    summary="Every change of a case, as server-sent events, until nothing more happens",
+)
+async def events(context: Shared, record: OwnCase) -> Response:
+    context.room_to_listen(record.owner)
+    return _EventStream(context, record)
+
+
+@router.get(
+    "/api/cases/{case_id}/files/{name:path}",
+    response_class=FileResponse,
+    responses={404: {"model": schema.Problem, "description": "No such file."}},
+    summary="A file of a result",
+)
+async def file(name: str, context: Shared, record: OwnCase) -> Response:
+    below = schema.served_path(record, name)
+    path = context.jobs.folder(record.id) / below if below is not None else None
+    if path is None or not await asyncio.to_thread(path.is_file):
+        raise HTTPException(404, "the case has no such file; its result lists those that there are")
+    kind = "application/gzip" if path.suffix == ".gz" else "application/octet-stream"
+    if name.startswith("view/"):
+        return FileResponse(path, media_type=kind)
+    return FileResponse(path, media_type=kind, filename=name)
 
 
 def _with_roles(record: CaseRecord, roles: dict[str, Any]) -> CaseRecord:
@@ -151,22 +173,3 @@ async def _events(context: Context, case_id: str) -> AsyncIterator[str]:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), _TICK_S)
             silent += _TICK_S
-
-
-def add_files(app: FastAPI, context: Context) -> None:
-    @app.get(
-        "/api/cases/{case_id}/files/{name:path}",
-        response_class=FileResponse,
-        responses={404: {"model": schema.Problem, "description": "No such file."}},
-        summary="A file of a result",
-    )
-    async def file(request: Request, case_id: str, name: str) -> Response:
-        record = context.case(request, case_id)
-        below = schema.served_path(record, name)
-        path = context.jobs.folder(case_id) / below if below is not None else None
-        if path is None or not await asyncio.to_thread(path.is_file):
-            raise HTTPException(404, "the case has no such file; its result lists those that there are")
-        kind = "application/gzip" if path.suffix == ".gz" else "application/octet-stream"
-        if name.startswith("view/"):
-            return FileResponse(path, media_type=kind)
-        return FileResponse(path, media_type=kind, filename=name)
