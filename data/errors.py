@@ -27,10 +27,11 @@ def few(items: Iterable[object], most: int = 5) -> str:
 
 
 class Mend(Enum):
-    """Fix of a fault that users of the command line and of the page make in different ways.
+    """Fix of a fault, where its words depend on the reader.
 
-    The words for the command line are in ``COMMAND_LINE``, those for the page in `pipeline.web.compute.advice`. A fix
-    that is the same for both is written out in its error.
+    Users of the command line have options and folders, those of the page have neither. The words for the command line
+    are in ``COMMAND_LINE``, those for the page in `pipeline.web.compute.advice`. A fix that is the same for both is
+    written out in its error.
     """
 
     ADD_IMAGE = auto()
@@ -65,7 +66,7 @@ COMMAND_LINE: Mapping[Mend, str] = {
 
 
 def advise(fault: str, mend: Mend, words: Mapping[Mend, str] = COMMAND_LINE) -> str:
-    """Return the sentence of a fault with its fix, in the words of the command line or in others."""
+    """Return the sentence of a fault with its fix in the reader's words."""
     return f"{fault}; {words[mend]}"
 
 

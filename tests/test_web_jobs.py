@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import json
 import shutil
 import threading
@@ -34,6 +35,17 @@ def server(tmp_path_factory):
     workspace = tmp_path_factory.mktemp("workspace")
     with running(workspace, job_seconds=8.0, job_memory_bytes=MEMORY) as server:
         yield server
+
+
+def test_the_names_of_the_processes_and_of_their_functions_lead_to_them():
+    from pipeline.web import app
+    from pipeline.web.compute import perform, process, worker
+
+    assert importlib.import_module(process.WORKER) is worker
+    assert (process.ROOT / "pipeline" / "web" / "compute" / "worker.py").samefile(worker.__file__)
+    for name, function in ((app._JOB, perform.job_process), (app._CHECK, perform.check_process)):
+        module, _, attribute = name.partition(":")
+        assert getattr(importlib.import_module(module), attribute) is function
 
 
 def test_a_case_goes_through_its_states_to_a_result(server, patient):
@@ -271,9 +283,9 @@ def test_time_left_is_the_share_left_of_what_earlier_runs_took_and_no_more_than_
         await store.add_timing("m", 1000, 20.0)
         now = time.monotonic()
         if seconds is not None:
-            jobs._first, jobs._latest = (now - seconds, 0.05), now
+            jobs.forecast._first, jobs.forecast._latest = (now - seconds, 0.05), now
         record = CaseRecord("a" * 32, "o", "x", "running", 1.0, 2.0, model="m", voxels=1000, progress=progress)
-        found = jobs.seconds_left(dataclasses.replace(record, started_at=time.time() - began))
+        found = jobs.forecast.seconds_left(dataclasses.replace(record, started_at=time.time() - began))
         await store.close()
         return found
 
@@ -307,13 +319,13 @@ def test_a_long_line_is_reckoned_once_and_not_for_each_case_in_it(tmp_path):
             return record
 
         records = [queue(*case) for case in (("a", "a1"), ("a", "a2"), ("b", "b1"), ("a", "a3"))]
-        told = [(jobs.position(record), jobs.seconds_left(record)) for record in records]
+        told = [(jobs.forecast.position(record), jobs.forecast.seconds_left(record)) for record in records]
         records += [queue(f"owner {n % 10}", f"case {n}") for n in range(2000)]
         asked.clear()
         for record in records[-200:]:
-            jobs.position(record), jobs.seconds_left(record)
+            jobs.forecast.position(record), jobs.forecast.seconds_left(record)
         jobs.turns.remove("a1")
-        told.append((jobs.position(records[1]), jobs.seconds_left(records[1])))
+        told.append((jobs.forecast.position(records[1]), jobs.forecast.seconds_left(records[1])))
         await store.close()
         return told, len(asked)
 

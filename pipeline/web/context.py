@@ -196,7 +196,10 @@ def _model_info(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 async def _context(request: Request) -> Context:
-    """Return the context of the app that answers; async, so that it runs in the event loop's thread."""
+    """Return the context of the app that answers.
+
+    The function is async, so that it runs in the event loop's thread.
+    """
     context: Context = request.app.state.context
     return context
 

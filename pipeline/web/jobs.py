@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.web.compute.process import ComputingProcess, JobFailed
 from pipeline.web.settings import Settings
 from pipeline.web.store import FINISHED, CaseRecord, Store
-from pipeline.web.turns import Line, Turns
+from pipeline.web.turns import Forecast, Line, Turns
 from pipeline.web.workspace import CaseFolders
 
 log = logging.getLogger(__name__)
@@ -40,18 +40,13 @@ class Jobs:
         self.checker = ComputingProcess(check_function, min(memory, _CHECK_MEMORY_BYTES) if memory else None)
         self.folders = CaseFolders(settings.workspace / "cases", store.workspace_id)
         self.turns = Turns()
-        self.running: str | None = None
+        self.forecast = Forecast(store, self.turns)
         self._wake = asyncio.Event()
         self._checks, self._to_check = Turns(), asyncio.Event()
         self._line = Line()
         self._current: asyncio.Task[Any] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._reckoned: tuple[tuple[int, int], dict[str, tuple[int, float | None]]] = ((-1, -1), {})
         self._warm = False
-        self._first: tuple[float, float] | None = None
-        """Time of the running job's first report of progress (monotonic clock), and its share."""
-        self._latest: float | None = None
-        """Time of its last report of progress."""
 
     def folder(self, case_id: str) -> Path:
         """Return the folder of a case's files."""
@@ -127,7 +122,7 @@ class Jobs:
         if self.turns.remove(record.id):
             record = await self.store.put(replace(record, state="cancelled", queued_at=None))
             self._tell_waiting()
-        elif self.running == record.id and self._current is not None:
+        elif self.forecast.running == record.id and self._current is not None:
             self._current.cancel()
             await self.settled(record.id, 12.0, lambda r: r.state not in ("queued", "running"))
             record = self.store.get(record.id) or record
@@ -186,83 +181,6 @@ class Jobs:
             raise JobFailed("the case's files are not where the server put them; upload it again")
         return str(self.folder(record.id))
 
-    # The line, as the page shows it
-
-    def position(self, record: CaseRecord) -> int | None:
-        """Return the place of a case in line, 1 for the next.
-
-        The running job counts as the first. None where the case does not wait.
-        """
-        if record.state != "queued":
-            return None
-        place = self._waiting().get(record.id)
-        return None if place is None else place[0] + (self.running is not None)
-
-    def seconds_left(self, record: CaseRecord) -> float | None:
-        """Estimate the seconds until the mask is there, from the times of earlier runs.
-
-        None where nothing is known.
-        """
-        if record.state == "running":
-            return self._running_left(record)
-        if record.state != "queued":
-            return None
-        _, wait = self._waiting().get(record.id, (0, None))
-        current = self.store.get(self.running) if self.running else None
-        left = 0.0 if current is None else self._running_left(current)
-        return None if wait is None or left is None else wait + left
-
-    def _waiting(self) -> dict[str, tuple[int, float | None]]:
-        """Return the place and the waiting time of each job in line.
-
-        The time is in seconds until the job ends, if the line began now; it is computed once for each change of the
-        line.
-
-        A session may have hundreds of jobs in it and ask for all of them.
-        """
-        state = (self.turns.changes, self.store.timed_runs)
-        if self._reckoned[0] != state:
-            line: dict[str, tuple[int, float | None]] = {}
-            expected: dict[tuple[str | None, int], float | None] = {}
-            wait: float | None = 0.0
-            for place, job in enumerate(self.turns, 1):
-                if (record := self.store.get(job)) is not None:
-                    kind = record.model, record.voxels
-                    if kind not in expected:
-                        expected[kind] = self._expected(record)
-                    own = expected[kind]
-                    wait = None if wait is None or own is None else wait + own
-                line[job] = place, wait
-            self._reckoned = state, line
-        return self._reckoned[1]
-
-    def _expected(self, record: CaseRecord) -> float | None:
-        return self.store.expected_seconds(record.model, record.voxels)
-
-    def _running_left(self, record: CaseRecord) -> float | None:
-        """Estimate the seconds that the running job still takes.
-
-        It is the share of earlier runs' time that is left since the last report of progress, and never more than the
-        job's own pace so far makes likely. Without earlier runs the pace alone counts.
-        """
-        pace = self._left_by_pace(record)
-        expected = self._expected(record)
-        if expected is None:
-            return pace
-        since = 0.0 if self._latest is None else time.monotonic() - self._latest
-        left = max(expected * (1 - record.progress) - since, 0.0)
-        return left if pace is None else min(left, pace)
-
-    def _left_by_pace(self, record: CaseRecord) -> float | None:
-        if self._first is None or record.progress <= self._first[1] + 0.1:
-            return None
-        since, share = self._first
-        return (time.monotonic() - since) * (1 - record.progress) / (record.progress - share)
-
-    def progress(self, record: CaseRecord) -> float:
-        """Return the share that is done, 0 to 1, as the process reports it."""
-        return 1.0 if record.state == "done" else record.progress
-
     def _tell_waiting(self) -> None:
         for job in self.turns:
             self.store.notify(job)
@@ -302,33 +220,29 @@ class Jobs:
         record = self.store.get(case_id)
         if record is None or record.state != "queued":
             return
-        self.running = case_id
+        self.forecast.begin(case_id)
         try:
             # Set at once, so that a cancellation finds a task to stop.
             self._current = asyncio.create_task(self._compute(record))
             changes = await asyncio.shield(asyncio.gather(self._current, return_exceptions=True))
             await self._conclude(case_id, changes[0])
         finally:
-            self.running, self._current = None, None
+            self.forecast.running, self._current = None, None
             self._tell_waiting()
 
     async def _compute(self, record: CaseRecord) -> dict[str, Any]:
         def on_stage(stage: str, share: float) -> None:
-            now, seconds = self.store.get(record.id), time.monotonic()
-            if share > 0:  # before that the model is loaded, whose time does not predict the rest
-                self._first, self._latest = self._first or (seconds, share), seconds
+            now = self.store.get(record.id)
+            self.forecast.report(share)
             if now is not None:
                 self.store.show(replace(now, stage=stage, progress=min(max(share, now.progress), 1.0)))
 
-        self._first = self._latest = None
         record = await self.store.put(replace(record, state="running", started_at=time.time(), progress=0.0))
         self._tell_waiting()
         request = {"do": "segment", "folder": await self._own_folder(record), "max_voxels": MAX_VOXELS}
         request |= {"model": self.models.get(record.model or "", ""), "case": asdict(record)}
         answer = await self.computer.ask(request, self.settings.job_seconds, on_stage)
-        if self._first is not None and self._first[1] < 1:
-            since, share = self._first
-            whole = (time.monotonic() - since) / (1 - share)
+        if (whole := self.forecast.whole_seconds()) is not None:
             await self.store.add_timing(str(record.model), record.voxels, whole)
         return _done(answer)
 
@@ -396,7 +310,7 @@ def is_finished(record: CaseRecord) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    """What a user is told of an error of ours; everything else is for the log."""
+    """Return the sentence of a failed case. The log alone shows an unexpected error."""
     if isinstance(error, JobFailed):
         return str(error)
     log.error("a case failed", exc_info=error)

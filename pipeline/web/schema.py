@@ -49,7 +49,7 @@ class ResultEntry(BaseModel):
 
 
 class CaseFile(BaseModel):
-    """Image of a case: a file, a stack of slices, or one volume of 4D."""
+    """Image of a case: a file, a stack of slices, or a 4D volume."""
 
     id: str
     name: str
@@ -230,10 +230,10 @@ def case_json(record: CaseRecord, jobs: Jobs) -> dict[str, Any]:
         "can_run": record.can_run and record.state not in ("checking", "queued", "running"),
         "model": record.model,
         "models": record.models,
-        "queue_position": jobs.position(record),
+        "queue_position": jobs.forecast.position(record),
         "stage": record.stage,
-        "progress": jobs.progress(record),
-        "seconds_left": jobs.seconds_left(record),
+        "progress": 1.0 if record.state == "done" else record.progress,
+        "seconds_left": jobs.forecast.seconds_left(record),
         "error": record.error,
         "result": _result(record),
     }

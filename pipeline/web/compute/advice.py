@@ -35,7 +35,7 @@ _CLAUSES = {COMMAND_LINE[mend]: words for mend, words in PAGE.items()}
 
 
 def for_page(text: str) -> str:
-    """Return sentences of the command line with the fixes in the words of the page.
+    """Return the command line's sentences with fixes in the page's words.
 
     Warnings and the reasons of a report are kept as text, joined by "; ". A fix is a whole clause of it, from the table
     by which the sentence was made.
@@ -45,7 +45,10 @@ def for_page(text: str) -> str:
 
 
 def with_places(text: str, shown: Mapping[str, str]) -> str:
-    """Return a sentence with the user's words in place of our folders and files; ``shown`` maps the one to the other."""
+    """Return a sentence with the user's words in place of our folders and files.
+
+    ``shown`` maps ours to the user's.
+    """
     for ours, users in shown.items():
         text = text.replace(ours, users)
     return text

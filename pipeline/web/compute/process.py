@@ -19,6 +19,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[3]
+WORKER = "pipeline.web.compute.worker"
 _LONGEST_ANSWER = 32 * 2**20
 _WATCH_S = 0.25
 _START_S = 120.0
@@ -104,7 +105,7 @@ class ComputingProcess:
         paths = [str(ROOT), *(path for path in sys.path if path)]
         self._too_much_memory = False
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipeline.web.compute.worker", self.function, str(self.memory_bytes or 0)),
+            *(sys.executable, "-m", WORKER, self.function, str(self.memory_bytes or 0)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -143,7 +144,8 @@ class ComputingProcess:
             with contextlib.suppress(ValueError):
                 how = f"by signal {signal.Signals(-code).name}"
         hint = ", probably for want of memory" if code == -9 else ""
-        return f"the process that computes it ended {how}{hint}; run it again, and tell who runs the server if it ends again"
+        again = "run it again, and tell the person who runs the server if it ends again"
+        return f"the process that computes it ended {how}{hint}; {again}"
 
     async def _watch_memory(self, process: asyncio.subprocess.Process) -> None:
         while self.memory_bytes and process.returncode is None:

@@ -153,8 +153,8 @@ def _each_once(files: Sequence[Received]) -> tuple[list[Received], list[str]]:
             continue
         if not filecmp.cmp(known.path, item.path, shallow=False):
             raise InputError(
-                f"two different files are called {quoted(item.name)}; rename one of them, or drop the folders that they "
-                "lie in"
+                f"two different files are called {quoted(item.name)}; rename one of them, or drop the folders that "
+                "they lie in"
             )
         item.path.unlink()
         copies.append(item.name)

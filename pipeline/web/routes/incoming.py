@@ -70,7 +70,10 @@ async def create(request: Request, context: Shared) -> Response:
 async def _receive(
     request: Request, context: Context, record: CaseRecord, incoming: Path
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Stream the form to ``incoming`` and have it recognised; return its fields and the parts of the record found."""
+    """Stream the form to ``incoming`` and have it recognised.
+
+    Returns its fields, and the parts of the record that were found.
+    """
     await asyncio.to_thread(incoming.mkdir)
     with context.receiving(request):
         received, fields = await receive_form(request, incoming, context.settings.max_upload_bytes)
