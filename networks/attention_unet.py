@@ -81,6 +81,7 @@ class AttentionUNet(PaddedNetwork):
         activation: str = "relu",
         dropout: float = 0.0,
         deep_supervision: bool = False,
+        *,
         merge_norm: str | None = None,
         merge_activation: str | None = None,
     ) -> None:

@@ -53,9 +53,12 @@ class UNetPlusPlus(PaddedNetwork):
         activation: str = "relu",
         dropout: float = 0.0,
         deep_supervision: bool = False,
+        *,
         head_channels: int | None = None,
     ) -> None:
         check_widths(channels, norm, activation)
+        if head_channels is not None and head_channels < 1:
+            raise ValueError(f"head_channels is at least 1, not {head_channels}")
         super().__init__(spatial_dims, in_channels, len(channels) - 1, deep_supervision)
         depth = len(channels) - 1
         self.level = depth

@@ -417,12 +417,14 @@ class RunConfig(Strict):
         return frozenset(axis for a in self.slice_axes for axis in turning(a)[: self.network.spatial_dims])
 
     @model_serializer(mode="wrap")
-    def _without_first(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``first`` out where a network works alone.
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``first`` out where a network works alone, and ``options`` where it has none.
 
-        Model files and the runs to resume then stay the same as before there were cascades.
+        Model files and the runs to resume then stay the same as before there were cascades and options.
         """
         plain: dict[str, Any] = handler(self)
+        if not self.network.options:
+            plain["network"].pop("options", None)
         if self.first is None:
             plain.pop("first", None)
         return plain

@@ -343,3 +343,15 @@ def test_a_configuration_cannot_be_changed_afterwards() -> None:
         config.name = "other"  # type: ignore[misc]
     with pytest.raises(AttributeError):
         config.network.norm = "group"  # type: ignore[misc]
+
+
+def test_options_of_one_architecture_are_written_only_where_a_recipe_sets_some() -> None:
+    """Model files, and runs to resume, stay the same as before there were options."""
+    assert "options" not in parse_config(settings(), "x").model_dump(mode="json")["network"]
+    config = parse_config(settings(network__options={"merge_norm": "instance"}), "x")
+    assert config.model_dump(mode="json")["network"]["options"] == {"merge_norm": "instance"}
+    assert parse_config(config.model_dump(mode="json"), "again") == config
+    with pytest.raises(
+        UsageError, match=r"^x: network: .*there is no option 'merge'; options and defaults: merge_norm"
+    ):
+        parse_config(settings(network__options={"merge": "instance"}), "x")

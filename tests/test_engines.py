@@ -17,7 +17,7 @@ from torch import nn
 
 from data.errors import UsageError
 from data.find.discover import discover_cases
-from networks import ARCHITECTURES, CHANNELS_LAST, RESOLUTIONS, SPATIAL_DIMS, NetworkConfig, build_network
+from networks import ARCHITECTURES, NetworkConfig, build_network
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.predict import engine_cache, engines
 from pipeline.predict.engines import ENGINES, choose_engine, multiplications, prepare
@@ -28,7 +28,8 @@ from tests.conftest import make_model
 from tests.test_predictor import save_tiny
 
 CPU = torch.device("cpu")
-WITH_DIMS = [(name, dims) for name in ARCHITECTURES for dims in SPATIAL_DIMS[name]]
+WITH_DIMS = [(name, dims) for name, architecture in ARCHITECTURES.items() for dims in architecture.spatial_dims]
+CHANNELS_LAST = [(name, dims) for name, dims in WITH_DIMS if dims in ARCHITECTURES[name].channels_last]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def scrambled(network: nn.Module) -> nn.Module:
 
 def small(architecture: str, dims: int, norm: str = "batch") -> Any:
     torch.manual_seed(0)
-    channels = (4, 8, 12, 12, 12)[: RESOLUTIONS.get(architecture, 3)]
+    channels = (4, 8, 12, 12, 12)[: ARCHITECTURES[architecture].resolutions or 3]
     return scrambled(build_network(NetworkConfig(architecture, dims, 2, 3, channels, norm)))  # type: ignore[arg-type]
 
 
@@ -81,7 +82,7 @@ def test_one_conversion_answers_every_size_as_torch_does(architecture: str, dims
     assert converted.failure == ""
 
 
-@pytest.mark.parametrize(("architecture", "dims"), sorted(CHANNELS_LAST))
+@pytest.mark.parametrize(("architecture", "dims"), CHANNELS_LAST)
 def test_another_memory_format_changes_the_order_of_sums_only(architecture: str, dims: int, tiny_model: Path) -> None:
     network, x = small(architecture, dims), torch.randn(2, 2, *(32, 48, 16)[:dims])
     checkpoint = open_checkpoint(tiny_model)

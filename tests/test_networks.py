@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,6 @@ from torch import nn
 
 from networks import (
     ARCHITECTURES,
-    RESOLUTIONS,
-    SPATIAL_DIMS,
     AttentionUNet,
     NetworkConfig,
     UNetPlusPlus,
@@ -23,9 +22,15 @@ from networks import (
 )
 from networks.layers import ACTIVATIONS, MAX_RESOLUTIONS, NORMS
 
-WITH_DIMS = [(architecture, dims) for architecture in ARCHITECTURES for dims in SPATIAL_DIMS[architecture]]
+WITH_DIMS = [
+    (architecture, dims) for architecture in ARCHITECTURES for dims in ARCHITECTURES[architecture].spatial_dims
+]
 EVERY = [(*pair, norm, activation) for pair, norm, activation in itertools.product(WITH_DIMS, NORMS, ACTIVATIONS)]
 WIDTHS = (4, 8, 12, 12, 12)
+
+
+def resolutions(architecture: str) -> int:
+    return ARCHITECTURES[architecture].resolutions or 3
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +40,7 @@ def one_thread_and_one_seed() -> None:
 
 
 def config(architecture: str, dims: int, norm: str = "batch", activation: str = "relu", **more: Any) -> NetworkConfig:
-    channels = more.pop("channels", WIDTHS[: RESOLUTIONS.get(architecture, 3)])
+    channels = more.pop("channels", WIDTHS[: resolutions(architecture)])
     return NetworkConfig(architecture, dims, 2, 3, channels, norm, activation, **more)  # type: ignore[arg-type]
 
 
@@ -56,7 +61,7 @@ def test_any_odd_size_comes_back_and_training_gives_every_level(architecture, di
     x = torch.randn(2, 2, *(5, 9, 7)[:dims])
     outputs = network.train()(x)
     # Three resolutions have two decoder levels, VGG-19's five have four.
-    assert isinstance(outputs, list) and len(outputs) == RESOLUTIONS.get(architecture, 3) - 1
+    assert isinstance(outputs, list) and len(outputs) == resolutions(architecture) - 1
     assert all(y.shape == (2, 3, *x.shape[2:]) for y in outputs)
     with torch.no_grad():
         answer = network.eval()(x)
@@ -115,7 +120,7 @@ def test_a_state_dict_brings_back_the_same_function(architecture: str, dims: int
 def test_even_the_smallest_images_have_an_answer(pair: tuple[str, int], norm: str, three: list[int]) -> None:
     architecture, dims = pair
     size = three[:dims]
-    network = build_network(config(architecture, dims, norm, channels=(4,) * RESOLUTIONS.get(architecture, 3))).eval()
+    network = build_network(config(architecture, dims, norm, channels=(4,) * resolutions(architecture))).eval()
     with torch.no_grad():
         answer = network(torch.randn(1, 2, *size))
     assert answer.shape == (1, 3, *size) and torch.isfinite(answer).all()
@@ -130,9 +135,58 @@ def test_dropout_is_for_training_only(architecture: str) -> None:
         assert torch.equal(network.eval()(x), network(x))
 
 
-def test_every_architecture_says_which_dims_it_has() -> None:
-    assert SPATIAL_DIMS.keys() == ARCHITECTURES.keys()
-    assert set(RESOLUTIONS) <= set(ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "dims"), WITH_DIMS)
+def test_every_channel_but_the_last_halves_the_input_once(architecture: str, dims: int) -> None:
+    assert build_network(config(architecture, dims)).multiple == 2 ** (resolutions(architecture) - 1)
+
+
+@pytest.mark.parametrize(("architecture", "dims"), WITH_DIMS)
+def test_only_the_first_tensor_depends_on_the_images_and_only_the_heads_on_the_regions(architecture, dims) -> None:
+    def shapes(n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
+        about = NetworkConfig(architecture, dims, n_in, n_out, WIDTHS[: resolutions(architecture)])
+        network = build_network(replace(about, deep_supervision=True))
+        return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+    known, plain, images, regions = ARCHITECTURES[architecture], shapes(2, 3), shapes(5, 3), shapes(2, 7)
+    assert {name for name in plain if plain[name] != images[name]} == {known.first_tensor}
+    assert (plain[known.first_tensor][1], images[known.first_tensor][1]) == (2, 5)
+    heads = {name for name in plain if name.startswith(known.heads)}
+    assert heads and {name for name in plain if plain[name] != regions[name]} == heads
+    assert all((plain[name][0], regions[name][0]) == (3, 7) for name in heads)
+
+
+# -------------------------------------------------------------------------------- options of one architecture alone
+
+
+def test_options_of_an_architecture_reach_its_network() -> None:
+    about = config("unet_plus_plus", 2, options={"head_channels": 6})
+    # Node (0, 2) of three widths is the deepest output: its second convolution gives head_channels maps.
+    assert build_network(about).state_dict()["nodes.0_2.convs.conv_1.conv.weight"].shape == (6, 6, 3, 3)
+    plain = build_network(config("unet_plus_plus", 2)).state_dict()
+    assert plain["nodes.0_2.convs.conv_1.conv.weight"].shape == (4, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "sentence"),
+    [
+        (
+            "attention_unet",
+            {"head_channels": 6},
+            "architecture attention_unet: there is no option 'head_channels'; "
+            "options and defaults: merge_norm = None, merge_activation = None",
+        ),
+        ("vgg19_unet", {"depth": 6}, "architecture vgg19_unet: there is no option 'depth'; options and defaults: none"),
+        ("unet_plus_plus", {"head_channels": "6"}, "option head_channels is '6'; give int or null"),
+        ("unet_plus_plus", {"head_channels": True}, "option head_channels is True; give int or null"),
+        ("unet_plus_plus", {"head_channels": 0}, "head_channels is at least 1, not 0"),
+        ("unet_plus_plus", {"head_channels": 2**62}, "architecture unet_plus_plus: "),
+        ("attention_unet", {"merge_norm": "layer"}, "unknown norm 'layer'; known: batch, instance, group"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_with_the_options_that_there_are(architecture, options, sentence) -> None:
+    with pytest.raises(ValueError) as caught:
+        config(architecture, 2, options=options)
+    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -21,7 +21,7 @@ from data.case import Case
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
-from networks import ARCHITECTURES, RESOLUTIONS, SPATIAL_DIMS, build_network
+from networks import ARCHITECTURES, build_network
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import RECIPES, RunConfig, load_recipe, parse_config
 from pipeline.predict import cascade as cascade_module
@@ -47,7 +47,7 @@ CPU = torch.device("cpu")
 ALL = ["axial", "coronal", "sagittal"]
 ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}
 """Of a volume in RAS."""
-TWO_DIMENSIONAL = [name for name in ARCHITECTURES if 2 in SPATIAL_DIMS[name]]
+TWO_DIMENSIONAL = [name for name, architecture in ARCHITECTURES.items() if 2 in architecture.spatial_dims]
 
 
 def with_planes(config: RunConfig, planes: list[str], **changes: Any) -> RunConfig:
@@ -167,7 +167,7 @@ def test_what_is_symmetric_under_every_exchange_of_axes_has_an_answer_that_is_so
 
 
 def real_network(architecture: str, config: RunConfig) -> nn.Module:
-    channels = (4, 8, 12, 12, 12)[: RESOLUTIONS.get(architecture, 3)]
+    channels = (4, 8, 12, 12, 12)[: ARCHITECTURES[architecture].resolutions or 3]
     torch.manual_seed(0)
     network = build_network(replace(config.network, architecture=architecture, channels=channels))  # type: ignore[arg-type]
     for value in network.state_dict().values():

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from data.errors import TrainingError
-from networks import ARCHITECTURES, SPATIAL_DIMS
+from networks import ARCHITECTURES
 from networks.losses import LOSSES, build_loss
 from pipeline.config import RunConfig, parse_config
 from pipeline.training.cached import TrainingCase
@@ -106,7 +106,7 @@ def test_some_epochs_lower_the_loss_and_the_average_answers_in_the_images_shape(
 
 
 def combinations() -> list[tuple[str, int, str]]:
-    networks = [(name, dims) for name in ARCHITECTURES for dims in SPATIAL_DIMS[name]]
+    networks = [(name, dims) for name, architecture in ARCHITECTURES.items() for dims in architecture.spatial_dims]
     return [(*network, loss) for network, loss in itertools.product(networks, LOSSES)]
 
 

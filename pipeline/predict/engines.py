@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from data.errors import UsageError
-from networks import CHANNELS_LAST, Cascade, PaddedNetwork, UNetPlusPlus, stages_of
+from networks import ARCHITECTURES, Cascade, PaddedNetwork, UNetPlusPlus, stages_of
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
 
@@ -74,7 +74,7 @@ class Runner:
 def with_torch(network: nn.Module, checkpoint: Checkpoint, config: RunConfig | None = None) -> Runner:
     """PyTorch, in the memory format that was measured to be faster for this architecture."""
     settings = (config or checkpoint.config).network
-    if (settings.architecture, settings.spatial_dims) in CHANNELS_LAST:
+    if settings.spatial_dims in ARCHITECTURES[settings.architecture].channels_last:
         two = settings.spatial_dims == 2
         arranged: Any = {"memory_format": torch.channels_last if two else torch.channels_last_3d}
         network.to(**arranged)  # which takes it, but does not declare so

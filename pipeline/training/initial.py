@@ -12,7 +12,7 @@ from torch import nn
 
 from data.errors import UsageError
 from data.regular_file import open_regular_file
-from networks import build_network, stages_of
+from networks import ARCHITECTURES, build_network, stages_of
 from networks.vgg19_unet import VGG19UNet, load_vgg19_bn
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
@@ -86,14 +86,14 @@ def _by_name(
 
     The new ones are ``own``.
     """
-    rows = _pairs(theirs.regions, config.regions)
+    rows, architecture = _pairs(theirs.regions, config.regions), ARCHITECTURES[config.network.architecture]
     moved = dict(given)
     for name in given.keys() & own.keys():
-        if name.startswith("heads.") and given[name].shape[1:] == own[name].shape[1:]:
+        if name.startswith(architecture.heads) and given[name].shape[1:] == own[name].shape[1:]:
             moved[name] = own[name].clone()
             for old, new in rows:
                 moved[name][new] = given[name][old]
-    first = next(iter(own))  # every network of ours begins with the convolution that sees the images
+    first = architecture.first_tensor
     if (
         first in given
         and given[first].shape[:1] + given[first].shape[2:] == own[first].shape[:1] + own[first].shape[2:]
