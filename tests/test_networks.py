@@ -203,7 +203,7 @@ def test_without_deep_supervision_there_are_no_heads_that_no_loss_reaches(archit
     [
         (
             {"architecture": "resnet"},
-            "unknown architecture 'resnet'; known: attention_unet, unet_plus_plus, vgg19_unet",
+            "unknown architecture 'resnet'; known: attention_unet, unet_plus_plus, ",
         ),
         ({"spatial_dims": 4}, "spatial_dims is 2 or 3, not 4"),
         (
