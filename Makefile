@@ -69,7 +69,7 @@ RECIPE ?= brats_attention_unet_3d
 folds: $(VENV)/.ready
 	$(BIN)/python -m bench.folds $(DATA)/brats --recipe $(RECIPE) --output $(FOLDS)/$(RECIPE)
 
-# The tables of README, from the shipped weights (and, for the cross-validation, from what `make folds` has left).
+# The tables of docs/results.md, from the shipped weights (and, for the cross-validation, from what `make folds` has left).
 SPLIT ?= ../shared/data/lgg_split.json
 HELD_OUT := BraTS2021_01476 BraTS2021_01479 BraTS2021_01482 BraTS2021_01485
 results: $(VENV)/.ready

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-if __name__ == "__main__" and sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 (setup.cfg is not asked before this file runs)
     version = sys.version.split()[0]
     print(f"run_pipeline.py: Python {version} is too old; take 3.11 or newer, see README.md", file=sys.stderr)
     sys.exit(2)
@@ -34,8 +34,6 @@ if os.environ.get("NO_COLOR"):  # no-color.org; tyro, which colours help and err
 try:
     import tyro
 except ModuleNotFoundError as missing:
-    if __name__ != "__main__":
-        raise
     here = Path(__file__).resolve().parent
     once = "" if (here / ".venv" / ".ready").is_file() else f"run `make .venv` in {here} once, then "
     lacking = f"{sys.executable} lacks the package {missing.name}"

@@ -1,6 +1,10 @@
-"""`python -m pipeline`: another name of run_pipeline.py, which is all of the command line."""
+"""The command line as `python -m pipeline`; all of it is in run_pipeline.py."""
 
-import runpy
+from pipeline.execute import interruption
 
 if __name__ == "__main__":
-    runpy.run_module("run_pipeline", run_name="__main__", alter_sys=True)
+    interruption.leave_at_once()  # before the imports that take a while
+
+    from run_pipeline import main
+
+    raise SystemExit(main())

@@ -52,7 +52,7 @@ SAFE_VALUES = {"shell": False, "weights_only": True, "allow_pickle": False, "tru
 EXCEPTIONS = {
     ("tests/test_vgg19_unet.py", "torch.load"): "shows that the file which is refused would have run code",
     ("tests/test_vgg19_unet.py", "weights_only="): "the same",
-    ("tests/test_readme.py", "exec"): "runs the README's example",
+    ("tests/test_readme.py", "exec"): "runs the example of docs/segment.md",
     ("tests/test_readme.py", "compile"): "the same",
     ("tests/test_cli.py", "shell="): "runs the README's commands as they would be typed",
     ("tests/test_augment.py", "pickle"): "sends a chain of transforms as a worker gets it, its own bytes",

@@ -1,4 +1,4 @@
-"""The API examples of README, run as they stand there against a real server."""
+"""The API examples of docs/web.md, run as they stand there against a real server."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytest.importorskip("fastapi", reason="the extra `web` is not installed")
 from tests.web_server import httpx, running
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
 
 
-def test_the_curl_examples_of_the_readme_bring_back_a_mask(tmp_path, phantoms, tiny_model):
+def test_the_curl_examples_of_the_page_bring_back_a_mask(tmp_path, phantoms, tiny_model):
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("curl or bash is not there")
-    (example,) = re.findall(r"```bash\n(.*?)```", README, re.S)
+    (example,) = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
     folder = next(path for path in sorted(phantoms.iterdir()) if path.is_dir())
     function = "pipeline.web.compute.perform:job_process"
     with running(tmp_path / "w", job_function=function, models=(str(tiny_model),)) as server:

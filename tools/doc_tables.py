@@ -1,6 +1,6 @@
 """Parts of docs/ that are written from the sources.
 
-They are recipe keys, networks, losses, label conventions.
+They are recipe keys, networks, losses, label conventions and the list of modules.
 
 ``python -m tools.doc_tables`` writes them anew, each between two comments of the page; tests/test_readme.py holds them
 equal.
@@ -12,16 +12,19 @@ import ast
 import inspect
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.labels import CONVENTIONS, REGIONS, load_convention
-from networks import ARCHITECTURES, NetworkConfig
+from networks import ARCHITECTURES, SPATIAL_DIMS, NetworkConfig
 from networks.losses import LOSSES
 from pipeline import config
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PACKAGES = ("data", "transforms", "networks", "pipeline")
 
 
 def recipe_keys() -> str:
@@ -36,8 +39,8 @@ def recipe_keys() -> str:
 def architectures() -> str:
     """Table of the networks that a recipe may name."""
     rows = [
-        f"| `{name}` | {' and '.join(f'{dims}D' for dims in each.spatial_dims)} | {_first_sentence(each.build)} |"
-        for name, each in ARCHITECTURES.items()
+        f"| `{name}` | {' and '.join(f'{dims}D' for dims in SPATIAL_DIMS[name])} | {_first_sentence(network.__doc__)} |"
+        for name, network in ARCHITECTURES.items()
     ]
     return "\n".join(["| `network.architecture` | | |", "|---|---|---|", *rows])
 
@@ -48,7 +51,7 @@ def losses() -> str:
     for name, loss in LOSSES.items():
         signature = inspect.signature(loss).parameters.values()
         defaults = ", ".join(f"`{p.name}: {_shown(p.default)[1:-1]}`" for p in signature if p.kind is p.KEYWORD_ONLY)
-        lines.append(f"| `{name}` | {_first_sentence(loss)} | {defaults} |")
+        lines.append(f"| `{name}` | {_first_sentence(loss.__doc__)} | {defaults} |")
     return "\n".join(lines)
 
 
@@ -66,11 +69,29 @@ def label_conventions() -> str:
     return "\n".join(lines)
 
 
+def modules() -> str:
+    """List of all modules, folder by folder, each with the first line of its docstring."""
+    lines: list[str] = []
+    for folder in sorted(
+        {path.parent for package in (*PACKAGES, "bench", "tools") for path in (ROOT / package).rglob("*.py")}
+    ):
+        listed = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+        if listed:
+            lines += ["", f"### {folder.relative_to(ROOT)}/", ""]
+        for path in listed:
+            told = _first_sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
+            lines += textwrap.wrap(
+                f"- `{path.name}`: {told}", 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
+    return "\n".join(lines[1:])
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "recipe keys": ("train.md", recipe_keys),
     "architectures": ("train.md", architectures),
     "losses": ("train.md", losses),
     "label conventions": ("segment.md", label_conventions),
+    "modules": ("house.md", modules),
 }
 """Name of a part: the page that holds it, and the function that writes it."""
 
@@ -104,7 +125,7 @@ def _keys(model: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
         elif part is config.RunConfig:  # first.recipe: all of these keys again
             yield prefix + name, "a recipe", default, told.get(name, "")
         else:
-            yield f"{prefix}{name}:", "", default, told.get(name, "") or _first_sentence(part)
+            yield f"{prefix}{name}:", "", default, told.get(name, "") or _first_sentence(part.__doc__)
             yield from _keys(part, f"{prefix}{name}.")
 
 
@@ -141,8 +162,7 @@ def _values(schema: dict[str, Any]) -> str:
         inner = " or ".join(dict.fromkeys(map(_values, each)))
         return f"{len(each)} of: {inner}" if "prefixItems" in schema else f"list of: {inner}"
     if kind == "object":
-        each = schema["additionalProperties"]
-        return "name: value" if each is True else f"name: {_values(each)}"
+        return f"name: {_values(schema['additionalProperties'])}"
     return {"null": "null", "boolean": "true, false", "string": "text"}.get(kind) or _numbers(schema)
 
 
@@ -170,15 +190,16 @@ def _docstrings(model: type) -> dict[str, str]:
     return told
 
 
-def _first_sentence(thing: type | Callable[..., Any]) -> str:
-    return _plain((thing.__doc__ or "").partition("\n")[0])
+def _first_sentence(docstring: str | None) -> str:
+    return _plain((docstring or "").partition("\n")[0])
 
 
 def _plain(text: str) -> str:
     """Docstring's text as one line of Markdown: no roles, no references, single backquotes."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", re.sub(r"\s+", " ", text))
     text = re.sub(r" \[\d+\]_", "", text)
-    return text.replace("``", "`").replace("|", "\\|").strip()
+    text = text.replace("``", "`").replace("`python -m", "`.venv/bin/python -m")
+    return text.replace("|", "\\|").strip()
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ def segment_cases(
     Returns
     -------
     DataFrame
-        The rows of report.csv, one for each case, in the order of ``cases``; columns as in README.
+        The rows of report.csv, one for each case, in the order of ``cases``; columns as in docs/segment.md.
 
     Notes
     -----

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -115,6 +116,7 @@ def uvicorn_options() -> dict[str, Any]:
         "http": Connection,
         "ws": "none",
         "log_level": "warning",
+        "use_colors": False if os.environ.get("NO_COLOR") else None,  # None: on a terminal
     }
 
 
