@@ -14,9 +14,10 @@ import pytest
 
 import run_pipeline
 from pipeline.checkpoint import shipped_models
-from pipeline.score.case import DETECTION_KEYS, LESIONWISE_KEYS, ScoreOptions, metric_columns
+from pipeline.score import catalogue
+from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.statistics import COMPARISON_COLUMNS, SUMMARY_COLUMNS
-from pipeline.score.tables import COUNTS, DETECTION_COLUMNS, LESION_COLUMNS, METRICS, REPORT_COLUMNS
+from pipeline.score.tables import DETECTION_COLUMNS, LESION_COLUMNS, REPORT_COLUMNS
 from pipeline.training.progress.history import EpochRecord
 from tools import doc_tables
 
@@ -71,8 +72,9 @@ def test_every_command_of_the_docs_runs(command, workplace, monkeypatch):
 def test_the_readme_has_five_examples_and_every_subcommand_is_shown_on_some_page():
     assert len(OF_README) == 5
     assert all(command.startswith(PREFIX) for command in (*OF_README, *OF_DOCS))
-    shown = set(re.findall(rf"(?m)^{re.escape(PREFIX)}(\w+)", "\n".join(PAGES.values()))) | {"demo"}
-    assert shown == {"inspect", "segment", "merge", "evaluate", "train", "models", "serve", "demo"}
+    shown = set(re.findall(rf"(?m)^{re.escape(PREFIX)}(\w+)", "\n".join(PAGES.values()))) | {"demo", "seal"}
+    assert shown == {"inspect", "segment", "merge", "evaluate", "train", "models", "seal", "serve", "demo"}
+    assert "`seal MODEL ...`" in DOCS["segment"]
     assert "\nmake demo " in README and "run_pipeline.py demo" in (ROOT / "Makefile").read_text()
 
 
@@ -169,12 +171,13 @@ def columns_told(page: str, heading: str) -> set[str]:
 
 
 def test_the_columns_of_every_table_are_told():
-    report = {f"{name}_<region>" for name in (*METRICS, *COUNTS, "disagreement")}
+    measures = catalogue.shown_in(catalogue.Place.REPORT)
+    report = {f"{catalogue.report_name(measure)}_<region>" for measure in measures}
     assert columns_told(DOCS["segment"], "### report.csv") == set(REPORT_COLUMNS) | report
     page = DOCS["evaluate"]
-    sets = {f"<set>_{key}" for key in LESIONWISE_KEYS}
-    assert columns_told(page, "### metrics.csv") == set(metric_columns(ScoreOptions())) | sets
-    assert set(DETECTION_KEYS) <= columns_told(page, "### metrics.csv")
+    metrics = metric_columns(ScoreOptions(("standard", "brats2023-gli")))
+    assert len(metrics) > 25
+    assert columns_told(page, "### metrics.csv") == {name.replace("brats2023_gli_", "<set>_") for name in metrics}
     assert columns_told(page, "### lesions.csv") == set(LESION_COLUMNS)
     assert columns_told(page, "### detection.csv") == set(DETECTION_COLUMNS)
     assert columns_told(page, "### summary.csv") == set(SUMMARY_COLUMNS)
