@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data.labels import CONVENTIONS, REGIONS, load_convention
-from networks import ARCHITECTURES, SPATIAL_DIMS, NetworkConfig
+from networks import ARCHITECTURES, NetworkConfig
 from networks.losses import LOSSES
 from pipeline import config
 
@@ -39,8 +39,8 @@ def recipe_keys() -> str:
 def architectures() -> str:
     """Table of the networks that a recipe may name."""
     rows = [
-        f"| `{name}` | {' and '.join(f'{dims}D' for dims in SPATIAL_DIMS[name])} | {_first_sentence(network.__doc__)} |"
-        for name, network in ARCHITECTURES.items()
+        f"| `{name}` | {' and '.join(f'{dims}D' for dims in entry.spatial_dims)} | {_first_sentence(entry.build.__doc__)} |"
+        for name, entry in ARCHITECTURES.items()
     ]
     return "\n".join(["| `network.architecture` | | |", "|---|---|---|", *rows])
 
@@ -162,7 +162,8 @@ def _values(schema: dict[str, Any]) -> str:
         inner = " or ".join(dict.fromkeys(map(_values, each)))
         return f"{len(each)} of: {inner}" if "prefixItems" in schema else f"list of: {inner}"
     if kind == "object":
-        return f"name: {_values(schema['additionalProperties'])}"
+        held = schema.get("additionalProperties", True)
+        return f"name: {_values(held)}" if isinstance(held, dict) and held else "name: value"
     return {"null": "null", "boolean": "true, false", "string": "text"}.get(kind) or _numbers(schema)
 
 
