@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from data.errors import InputError
-from pipeline.score.lesionwise import LESIONWISE, LesionwiseRules, dilate_18, lesionwise_scores, lesionwise_sets
+from pipeline.score.lesionwise import LESIONWISE, LesionwiseRules, lesionwise_scores, lesionwise_sets
 from pipeline.score.surface_elements import area_weighted_hd95_mm
+from transforms.postprocess import dilate_18
 
 MM = (1.0, 1.0, 1.0)
 EMPTY = np.zeros((64, 64, 64), bool)

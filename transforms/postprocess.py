@@ -6,6 +6,7 @@ Its steps are threshold, nesting, small components and holes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import cc3d
 import numpy as np
@@ -85,6 +86,29 @@ def union_box(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int], margin: 
         slice(max(min(cut.start for cut in cuts) - margin, 0), min(max(cut.stop for cut in cuts) + margin, n))
         for cuts, n in zip(zip(*filled, strict=True), shape, strict=True)
     )
+
+
+def dilate_18(mask: Mask, iterations: int) -> Mask:
+    """Dilate a mask by the 18 neighbours of its voxels.
+
+    Those share a face or an edge with the voxel (2D: 8, an edge or a corner).
+
+    Equal to ``scipy.ndimage.binary_dilation`` with ``generate_binary_structure(ndim, 2)``, several times faster: the 18
+    neighbours and the voxel are three squares of nine, and a square is a line dilated along another axis.
+    """
+    for _ in range(iterations):
+        lines = [_dilate_along(mask, axis) for axis in range(mask.ndim - 1)]
+        squares = [_dilate_along(lines[a], b) for a, b in combinations(range(mask.ndim), 2)]
+        mask = np.logical_or.reduce(squares)
+    return mask
+
+
+def _dilate_along(mask: Mask, axis: int) -> Mask:
+    dilated = mask.copy()
+    to, source = np.moveaxis(dilated, axis, 0), np.moveaxis(mask, axis, 0)
+    to[1:] |= source[:-1]
+    to[:-1] |= source[1:]
+    return dilated
 
 
 def label_components(mask: Mask) -> NDArray[np.unsignedinteger]:

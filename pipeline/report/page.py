@@ -6,7 +6,7 @@ It holds a summary, charts, the worst patients, and a section for every patient.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from data.io.write import atomic_write
 from pipeline import __version__
 from pipeline.report.colours import STATUS_SIGNS
 from pipeline.report.overview import comparison_table, detection_table, draw_charts, has_scores, summary_table
-from pipeline.report.patient import PatientEntry, gather_patients
+from pipeline.report.patient import Patient, PatientEntry, gather_patients
 from pipeline.report.pictures import Picture
 from pipeline.report.rendering import page_style, render_in_pieces
 from pipeline.report.viewer import View, script_policy, viewer_scripts
@@ -69,36 +69,46 @@ def write_page(
         Disk full, no permission: for the caller to report.
     """
     found = gather_patients(report, metrics, lesions, details or {})
-    patients = [
+    patients = _entries(found, pictures, viewers or {})
+    scripts = viewer_scripts() if any(entry.view is not None for entry in patients) else []
+    overview = {
+        "summary": summary_table(summary),
+        "summary_scored": has_scores(summary),
+        "comparison": comparison_table(comparison),
+        "detection": detection_table(detection),
+        "charts": draw_charts(metrics),
+    }
+    policy = f"{_POLICY}; {script_policy(scripts)}" if scripts else _POLICY
+    frame = {"title": title, "version": __version__, "policy": policy, "style": page_style(), "scripts": scripts}
+    pieces = render_in_pieces("page.html", **frame, **overview, **_listing(patients))
+    with atomic_write(path) as file:
+        for piece in pieces:
+            file.write(piece.encode("utf-8"))
+
+
+def _entries(
+    patients: Sequence[Patient], pictures: Mapping[str, Picture], viewers: Mapping[str, View]
+) -> list[PatientEntry]:
+    return [
         PatientEntry(
             patient=patient,
             anchor=f"p{place}",
             picture=pictures.get(patient.case),
-            view=(viewers or {}).get(patient.case),
+            view=viewers.get(patient.case),
             folded=place >= UNFOLDED,
         )
-        for place, patient in enumerate(found)
+        for place, patient in enumerate(patients)
     ]
-    scripts = viewer_scripts() if any(entry.view is not None for entry in patients) else []
-    many = len(patients) >= _INDEX_FROM
-    pieces = render_in_pieces(
-        "page.html",
-        title=title,
-        version=__version__,
-        policy=f"{_POLICY}; {script_policy(scripts)}" if scripts else _POLICY,
-        style=page_style(),
-        scripts=scripts,
-        counts={status: sum(patient.status == status for patient in found) for status in STATUS_SIGNS},
-        scored=any(not math.isnan(patient.mean_dice) for patient in found),
-        summary=summary_table(summary),
-        summary_scored=has_scores(summary),
-        comparison=comparison_table(comparison),
-        detection=detection_table(detection),
-        charts=draw_charts(metrics),
-        worst=patients[:_WORST] if many else [],
-        index=sorted(patients, key=lambda entry: entry.patient.case) if many else [],
-        patients=patients,
-    )
-    with atomic_write(path) as file:
-        for piece in pieces:
-            file.write(piece.encode("utf-8"))
+
+
+def _listing(entries: Sequence[PatientEntry]) -> dict[str, Any]:
+    """Return the lists of patients that the page shows: all, the worst, and the index by name."""
+    patients = [entry.patient for entry in entries]
+    many = len(entries) >= _INDEX_FROM
+    return {
+        "patients": entries,
+        "counts": {status: sum(patient.status == status for patient in patients) for status in STATUS_SIGNS},
+        "scored": any(not math.isnan(patient.mean_dice) for patient in patients),
+        "worst": entries[:_WORST] if many else [],
+        "index": sorted(entries, key=lambda entry: entry.patient.case) if many else [],
+    }

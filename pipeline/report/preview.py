@@ -95,35 +95,56 @@ def write_preview(
     empty = np.zeros([s.stop - s.start for s in cut], np.float32)
     image = _to_ras(empty if background is None else background[cut], grid)
     full_shape, box = grid.reoriented("RAS").shape, _turned(cut, grid)
-    whole = next((mask for masks in (prediction, reference) for mask in list(masks.values())[:1] if mask.any()), None)
-    centre = largest_lesion_centre(np.zeros(image.shape, bool) if whole is None else whole)
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    planes = [(name, axis) for name, axis in _PLANES if min(n for a, n in enumerate(image.shape) if a != axis) > 1]
-    planes = planes or [_PLANES[0]]
-    figure = Figure(figsize=(3.6 * len(planes), 4.3), facecolor="black")
-    FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.09, top=0.87, wspace=0.02)
+    centre = _shown_centre(image.shape, prediction, reference)
+    planes = _planes_with_area(image.shape)
+    figure = _black_figure(len(planes))
     spacing = grid.reoriented("RAS").spacing_mm
     limits = _window(image, background is None)
+    outlines: list[tuple[str, Mask, Any]] = [(region, mask, "solid") for region, mask in prediction.items()]
+    outlines += [(region, mask, _DASHES) for region, mask in reference.items()]
     for column, (name, axis) in enumerate(planes, start=1):
         axes = figure.add_subplot(1, len(planes), column)
         across, up = (a for a in range(3) if a != axis)
-        plane = _plane(image, centre[axis], axis)
-        axes.imshow(
-            plane, cmap="gray", vmin=limits[0], vmax=limits[1], origin="lower", aspect=spacing[up] / spacing[across]
-        )
-        for regions, style in ((prediction, "solid"), (reference, _DASHES)):
-            for region, mask in regions.items():
-                _outline(axes, _plane(mask, centre[axis], axis), region_colour(region), style)
+        _show_greys(axes, _plane(image, centre[axis], axis), limits, spacing[up] / spacing[across])
+        for region, mask, style in outlines:
+            _outline(axes, _plane(mask, centre[axis], axis), region_colour(region), style)
         _name_edges(axes, name)
         shown = f"{name} {box[axis].start + centre[axis] + 1}/{full_shape[axis]}"
         figure.text((column - 0.5) / len(planes), 0.89, shown, color="white", fontsize=9, ha="center")
     figure.suptitle(printable(title), color="white", fontsize=10)
     _legend(figure, dict.fromkeys((*prediction, *reference)), bool(reference))
     write_bytes_atomically(path, _png(figure))
+
+
+def _shown_centre(
+    shape: tuple[int, ...], prediction: Mapping[str, Mask], reference: Mapping[str, Mask]
+) -> tuple[int, ...]:
+    """Return the voxel through which the planes lie.
+
+    It is in the outermost region of the prediction, or else of the reference.
+    """
+    outermost = [mask for masks in (prediction, reference) for mask in list(masks.values())[:1]]
+    return largest_lesion_centre(next((mask for mask in outermost if mask.any()), np.zeros(shape, bool)))
+
+
+def _planes_with_area(shape: tuple[int, ...]) -> list[tuple[str, int]]:
+    """Return the planes that are no line of voxels; the axial one where all are."""
+    wide = [(name, axis) for name, axis in _PLANES if min(n for a, n in enumerate(shape) if a != axis) > 1]
+    return wide or [_PLANES[0]]
+
+
+def _show_greys(axes: Axes, plane: NDArray[Any], limits: tuple[float, float], aspect: float) -> None:
+    axes.imshow(plane, cmap="gray", vmin=limits[0], vmax=limits[1], origin="lower", aspect=aspect)
+
+
+def _black_figure(columns: int) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * columns, 4.3), facecolor="black")
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.09, top=0.87, wspace=0.02)
+    return figure
 
 
 def printable(text: str) -> str:

@@ -35,7 +35,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ from pipeline.score.surface_elements import (
     union_box,
     weighted_surface_distances,
 )
-from transforms.postprocess import label_components
+from transforms.postprocess import dilate_18, label_components
 
 Labels = NDArray[np.unsignedinteger]
 
@@ -179,29 +178,6 @@ def lesionwise_sets(
             **_voxel_shares(kept, reference, voxels),
         }
     return scored
-
-
-def dilate_18(mask: Mask, iterations: int) -> Mask:
-    """Dilate a mask by the 18 neighbours of its voxels.
-
-    Those share a face or an edge with the voxel (2D: 8, an edge or a corner).
-
-    Equal to ``scipy.ndimage.binary_dilation`` with ``generate_binary_structure(ndim, 2)``, several times faster: the 18
-    neighbours and the voxel are three squares of nine, and a square is a line dilated along another axis.
-    """
-    for _ in range(iterations):
-        lines = [_dilate_along(mask, axis) for axis in range(mask.ndim - 1)]
-        squares = [_dilate_along(lines[a], b) for a, b in combinations(range(mask.ndim), 2)]
-        mask = np.logical_or.reduce(squares)
-    return mask
-
-
-def _dilate_along(mask: Mask, axis: int) -> Mask:
-    dilated = mask.copy()
-    to, source = np.moveaxis(dilated, axis, 0), np.moveaxis(mask, axis, 0)
-    to[1:] |= source[:-1]
-    to[:-1] |= source[1:]
-    return dilated
 
 
 def _merged_components(mask: Mask, iterations: int) -> tuple[Labels, Labels]:
