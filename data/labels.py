@@ -27,7 +27,7 @@ REGIONS = ("WT", "TC", "ET", "RC")
 
 
 def sort_regions(regions: Iterable[str]) -> list[str]:
-    """Return each region once: those of `REGIONS` in their order, then the others as they come."""
+    """Return each region once: the usual ones first, in the order of `REGIONS`."""
     found = dict.fromkeys(regions)
     return [region for region in REGIONS if region in found] + [region for region in found if region not in REGIONS]
 

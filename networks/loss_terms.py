@@ -19,7 +19,7 @@ POWER_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class Pair:
+class KnownPair:
     """Logits and target, ``(batch, regions, dim_1, ..., dim_N)``, float32 or better, 0 where not known."""
 
     logits: Tensor
@@ -38,7 +38,7 @@ class Pair:
         return self.weight.flatten(2).amax(2) if self.weight.numel() else self.weight.new_zeros(self.weight.shape[:2])
 
 
-def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
+def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> KnownPair:
     """Make the pair that the terms below take.
 
     Raises ``ValueError`` where the shapes do not fit.
@@ -49,7 +49,7 @@ def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
     logits, target = logits.to(dtype), target.to(dtype)
     alike = (*logits.shape[:2], *[1] * (logits.ndim - 2))
     if known is None:
-        return Pair(logits, target, logits.new_ones(alike))
+        return KnownPair(logits, target, logits.new_ones(alike))
     if known.shape not in (logits.shape[:2], logits.shape) or known.dtype != torch.bool:
         raise ValueError(
             f"known {(*known.shape,)} {known.dtype}: neither bool (batch, regions) {(*logits.shape[:2],)} "
@@ -58,17 +58,17 @@ def known_pair(logits: Tensor, target: Tensor, known: Tensor | None) -> Pair:
     known = known if known.shape == logits.shape else known.reshape(alike)
     unknown = ~known
     # Filled before any function is applied: a product with 0 would let NaN through, in the gradient too.
-    return Pair(logits.masked_fill(unknown, 0), target.masked_fill(unknown, 0), known.to(dtype))
+    return KnownPair(logits.masked_fill(unknown, 0), target.masked_fill(unknown, 0), known.to(dtype))
 
 
-def dice_term(pair: Pair, smooth: float, per_sample: bool) -> Tensor:
+def dice_term(pair: KnownPair, smooth: float, per_sample: bool) -> Tensor:
     """See :func:`networks.losses.dice`."""
     axes, p, t = _axes(pair, smooth, per_sample), pair.probability, pair.target
     total = p.square().sum(axes) + t.square().sum(axes)
     return region_mean((p - t).square().sum(axes) / (total + smooth), pair.told)
 
 
-def tversky_scores(pair: Pair, alpha: float, beta: float, smooth: float, per_sample: bool) -> Tensor:
+def tversky_scores(pair: KnownPair, alpha: float, beta: float, smooth: float, per_sample: bool) -> Tensor:
     """Compute ``1 - TI``, ``(regions,)`` or ``(batch, regions)``.
 
     It is the ratio of the loss to the whole, and never below 0 by rounding.
@@ -78,12 +78,12 @@ def tversky_scores(pair: Pair, alpha: float, beta: float, smooth: float, per_sam
     return lost / ((p * t).sum(axes) + lost + smooth)
 
 
-def bce_term(pair: Pair) -> Tensor:
+def bce_term(pair: KnownPair) -> Tensor:
     """See :func:`networks.losses.bce`."""
     return _voxel_mean(_cross_entropy(pair), pair.weight)
 
 
-def focal_term(pair: Pair, gamma: float, alpha: float | None) -> Tensor:
+def focal_term(pair: KnownPair, gamma: float, alpha: float | None) -> Tensor:
     """See :func:`networks.losses.dice_focal`."""
     error = (pair.target - torch.sigmoid(pair.logits)).abs()
     if 0 < gamma < 1:
@@ -121,7 +121,7 @@ def check_weights(**weights: float) -> None:
         raise ValueError(f"{' and '.join(weights)}: both are 0, so there is nothing to learn from")
 
 
-def _axes(pair: Pair, smooth: float, per_sample: bool) -> tuple[int, ...]:
+def _axes(pair: KnownPair, smooth: float, per_sample: bool) -> tuple[int, ...]:
     """Return the axes that an overlap counts over.
 
     The two parameters that all overlaps share are checked.
@@ -133,7 +133,7 @@ def _axes(pair: Pair, smooth: float, per_sample: bool) -> tuple[int, ...]:
     return tuple(spatial) if per_sample else (0, *spatial)
 
 
-def _cross_entropy(pair: Pair) -> Tensor:
+def _cross_entropy(pair: KnownPair) -> Tensor:
     """Compute the cross-entropy of each voxel, in nats."""
     return F.binary_cross_entropy_with_logits(pair.logits, pair.target, reduction="none")
 

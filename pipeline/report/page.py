@@ -102,7 +102,7 @@ def _entries(
 
 
 def _listing(entries: Sequence[PatientEntry]) -> dict[str, Any]:
-    """Return the lists of patients that the page shows: all, the worst, and the index by name."""
+    """Return the lists of patients on the page: all, worst, index by name."""
     patients = [entry.patient for entry in entries]
     many = len(entries) >= _INDEX_FROM
     return {

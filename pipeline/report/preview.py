@@ -128,7 +128,7 @@ def _shown_centre(
 
 
 def _planes_with_area(shape: tuple[int, ...]) -> list[tuple[str, int]]:
-    """Return the planes that are no line of voxels; the axial one where all are."""
+    """Return the planes that are no line of voxels, or else the axial one."""
     wide = [(name, axis) for name, axis in _PLANES if min(n for a, n in enumerate(shape) if a != axis) > 1]
     return wide or [_PLANES[0]]
 
