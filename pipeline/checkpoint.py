@@ -8,7 +8,6 @@ Its settings are checked as strictly as a recipe before a weight is read.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import CheckpointError, InputError, UsageError
-from data.io.read import read_header, write_bytes_atomically
+from data.errors import CheckpointError, UsageError
+from data.io.read import write_bytes_atomically
+from data.plausibility import expects_brain_alone
 from data.regular_file import parse_json, read_regular_file
 from pipeline.sealed_file import NO_DIGEST, SealedHeader, format_of, read_seal, read_sealed_file, seal
 
@@ -25,14 +25,11 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `models` needs none of i
     import torch
     from torch import nn
 
-    from data.case import Case
     from pipeline.config import RunConfig
 
 MODELS = Path(__file__).parent / "models"
 FORMAT = "brain-tumour-checkpoint 2"
 FORMAT_WITHOUT_DIGEST = "brain-tumour-checkpoint 1"
-CARD_KEYS = ("trained_on", "held_out", "scores", "licence", "date", "command", "learnt_from", "parents", "soup")
-"""The last two since 0.6 (pipeline.provenance); a card without them does not say."""
 LARGEST_FILE = 2**31
 """Bytes of a model file: a thousand million weights. A larger one is refused before it is read."""
 LONGEST_NAME = 1000
@@ -135,6 +132,12 @@ class Checkpoint:
                 "take another checkpoint"
             ) from None
 
+    @property
+    def expects_brain_alone(self) -> bool:
+        """True where the model takes 0 for "outside the brain", so that images must be skull-stripped."""
+        preprocess = self.settings.get("preprocess", {})  # not of the config, whose check imports torch
+        return expects_brain_alone(preprocess.get("crop", "nonzero"), preprocess.get("blank_air", False))
+
     def as_listing(self) -> dict[str, Any]:
         """Return the entry of one model in ``models --json``."""
         network, first = self.settings["network"], self.settings.get("first")
@@ -211,6 +214,7 @@ def _check_kinds(settings: Any, card: Any) -> None:
     remarks = [card.get(key, "") for key in ("trained_on", "licence", "date", "command")]
     if (
         not all(isinstance(part, dict) for part in (settings, network, window, card, scores))
+        or not isinstance(settings.get("preprocess", {}), dict)
         or not all(isinstance(part, list) for part in lists)
         or not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in names)
         or not all(isinstance(remark, str) for remark in remarks)
@@ -350,26 +354,3 @@ def bring_forward(path: Path) -> str:
         raise CheckpointError(f"{path}: is no model file of format {FORMAT_WITHOUT_DIGEST!r}; leave it as it is")
     write_bytes_atomically(path, seal(content, {"format": FORMAT}))
     return open_checkpoint(path).sha256
-
-
-def choose_model(case: Case) -> Checkpoint:
-    """Choose the shipped model that fits a case best.
-
-    In this order: it is of the case's data set (LGG slices or not: those heads are not skull-stripped), the case has the
-    modalities that it needs, it is 2D for a single slice, its held-out Dice of the whole tumour is highest. Raises :class:`data.errors.CheckpointError` where no
-    model is shipped.
-    """
-    models = shipped_models()
-    if not models:
-        raise CheckpointError("no model is shipped; name a .safetensors file with --model")
-    # What cannot be read here is read again, and reported, by the predictor.
-    with contextlib.suppress(InputError, StopIteration):
-        single_slice = read_header(next(iter(case.images.values()))).grid.shape[2] == 1
-        models = [m for m in models if (m.settings["network"]["spatial_dims"] == 2) or not single_slice] or models
-
-    def rank(model: Checkpoint) -> tuple[bool, int, float]:
-        lacking = len(set(model.settings["modalities"]) - set(case.images))
-        of_this_set = model.name.startswith("lgg-") == case.layout.startswith("lgg")
-        return (of_this_set, -lacking, float(model.card.get("scores", {}).get("dice_WT", 0)))
-
-    return max(models, key=rank)

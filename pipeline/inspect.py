@@ -19,8 +19,9 @@ from data.find.recognise import ConventionChoice, choose_conventions, read_label
 from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
 from data.labels import load_convention
-from data.plausibility import Impression, doubts, expects_brain_alone, impression
-from pipeline.checkpoint import Checkpoint, choose_model
+from data.plausibility import Impression, doubts, impression
+from pipeline.checkpoint import Checkpoint
+from pipeline.default_model import choose_model
 
 _READERS = 4
 """Masks that are read at once: each may take a gigabyte, where its header says so and its file can hold it."""
@@ -135,7 +136,7 @@ def inspect_case(
         models[alike] = _model_for(case)
     model = models[alike]
     if full:
-        warnings += doubts(impressions, skull_stripped=model is not None and _expects_brain_alone(model))
+        warnings += doubts(impressions, skull_stripped=model is not None and model.expects_brain_alone)
     if advises and model is not None and case.images:
         warnings += _lacking(case, model)
     if full and "reference" in headers and choice.name is not None and not choice.warnings:
@@ -212,11 +213,6 @@ def _model_for(case: Case) -> Checkpoint | None:
         return choose_model(case)
     except CheckpointError:  # none is shipped: then nothing is expected
         return None
-
-
-def _expects_brain_alone(model: Checkpoint) -> bool:
-    settings = model.settings["preprocess"]  # not its config, whose check imports torch
-    return expects_brain_alone(settings.get("crop", "nonzero"), settings.get("blank_air", False))
 
 
 def _lacking(case: Case, model: Checkpoint) -> list[str]:

@@ -23,13 +23,10 @@ from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
 from networks import build_network, stages_of
 from pipeline.checkpoint import (
-    CARD_KEYS,
     FORMAT,
     FORMAT_WITHOUT_DIGEST,
     MODELS,
-    Checkpoint,
     bring_forward,
-    choose_model,
     open_checkpoint,
     require_same_regions,
     save_checkpoint,
@@ -503,7 +500,6 @@ def test_every_shipped_model_loads_answers_and_matches_its_listing(path: Path) -
     assert listing["spatial_dims"] == config.network.spatial_dims
     assert tuple(listing["modalities"]) == config.modalities and tuple(listing["regions"]) == config.regions
     assert listing["convention"] == config.convention and len(listing["sha256"]) == 64
-    assert set(checkpoint.card) <= set(CARD_KEYS)
     torch.set_num_threads(1)
     for network, stage in zip(stages_of(checkpoint.build()), config.stages, strict=True):
         with torch.no_grad():
@@ -527,34 +523,6 @@ def test_the_shipped_files_are_those_whose_digests_are_kept_beside_them() -> Non
     kept = dict(reversed(line.split("  ")) for line in (MODELS / "SHA256SUMS").read_text().splitlines())
     assert kept == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_files()}
     assert {model.path.name: model.as_listing()["sha256"] for model in shipped_models()} == kept
-
-
-def listed(name: str, dims: int, dice: float, modalities: str = "t1 t1c t2 flair") -> Checkpoint:
-    settings = {"modalities": modalities.split(), "network": {"spatial_dims": dims}}
-    return Checkpoint(Path(f"{name}.safetensors"), name, settings, {"scores": {"dice_WT": dice}})
-
-
-def test_the_model_that_is_chosen_fits_data_set_then_modalities_then_score(tmp_path: Path, monkeypatch) -> None:
-    case = discover_cases(write_phantom(tmp_path, 1, shape=(20, 20, 14), spacing_mm=(12.0, 12.0, 12.0)))[0]
-    models = [listed("brats-a", 3, 0.8), listed("brats-b", 2, 0.85), listed("lgg-c", 2, 0.99)]
-    monkeypatch.setattr("pipeline.checkpoint.shipped_models", lambda: models)
-    assert choose_model(case).name == "brats-b"
-    models.append(listed("lgg-d", 2, 0.9, "t1 flair t1c"))  # lacks nothing, but was trained on heads with their skulls
-    without_t2 = replace(case, images={m: source for m, source in case.images.items() if m != "t2"})
-    assert choose_model(without_t2).name == "brats-b"
-    flair = replace(case, images={"flair": case.images["flair"]})
-    models.append(listed("brats-flair", 3, 0.1, "flair"))
-    assert choose_model(flair).name == "brats-flair"
-    models.clear()
-    with pytest.raises(CheckpointError, match="no model is shipped"):
-        choose_model(case)
-
-
-def test_a_single_slice_gets_a_model_of_slices(tmp_path: Path, monkeypatch) -> None:
-    case = discover_cases(write_phantom(tmp_path, 1, shape=(60, 60, 1), spacing_mm=(4.0, 4.0, 4.0)))[0]
-    models = [listed("brats-a", 3, 0.9), listed("brats-b", 2, 0.7)]
-    monkeypatch.setattr("pipeline.checkpoint.shipped_models", lambda: models)
-    assert choose_model(case).name == "brats-b"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from hypothesis.extra import numpy as hnp
 from data.errors import CheckpointError, UsageError
 from data.find.discover import discover_cases
 from data.io.read import read_header
-from pipeline.checkpoint import choose_model
+from pipeline.default_model import choose_model
 from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.predict.predictor import Predictor
 from pipeline.segment.case import STEPS_OF_PROBABILITY, in_steps

@@ -26,7 +26,8 @@ from data.io.read import (
     write_label_map,
     write_probability,
 )
-from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
+from pipeline.checkpoint import Checkpoint, open_checkpoint
+from pipeline.default_model import choose_model
 from pipeline.execute.executors import own_device
 from pipeline.execute.overlap import begin, enter, reserve
 from pipeline.predict.memory import ModelCost, has_room, one_window_bytes

@@ -20,7 +20,8 @@ from data.find.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, split_exte
 from data.find.recognise import ConventionChoice, choose_conventions
 from data.io.read import read_header, read_label_map
 from data.labels import count_labels
-from pipeline.checkpoint import Checkpoint, choose_model, open_checkpoint
+from pipeline.checkpoint import Checkpoint, open_checkpoint
+from pipeline.default_model import choose_model
 from pipeline.web.compute.advice import FOLDER, SAY_CONVENTION, for_page, shown_names, with_names
 
 FILES = Path("files")
