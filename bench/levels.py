@@ -23,7 +23,7 @@ from bench.heldout import _reference
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predict import predictor as predictor_module
-from pipeline.predict.machine_memory import tune_malloc
+from pipeline.predict.memory.machine import tune_malloc
 from pipeline.predict.predictor import Predictor
 
 

@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
-from pipeline.predict import machine_memory, memory
+from pipeline.predict.memory import forecast as memory
+from pipeline.predict.memory import machine as machine_memory
 
 TWICE = """
 import json, resource, sys
 import numpy as np
-from pipeline.predict.machine_memory import give_back, tune_malloc
+from pipeline.predict.memory.machine import give_back, tune_malloc
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 if sys.argv[1] == "tuned":

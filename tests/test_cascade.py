@@ -21,7 +21,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import FirstStageConfig, parse_config
 from pipeline.predict import predictor as module
 from pipeline.predict.cascade import BOX_MULTIPLE, blend_into, blend_weights, second_input, tumour_box
-from pipeline.predict.memory import stages
+from pipeline.predict.memory.forecast import stages
 from pipeline.predict.openvino import installed
 from pipeline.predict.predictor import Predictor, Segmentation
 from pipeline.predict.uncertainty import MemberSpread
@@ -452,7 +452,7 @@ def test_memory_of_both_networks_is_predicted(tiny_cascade: Path, tmp_path: Path
 
 
 def test_a_mirrored_first_network_is_predicted_to_take_the_mirrored_image_and_the_sum_of_its_answers() -> None:
-    from pipeline.predict.memory import ModelCost
+    from pipeline.predict.memory.forecast import ModelCost
     from tests.test_memory import four
 
     taken = []

@@ -21,7 +21,7 @@ from networks import ARCHITECTURES, NetworkConfig, build_network
 from pipeline.checkpoint import Checkpoint, open_checkpoint, shipped_models
 from pipeline.predict import engine_cache, engines
 from pipeline.predict.engines import ENGINES, choose_engine, multiplications, prepare
-from pipeline.predict.machine_memory import give_back
+from pipeline.predict.memory.machine import give_back
 from pipeline.predict.openvino import OpenVINONetwork, installed
 from pipeline.predict.predictor import Predictor
 from tests.conftest import make_model

@@ -15,9 +15,10 @@ from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io.read import ImageHeader
 from pipeline.config import RunConfig, parse_config
-from pipeline.predict import machine_memory as free_memory
-from pipeline.predict import memory
-from pipeline.predict.memory import ModelCost, activation_bytes_per_voxel, predicted_bytes, stages
+from pipeline.predict.memory import forecast as memory
+from pipeline.predict.memory import machine as free_memory
+from pipeline.predict.memory.forecast import ModelCost, predicted_bytes, stages
+from pipeline.predict.memory.network import activation_bytes_per_voxel
 from pipeline.predict.predictor import Predictor
 
 MIB = 2**20
@@ -267,11 +268,11 @@ def test_each_of_several_workers_has_its_share(
     monkeypatch.setattr(free_memory, "_share_at_start", None)
     monkeypatch.setattr(free_memory, "limit_bytes", lambda: None)
     monkeypatch.setattr(free_memory, "machine_bytes", lambda: at_start)
-    memory.set_workers(workers)
+    free_memory.set_workers(workers)
     monkeypatch.setattr(free_memory, "machine_bytes", lambda: now)
-    assert memory.available_bytes() == wanted
+    assert free_memory.available_bytes() == wanted
     monkeypatch.setattr(free_memory, "limit_bytes", lambda: 700)  # its own, shared with nobody
-    assert memory.available_bytes() == 700
+    assert free_memory.available_bytes() == 700
 
 
 # ----------------------------------------------------------------------------------------------------- refusals

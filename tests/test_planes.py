@@ -27,7 +27,7 @@ from pipeline.config import RECIPES, RunConfig, load_recipe, parse_config
 from pipeline.predict import cascade as cascade_module
 from pipeline.predict import windows
 from pipeline.predict.engines import ENGINES, PAYS_FROM, multiplications
-from pipeline.predict.memory import HEADROOM, ModelCost, one_window_bytes, stages
+from pipeline.predict.memory.forecast import HEADROOM, ModelCost, one_window_bytes, stages
 from pipeline.predict.openvino import installed
 from pipeline.predict.passes import Pass, passes
 from pipeline.predict.predictor import Predictor

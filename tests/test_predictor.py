@@ -603,7 +603,7 @@ def test_the_work_of_a_full_card_goes_to_the_cpu_only_where_there_is_room(
     predictor = Predictor(model, "cpu")
     on_card, on_cpu = (predictor.predicted_bytes(case, on_card=where) for where in (True, False))
     monkeypatch.setattr(module, "predicted_bytes", lambda *a, on_card, **k: 2**30 if on_card else 2**32)
-    monkeypatch.setattr("pipeline.predict.machine_memory.machine_bytes", lambda: 2**31)
+    monkeypatch.setattr("pipeline.predict.memory.machine.machine_bytes", lambda: 2**31)
     on_a_full_card(predictor, monkeypatch, Way(CPU, 2, CPU))
     with pytest.raises(InputError, match=r"takes about 4\.0 GiB of memory, and 2\.0 GiB are left"):
         predictor(case)
@@ -661,7 +661,7 @@ def test_memory_that_runs_out_on_the_cpu_is_the_cases_own_error_with_the_predict
         raise error
 
     monkeypatch.setattr(module, "predicted_bytes", lambda *a, **k: 3 * 2**29)
-    monkeypatch.setattr("pipeline.predict.machine_memory.machine_bytes", lambda: 2**31)
+    monkeypatch.setattr("pipeline.predict.memory.machine.machine_bytes", lambda: 2**31)
     monkeypatch.setattr(windows, "_one_pass", full)
     with pytest.raises(InputError) as caught:
         predictor(case)

@@ -16,7 +16,7 @@ from pipeline.checkpoint import open_checkpoint, save_checkpoint, shipped_models
 from pipeline.config import RunConfig
 from pipeline.predict import memory
 from pipeline.predict import predictor as predictor_module
-from pipeline.predict.memory import ModelCost, one_window_bytes, stages
+from pipeline.predict.memory.forecast import ModelCost, one_window_bytes, stages
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.windows import infer, sliding, window_size, with_window
 from tests.conftest import make_model

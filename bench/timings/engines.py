@@ -27,7 +27,7 @@ import torch
 from networks import PaddedNetwork
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predict.engines import BRAIN_MM3, multiplications
-from pipeline.predict.machine_memory import tune_malloc
+from pipeline.predict.memory.machine import tune_malloc
 from pipeline.predict.openvino import OpenVINONetwork, installed
 
 BRAIN_MM = (144, 176, 144)

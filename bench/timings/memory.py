@@ -41,7 +41,7 @@ def measure(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
     """
     import torch
 
-    from pipeline.predict.memory import stages
+    from pipeline.predict.memory.forecast import stages
     from pipeline.predict.predictor import Predictor
     from pipeline.segment.run import SegmentOptions, segment_cases
 

@@ -170,7 +170,7 @@ def multiplications(network: nn.Module, config: RunConfig) -> float:
 
     Counted in a pass over the smallest input that the network does not pad.
     """
-    from pipeline.predict.memory import LARGEST_PROBE
+    from pipeline.predict.memory.network import LARGEST_PROBE
 
     dims = config.network.spatial_dims
     sides = (2 ** (len(config.network.channels) - 1),) * (dims - 1) + (2 ** len(config.network.channels),)

@@ -28,7 +28,7 @@ from torch import nn
 from networks.layers import PaddedNetwork
 from pipeline.predict import engine_cache
 from pipeline.predict.device import out_of_memory
-from pipeline.predict.machine_memory import keep_track
+from pipeline.predict.memory.machine import keep_track
 
 log = logging.getLogger(__name__)
 

@@ -29,10 +29,8 @@ from pipeline.config import RunConfig
 from pipeline.predict.cascade import blend_into, blend_weights, second_input, tumour_box
 from pipeline.predict.device import choose_device, free_card_bytes, out_of_memory
 from pipeline.predict.engines import Runner, prepare, prune
-from pipeline.predict.memory import (
+from pipeline.predict.memory.forecast import (
     ModelCost,
-    activation_bytes_per_voxel,
-    available_bytes,
     gib,
     has_room,
     one_window_bytes,
@@ -40,6 +38,8 @@ from pipeline.predict.memory import (
     require_room,
     too_large,
 )
+from pipeline.predict.memory.machine import available_bytes
+from pipeline.predict.memory.network import activation_bytes_per_voxel
 from pipeline.predict.passes import Pass, passes
 from pipeline.predict.region_masks import region_masks, region_parents, to_labels
 from pipeline.predict.uncertainty import MemberSpread
@@ -250,7 +250,7 @@ class Predictor:
 
         It is in bytes beyond this process as it is; no voxel is read.
 
-        See :func:`pipeline.predict.memory.predicted_bytes`; ``on_card`` is by default whether the predictor's device is one.
+        See :func:`pipeline.predict.memory.forecast.predicted_bytes`; ``on_card`` is by default whether the predictor's device is one.
         """
         headers = {
             m: read_header(case.images[m], max_voxels=self.max_voxels) for m in self.modalities if m in case.images

@@ -30,7 +30,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
 from pipeline.execute.executors import own_device
 from pipeline.execute.overlap import begin, enter, reserve
-from pipeline.predict.memory import ModelCost, has_room, one_window_bytes
+from pipeline.predict.memory.forecast import ModelCost, has_room, one_window_bytes
 from pipeline.score.case import score_masks
 from pipeline.segment import identity
 from pipeline.segment.commit import Stage, stage

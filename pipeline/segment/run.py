@@ -29,7 +29,7 @@ from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, ru
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.overlap import Listener, listening
 from pipeline.execute.own_folder import own_output
-from pipeline.predict.machine_memory import set_workers, tune_malloc
+from pipeline.predict.memory.machine import set_workers, tune_malloc
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.lesions import sensitivity_by_size
 from pipeline.score.statistics import summarise_metrics

@@ -24,7 +24,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, load_recipe
 from pipeline.execute.lock import output_lock, remove_stale_files, remove_temporary_files
 from pipeline.execute.own_folder import own_output
-from pipeline.predict.machine_memory import tune_malloc
+from pipeline.predict.memory.machine import tune_malloc
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.training.cases import patient_cases
 from pipeline.training.distributed import Process, joined

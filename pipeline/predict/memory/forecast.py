@@ -7,25 +7,21 @@ the constants below come from that command.
 
 from __future__ import annotations
 
-import copy
 import math
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.case import REFERENCE_ORDER
 from data.errors import InputError
 from data.io.header import ImageHeader
-from pipeline.predict.machine_memory import available_bytes, give_back, set_workers, workers
+from pipeline.predict.memory.machine import available_bytes, give_back, workers
 from pipeline.predict.passes import passes
 from transforms.planes import turning
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from torch import nn
-
     from data.grid import Grid
     from pipeline.config import RunConfig
 
@@ -38,27 +34,10 @@ ACTIVATION_FACTOR = 1.3
 HEADROOM = 1.1
 """On the arrays of the other stages: small temporaries that are not listed, gaps between freed blocks."""
 
-LARGEST_PROBE = 2**17
-"""Most voxels of the pass in which activations are counted: a model file's list of widths must not decide our memory."""
-
 FLOAT = 4
 """Bytes of a float32, the type of every image and probability here."""
 
 Shape = tuple[int, int, int]
-
-__all__ = [
-    "ModelCost",
-    "activation_bytes_per_voxel",
-    "available_bytes",
-    "gib",
-    "has_room",
-    "one_window_bytes",
-    "predicted_bytes",
-    "require_room",
-    "set_workers",
-    "stages",
-    "too_large",
-]
 
 
 @dataclass(frozen=True)
@@ -68,7 +47,7 @@ class ModelCost:
     Parameters
     ----------
     activation_bytes : float
-        Of one voxel of a window, see :func:`activation_bytes_per_voxel`.
+        Of one voxel of a window, see :func:`pipeline.predict.memory.network.activation_bytes_per_voxel`.
     first : ModelCost, optional
         Of a cascade, whose second network this is.
     """
@@ -76,72 +55,6 @@ class ModelCost:
     config: RunConfig
     activation_bytes: float
     first: ModelCost | None = None
-
-
-def activation_bytes_per_voxel(network: nn.Module, config: RunConfig) -> float:
-    """Count the most bytes alive at once in a forward pass.
-
-    The result is for each voxel (2D: pixel) of a window, without the weights.
-
-    Counted in a pass over the smallest input that the network does not pad, since everything in it grows with the
-    number of voxels. Convolutions on the CPU take copies of input and output beside, in blocks of 16 channels.
-    """
-    import torch
-
-    halved = 2 ** (len(config.network.channels) - 1)
-    shape = (halved,) * (config.network.spatial_dims - 1) + (2 * halved,)
-    device: Any = next(network.parameters(), torch.empty(0)).device
-    if math.prod(shape) > LARGEST_PROBE:
-        device = torch.device("meta")  # shapes without memory, at the price of an import that takes seconds
-        network = copy.deepcopy(network).to(device)
-    counter = _live_bytes()
-    with torch.no_grad(), counter:
-        network(torch.zeros(1, config.network.in_channels, *shape, device=device))
-    return counter.peak / math.prod(shape)
-
-
-def _live_bytes() -> Any:
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class LiveBytes(TorchFunctionMode):
-        """Sum of the results of all operations while they are alive.
-
-        A dispatch mode would count the same, but it imports sympy, which takes two seconds.
-        """
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.live = self.peak = 0
-            self.known: set[int] = set()
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            before = self.live
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(tensor, torch.Tensor):
-                    self._watch(tensor.untyped_storage())
-            scratch = _blocked(args[0]) + _blocked(out) if getattr(func, "__name__", "").startswith("conv") else 0
-            self.peak = max(self.peak, self.live, before + scratch)
-            return out
-
-        def _watch(self, storage: Any) -> None:
-            key, size = storage._cdata, storage.nbytes()
-            if key in self.known:
-                return
-            self.known.add(key)
-            self.live += size
-            weakref.finalize(storage, self._forget, key, size)
-
-        def _forget(self, key: int, size: int) -> None:
-            self.known.discard(key)
-            self.live -= size
-
-    def _blocked(tensor: torch.Tensor) -> int:
-        channels = -(-tensor.shape[1] // 16) * 16
-        return tensor.element_size() * len(tensor) * channels * math.prod(tensor.shape[2:])
-
-    return LiveBytes()
 
 
 def stages(
@@ -152,7 +65,7 @@ def stages(
     on_card: bool = False,
     working: Shape | None = None,
 ) -> dict[str, int]:
-    """Bytes of the arrays of each stage; parameters as for :func:`predicted_bytes`.
+    """Count the bytes of the arrays of each stage of a case; parameters as for :func:`predicted_bytes`.
 
     With V voxels of the case's own grid, W of the working grid, C modalities, R regions and 4 bytes a float32:
 
@@ -174,35 +87,16 @@ def stages(
     network     of the first: beside the second's image; of the second: beside the first's answer on both grids, one more
                 for each pass on the first's, one of those on the second's, and 8 R W for putting both together
     """
-    from transforms.restore import grid_at_spacing
-
     native = next(headers[m] for m in (*REFERENCE_ORDER, *headers) if m in headers).grid
     voxels, regions = math.prod(native.shape), len(models[0].config.regions)
     members = sum(len(passes(model.config, tta)) for model in models)
     result = dict.fromkeys(("read", "preprocess", "network", "restore"), 0)
     spread = 0
+    # What stays while a model is at work: the background, and the mean of the models.
+    held = FLOAT * voxels * (1 + (regions if len(models) > 1 else 0))
     for model in models:
-        config = model.config
-        along = native.reoriented(config.preprocess.orientation)
-        target = grid_at_spacing(along, config.preprocess.spacing_mm)
-        shape = working or target.shape
-        of_model = {m: headers[m] for m in config.modalities if m in headers}
-        # What stays while this model is at work: the background, the mean of the models, the spread on the first's grid.
-        held = FLOAT * voxels * (1 + (regions if len(models) > 1 else 0))
-        if members > 1:
-            spread = spread or int(regions * math.prod(shape) * (2 * FLOAT + math.ceil(members / 8)))
-        before = None if model.first is None else _finding(model, headers, native, shape, tta, on_card, members)
-        if before is not None and members > 1:  # where nothing is found, the members lie on the first's grid
-            spread = max(spread, before.spread)
-        here = {
-            "read": (held if len(models) > 1 else 0) + _reading(of_model),
-            "preprocess": held + _preprocessing(config, of_model, native, along, target, shape),
-            "network": held + spread + _inferring(model, shape, tta, on_card, members, whole=working is not None),
-            "restore": held + spread + _resampling(regions, shape, along.shape),
-        }
-        if before is not None:
-            here["preprocess"] = max(here["preprocess"] + before.image, held + before.preprocess)
-            here["network"] = max(here["network"] + before.answers, held + spread + before.network)
+        here, spread = _of_one_model(model, headers, native, held, spread, members, tta, on_card, working)
+        here["read"] += held if len(models) > 1 else 0
         result |= {stage: max(result[stage], size) for stage, size in here.items()}
     made = voxels * (FLOAT * (regions + 1) + 2 * regions + 1)
     several = FLOAT * regions * voxels if members > 1 else 0
@@ -210,6 +104,42 @@ def stages(
     result["writing"] = made + 2 * several + 12 * voxels
     result["picture"] = made + several + (regions + 2) * voxels + LIBRARY_BYTES
     return result
+
+
+def _of_one_model(
+    model: ModelCost,
+    headers: Mapping[str, ImageHeader],
+    native: Grid,
+    held: int,
+    spread: int,
+    members: int,
+    tta: bool,
+    on_card: bool,
+    working: Shape | None,
+) -> tuple[dict[str, int], int]:
+    """Count the bytes of each stage in which one model is at work, and those of the spread so far."""
+    from transforms.restore import grid_at_spacing
+
+    config, regions = model.config, len(model.config.regions)
+    along = native.reoriented(config.preprocess.orientation)
+    target = grid_at_spacing(along, config.preprocess.spacing_mm)
+    shape = working or target.shape
+    of_model = {m: headers[m] for m in config.modalities if m in headers}
+    if members > 1:  # the spread lies on the first model's grid
+        spread = spread or int(regions * math.prod(shape) * (2 * FLOAT + math.ceil(members / 8)))
+    before = None if model.first is None else _finding(model, headers, native, shape, tta, on_card, members)
+    if before is not None and members > 1:  # where nothing is found, the members lie on the first network's grid
+        spread = max(spread, before.spread)
+    here = {
+        "read": _reading(of_model),
+        "preprocess": held + _preprocessing(config, of_model, native, along, target, shape),
+        "network": held + spread + _inferring(model, shape, tta, on_card, members, whole=working is not None),
+        "restore": held + spread + _resampling(regions, shape, along.shape),
+    }
+    if before is not None:
+        here["preprocess"] = max(here["preprocess"] + before.image, held + before.preprocess)
+        here["network"] = max(here["network"] + before.answers, held + spread + before.network)
+    return here, spread
 
 
 @dataclass(frozen=True)

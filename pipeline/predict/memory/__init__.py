@@ -1,0 +1,1 @@
+"""Memory of a case: forecast of it, and how much there is."""
