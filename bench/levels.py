@@ -22,14 +22,14 @@ import torch
 from bench.heldout import _reference
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint, shipped_models
-from pipeline.predict import predictor as predictor_module
+from pipeline.predict import inference
 from pipeline.predict.memory.machine import tune_malloc
 from pipeline.predict.predictor import Predictor
 
 
 def timed_inference(seconds: list[float]) -> None:
     """Have the predictor's calls of the network append their CPU seconds."""
-    plain = predictor_module.infer
+    plain = inference.infer
 
     def infer(*arguments, **options):  # type: ignore[no-untyped-def]
         start = time.process_time()
@@ -37,7 +37,7 @@ def timed_inference(seconds: list[float]) -> None:
         seconds.append(time.process_time() - start)
         return found
 
-    predictor_module.infer = infer  # type: ignore[assignment]
+    inference.infer = infer  # type: ignore[assignment]
 
 
 def dice(mask: np.ndarray, truth: np.ndarray) -> float:

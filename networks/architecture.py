@@ -22,7 +22,8 @@ class Architecture:
         Called with all entries of a :class:`networks.NetworkConfig` by name. Parameters that are keyword-only are the
         architecture's own options, which a recipe sets in ``network.options``.
     first_tensor : str
-        Name of the weights that see the images, (features, in_channels, ...). No other tensor depends on ``in_channels``.
+        Name of the weights that see the images, (features, in_channels, ...). No other tensor depends on
+        ``in_channels``.
     heads : str
         Beginning of the names of the tensors with a row for each region. No others depend on ``out_channels``.
     spatial_dims : tuple of int

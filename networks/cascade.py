@@ -12,7 +12,8 @@ from torch import nn
 class Cascade(nn.Module):
     """Pair of networks, of which the first finds where the second works.
 
-    They run on different grids, so that there is no ``forward`` of both: :class:`pipeline.predict.predictor.Predictor` runs them.
+    They run on different grids, so that there is no ``forward`` of both: :class:`pipeline.predict.predictor.Predictor`
+    runs them.
     """
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:

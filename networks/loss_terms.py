@@ -25,7 +25,8 @@ class KnownPair:
     logits: Tensor
     target: Tensor
     weight: Tensor
-    """1 where known, else 0: ``(batch, regions, dim_1, ..., dim_N)``, or with every dim 1 where all voxels are alike."""
+    """1 where known, else 0: ``(batch, regions, dim_1, ..., dim_N)``, or with every dim 1 where all voxels are
+    alike."""
 
     @property
     def probability(self) -> Tensor:

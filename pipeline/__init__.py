@@ -1,7 +1,7 @@
 """Verbs: configure, train, predict, segment, evaluate, report.
 
-The names in ``__all__`` are the public ones: ``from pipeline import Predictor, segment_cases``. Each is imported from its
-module when it is first asked for, because torch's import takes seconds.
+The names in ``__all__`` are the public ones: ``from pipeline import Predictor, segment_cases``. Each is imported from
+its module when it is first asked for, because torch's import takes seconds.
 """
 
 from importlib import import_module as _import_module
@@ -15,7 +15,7 @@ _PLACES = {
     "RunConfig": "pipeline.config",
     "ScoreOptions": "pipeline.evaluate.run",
     "SegmentOptions": "pipeline.segment.run",
-    "Segmentation": "pipeline.predict.predictor",
+    "Segmentation": "pipeline.predict.segmentation",
     "TrainOptions": "pipeline.training.run",
     "discover_cases": "data.find.discover",
     "evaluate_masks": "pipeline.evaluate.run:evaluate",

@@ -75,8 +75,8 @@ def patient_entries(cases: Sequence[Case], cache: Path) -> list[Learnt]:
 
     Their images are read once, and the fingerprints kept in the cache.
 
-    Raises :class:`data.errors.InputError` where an image cannot be read, :class:`data.errors.UsageError` where the cache
-    cannot be written.
+    Raises :class:`data.errors.InputError` where an image cannot be read, :class:`data.errors.UsageError` where the
+    cache cannot be written.
     """
     return [Learnt("patient", case.case_id, _kept_prints(case, cache)) for case in cases]
 

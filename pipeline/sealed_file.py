@@ -59,7 +59,8 @@ def read_sealed_file(path: Path, largest: int) -> bytes:
     OSError
         It cannot be read.
     ValueError
-        It is no regular file, too large, or begins as no safetensors file does; the text is the reason, without the path.
+        It is no regular file, too large, or begins as no safetensors file does; the text is the reason, without the
+        path.
     """
     with open_regular_file(path, largest) as (file, size):
         _header_end(file.read(8), size)

@@ -19,6 +19,7 @@ from data.find.discover import discover_cases
 from networks import Cascade, build_network
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.config import FirstStageConfig, parse_config
+from pipeline.predict import inference
 from pipeline.predict import predictor as module
 from pipeline.predict.cascade import BOX_MULTIPLE, blend_into, blend_weights, second_input, tumour_box
 from pipeline.predict.memory.forecast import stages
@@ -324,13 +325,13 @@ def same(one: Segmentation, other: Segmentation) -> bool:
 
 
 def test_files_are_read_once_for_both_networks(tiny_cascade: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, asked = module.read_volumes, []
+    read, asked = inference.read_volumes, []
 
     def counting(sources: Any, **options: Any) -> Any:
         asked.extend(sources)
         return read(sources, **options)
 
-    monkeypatch.setattr(module, "read_volumes", counting)
+    monkeypatch.setattr(inference, "read_volumes", counting)
     monkeypatch.setattr(
         "transforms.preprocess.read_volumes", lambda sources, **_: dict(sources) and pytest.fail("again")
     )

@@ -175,10 +175,17 @@ def header(phantoms: Path) -> ImageHeader:
 def made_up(header: ImageHeader, uncertainty: np.ndarray | None, mask: np.ndarray) -> Segmentation:
     shape = header.grid.shape
     return Segmentation(
-        mask.astype(np.uint8), {"WT": mask}, {"WT": mask.astype(np.float32)}, header, np.ones(shape, np.float32),
-        "brats2023", (), {}, None if uncertainty is None else {"WT": uncertainty},
-        None if uncertainty is None else {"WT": 0.25},
-    )  # fmt: skip
+        label_map=mask.astype(np.uint8),
+        masks={"WT": mask},
+        probabilities={"WT": mask.astype(np.float32)},
+        native=header,
+        background=np.ones(shape, np.float32),
+        convention="brats2023",
+        warnings=(),
+        seconds={},
+        uncertainty=None if uncertainty is None else {"WT": uncertainty},
+        disagreement=None if uncertainty is None else {"WT": 0.25},
+    )
 
 
 def test_a_map_that_is_uncertain_where_the_mask_is_wrong_is_above_chance(header: ImageHeader):

@@ -14,8 +14,7 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint, save_checkpoint, shipped_models
 from pipeline.config import RunConfig
-from pipeline.predict import memory
-from pipeline.predict import predictor as predictor_module
+from pipeline.predict import inference, memory
 from pipeline.predict.memory.forecast import ModelCost, one_window_bytes, stages
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.windows import infer, sliding, window_size, with_window
@@ -127,8 +126,8 @@ def test_a_window_that_does_not_fit_slides_and_says_so(
     one, by_hand = Predictor(path, "cpu"), Predictor(path, "cpu", window="16")
     assert one.configs[0].window.whole
     assert one(case).remarks == ()
-    monkeypatch.setattr(predictor_module, "has_room", lambda needed: False)
-    monkeypatch.setattr(predictor_module, "available_bytes", lambda: 2**29)
+    monkeypatch.setattr(inference, "has_room", lambda needed: False)
+    monkeypatch.setattr(inference, "available_bytes", lambda: 2**29)
     result = one(case)
     (remark,) = result.remarks
     assert remark.startswith("one window of ") and " voxels takes about 0." in remark

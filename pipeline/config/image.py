@@ -43,7 +43,8 @@ class WindowConfig(Strict):
     size: tuple[WindowSide, ...]
     """Voxels of one window; two numbers for a 2D network (slices, see ``planes``)."""
     whole: bool = False
-    """One window holds the whole working grid, however large, where the memory allows it; else windows of ``size`` slide."""
+    """One window holds the whole working grid, however large, where the memory allows it; else windows of ``size``
+    slide."""
     overlap: float = Field(default=0.5, ge=0, le=0.8)
     """Share of a window that its neighbour covers again, in each direction."""
     batch: int = Field(default=1, ge=1)
@@ -89,7 +90,8 @@ class PostprocessConfig(Strict):
     fill_holes: bool = False
     """Fill cavities that are enclosed by a region on all sides."""
     watershed: bool = False
-    """Move the unsure border of the whole tumour onto the edges of FLAIR (see transforms.watershed), before the rest."""
+    """Move the unsure border of the whole tumour onto the edges of FLAIR (see transforms.watershed), before the
+    rest."""
 
     @model_validator(mode="after")
     def _threshold_within_the_band(self) -> PostprocessConfig:

@@ -38,7 +38,8 @@ class FirstStageConfig(Strict):
     blend_mm: float = Field(default=5.0, ge=0, le=100)
     """Depth inside the box's faces over which the first network's answer passes into the second's."""
     mirrored: bool = False
-    """The first network's answer is the mean over its mirrorings, as all answers are with ``--tta``; it costs little there."""
+    """The first network's answer is the mean over its mirrorings, as all answers are with ``--tta``; it costs little
+    there."""
     share: float = Field(default=0.0, ge=0, lt=1)
     """The first network's share of the answer in the rest of the box: above 0 the two are averaged there."""
     training_probabilities: Literal["simulated"] = "simulated"
@@ -163,8 +164,8 @@ class RunConfig(Strict):
             raise ValueError(str(error)) from None
         if unknown := set(self.regions) - set(known):
             raise ValueError(
-                f"convention {self.convention} has no region {', '.join(sorted(unknown))}; name one that has, or leave it out "
-                "of regions"
+                f"convention {self.convention} has no region {', '.join(sorted(unknown))}; name one that has, "
+                "or leave it out of regions"
             )
         for first, later in combinations(self.regions, 2):
             if known[first] < known[later]:

@@ -23,8 +23,8 @@ class AugmentConfig(Strict):
     elastic: float = Field(default=0.03, ge=0, lt=0.5)
     """Standard deviation of the elastic displacement, as a share of the patch; in a third of the samples."""
     flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0, 1, 2)
-    """Axes of the working grid that are mirrored, each in half of the samples; ``--tta`` mirrors the same ones. 2D: where
-    they lie within the slices."""
+    """Axes of the working grid that are mirrored, each in half of the samples; ``--tta`` mirrors the same ones. 2D:
+    where they lie within the slices."""
     contrast: float = Field(default=0.3, ge=0, lt=1)
     """Largest relative change of a modality's contrast."""
     brightness: float = Field(default=0.3, ge=0)
@@ -44,9 +44,11 @@ class AugmentConfig(Strict):
     transplant: Share = 0.0
     """Chance that a patient's sample shows a lesion of another patient, put into the brain (transforms.transplant)."""
     transplant_scale: tuple[Scale, Scale] | None = None
-    """Least and most size of a transplanted lesion, 1 as it was, drawn log-uniformly; null: about 1, from .78 to 1.28."""
+    """Least and most size of a transplanted lesion, 1 as it was, drawn log-uniformly; null: about 1, from .78 to
+    1.28."""
     transplant_fade: float | None = Field(default=None, ge=1, le=50)
-    """Voxels over which a transplanted lesion fades at a face that cuts it, its labels unknown; null: 3, as at other faces."""
+    """Voxels over which a transplanted lesion fades at a face that cuts it, its labels unknown; null: 3, as at other
+    faces."""
     transplant_whole: Share = 0.0
     """Share of the transplanted lesions that are drawn from those that no face cuts; the others: from all."""
 
@@ -92,12 +94,13 @@ class ScheduleConfig(Strict):
     factor: float = Field(default=0.3, gt=0, lt=1)
     """plateau: the rate is multiplied by this when it falls."""
     patience: int = Field(default=5, ge=1)
-    """plateau: the rate falls when the validation score (without validation: the loss) has not improved in so many readings."""
+    """plateau: the rate falls when the validation score (without validation: the loss) has not improved in so many
+    readings."""
     last: float = Field(default=0.01, ge=0, lt=1)
     """cosine, plateau, constant_cooldown: the rate does not fall below this share of the first."""
     cooldown: float = Field(default=0.2, gt=0, le=1)
-    """constant_cooldown: share of the run, at its end, over which the rate falls; until then nothing depends on how long
-    the run is to be."""
+    """constant_cooldown: share of the run, at its end, over which the rate falls; until then nothing depends on how
+    long the run is to be."""
 
 
 class StoppingConfig(Strict):
@@ -117,13 +120,15 @@ class SamplingConfig(Strict):
     extra_share: Share = 0.0
     """Share of the samples that come from the further folders (``--extra``), where there are any."""
     extra_weights: dict[ExtraKind, Annotated[float, Field(ge=0)]] = {}
-    """Division of the further folders' share among kinds (``cube``, ``slice``...); empty: each case has equal chance."""
+    """Division of the further folders' share among kinds (``cube``, ``slice``...); empty: each case has equal
+    chance."""
     phantom_share: Share = 0.0
     """Share of the samples that come from synthetic patients."""
     phantoms: int = Field(default=12, ge=0)
     """How many synthetic patients are made."""
     phantom_contrast: Literal["mri", "random", "both"] = "both"
-    """Contrast of a synthetic patient: as a clinical scanner shows it, every tissue at random as in SynthSeg, or both in turn."""
+    """Contrast of a synthetic patient: as a clinical scanner shows it, every tissue at random as in SynthSeg, or both
+    in turn."""
     phantom_shapes: Literal["drawn", "real"] = "drawn"
     """Shape of a synthetic patient's glioma: drawn, or that of a real lesion cube (``--extra``), turned and bent."""
     phantom_lesions: tuple[int, int] | None = None
@@ -171,7 +176,8 @@ class TrainingConfig(Strict):
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest norm of the gradient."""
     mixed_precision: bool = True
-    """On CUDA bfloat16, or float16 on a card that lacks it; on a CPU what ``cpu_precision`` says. false: float32 everywhere."""
+    """On CUDA bfloat16, or float16 on a card that lacks it; on a CPU what ``cpu_precision`` says. false: float32
+    everywhere."""
     cpu_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """On a CPU. auto: bfloat16 products where the CPU has matrix tiles for them (AMX), float32 elsewhere."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)

@@ -4,8 +4,8 @@ The first network finds a box, the second sees its content, and both give one an
 
 The first network works on a coarse grid of the whole head, the second on a fine one in a box around what the first has
 found, with the first's probabilities as further channels. Outside the box the first's probabilities stand; inside its
-faces they pass into the second's, so that no seam shows, or into a weighted mean of both. Where the first finds nothing,
-its answer is the answer.
+faces they pass into the second's, so that no seam shows, or into a weighted mean of both. Where the first finds
+nothing, its answer is the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from pipeline.config import FirstStageConfig
 
 BOX_MULTIPLE = 16
-"""Sides of the box are multiples of so many voxels, where the image has them: few sizes, for which engines keep kernels."""
+"""Sides of the box are multiples of so many voxels, where the image has them: few sizes, for which engines keep
+kernels."""
 
 Box = tuple[slice, slice, slice]
 

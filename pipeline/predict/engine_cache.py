@@ -52,7 +52,8 @@ def cache_folder() -> Path | None:
 
 
 def load(identity: Identity) -> tuple[str, np.ndarray] | None:
-    """Description and weights (n,) uint8 of a network that was stored; None where there is none that is whole and ours."""
+    """Description and weights (n,) uint8 of a network that was stored; None where there is none that is whole and
+    ours."""
     path = _path(identity)
     if path is None:
         return None

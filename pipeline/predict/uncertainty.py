@@ -25,7 +25,8 @@ class MemberSpread:
 
     The weighted form of Welford's algorithm (West, CACM 22(9), 1979) in float32: unlike a sum of squares it loses no
     digits where all members are near 1. Members are not kept, but for their thresholded masks, one bit a voxel: what
-    this takes is two float32 and one byte for each eight members a voxel and region. It is a class for that state alone.
+    this takes is two float32 and one byte for each eight members a voxel and region. It is a class for that state
+    alone.
 
     Parameters
     ----------
@@ -93,7 +94,8 @@ class MemberSpread:
 
         It is 1 - the weighted mean over the members of Dice(member's mask, mask of the mean), in [0, 1].
 
-        0: all masks are equal. Two masks without a voxel have Dice 1, a mask against none has 0. No members: no regions.
+        0: all masks are equal. Two masks without a voxel have Dice 1, a mask against none has 0. No members: no
+        regions.
         """
         mean = self.mean.flatten(1) >= self.threshold if self.weights else torch.empty(0, 0, dtype=torch.bool)
         of_mean, agreed = mean.sum(dim=1), torch.zeros(len(mean), dtype=torch.float64)

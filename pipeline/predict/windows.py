@@ -82,7 +82,7 @@ def infer(
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Compute the probabilities of one normalised image.
 
-    Returns them, and remarks about a card that was full.
+    Returns them, (regions, d1, d2, d3) float32 on the CPU, and remarks about a card that was full.
 
     Parameters
     ----------
@@ -93,44 +93,26 @@ def infer(
     tta : bool
         Average over the mirrorings (:func:`pipeline.predict.passes.passes`).
     watch : callable, optional
-        Is shown each pass: its answer (regions, d1, d2, d3) float32, turned and mirrored back, which it must leave as it
-        is, and the pass.
+        Is shown each pass: its answer (regions, d1, d2, d3) float32, turned and mirrored back, which it must leave as
+        it is, and the pass.
     before_cpu : callable, optional
         Called before a full card's work goes to the CPU; it may refuse by an exception.
     on_share : callable, optional
         Is told the share, 0 to 1, of the work that is done, after each batch of windows.
-
-    Returns
-    -------
-    (regions, d1, d2, d3) float32 on the CPU
-    tuple of str
-        Empty where nothing had to be done.
 
     Raises
     ------
     data.errors.SegmentationError
         The network's output is not finite.
     """
-    ways, step = ways_to_run(device, config.window.batch), 0
+    ways = ways_to_run(device, config.window.batch)
+    left: Sequence[Way] = ways
     free = free_card_bytes(device)
     total: torch.Tensor | None = None
     planned = passes(config, tta, image.shape[1:])
     for done, each in enumerate(planned):
-        seen = [image.shape[1 + axis] for axis in turning(each.across)]
-        while True:  # what did not fit one pass is not tried for the next
-            try:
-                with _counting(config, network, seen, ways[step], _part(on_share, done, len(planned))):
-                    probability = _one_pass(config, network, image, ways[step], each)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if step + 1 == len(ways) or not out_of_memory(error):
-                    raise
-            # Outside of the except clause: its traceback would keep the tensors of the way that failed alive.
-            step += 1
-            log.info("the card's memory is full; trying again: %s", ways[step])
-            _release(network, device)
-            if ways[step].device.type == "cpu" and before_cpu is not None:
-                before_cpu()
+        part = _part(on_share, done, len(planned))
+        probability, left = _first_that_fits(config, network, image, device, left, each, before_cpu, part)
         room = free_card_bytes(probability.device)
         if room is not None and watch is not None and room < SPREAD_COPIES * probability.nbytes:
             probability = probability.cpu()
@@ -141,10 +123,41 @@ def infer(
         total = probability if total is None else total.to(probability.device).add_(probability)
     assert total is not None
     mean = (total.cpu() / planned[0].of)[0]
-    if step == 0:
+    if len(left) == len(ways):
         return mean, ()
     had = "" if free is None else f" ({free / 2**30:.2f} GiB free)"
-    return mean, (f"the card's memory was too small{had}: {ways[step]}",)
+    return mean, (f"the card's memory was too small{had}: {left[0]}",)
+
+
+def _first_that_fits(
+    config: RunConfig,
+    network: nn.Module,
+    image: torch.Tensor,
+    device: torch.device,
+    ways: Sequence[Way],
+    each: Pass,
+    before_cpu: Callable[[], None] | None,
+    on_share: Callable[[float], None] | None,
+) -> tuple[torch.Tensor, Sequence[Way]]:
+    """Compute one pass in the first way whose memory is there.
+
+    Returns its answer, and the ways from that one on: what did not fit one pass is not tried for the next.
+    """
+    seen = [image.shape[1 + axis] for axis in turning(each.across)]
+    for number, way in enumerate(ways):
+        if number > 0:
+            # Outside of the except clause: its traceback would keep the tensors of the way that failed alive.
+            log.info("the card's memory is full; trying again: %s", way)
+            _release(network, device)
+            if way.device.type == "cpu" and before_cpu is not None:
+                before_cpu()
+        try:
+            with _counting(config, network, seen, way, on_share):
+                return _one_pass(config, network, image, way, each), ways[number:]
+        except (RuntimeError, MemoryError) as error:
+            if number + 1 == len(ways) or not out_of_memory(error):
+                raise
+    raise AssertionError("there is at least one way")
 
 
 def _part(on_share: Callable[[float], None] | None, done: int, of: int) -> Callable[[float], None] | None:
@@ -283,7 +296,8 @@ def with_window(config: RunConfig, window: str) -> RunConfig:
         return config
     if not window.isdecimal() or not SMALLEST_WINDOW <= int(window) <= LARGEST_WINDOW:
         raise UsageError(
-            f"--window {window}: give auto, or the side of a sliding window, {SMALLEST_WINDOW} to {LARGEST_WINDOW} voxels"
+            f"--window {window}: give auto, or the side of a sliding window, "
+            f"{SMALLEST_WINDOW} to {LARGEST_WINDOW} voxels"
         )
     if config.first is not None:
         first = config.first.model_copy(update={"recipe": with_window(config.first.recipe, window)})

@@ -1,8 +1,8 @@
 """Memory that a case takes, computed from headers alone, and memory that there is.
 
 The formula follows the life of a case. Each stage holds arrays whose sizes follow from the headers and the model's
-configuration; the peak is the largest stage. ``python -m bench.timings.memory`` measures it against real runs and prints both;
-the constants below come from that command.
+configuration; the peak is the largest stage. ``python -m bench.timings.memory`` measures it against real runs and
+prints both; the constants below come from that command.
 """
 
 from __future__ import annotations
@@ -79,12 +79,14 @@ def stages(
     uncertainty probabilities and background 4 (R + 1) V, label map and masks (2 R + 1) V; of several members the spread
                 beside its way back, 8 R V
     writing     the same without the spread; a file in the making 12 V
-    picture     the same with 4 R V for several members; the reference (R + 2) V and the libraries for pictures and tables
+    picture     the same with 4 R V for several members; the reference (R + 2) V and the libraries for pictures and
+                tables
 
     Of a cascade both networks count, and the second as if its box were the whole of its working grid:
 
     preprocess  of the first network: the images that were read stay, 4 C V; of the second: beside the first's image
-    network     of the first: beside the second's image; of the second: beside the first's answer on both grids, one more
+    network     of the first: beside the second's image; of the second: beside the first's answer on both grids, one
+                more
                 for each pass on the first's, one of those on the second's, and 8 R W for putting both together
     """
     native = next(headers[m] for m in (*REFERENCE_ORDER, *headers) if m in headers).grid

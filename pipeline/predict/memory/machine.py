@@ -116,8 +116,8 @@ def _memberships(path: Path) -> list[tuple[str, str, str]]:
 log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-"""Numbers of glibc's ``malloc.h``: free bytes at the heap's end from which it shrinks; how many blocks are mappings; how
-many heaps the threads share (heaps other than the first map their large blocks whatever is said)."""
+"""Numbers of glibc's ``malloc.h``: free bytes at the heap's end from which it shrinks; how many blocks are mappings;
+how many heaps the threads share (heaps other than the first map their large blocks whatever is said)."""
 NEVER = 2**31 - 1
 """The largest value that ``mallopt`` takes."""
 

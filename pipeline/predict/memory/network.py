@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from pipeline.config import RunConfig
 
 LARGEST_PROBE = 2**17
-"""Most voxels of the pass in which activations are counted: a model file's list of widths must not decide our memory."""
+"""Most voxels of the pass in which activations are counted: a model file's list of widths must not decide our
+memory."""
 
 
 def activation_bytes_per_voxel(network: nn.Module, config: RunConfig) -> float:
