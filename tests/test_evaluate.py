@@ -540,6 +540,15 @@ def test_the_references_convention_alone_leaves_the_predictions_to_their_own_evi
         evaluate(*folders, reference_convention="brats1999")
 
 
+def test_an_undecided_reference_names_the_option_of_the_references(folders):
+    """Each side has an option of its own: the other one would not help."""
+    predictions, references, _ = folders
+    for folder in (predictions, references):
+        save(folder / "a.nii.gz", label_map(labels=(2, 1, 3)))
+    row = only_row(folders)
+    assert row["status"] == "error" and "say which with --reference-convention NAME" in row["reason"], row["reason"]
+
+
 # ---- several systems ----
 
 FIRST_SHIFTS, SECOND_SHIFTS = (0, 0, 0, 4, 2, 0), (1, 2, 3, 0, 2, 5)
