@@ -1,11 +1,20 @@
 // The server's REST API. Every failure is an Error whose message is the server's own sentence.
 
 /**
+ * @typedef {Object} CaseFile an image of a patient
+ * @property {string} id
+ * @property {string} name
+ * @property {string|null} role
+ * @property {string|null} detected_role
+ * @property {string|null} problem
+ */
+
+/**
  * @typedef {Object} Case a patient of this session, as GET /api/cases/{id} gives it
  * @property {string} id
  * @property {string} name
  * @property {"checking"|"ready"|"queued"|"running"|"done"|"failed"|"cancelled"|"interrupted"} state
- * @property {Array<{id: string, name: string, role: string|null, detected_role: string|null, problem: string|null}>} files
+ * @property {CaseFile[]} files
  * @property {number} progress 0 to 1
  * @property {Object|null} result
  */
@@ -93,7 +102,7 @@ export function upload(files, onProgress, signal) {
     sent.addEventListener("error", () =>
       reject(
         new Error(
-          "The upload broke off: the server is gone, or the files are larger than it takes; try again with fewer files.",
+          "The upload broke off. The server is gone, or the files are larger than it takes: try fewer files.",
         ),
       ),
     );

@@ -17,7 +17,10 @@ const POLL_MS = 4000;
 
 let models = [];
 let cases = [];
-/** What is on the page: {id, close(), isDrawn()}; id null for the start page, isDrawn true while something drawn is not saved. */
+/**
+ * The view on the page: {id, close(), isDrawn()}. The start page has the id null; isDrawn is true while a drawing is
+ * not saved.
+ */
 let shown = {id: null, close: () => {}, isDrawn: () => false};
 
 function fail(error) {
@@ -135,7 +138,7 @@ function showStart() {
 }
 
 async function send(files) {
-  if (!files.length) return fail(new Error("There is no file in what was dropped."));
+  if (!files.length) return fail(new Error("The drop holds no file; drop the patient's images."));
   if (!(await mayLeave())) return;
   const abort = new AbortController();
   const page = uploadPage(files, () => abort.abort());

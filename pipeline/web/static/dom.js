@@ -5,7 +5,7 @@
  * @param {string} tag a tag, with classes after dots: "button.quiet.small"
  * @param {Object<string, any>} [properties] `on*` are listeners, `data` a dataset, `aria-*`, `role` and the other names
  *   with a hyphen attributes, the rest properties; undefined and null are left out
- * @param {...(Node|string|number|null|false|undefined)} children texts and nodes; null, undefined and false are left out
+ * @param {...(Node|string|number|null|false|undefined)} children texts and nodes, without null, undefined, false
  * @returns {HTMLElement}
  */
 export function el(tag, properties = {}, ...children) {

@@ -26,7 +26,8 @@ export const DISCARD_QUESTION = "What you have drawn on the mask is not saved. D
 /** @returns {EditBar | null} null where the mask cannot be edited */
 export function editBar(patient, viewer, actions) {
   const {view, labels} = patient.result;
-  if (patient.state !== "done" || !view.mask || !Array.isArray(view.offset) || typeof DecompressionStream === "undefined") return null;
+  if (patient.state !== "done" || !view.mask || !Array.isArray(view.offset)) return null;
+  if (typeof DecompressionStream === "undefined") return null;
   const pen = Number(Object.keys(labels)[0]);
   const edit = {patient, viewer, actions, mask: null, before: null, pen, brush: 3, bar: {onSaved: () => {}}};
   edit.warn = event => isDrawn(edit) && event.preventDefault();
@@ -133,7 +134,8 @@ async function start(edit, saved) {
   show(edit, true);
   redraw(scene);
   announce(
-    `${saved ? `The edit goes on from ${saved.name}. ` : ""}The pen draws on the mask. Nothing is saved until you say so.`,
+    (saved ? `The edit goes on from ${saved.name}. ` : "") +
+      "The pen draws on the mask. Nothing is saved until you say so.",
   );
 }
 
@@ -224,7 +226,8 @@ async function store(edit, button) {
     edit.bar.onSaved(saved);
     stop(edit);
     edit.said.hidden = false;
-    edit.said.textContent = `Saved as ${newestEdit(edit).name}, ${changed} voxels changed. The picture shows the model’s own mask again.`;
+    const done = `Saved as ${newestEdit(edit).name}, ${changed} voxels changed.`;
+    edit.said.textContent = `${done} The picture shows the model’s own mask again.`;
   } catch (error) {
     edit.actions.fail(error);
   }

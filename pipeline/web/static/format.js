@@ -69,7 +69,7 @@ export function bytes(count) {
   return `${unit && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
 }
 
-/** A time as the server gives it (seconds since 1970, or ISO 8601) for the reader's own clock; "" where there is none. */
+/** A server's time (seconds since 1970, or ISO 8601) on the reader's own clock; "" without one. */
 export function clock(value) {
   const date = value === null || value === undefined ? null : new Date(isNumber(value) ? value * 1000 : value);
   if (!date || Number.isNaN(date.getTime())) return "";

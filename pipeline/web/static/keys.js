@@ -93,7 +93,10 @@ export function wireKeys() {
 /** The list of keys, as a dialog. */
 export function showKeys() {
   const named = [
-    ...SHORTCUTS.map(([keys, what]) => [keys.length > 1 ? `${keys[0]} … ${keys.at(-1)}` : keys[0].toUpperCase(), what]),
+    ...SHORTCUTS.map(([keys, what]) => [
+      keys.length > 1 ? `${keys[0]} … ${keys.at(-1)}` : keys[0].toUpperCase(),
+      what,
+    ]),
     ["← → ↑ ↓", "Move the crosshair (picture in focus)"],
     ["PgUp PgDn", "Next axial slice (picture in focus)"],
     ["?", "This list"],

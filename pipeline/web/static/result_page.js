@@ -7,10 +7,25 @@ import {markdown} from "./markdown.js";
 import {makeViewer} from "./viewer.js";
 
 /**
+ * @typedef {Object} ResultActions
+ * @property {(patient: import("./api.js").Case) => void} replace
+ * @property {() => void} again
+ * @property {(error: Error) => void} fail
+ */
+
+/**
+ * @typedef {Object} ResultPage
+ * @property {HTMLElement} element
+ * @property {() => Promise<void>} start
+ * @property {() => void} close
+ * @property {() => boolean} isDrawn true while changes of the mask are not saved
+ */
+
+/**
  * @param {import("./api.js").Case} patient in state "done"
  * @param {Array<Object>} models
- * @param {{replace: (patient: import("./api.js").Case) => void, again: () => void, fail: (error: Error) => void}} actions
- * @returns {{element: HTMLElement, start: () => Promise<void>, close: () => void, isDrawn: () => boolean}} `isDrawn`: there are changes of the mask that are not saved
+ * @param {ResultActions} actions
+ * @returns {ResultPage}
  */
 export function resultPage(patient, models, actions) {
   const {result} = patient;
@@ -146,7 +161,7 @@ function regionsPanel(result, viewer) {
   );
 }
 
-/** Where to look for a lesion: a voxel in it, else its centroid (which can lie outside of a ring); null where neither is known. */
+/** The place of a lesion: a voxel in it, else its centroid (which can lie outside of a ring), else null. */
 function placeOf({centre_voxel: voxel, centroid_mm: mm}) {
   if (voxel?.every(isNumber)) return {voxel};
   return mm?.length === 3 && mm.every(isNumber) ? {mm} : null;
@@ -210,7 +225,7 @@ function lesionsPanel(result, viewer) {
         ["Centre x y z (mm)", "Centre in mm, to the right, front and top"],
       ]
     : [["Lesion"], ["Centre i j k (voxel)", "A voxel in its middle, as indices of the mask's array"]];
-  // A lesion has a row for each of the nested regions, so that only the outermost region's rows tell how many there are.
+  // A lesion has a row for each of the nested regions; the outermost region's rows alone tell their number.
   const outermost = result.regions[0];
   const content = table("Lesions", heads, rows, "lesions");
   return el(

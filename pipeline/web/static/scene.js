@@ -137,7 +137,7 @@ async function addOverlay(scene, side) {
   scene.overlays[side] = {bits: data.slice(), image};
 }
 
-/** Bring the overlays up to `scene.state`. With both sides, the prediction is filled and the reference a dashed line. */
+/** Bring the overlays up to `scene.state`. Of two sides, the prediction is filled and the reference a dashed line. */
 export function redraw(scene) {
   const {shown, side, opacity, visible} = scene.state;
   for (const [name, overlay] of Object.entries(scene.overlays)) {

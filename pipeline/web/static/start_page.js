@@ -6,7 +6,14 @@ import {chosenFiles} from "./drop.js";
 import {bytes} from "./format.js";
 
 /**
- * @param {{upload: (files: import("./drop.js").Found[]) => void, open: (patient: api.Case) => void, fail: (error: Error) => void}} actions
+ * @typedef {Object} StartActions
+ * @property {(files: import("./drop.js").Found[]) => void} upload
+ * @property {(patient: api.Case) => void} open
+ * @property {(error: Error) => void} fail
+ */
+
+/**
+ * @param {StartActions} actions
  */
 export function startPage(actions) {
   const files = el("input.unseen", {
@@ -37,7 +44,8 @@ export function startPage(actions) {
       el(
         "p",
         {},
-        "T1, contrast-enhanced T1, T2 and FLAIR as NIfTI files, a .zip of them, a BraTS folder or a stack of slices. One file alone works too, as far as the model can. A reference mask among them is compared with the result.",
+        "T1, contrast-enhanced T1, T2 and FLAIR as NIfTI files, a .zip of them, a BraTS folder or a stack of slices. " +
+          "One file alone works too, where a model takes it. A reference mask among them is compared with the result.",
       ),
       el(
         "div.actions",

@@ -20,7 +20,7 @@ export let current = null;
  * @property {HTMLElement} overlayControls opacity, style and side: for the panel beside the picture
  * @property {(...children: Node[]) => HTMLElement} whenReady a box whose controls work once the pictures are there
  * @property {(bit: number, on: boolean) => void} showRegion
- * @property {(place: {mm?: number[], voxel?: number[]}, what: string) => void} jump to a place in mm, or to a voxel of the mask's array
+ * @property {(place: {mm?: number[], voxel?: number[]}, what: string) => void} jump to mm or a voxel of the mask
  */
 
 /**
@@ -33,7 +33,9 @@ export function makeViewer(result, name) {
   const canvas = el("canvas", {
     tabIndex: 0,
     role: "img",
-    "aria-label": `MRI of ${name} with the tumour's regions as colours. Arrow keys move the crosshair, page up and page down change the axial slice.`,
+    "aria-label":
+      `MRI of ${name} with the tumour's regions as colours. ` +
+      "Arrow keys move the crosshair, page up and page down change the axial slice.",
   });
   const lines = el("canvas.lines", {"aria-hidden": "true"});
   const labels = el("div.plane-labels", {"aria-hidden": "true"});
@@ -67,7 +69,8 @@ export function makeViewer(result, name) {
       el(
         "span.quiet-text",
         {},
-        "Click to move the crosshair, scroll to change slices, drag with the right button to set the window; ? lists the keys.",
+        "Click to move the crosshair, scroll to change slices, drag with the right button to set the window; " +
+          "? lists the keys.",
       ),
     ),
   );
@@ -91,7 +94,8 @@ async function start(viewer) {
       onPlace: place => showPlace(viewer, place),
     });
   } catch (error) {
-    viewer.note.textContent = `The pictures cannot be shown here: ${error.message} The files below can still be downloaded.`;
+    const rest = "The files below can still be downloaded.";
+    viewer.note.textContent = `The pictures cannot be shown here: ${error.message} ${rest}`;
     viewer.element.dataset.state = "failed";
     return;
   }
@@ -111,7 +115,7 @@ async function start(viewer) {
   viewer.element.dataset.state = "ready";
 }
 
-/** A fieldset of controls that need the scene: switched off until it is open, and for good where it cannot be opened. */
+/** A fieldset of controls that need the scene: switched off until it is open. */
 function waitingBox(viewer, tag, ...children) {
   const box = el(tag, {disabled: true}, ...children);
   viewer.waiting.push(box);
@@ -269,7 +273,9 @@ function showSlices(viewer) {
     const axis = AXES[label.dataset.plane];
     if (axis === undefined) continue;
     const along = scenes.arrayAxes(viewer.scene)[axis];
-    const at = viewer.hasSpacing ? `${"xyz"[axis]} ${fixed(mm[axis], 1)}` : `${"ijk"[along]} ${fixed(voxel?.[along], 0)}`;
+    const at = viewer.hasSpacing
+      ? `${"xyz"[axis]} ${fixed(mm[axis], 1)}`
+      : `${"ijk"[along]} ${fixed(voxel?.[along], 0)}`;
     label.textContent = `${PLANE_NAMES[label.dataset.plane]} ${at}`;
   }
 }

@@ -47,7 +47,7 @@ export function showWindow(viewer) {
   viewer.width.value = (high - low).toFixed(digits);
 }
 
-/** Drag with the right button, with shift, or with the window tool: to the right for more width, up for a higher level. */
+/** Drag with the right button, shift, or the window tool: to the right for more width, up for a higher level. */
 export function wireMouse(viewer) {
   const {canvas} = viewer;
   let from = null;
