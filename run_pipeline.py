@@ -110,7 +110,7 @@ class Segment:
     overwrite: bool = False
     """Do finished cases again."""
     executor: str = "serial"
-    """serial, overlap, processes:N, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N for up to N jobs."""
+    """serial, processes:N, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N for up to N jobs."""
     threads: int | None = None
     """CPU threads of each process. Default: all, shared among the processes."""
     strict: bool = False

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MODALITIES = ("t1", "t1c", "t2", "flair")
 REFERENCE_ORDER = ("t1c", "flair", "t1", "t2")
 """The first of these that a patient has gives the grid; the contrast-enhanced scan usually has the smallest voxels."""
 

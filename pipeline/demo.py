@@ -11,7 +11,8 @@ import pandas as pd
 from data.find.discover import discover_cases
 from data.phantom.patient import phantom_name, write_phantom
 from pipeline.execute.lock import output_lock
-from pipeline.segment.run import own_results, segment_cases
+from pipeline.segment.output import own_results
+from pipeline.segment.run import segment_cases
 
 SEEDS = (1, 2, 3)
 SHAPE, SPACING_MM = (120, 120, 78), (2.0, 2.0, 2.0)

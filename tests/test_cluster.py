@@ -68,7 +68,7 @@ def serial(patients, tiny_model, tmp_path_factory) -> Path:
 
 def segment(patients: Path, model: Path, output: Path, **how) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+        patch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
         segment_cases(discover_cases(patients), output, SegmentOptions(models=(str(model),)), **how)
 
 

@@ -18,7 +18,8 @@ from data.find.discover import discover_cases
 from data.io.read import read_label_map, write_label_map
 from pipeline.demo import run_demo
 from pipeline.evaluate.run import evaluate
-from pipeline.execute.lock import LOCK_NAME, output_lock
+from pipeline.execute.lock import output_lock
+from pipeline.execute.lock_owner import LOCK_NAME
 from pipeline.predict import engine_cache
 from pipeline.segment.merge import merge_shards
 from pipeline.segment.run import SegmentOptions, segment_cases
@@ -32,7 +33,7 @@ FIRST = "BraTS-GLI-90001-000"
 
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch):
-    monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+    monkeypatch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ import pytest
 from data.errors import InputError, UsageError
 from data.find.discover import discover_cases
 from data.find.recognise import ConventionChoice
-from pipeline.execute.executors import CHOICES, EXECUTORS, make_executor, own_device, run_tasks, spec_for
+from pipeline.execute.executors import CHOICES, EXECUTORS, make_executor, run_tasks, spec_for
+from pipeline.execute.processes import own_device
 from pipeline.segment.case import segment_one
 from pipeline.segment.run import SegmentOptions, segment_cases
 from pipeline.segment.task import CaseTask
 
-SPECS = {"serial": ("serial", 1), "overlap": ("overlap", 3), "processes": ("processes:2", 2), "cuda": ("cuda:0,1", 2)}
+SPECS = {"serial": ("serial", 1), "processes": ("processes:2", 2), "cuda": ("cuda:0,1", 2)}
 _started: list[str] = []
 
 
@@ -82,7 +83,7 @@ def test_the_initializer_ran_once_in_the_worker(executor) -> None:
 
 def test_serial_means_here_and_processes_means_elsewhere(executor) -> None:
     name, made = executor
-    assert (made.submit(where).result() == os.getpid()) is (name in ("serial", "overlap"))
+    assert (made.submit(where).result() == os.getpid()) is (name == "serial")
 
 
 def test_a_serial_run_stops_at_ctrl_c() -> None:
@@ -95,7 +96,7 @@ def test_a_serial_run_stops_at_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "threads", "serial:2", "overlap:3", "processes", "processes:", "processes:0", "processes:-1", "processes:two",
+    "spec", ["", "threads", "serial:2", "processes", "processes:", "processes:0", "processes:-1", "processes:two",
              "processes:1.5", "processes:²", "PROCESSES:2", "processes:2:3", "cuda", "cuda:", "cuda:0,0", "cuda:0,", "cuda:x",
              "dask", "dask:", "dask:localhost:8786", "dask:slurm:", "dask:slurm:0", "dask:slurm:two", "dask:pbs",
              "dask:tcp://", "dask:tcp://host", "dask:tcp://host:port", "dask:tcp://:8786", "dask:tls://host:8786/x", "dask:http://host:1"],
@@ -104,6 +105,12 @@ def test_a_spec_that_cannot_be_is_refused_with_what_can(spec: str) -> None:
     with pytest.raises(UsageError) as caught:
         make_executor(spec, refuse)
     assert str(caught.value) == f"--executor {spec}: {CHOICES}"
+
+
+@pytest.mark.parametrize("spec", ["overlap", "overlap:3"])
+def test_the_executor_that_is_gone_is_refused_with_those_that_do_its_work(spec: str) -> None:
+    with pytest.raises(UsageError, match=rf"--executor {spec}: is no more: .*use serial, or processes:2"):
+        make_executor(spec, refuse)
 
 
 def test_a_mistake_of_the_initializer_is_not_taken_for_a_wrong_spec() -> None:

@@ -16,11 +16,10 @@ from data.find.discover import discover_cases
 from data.find.recognise import ConventionChoice
 from pipeline.segment import identity
 from pipeline.segment.merge import merge_shards
-from pipeline.segment.options import Decides, SegmentOptions
 from pipeline.segment.run import segment_cases
 from pipeline.segment.shards import Shard
 from pipeline.segment.state import read_state
-from pipeline.segment.task import CaseTask
+from pipeline.segment.task import CaseTask, Decides, SegmentOptions
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 TABLES = ("report.csv", "metrics.csv", "lesions.csv", "summary.csv", "detection.csv")
@@ -34,7 +33,7 @@ OTHER = {
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+    monkeypatch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def finished(phantoms, tiny_model, tmp_path_factory) -> Path:
     """An output folder, not to be changed."""
     output = tmp_path_factory.mktemp("identity") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+        patch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
         run(phantoms, output, tiny_model)
     return output
 

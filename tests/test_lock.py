@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import UsageError
-from pipeline.execute.lock import LOCK_NAME, output_lock, remove_stale_files, remove_temporary_files
+from pipeline.execute.lock import output_lock, remove_stale_files, remove_temporary_files
+from pipeline.execute.lock_owner import LOCK_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = "import sys, time; from pathlib import Path; from pipeline.execute.lock import output_lock\n"

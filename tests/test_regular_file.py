@@ -56,7 +56,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 def _locked(folder: Path) -> None:
-    from pipeline.execute.lock import _read_owner
+    from pipeline.execute.lock_owner import read_owner as _read_owner
 
     assert _read_owner(folder / ".lock.owner") is None
     with output_lock(folder):

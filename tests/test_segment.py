@@ -45,7 +45,7 @@ def run(patients: Path, output: Path, model: Path, executor: str = "serial", **o
 def _quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the tests that ask for the page draw its charts, which take longer than the patients."""
     if "page" not in request.fixturenames:
-        monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+        monkeypatch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def serial(phantoms, tiny_model, tmp_path_factory):
     return output, run(phantoms, output, tiny_model)
 
 
-@pytest.mark.parametrize("spec", ["serial", "overlap", "processes:2", "cuda:0"])  # test_cluster.py has the other
+@pytest.mark.parametrize("spec", ["serial", "processes:2", "cuda:0"])  # test_cluster.py has the other
 def test_every_executor_gives_the_same_report_and_masks(serial, phantoms, tiny_model, tmp_path, spec, monkeypatch):
     monkeypatch.setattr("pipeline.execute.executors.CARD", "cpu")
     expected, reference = serial
@@ -579,7 +579,7 @@ def test_a_state_file_of_an_older_version_is_of_an_unfinished_case(phantoms, tin
 
 def test_a_failed_patient_has_no_rows_of_an_earlier_run_in_any_table(patients, tiny_model, tmp_path, monkeypatch):
     run(patients, tmp_path / "out", tiny_model)
-    monkeypatch.setattr("pipeline.segment.case.finished_row", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("pipeline.segment.case.finished_state", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
     report = run(patients, tmp_path / "out", tiny_model)
     assert list(report["status"]) == ["error", "error"]
     for name in ("metrics.csv", "lesions.csv"):

@@ -60,7 +60,7 @@ def segment(patients: Path, output: Path, model: Path, shard: Shard | None = Non
 @pytest.fixture(autouse=True, scope="module")
 def _quickly():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+        patch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
         yield
 
 
@@ -277,7 +277,7 @@ def test_on_the_command_line_parts_go_beside_each_other_and_merge_gives_the_page
     common = ("segment", patients, "--model", tiny_model, "-o", output, "--quiet")
     for number in (1, 2):
         run_pipeline.main([str(a) for a in (*common, "--shard", f"{number}/2")])
-    monkeypatch.setattr("pipeline.segment.run.write_segment_page", write_segment_page)
+    monkeypatch.setattr("pipeline.segment.results.write_segment_page", write_segment_page)
     folders = [str(output / f"shard-{n}-of-2") for n in (1, 2)]
     assert run_pipeline.main(["merge", *folders, "-o", str(tmp_path / "out"), "--interactive", "P10"]) == 1
     assert "5 patients: 4 ok, 0 warn, 1 error" in capsys.readouterr().out

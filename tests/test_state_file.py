@@ -21,7 +21,7 @@ FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+    monkeypatch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def finished(phantoms, tiny_model, tmp_path_factory) -> Path:
     """An output folder, not to be changed."""
     output = tmp_path_factory.mktemp("state") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.segment.run.write_segment_page", lambda *a: None)
+        patch.setattr("pipeline.segment.results.write_segment_page", lambda *a: None)
         run(phantoms, output, tiny_model)
     return output
 

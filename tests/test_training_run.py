@@ -26,7 +26,7 @@ from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
-from pipeline.execute.lock import LOCK_NAME
+from pipeline.execute.lock_owner import LOCK_NAME
 from pipeline.execute.own_folder import MARK
 from pipeline.predict.predictor import Predictor
 from pipeline.training import plan

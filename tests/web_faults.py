@@ -24,9 +24,9 @@ def job(request: dict[str, Any], emit: Any) -> Any:
         return None
     wish = request["case"]["name"].partition(" ")[0]
     if wish == "late":  # as one that loads its model first
-        emit("reading", 0.0)
+        emit("read", 0.0)
         time.sleep(2)
-        emit("preprocessing", 0.05)
+        emit("preprocess", 0.05)
         time.sleep(0.3)
         emit("network", 0.5)
         time.sleep(1.5)

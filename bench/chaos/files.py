@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from data.io.write import is_temporary_name
-from pipeline.execute.lock import LOCK_NAME
+from pipeline.execute.lock_owner import LOCK_NAME
 from pipeline.training.progress.state import load_state
 from pipeline.training.run import STATE_NAME
 

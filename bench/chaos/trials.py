@@ -50,7 +50,7 @@ from bench.chaos.runs import (
     train_arguments,
 )
 from data.phantom.patient import write_phantom
-from pipeline.execute.lock import LOCK_NAME
+from pipeline.execute.lock_owner import LOCK_NAME
 from tests.conftest import make_model
 
 SEEDS = (1, 2, 3)

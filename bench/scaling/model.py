@@ -2,7 +2,7 @@
 
 A patient's files are read from the storage, prepared on a core, put through the network on the card, finished on a core
 (restore, scores, picture) and written to the storage. A worker is a card with its cores and has several patients on
-their way, one in each part, as :class:`pipeline.execute.overlap.Gates` has it.
+their way, one in each part: a plan that no executor follows; `processes:N` on a card comes close.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def arguments_of(command: Sequence[str]) -> argparse.Namespace:
     assumed.add_argument(
         "--at-a-time",
         type=_count,
-        help="patients on their way in a worker; default: 2 lanes + 1, as `overlap`; 1: no overlap",
+        help="patients on their way in a worker; default: 2 lanes + 1; 1: no overlap",
     )
     assumed.add_argument(
         "--mtbf", type=_positive, default=100.0, help="mean hours between failures of a worker; inf: none"

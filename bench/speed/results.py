@@ -16,7 +16,6 @@ Row = Sequence[object]
 NAMES = {
     "one": "ours, one patient, cold",
     "batch": "ours, batch",
-    "overlap": "ours, batch, --executor overlap",
     "sliding": "ours, sliding windows",
     "tta": "ours, --tta",
     "a": "(a) plain MONAI",

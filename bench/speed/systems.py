@@ -37,7 +37,7 @@ class Plan:
     """Of `segment`, as its --help names them."""
 
 
-SYSTEMS = ("one", "batch", "overlap", "tta", "sliding", "a", "a2", "b")
+SYSTEMS = ("one", "batch", "tta", "sliding", "a", "a2", "b")
 """Those that write masks."""
 
 
@@ -65,9 +65,6 @@ def systems(plan: Plan, model: Checkpoint, number: int) -> Iterator[tuple[str, l
         command = [sys.executable, "-m", "bench.speed.plain_monai", str(plan.few), str(out[name]), *common]
         yield name, command, environment
     yield "batch", [*ours, *segment_command(plan, plan.batch, out["batch"], model)], {}
-    if "--executor" in plan.options:
-        overlap = segment_command(plan, plan.batch, out["overlap"], model, "--executor", "overlap")
-        yield "overlap", [*ours, *overlap], {}
     if "--window" in plan.options:
         window = ["--window", str(min(*model.settings["window"]["size"], LARGEST_WINDOW))]
         yield "sliding", [*ours, *segment_command(plan, plan.few, out["sliding"], model, *window)], {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 Round = Mapping[str, Any]
@@ -21,7 +20,7 @@ class Comparison:
         As from :func:`bench.speed.yardsticks.measure`.
     """
 
-    EACH: ClassVar = ("batch", "overlap", "a", "a2", "b")
+    EACH: ClassVar = ("batch", "a", "a2", "b")
     """Systems whose time for one more patient is known."""
 
     def __init__(self, found: Mapping[str, Any]) -> None:
@@ -48,14 +47,14 @@ class Comparison:
         return max(one[name]["peak_gib"] for one in self.rounds if name in one)
 
     def patients_of(self, name: str) -> int:
-        return {"one": 1, "batch": self.n_batch, "overlap": self.n_batch}.get(name, self.n_few)
+        return {"one": 1, "batch": self.n_batch}.get(name, self.n_few)
 
     def each(self, name: str, unit: str) -> float:
         """Seconds of one more patient."""
         return self.over_rounds(lambda one: self._each(one, name, unit), name)
 
     def _each(self, one: Round, name: str, unit: str) -> float:
-        if name in ("batch", "overlap"):
+        if name == "batch":
             return (one[name][unit] - one["one"][unit]) / (self.n_batch - 1)
         if name == "b":
             start_up = one["b"]["result"]["start_up" if unit == "wall" else "start_up_cpu"]
@@ -170,7 +169,6 @@ def rows(models: Sequence[Comparison], start: Mapping[str, Any]) -> list[list[st
     per_model: list[tuple[str, str, Callable[[Comparison], Cell]]] = [
         ("read, checks, network, restore, write / fastest floor", "<= 1.15", core_over_floor),
         ("the same with preview, report and scores", "<= 1.35", whole_over_floor),
-        ("the same, `--executor overlap`", "<= 1.35", partial(whole_over_floor, name="overlap")),
         ("(a) / ours, batch, default window", ">= 15, Dice within .005", lambda m: against_plain(m, "a")),
         ("(a2) / ours, batch, default window", "given", lambda m: against_plain(m, "a2")),
         ("(a) / ours, batch, sliding windows", ">= 4.5, Dice within .002", lambda m: sliding(m, "a")),

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from data.find.naming import MODALITIES, VOLUME_EXTENSIONS, split_extension
+from data.case import MODALITIES
+from data.find.naming import VOLUME_EXTENSIONS, split_extension
+from data.output_names import KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER
 from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
-_STATE, _RECORD = ".state", "run.json"
 _MOST_INPUTS = 10_000
 """Files of a case: four images of 2500 slices each."""
-_KINDS = frozenset({"previews", "probabilities", "uncertainties", "images"})
-_RESULT = re.compile(r"seg|preview|(?:prob|uncertainty)_[A-Za-z0-9]+|" + "|".join(MODALITIES))
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,14 @@ class EarlierRun:
             return stem in self.cases
         for case, what in _readings(stem):
             # A run that was stopped may have written a mask of which it says nothing yet.
-            if (case in self.cases and where in (case, *_KINDS)) or (case == where and what == "seg"):
+            if (case in self.cases and where in (case, *KIND_FOLDERS)) or (case == where and what == MASK):
                 return what not in MODALITIES or not _is_among(path, self._inputs_of(case))
         return False
 
     def _inputs_of(self, case: str) -> tuple[str, ...]:
         if case in self.inputs:
             return self.inputs[case]
-        state = _read_object(os.path.join(self.folder, _STATE, f"{case}.json"))
+        state = _read_object(os.path.join(self.folder, STATE_FOLDER, f"{case}.json"))
         return _named(state.get("inputs"))
 
 
@@ -72,8 +71,8 @@ def read_earlier_run(folder: str) -> EarlierRun | None:
 
     Such a folder keeps state files of ours, or our run.json; None for any other folder.
     """
-    states = _state_files(os.path.join(folder, _STATE))
-    record = _read_object(os.path.join(folder, _RECORD))
+    states = _state_files(os.path.join(folder, STATE_FOLDER))
+    record = _read_object(os.path.join(folder, RUN_RECORD))
     listed = record.get("cases")
     if not (isinstance(listed, dict) and {"command", "options", "models", "versions"} <= record.keys()):
         listed = None
@@ -95,7 +94,7 @@ def _readings(stem: str) -> Iterator[tuple[str, str]]:
     Each is the name of a case and what the file shows of it.
     """
     for at in (found.start() for found in re.finditer("_", stem)):
-        if _RESULT.fullmatch(stem, at + 1):
+        if RESULT.fullmatch(stem, at + 1):
             yield stem[:at], stem[at + 1 :]
 
 

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data.case import MODALITIES
 from data.errors import UsageError
 from data.labels import CONVENTIONS
 from data.strict_yaml import read_strict_yaml
 
-MODALITIES = ("t1", "t1c", "t2", "flair")
 REFERENCE = "reference"
 VOLUME_EXTENSIONS = (".nii.gz", ".nii", ".mha", ".mhd")
 SLICE_EXTENSIONS = (".tif", ".tiff", ".png")

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from data.find.naming import SLICE_EXTENSIONS, VOLUME_EXTENSIONS, is_ignored, match_volume, natural_key, split_extension
+from data.output_names import STATE_FOLDER
 
 NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r", ".DS_Store"}
-_PROGRAMS_OWN = (".git", ".svn", ".hg", ".datalad", ".state", ".cache", ".trash", ".snapshot", ".ipynb_checkpoints")
+_PROGRAMS_OWN = (".git", ".svn", ".hg", ".datalad", STATE_FOLDER, ".cache", ".trash", ".snapshot", ".ipynb_checkpoints")
 """How hidden folders begin in which programs keep copies of files: nobody's patients."""
 
 

@@ -14,6 +14,7 @@ from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.folder_names import folder_name, unique_folder_names
+from data.output_names import MASK, REPORT, RUN_RECORD, result_paths
 from data.regular_file import read_json_object
 from pipeline.score.tables import read_columns, text_cell
 
@@ -86,11 +87,11 @@ def _from_report(root: Path) -> list[LabelMap]:
     Those that it could not write are among them; [] without a report.
     """
     try:
-        rows = read_columns(root / "report.csv", ("case", "folder", "convention"), _REPORTED)
+        rows = read_columns(root / REPORT, ("case", "folder", "convention"), _REPORTED)
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        logger.warning("%s: not used (%s)", root / "report.csv", getattr(error, "strerror", None) or error)
+        logger.warning("%s: not used (%s)", root / REPORT, getattr(error, "strerror", None) or error)
         return []
     found = []
     run = _run_record(root)
@@ -115,7 +116,7 @@ def _run_record(root: Path) -> Mapping[str, Any]:
 
     They are empty where it is not there or not readable.
     """
-    cases = read_json_object(root / "run.json").get("cases")
+    cases = read_json_object(root / RUN_RECORD).get("cases")
     return cases if isinstance(cases, dict) else {}
 
 
@@ -164,7 +165,7 @@ def _reported_path(root: Path, folder: str) -> Path | None:
     # The cell may carry the ' that keeps spreadsheets from running it. No path may lead out of root.
     for name in (folder, folder.removeprefix("'")):
         if name and name not in (".", "..") and Path(name).name == name:
-            for path in (root / name / f"{name}_seg.nii.gz", root / f"{name}.nii.gz"):
+            for path in result_paths(root, name, MASK):
                 if _is_file(path):
                     return path
     return None

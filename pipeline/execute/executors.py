@@ -1,7 +1,6 @@
 """Executors: cases in this process, in several, or on a cluster.
 
 "serial"       one case after another, here
-"overlap"      here too, three cases on their way: while one is in one part the others are in others, see pipeline.execute.overlap
 "processes:N"  N worker processes of this machine, each with its own copy of the model
 "cuda:0,1"     a worker process for each of these cards
 "dask:ADDRESS" the workers of a Dask cluster, see :mod:`pipeline.execute.cluster`
@@ -12,30 +11,23 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import os
 import re
-import signal
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import connection
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from data.errors import UsageError
 from pipeline.execute.cluster import AT_A_TIME, SLURM, ClusterExecutor, WorkerLost
 from pipeline.execute.interruption import check_stopped
-from pipeline.execute.overlap import Gates
+from pipeline.execute.processes import WorkerPool
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 CARD = "cuda:{}"
-LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 WORKER_DIED = "the worker process died, probably for want of memory; free some, or use fewer processes"
 
 
@@ -51,111 +43,6 @@ class SerialExecutor(Executor):
         return future
 
 
-class OverlappingExecutor(ThreadPoolExecutor):
-    """Up to three calls at a time, each in a thread; by :mod:`pipeline.execute.overlap` each is in another part of its way."""
-
-    AT_A_TIME = 3
-
-    def __init__(self) -> None:
-        super().__init__(self.AT_A_TIME, "case")
-        self.gates = Gates()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(self._on_its_way, fn, *args, **kwargs)
-
-    def _on_its_way(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        with self.gates.case():
-            return fn(*args, **kwargs)
-
-
-class WorkerPool(ProcessPoolExecutor):
-    """Processes that end with this one, however it ends.
-
-    A run that is stopped waits for none of them.
-    """
-
-    def __init__(
-        self,
-        workers: int,
-        initializer: Callable[..., None],
-        initargs: tuple[Any, ...],
-        devices: Sequence[str] = (),
-    ) -> None:
-        # spawn: a forked copy of a process that has used OpenMP or CUDA hangs
-        context = multiprocessing.get_context("spawn")
-        level = logging.getLogger("pipeline").getEffectiveLevel()
-        free = context.SimpleQueue() if devices else None
-        for device in devices:
-            free.put(device)  # type: ignore[union-attr]
-        begin = (level, free, initializer, initargs)
-        super().__init__(workers, mp_context=context, initializer=_begin_work, initargs=begin)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        with _ctrl_c_held():  # it may start a worker
-            return super().submit(fn, *args, **kwargs)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        if isinstance(sys.exc_info()[1], KeyboardInterrupt):  # on the way out of a run that is to stop
-            self.end_workers()
-        super().shutdown(wait, cancel_futures=cancel_futures)
-
-    def end_workers(self) -> None:
-        """Kill the workers in the middle of their work.
-
-        Files that they were writing are left as temporary files.
-        """
-        for process in list((getattr(self, "_processes", None) or {}).values()):
-            process.kill()
-
-
-_own_device: str | None = None
-
-
-def own_device() -> str | None:
-    """Return the device of this worker process;
-
-    None where all share one.
-    """
-    return _own_device
-
-
-def _begin_work(level: int, devices: Any, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
-    global _own_device
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-    if devices is not None:
-        _own_device = devices.get()
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
-    logging.getLogger("pipeline").setLevel(level)
-    initializer(*initargs)
-
-
-def _end_with_parent() -> None:
-    """End this process with its parent.
-
-    An orphan would go on writing into a folder that the next run uses.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-@contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Start processes in the block without Ctrl-C.
-
-    A terminal sends it to all of them; the parent ends them instead.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _Malformed(Exception):
     """Error in a spec.
 
@@ -168,13 +55,6 @@ def _serial(argument: str, initializer: Callable[..., None], initargs: tuple[Any
         raise _Malformed
     initializer(*initargs)
     return SerialExecutor(), 1
-
-
-def _overlap(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
-    if argument:
-        raise _Malformed
-    initializer(*initargs)
-    return OverlappingExecutor(), OverlappingExecutor.AT_A_TIME
 
 
 def _processes(argument: str, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> tuple[Executor, int]:
@@ -206,7 +86,6 @@ def _cluster(argument: str, initializer: Callable[..., None], initargs: tuple[An
 
 EXECUTORS: dict[str, Callable[[str, Callable[..., None], tuple[Any, ...]], tuple[Executor, int]]] = {
     "serial": _serial,
-    "overlap": _overlap,
     "processes": _processes,
     "cuda": _cards,
     "dask": _cluster,
@@ -214,9 +93,14 @@ EXECUTORS: dict[str, Callable[[str, Callable[..., None], tuple[Any, ...]], tuple
 
 
 CHOICES = (
-    "choose serial, overlap, processes:N with N of at least 1, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N with N "
+    "choose serial, processes:N with N of at least 1, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N with N "
     "of at least 1"
 )
+GONE = (
+    "is no more: three cases at once saved an eighth of the time at most, and cost some with larger networks; use serial, or "
+    "processes:2, also on one card"
+)
+"""Of the executor "overlap"."""
 
 
 def make_executor(spec: str, initializer: Callable[..., None], initargs: tuple[Any, ...] = ()) -> tuple[Executor, int]:
@@ -232,6 +116,8 @@ def make_executor(spec: str, initializer: Callable[..., None], initargs: tuple[A
         The spec is unknown or its number is not positive.
     """
     name, _, argument = spec.partition(":")
+    if name == "overlap":
+        raise UsageError(f"--executor {spec}: {GONE}")
     try:
         if name not in EXECUTORS:
             raise _Malformed
@@ -314,8 +200,8 @@ def run_tasks(
     spec : str
         See :func:`make_executor`.
     died : callable
-        The result of a task whose worker died twice. One death costs every running task a second try, one at a
-        time, so that the next death has one name.
+        The result of a task that was lost with its worker twice. One death costs every running task a second try,
+        one at a time, so that the next death has one name.
     window : int, optional
         No task is begun that is this far ahead of the oldest unfinished one: bounds what a caller holds who wants
         results in order.
@@ -330,31 +216,23 @@ def run_tasks(
     Ended early, by an exception or by ``close()``, it kills its workers and waits for none of their tasks. A caller
     whose own loop may raise closes it (``contextlib.closing``), or they live as long as the exception's traceback.
     """
-    waiting = list(enumerate(tasks))
-    retried: set[int] = set()
-    running: dict[Future[Result], tuple[int, Task]] = {}
+    queue = _Queue(list(enumerate(tasks)))
     executor, workers = make_executor(spec, initializer, initargs)
     complete = False
     try:
-        while waiting or running:
+        while queue.waiting or queue.running:
             check_stopped()
-            oldest = min(index for index, _ in (*waiting[:1], *running.values()))
-            while waiting and len(running) < workers:
-                begun = [index for index, _ in running.values()]
-                if running and not retried.isdisjoint((waiting[0][0], *begun)):
-                    break  # a second try is alone, so that nobody else's death is taken for its own
-                if window is not None and waiting[0][0] >= oldest + window:
-                    break
-                index, task = waiting.pop(0)
-                running[_submit(executor, function, task)] = (index, task)
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            while queue.may_begin(workers, window):
+                index, task = queue.waiting.pop(0)
+                queue.running[_submit(executor, function, task)] = (index, task)
+            done, _ = wait(queue.running, return_when=FIRST_COMPLETED)
             broken = []
             for future in done:
-                index, task = running.pop(future)
+                index, task = queue.running.pop(future)
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    if index in retried:
+                    if index in queue.retried:
                         yield index, died(task)
                     broken.append((index, task))
                 except WorkerLost:
@@ -362,10 +240,7 @@ def run_tasks(
                 else:
                     yield index, result
             if broken:
-                again = sorted((*broken, *running.values()), key=lambda item: item[0])
-                waiting[:0] = [item for item in again if item[0] not in retried]
-                retried.update(index for index, _ in again)
-                running.clear()
+                queue.put_back(broken)
                 _end(executor)  # all of them: what one of them still did could meet the second try
                 executor, workers = make_executor(spec, initializer, initargs)
         complete = True
@@ -376,11 +251,37 @@ def run_tasks(
             _end(executor)
 
 
+@dataclass
+class _Queue:
+    """Tasks of :func:`run_tasks` with their indices: waiting, in order, running, retried."""
+
+    waiting: list[tuple[int, Any]]
+    running: dict[Future[Any], tuple[int, Any]] = field(default_factory=dict)
+    retried: set[int] = field(default_factory=set)
+
+    def may_begin(self, workers: int, window: int | None) -> bool:
+        """Check whether the next task may begin now."""
+        if not self.waiting or len(self.running) >= workers:
+            return False
+        first, begun = self.waiting[0][0], [index for index, _ in self.running.values()]
+        if begun and not self.retried.isdisjoint((first, *begun)):
+            return False  # a second try is alone, so that nobody else's death is taken for its own
+        return window is None or first < min([first, *begun]) + window
+
+    def put_back(self, broken: Sequence[tuple[int, Any]]) -> None:
+        """Let the tasks that ran when a worker died wait for a second try.
+
+        Those that had it already are done.
+        """
+        again = sorted((*broken, *self.running.values()), key=lambda item: item[0])
+        self.waiting[:0] = [item for item in again if item[0] not in self.retried]
+        self.retried.update(index for index, _ in again)
+        self.running.clear()
+
+
 def _end(executor: Executor) -> None:
     if isinstance(executor, WorkerPool):
         executor.end_workers()
-    if isinstance(executor, OverlappingExecutor):
-        executor.gates.stop()
     executor.shutdown(wait=True, cancel_futures=True)
 
 

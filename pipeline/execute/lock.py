@@ -7,55 +7,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import secrets
-import socket
 import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from data.errors import UsageError
 from data.io.write import is_temporary_name
-from data.regular_file import read_json
+from pipeline.execute.lock_owner import (
+    LOCK_NAME,
+    acquire_by_name,
+    describe,
+    may_live,
+    named_lock,
+    read_owner,
+    refusal,
+)
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LOCK_NAME = ".lock"
-"""In the output folder, while a run is at work there: who it is. One found without a living owner means nothing."""
-LOCKS = (LOCK_NAME, f"{LOCK_NAME}.owner")
 _BEGINS = b'{"pid": '
 _CANNOT_LOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
-_HALF_MADE_S = 10.0
-"""A lock file that is still empty after so long was left by a process that died while it made it."""
 _STALE_S = 3600.0
 """A file takes seconds to write."""
 _held: dict[str, tuple[int, int]] = {}
 """Path of each lock file of this process -> thread, descriptor (-1: it is no kernel's lock)."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Owner of a lock, as the lock file describes it.
-
-    pid, host : of the process. since : UTC, ISO 8601. started : what tells it from a later process of the same number,
-    empty where the system does not say.
-    """
-
-    pid: int
-    host: str
-    since: str
-    started: str = ""
-
-    def described(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
 
 
 @contextlib.contextmanager
@@ -143,7 +124,7 @@ def _acquire(folder: Path, path: Path) -> int:
             closing.callback(os.close, descriptor)
             locked = _lock(descriptor)
             if locked is False:
-                raise UsageError(_refusal(folder, _read_owner(path)))
+                raise UsageError(refusal(folder, read_owner(path)))
             if locked is None:
                 break
             if _is_same_file(descriptor, path):  # else its owner has just removed it
@@ -152,18 +133,18 @@ def _acquire(folder: Path, path: Path) -> int:
                         f"{path}: is in the way, and no run of this program wrote it; move it away, or choose another "
                         "--output"
                     )
-                _describe(descriptor, path)
+                describe(descriptor, path)
                 closing.pop_all()
                 return descriptor
     with contextlib.suppress(OSError):  # made to find that out
         path.unlink()
-    _acquire_by_name(folder, _named(path))
+    acquire_by_name(folder, named_lock(path))
     return -1
 
 
 def _release(path: Path, descriptor: int) -> None:
     with contextlib.suppress(OSError):  # before it is freed, so that nobody else's is removed
-        (_named(path) if descriptor < 0 else path).unlink()
+        (named_lock(path) if descriptor < 0 else path).unlink()
     if descriptor >= 0:
         os.close(descriptor)
 
@@ -209,122 +190,7 @@ def _is_held(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
-    return _may_live(_named(path)) if locked is None else not locked
-
-
-# ---- without the kernel's help ----
-
-
-def _named(path: Path) -> Path:
-    return path.with_name(f"{LOCK_NAME}.owner")
-
-
-def _acquire_by_name(folder: Path, path: Path) -> None:
-    """Take the lock by making its file.
-
-    The file of a dead owner is removed first.
-    """
-    for _ in range(5):  # two who take the same dead owner's away meet again
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                _describe(descriptor, path)
-            finally:
-                os.close(descriptor)
-            return
-        if _may_live(path):
-            break
-        _take_away(path)
-    owner = _read_owner(path)
-    sentence = _refusal(folder, owner)
-    if owner is not None and owner.host != socket.gethostname():
-        sentence += f"; if that process is gone, which cannot be told from {socket.gethostname()}, remove {path}"
-    raise UsageError(sentence)
-
-
-def _may_live(path: Path) -> bool:
-    owner = _read_owner(path)
-    if owner is None:
-        with contextlib.suppress(FileNotFoundError):
-            return time.time() - path.stat().st_mtime < _HALF_MADE_S
-        return False
-    if owner.host != socket.gethostname():
-        return True
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's, but it is there
-        pass
-    return owner.started == _started(owner.pid)
-
-
-def _take_away(path: Path) -> None:
-    """Remove the file of a dead owner.
-
-    A file that took its place meanwhile is put back.
-    """
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, aside)
-        if _may_live(aside):
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-        os.unlink(aside)
-
-
-def _started(pid: int) -> str:
-    """Return the start time of a process in ticks since the last boot.
-
-    Empty where the kernel does not say.
-    """
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-# ---- who it is ----
-
-
-def _own_description() -> bytes:
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    own = Owner(os.getpid(), socket.gethostname(), since, _started(os.getpid()))
-    return (json.dumps(asdict(own)) + "\n").encode()
-
-
-def _describe(descriptor: int, path: Path) -> None:
-    """Write our description into our lock file.
-
-    Where there is no space for it the file is removed, and the run cannot start.
-    """
-    try:
-        os.ftruncate(descriptor, 0)
-        text = _own_description()
-        while text:
-            text = text[os.write(descriptor, text) :]
-    except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-
-
-def _read_owner(path: Path) -> Owner | None:
-    """None where the file says nothing sensible: it is anybody's."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        said: Any = read_json(path, 4096)
-        pid, texts = said["pid"], [said[key] for key in ("host", "since", "started")]
-        if type(pid) is int and 0 < pid < 2**31 and all(isinstance(t, str) and t.isprintable() for t in texts):
-            return Owner(pid, *texts)
-    return None
-
-
-def _refusal(folder: Path, owner: Owner | None) -> str:
-    who = "a process that has not said who it is" if owner is None else owner.described()
-    return f"{folder}: another run is at work there ({who}); wait for it, stop it, or choose another --output"
-
-
-# ---- folders, forks ----
+    return may_live(named_lock(path)) if locked is None else not locked
 
 
 def _missing(folder: Path) -> list[Path]:

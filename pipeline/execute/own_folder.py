@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data.errors import UsageError
 from data.regular_file import open_regular_file
-from pipeline.execute.lock import LOCKS
+from pipeline.execute.lock_owner import LOCKS
 
 MARK = ".made-by-brain-tumour-segmentation"
 """A file with one line: what the folder is for."""

@@ -20,6 +20,7 @@ from data.io.read import Volume, read_volumes
 from networks import stages_of
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
+from pipeline.execute.stages import Stage
 from pipeline.predict.cascade import blend_into, blend_weights, second_input, tumour_box
 from pipeline.predict.device import free_card_bytes
 from pipeline.predict.engines import Runner, prepare
@@ -32,7 +33,7 @@ from pipeline.predict.windows import infer, sliding
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to
 
-OnStage = Callable[[str, float], None]
+OnStage = Callable[[Stage, float], None]
 """Called with a stage of a case (a key of `Segmentation.seconds`) as it begins, and with the share, 0 to 1, of it that
 is done."""
 
@@ -43,10 +44,10 @@ class Clock:
     def __init__(self, on_stage: OnStage | None) -> None:
         self.seconds: dict[str, float] = {}
         self.on_stage = on_stage
-        self._now = ""
+        self._now: Stage | None = None
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: Stage) -> Iterator[None]:
         if name != self._now:
             self._now = name
             self.share(0.0)
@@ -56,7 +57,7 @@ class Clock:
 
     def share(self, done: float) -> None:
         """Report the share of the present stage that is done."""
-        if self.on_stage is not None:
+        if self.on_stage is not None and self._now is not None:
             self.on_stage(self._now, done)
 
 
@@ -140,7 +141,7 @@ def preprocess(
 ) -> list[dict[str, Any]]:
     """Preprocess a case for each network; the files are read once for all."""
     present = [m for m in model[-1].config.modalities if m in case.images]
-    with clock.stage("read"):
+    with clock.stage(Stage.READ):
         sources = {m: case.images[m] for m in present if m not in volumes}
         read = {m: volumes.pop(m) for m in present if m in volumes}
         read |= read_volumes(sources, max_voxels=max_voxels)
@@ -150,7 +151,7 @@ def preprocess(
         data: dict[str, Any] = {m: take(m) for m in network.config.modalities if m in read}
         # Step by step: within one call of the chain the images that were read would stay to its end.
         for step in network.chain.transforms:
-            with clock.stage("preprocess"):
+            with clock.stage(Stage.PREPROCESS):
                 data = run_chain(Compose([step]), data)
         done.append(data)
     return done

@@ -17,6 +17,7 @@ from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_header
 from data.labels import load_convention
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
+from pipeline.execute.stages import Stage
 from pipeline.predict.device import choose_device, out_of_memory
 from pipeline.predict.engines import prune
 from pipeline.predict.inference import Clock, OnStage, Work, infer_model, preprocess, ready_networks
@@ -191,15 +192,15 @@ class Predictor:
             native = native or prepared[-1]["native"]
             background = prepared[-1]["background"] if background is None else background
             warnings += [sentence for each in prepared for sentence in each["warnings"]]
-            with clock.stage("network"):
+            with clock.stage(Stage.NETWORK):
                 images = [each.pop("image") for each in prepared]
                 probabilities, working, handled = infer_model(model, images, work)
                 remarks += handled
-            with clock.stage("restore"):
+            with clock.stage(Stage.RESTORE):
                 self._add_to_mean(mean, model[-1].config, restore(probabilities, working, native.grid))
         assert native is not None and background is not None  # there is at least one model
         warnings += self._doubts(native)
-        with clock.stage("restore"):
+        with clock.stage(Stage.RESTORE):
             # The background is FLAIR where the first model reads one.
             flair = background if "flair" in case.images and "flair" in self.configs[0].modalities else None
             label_map, masks, written = to_labels(self.configs[0], self.name, mean, native.grid, flair, convention)
@@ -228,7 +229,9 @@ class Predictor:
         if self.configs[0].postprocess.watershed and flair is None:
             lacks.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
         if lost := [region for region in probabilities if region not in load_convention(convention).regions]:
-            fault = f"the label convention {convention} has no label for {', '.join(lost)}: measured, but not in the mask"
+            fault = (
+                f"the label convention {convention} has no label for {', '.join(lost)}: measured, but not in the mask"
+            )
             lacks.append(advise(fault, Mend.WRITE_ANOTHER_CONVENTION))
         return lacks
 

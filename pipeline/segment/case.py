@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.case import REFERENCE_ORDER, Case
-from data.errors import ConventionError, InputError, SegmentationError, explain
+from data.errors import ConventionError, InputError, explain
 from data.io.read import (
     NIFTI_SUFFIXES,
     Volume,
@@ -26,14 +26,14 @@ from data.io.read import (
     write_label_map,
     write_probability,
 )
+from data.output_names import MASK, PREVIEW, result_path
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
-from pipeline.execute.executors import own_device
-from pipeline.execute.overlap import begin, enter, reserve
-from pipeline.predict.memory.forecast import ModelCost, has_room, one_window_bytes
+from pipeline.execute.processes import own_device
+from pipeline.execute.stages import Stage, begin, enter
 from pipeline.score.case import score_masks
 from pipeline.segment import identity
-from pipeline.segment.commit import Stage, stage
+from pipeline.segment.commit import NewFiles, new_files
 from pipeline.segment.scoring import flags_of, reference_masks, scored_again
 from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, finished_state
 from pipeline.segment.task import (
@@ -41,7 +41,6 @@ from pipeline.segment.task import (
     remove_results,
     require_own_folders,
     require_own_mask,
-    result_path,
 )
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -66,7 +65,7 @@ def error_row(task: CaseTask, reason: str) -> ReportRow:
 
     It says so where the mask of an earlier run is still there.
     """
-    if result_path(task.output, task.folder, "seg", task.options.flat).is_file():
+    if result_path(task.output, task.folder, MASK, task.options.flat).is_file():
         reason += "; the mask of an earlier run is still there, as it was"
     reason = " ".join(reason.split())
     return ReportRow(case=task.case.case_id, folder=task.folder, status="error", reason=reason)
@@ -127,15 +126,8 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
             zero_missing=options.missing == "zero",
             max_voxels=options.max_voxels,
         )
-    reserve(partial(_bytes_of, predictor, case), has_room)
-    on_cpu = predictor.device.type == "cpu"
     try:
-        result = predictor(
-            case,
-            task.convention.name,
-            volumes=volumes,
-            on_stage=lambda stage, done: enter(_STAGES[stage], done, alone=on_cpu and stage == "network"),
-        )
+        result = predictor(case, task.convention.name, volumes=volumes, on_stage=enter)
     except InputError as error:
         raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
     about = {
@@ -152,7 +144,10 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
 
 
 def _kept(task: CaseTask, key: str) -> ReportRow | None:
-    """Return the row of a finished case, scored again where its tables are of another format; None for any other."""
+    """Return the row of a finished case;
+
+    None for any other. It is scored again where its tables are of another format. None for any other.
+    """
     state = finished_state(task, key)
     if state is None:
         return None
@@ -194,41 +189,6 @@ def _read_meanwhile(case: Case, modalities: Sequence[str], max_voxels: int) -> I
             thread.join()
 
 
-_STAGES = {"read": "reading", "preprocess": "preprocessing", "network": "network", "restore": "restoring"}
-"""Of the predictor, as :mod:`pipeline.execute.overlap` calls them."""
-
-
-def _bytes_of(predictor: Predictor, case: Case) -> int:
-    """Return the most bytes that a case may take.
-
-    One window may hold all of its volume.
-    """
-    if not any(m in case.images for m in predictor.modalities):
-        return 0
-    try:
-        largest = predictor.predicted_bytes(case)
-        for cost in predictor.costs if predictor.device.type == "cpu" else ():
-            # The networks of a cascade do not run at the same time.
-            one_window = [
-                one_window_bytes(stage, _working_shape(predictor, case, stage), tta=predictor.tta)
-                for stage in (cost, cost.first)
-                if stage is not None and stage.config.window.whole
-            ]
-            largest += max(one_window, default=0)
-    except SegmentationError:  # the predictor refuses it, with its reason
-        return 0
-    return largest
-
-
-def _working_shape(predictor: Predictor, case: Case, cost: ModelCost) -> tuple[int, int, int]:
-    from transforms.restore import grid_at_spacing
-
-    preprocess = cost.config.preprocess
-    native = next(case.images[m] for m in (*REFERENCE_ORDER, *predictor.modalities) if m in case.images)
-    grid = read_header(native, max_voxels=predictor.max_voxels).grid.reoriented(preprocess.orientation)
-    return grid_at_spacing(grid, preprocess.spacing_mm).shape
-
-
 def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation) -> list[str]:
     """Return a remark for each model that was trained on this patient.
 
@@ -256,20 +216,18 @@ def _keep(task: CaseTask, model: str, result: Segmentation, about: dict[str, Any
     """Score the result and write all of the case; return its row. ``about`` are entries of the state file."""
     grid, stages, case = result.native.grid, about["stages"], task.case
     warnings = [*case.warnings, *task.convention.warnings, *result.warnings]
-    enter("scoring")
-    with _stage_time(stages, "metrics"):
+    with _timed(stages, Stage.METRICS):
         convention, brain = task.convention.name or result.convention, result.background != 0
         truth = reference_masks(case, convention, result.masks, grid, brain, task.options.max_voxels, warnings)
         reason = _checked_warnings(task, warnings)
         scores = score_masks(result.masks, truth, grid)
-    enter("writing")
-    with stage(task) as files:
-        with _stage_time(stages, "write"):
+    with new_files(task) as files:
+        with _timed(stages, Stage.WRITE):
             _write_images(files, result)
-        with _stage_time(stages, "preview"):
+        with _timed(stages, Stage.PREVIEW):
             from pipeline.report.preview import write_preview
 
-            picture = files.path("preview")
+            picture = files.path(PREVIEW)
             write_preview(picture, case.case_id, result.background, result.masks, grid, reference_masks=truth)
         measures: dict[str, Any] = dict(scores.columns)
         measures |= {f"{DISAGREEMENT}_{region}": value for region, value in (result.disagreement or {}).items()}
@@ -309,7 +267,7 @@ def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
 STEPS_OF_PROBABILITY, STEPS_OF_UNCERTAINTY = 1024, 256
 
 
-def _write_images(files: Stage, result: Segmentation) -> None:
+def _write_images(files: NewFiles, result: Segmentation) -> None:
     """Write the mask and the maps that go with it."""
     # In steps finer than they are sure: as they are the maps would take 12 MB each, and thrice the time.
     deviations = (result.uncertainty or {}).items()
@@ -318,7 +276,7 @@ def _write_images(files: Stage, result: Segmentation) -> None:
         # Downwards: what is below the threshold of the mask must not come to lie on it.
         probabilities = result.probabilities.items()
         maps |= {f"prob_{region}": in_steps(v, STEPS_OF_PROBABILITY, np.floor) for region, v in probabilities}
-    write_label_map(files.path("seg"), result.label_map, result.native)
+    write_label_map(files.path(MASK), result.label_map, result.native)
     for what, values in maps.items():
         write_probability(files.path(what), values, result.native)
     if not result.native.grid.spacing_known:
@@ -336,14 +294,15 @@ def in_steps(values: NDArray[np.float32], steps: int, rounded: Callable[..., Any
 
 
 @contextmanager
-def _stage_time(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the wall-clock time of the block to ``seconds[name]``."""
+def _timed(seconds: dict[str, float], stage: Stage) -> Iterator[None]:
+    """Enter ``stage``, and add the block's wall-clock time to ``seconds[stage]``."""
+    enter(stage)
     start = time.perf_counter()
     yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _write_slices_as_volumes(files: Stage) -> None:
+def _write_slices_as_volumes(files: NewFiles) -> None:
     """Slices are one volume: written beside the mask, so that a viewer opens both."""
     for modality, source in files.task.case.images.items():
         volume = read_volume(source, max_voxels=files.task.options.max_voxels)

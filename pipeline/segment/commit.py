@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data.case import MODALITIES
 from data.errors import UsageError
-from data.find.naming import MODALITIES
 from data.io.write import write_text_atomically
+from data.output_names import STAGING, STATE_FOLDER, result_path
 from pipeline.segment.state import CaseState, state_text
 from pipeline.segment.task import (
-    STATE_FOLDER,
     CaseTask,
     recorded_files,
     remove_files,
     remove_results,
-    result_path,
     sha256_of,
     state_path,
     task_path,
@@ -34,10 +33,10 @@ def staging_folder(output: Path) -> Path:
 
     Anything found here at start was left by a killed run.
     """
-    return output / STATE_FOLDER / "staging"
+    return output / STATE_FOLDER / STAGING
 
 
-class Stage:
+class NewFiles:
     """New files of a case in a folder of their own until :meth:`commit`."""
 
     def __init__(self, task: CaseTask) -> None:
@@ -101,12 +100,12 @@ class Stage:
 
 
 @contextmanager
-def stage(task: CaseTask) -> Iterator[Stage]:
+def new_files(task: CaseTask) -> Iterator[NewFiles]:
     """Provide a place for a case's new files.
 
     Files that were not committed are removed after the block; earlier ones stay.
     """
-    made = Stage(task)
+    made = NewFiles(task)
     shutil.rmtree(made.folder, ignore_errors=True)
     made.folder.mkdir(parents=True)
     try:

@@ -1,6 +1,6 @@
 """Identity of a finished case: all that decides the bytes of its files.
 
-It holds the input files, the models, the options that are marked in :mod:`pipeline.segment.options`, the versions of the
+It holds the input files, the models, the options that are marked in :mod:`pipeline.segment.task`, the versions of the
 packages that compute, and :data:`MASKS`. A case with another identity is done again. Tables have a number of their own,
 :data:`TABLES`: with another one the masks are kept and scored again.
 """
@@ -18,8 +18,7 @@ from typing import Any
 from data.errors import InputError
 from data.io.read import read_header
 from pipeline.checkpoint import Checkpoint
-from pipeline.segment.options import Decides, SegmentOptions, options_that_decide
-from pipeline.segment.task import CaseTask, sha256_of
+from pipeline.segment.task import CaseTask, Decides, SegmentOptions, options_that_decide, sha256_of
 
 MASKS = 1
 """Raise it whenever our code may give other bytes for the same input, model and options: all cases are then done again."""
@@ -48,7 +47,10 @@ def package_version(package: str) -> str:
 
 
 def versions() -> dict[str, str | int]:
-    """Return the versions of the libraries that decide a mask, and our own numbers, by name."""
+    """Return, by name, the versions and numbers that decide a mask and its tables.
+
+    These are the libraries' versions and our own numbers.
+    """
     return {package: package_version(package) for package in PACKAGES} | {"masks": MASKS, "tables": TABLES}
 
 
@@ -75,7 +77,9 @@ def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[st
 
 
 def made_with(options: SegmentOptions, models: Mapping[str, str]) -> dict[str, Any]:
-    """Return all that the parts of one run must have in common, by a name that a user knows.
+    """Return all that the parts of one run must have in common.
+
+    The names are those that a user knows.
 
     Parameters
     ----------

@@ -19,11 +19,13 @@ from data.errors import UsageError
 from data.find.recognise import ConventionChoice
 from data.folder_names import unique_folder_names
 from data.io.write import atomic_write
+from data.output_names import REPORT
 from data.regular_file import open_regular_file
 from pipeline.execute.lock import output_lock
 from pipeline.score.tables import write_table
-from pipeline.segment.commit import stage
-from pipeline.segment.run import clean_output, own_results, report_of, write_results
+from pipeline.segment.commit import new_files
+from pipeline.segment.output import clean_output, own_results
+from pipeline.segment.results import report_of, write_results
 from pipeline.segment.shards import FinishedShard, ShardCase, read_shard
 from pipeline.segment.state import read_state, results_are_there
 from pipeline.segment.task import CaseTask, remove_results, require_own_mask, result_names, state_path
@@ -53,12 +55,7 @@ def merge_shards(
     output : Path
         Made if missing. Neither one of the parts nor around or inside one: `evaluate` would find each mask twice.
     interactive, command
-        As for :func:`pipeline.segment.run.segment_cases`.
-
-    Returns
-    -------
-    DataFrame
-        The rows of report.csv.
+        As for :func:`pipeline.segment.run.segment_cases`, which returns the same.
 
     Raises
     ------
@@ -69,9 +66,8 @@ def merge_shards(
 
     Notes
     -----
-    Files come as hard links where the file system can, which takes no space, else as copies; either way a patient's
-    files get their places together, see :mod:`pipeline.segment.commit`. The pipeline never writes into an existing file, so
-    that neither folder changes with the other; an editor that does would change both.
+    Files come as hard links where the file system can, else as copies; a patient's files get their places together. The
+    pipeline never writes into an existing file; an editor that does would change both folders.
     """
     started, output = time.time(), Path(output)
     parts = [read_shard(Path(folder)) for folder in folders]
@@ -93,7 +89,7 @@ def merge_shards(
         for task, (entry, part) in zip(tasks, found, strict=True):
             _bring(task, part.folder, bool(entry.mask_sha256))
         report = report_of([entry.row for entry, _ in found])
-        write_table(output / "report.csv", report)
+        write_table(output / REPORT, report)
         how = asdict(options) | {key: _together(parts, key) for key in ("executor", "device_used")}
         write_results(output, tasks, report, how, command, started, interactive, _about(parts))
     return report
@@ -211,7 +207,7 @@ def _bring(task: CaseTask, source: Path, finished: bool) -> None:
     names, state = result_names(there), read_state(state_path(there))
     if state is None:  # gone since it was checked
         raise UsageError(f"{source}: changed while it was merged; run it again")
-    with stage(task) as files:
+    with new_files(task) as files:
         for name in state.files:
             _link_or_copy(source / name, files.path(names[name]))
         files.commit(state)

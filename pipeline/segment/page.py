@@ -13,9 +13,10 @@ from data.case import ImageSource
 from data.errors import InputError
 from data.io.read import read_label_map
 from data.labels import load_convention
+from data.output_names import MASK, PAGE, PREVIEW, result_path
 from pipeline.report.preview import read_background
 from pipeline.segment.state import CaseState
-from pipeline.segment.task import CaseTask, result_path
+from pipeline.segment.task import CaseTask
 
 if TYPE_CHECKING:
     from pipeline.report.viewer import View
@@ -53,14 +54,14 @@ def write_segment_page(
         if case in interactive and state is not None and (view := _view(task, str(row["convention"]))) is not None:
             views[case] = view
     write_page(
-        output / "report.html",
+        output / PAGE,
         "Tumour segmentation",
         report=report,
         metrics=tables["metrics"],
         summary=tables["summary"],
         lesions=tables["lesions"],
         detection=tables.get("detection"),
-        pictures={t.case.case_id: result_path(output, t.folder, "preview", t.options.flat) for t in tasks},
+        pictures={t.case.case_id: result_path(output, t.folder, PREVIEW, t.options.flat) for t in tasks},
         viewers=views,
         details=details,
     )
@@ -73,7 +74,7 @@ def _view(task: CaseTask, convention: str) -> View | None:
     """
     from pipeline.report.viewer import View
 
-    path = result_path(task.output, task.folder, "seg", task.options.flat)
+    path = result_path(task.output, task.folder, MASK, task.options.flat)
     try:
         mask = read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
     except InputError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.io.write import write_text_atomically
+from data.output_names import RUN_RECORD
 from pipeline.execute.executors import available_cpus, threads_of_each
 from pipeline.score.tables import text_cell
 from pipeline.segment.identity import package_version, versions
@@ -75,7 +76,7 @@ def write_run_record(
         **{key: value for key, value in more.items() if key != "machine"},
         "cases": cases,
     }
-    write_text_atomically(output / "run.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    write_text_atomically(output / RUN_RECORD, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
 
 def _machine(options: Mapping[str, Any]) -> dict[str, Any]:

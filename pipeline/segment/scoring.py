@@ -1,4 +1,7 @@
-"""Scores of one case: against its own reference, and anew where the tables of an earlier run are of another format."""
+"""Scores of one case against its own reference.
+
+A kept case is scored again where its tables are of another format.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,21 @@ from data.grid import Grid
 from data.io.read import read_header, read_label_map
 from data.io.write import write_text_atomically
 from data.labels import count_labels, load_convention
+from data.output_names import MASK, result_path
 from data.plausibility import reference_doubts
 from pipeline.score.case import CaseScores, score_masks
 from pipeline.score.quality import quality_flags
 from pipeline.segment import identity
 from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, state_text
-from pipeline.segment.task import CaseTask, result_path, state_path
+from pipeline.segment.task import CaseTask, state_path
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
 
 def scored_again(task: CaseTask, state: CaseState) -> ReportRow | None:
-    """Score the mask that an earlier run wrote, and bring its state file up to date; the mask is not touched.
+    """Score a kept mask again, and bring its state file up to date.
+
+    The mask is not touched.
 
     Parameters
     ----------
@@ -42,7 +48,7 @@ def scored_again(task: CaseTask, state: CaseState) -> ReportRow | None:
     ------
     data.errors.InputError, OSError
     """
-    path = result_path(task.output, task.folder, "seg", task.options.flat)
+    path = result_path(task.output, task.folder, MASK, task.options.flat)
     mask = read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
     written = load_convention(state.row.convention).region_masks(mask.array)
     masks = {region: written[region] for region in state.voxels if region in written}
@@ -64,7 +70,10 @@ def scored_again(task: CaseTask, state: CaseState) -> ReportRow | None:
 def flags_of(
     remarks: Sequence[str], masks: Masks, grid: Grid, disagreement: Mapping[str, float] | None, scores: CaseScores
 ) -> str:
-    """Join the remarks on a case and those on its masks and scores into the cell ``flags``, each once."""
+    """Join the remarks on a case, its masks and its scores, each once.
+
+    It is the cell ``flags`` of report.csv.
+    """
     return "; ".join(dict.fromkeys([*remarks, *quality_flags(masks, grid, disagreement), *scores.flags]))
 
 

@@ -22,14 +22,12 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.io.write import write_text_atomically
+from data.output_names import RUN_RECORD, SHARD_RECORD, STATE_FOLDER
 from data.regular_file import read_json_object
 from pipeline.segment import identity
-from pipeline.segment.options import SegmentOptions
 from pipeline.segment.state import Digest, ReportRow, Text, plain_json, read_state
-from pipeline.segment.task import STATE_FOLDER, CaseTask, state_path
+from pipeline.segment.task import CaseTask, SegmentOptions, state_path
 
-RECORD = "shard"
-"""In the folder of state files, whose names end otherwise: there when the part's run has come to its end."""
 MOST_VOXELS = 2**40
 """Of the ``--max-voxels`` of a part that is merged."""
 
@@ -105,7 +103,11 @@ class FinishedShard:
 
 
 def record_path(output: Path) -> Path:
-    return output / STATE_FOLDER / RECORD
+    """Return the path of a part's record.
+
+    It is there when the part's run has come to its end.
+    """
+    return output / STATE_FOLDER / SHARD_RECORD
 
 
 def write_shard_record(
@@ -166,7 +168,7 @@ def read_shard(folder: Path) -> FinishedShard:
     data.errors.UsageError
         No part came to its end there, or one that another version scored.
     """
-    record, run = read_json_object(record_path(folder)), read_json_object(folder / "run.json")
+    record, run = read_json_object(record_path(folder)), read_json_object(folder / RUN_RECORD)
     if isinstance(made := record.get("made_with"), dict) and made.get(identity.TABLE_FORMAT) != identity.TABLES:
         raise UsageError(
             f"{folder}: was scored by another version of this program; run `segment --shard` again for this part, with "

@@ -24,11 +24,12 @@ from pydantic import (
 )
 
 from data.labels import CONVENTIONS, REGIONS
+from data.output_names import MASK, result_path
 from data.regular_file import read_json
 from pipeline.score import catalogue
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.segment import identity
-from pipeline.segment.task import CaseTask, result_names, result_path, sha256_of, state_path
+from pipeline.segment.task import CaseTask, result_names, sha256_of, state_path
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,9 @@ class LesionRow(BaseModel):
 
 
 class CaseState(BaseModel):
-    """Content of the state file of a finished case; further entries of a file are not read.
+    """Content of the state file of a finished case.
+
+    Further entries of a file are not read.
 
     ``key`` is its identity (:mod:`pipeline.segment.identity`), ``tables`` the number of the version that scored it.
     ``voxels`` counts each region's mask as it was computed. ``remarks`` are those flags that are not of the scores.
@@ -265,7 +268,7 @@ def results_are_there(task: CaseTask, state: CaseState) -> bool:
 
     They must be regular files of this case.
     """
-    mask, names = result_path(task.output, task.folder, "seg", task.options.flat), result_names(task)
+    mask, names = result_path(task.output, task.folder, MASK, task.options.flat), result_names(task)
     if mask.relative_to(task.output).as_posix() not in state.files or not all(name in names for name in state.files):
         return False
     if not all((task.output / name).is_file() and not (task.output / name).is_symlink() for name in state.files):

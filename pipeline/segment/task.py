@@ -6,21 +6,67 @@ import hashlib
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
+from typing import Any, Literal
 
-from data.case import Case, ImageSource
+from data.case import MODALITIES, Case, ImageSource
 from data.errors import InputError, UsageError
-from data.find.naming import MODALITIES
 from data.find.recognise import ConventionChoice
-from data.io.read import read_header, read_label_map
-from data.labels import REGIONS
+from data.io.read import MAX_VOXELS, read_header, read_label_map
+from data.output_names import MASK, RESULTS, result_path, result_paths, state_file
 from data.regular_file import open_regular_file, read_json_object
-from pipeline.segment.options import SegmentOptions
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-STATE_FOLDER = ".state"
-"""Below the output folder: one JSON file a finished case, which says what it was made from."""
+
+
+class Decides(Enum):
+    """Results of a case that an option decides."""
+
+    FILES = "files"
+    """The bytes of the mask and its maps, or their places: with another value a finished case is done again."""
+    FILES_BY_MODEL = "files by model"
+    """The same, by the content of the files that it names: their SHA-256 counts, their names do not."""
+    ROW = "row"
+    """Whether there is a mask at all: a finished case is kept, and the parts of one run must agree."""
+    NOTHING = "nothing"
+    """How the work is done: a finished case is kept, and the parts of one run may differ."""
+
+
+def _option(default: Any, decides: Decides) -> Any:
+    return field(default=default, metadata={"decides": decides})
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Options of a segmentation. The same options on the same files give the same bytes.
+
+    Each is marked with the results that it decides, see :class:`Decides`.
+    """
+
+    models: tuple[str, ...] = _option((), Decides.FILES_BY_MODEL)
+    """Shipped names or files; their probabilities are averaged. Empty: for each case the shipped model that fits it."""
+    device: str = _option("auto", Decides.FILES)
+    engine: str = _option("auto", Decides.FILES)
+    """Library that runs the network; a voxel on the border may differ between engines."""
+    window: str = _option("auto", Decides.FILES)
+    level: int | None = _option(None, Decides.FILES)
+    tta: bool = _option(False, Decides.FILES)
+    convention: str | None = _option(None, Decides.FILES)
+    missing: Literal["fail", "skip", "zero"] = _option("fail", Decides.FILES)
+    save_probabilities: bool = _option(False, Decides.FILES)
+    flat: bool = _option(False, Decides.FILES)
+    threads: int | None = _option(None, Decides.NOTHING)
+    max_voxels: int = _option(MAX_VOXELS, Decides.ROW)
+    overwrite: bool = _option(False, Decides.NOTHING)
+    strict: bool = _option(False, Decides.ROW)
+    """A warning is an error: no mask is written."""
+
+
+def options_that_decide(options: SegmentOptions, *decided: Decides) -> dict[str, Any]:
+    """Return the values of the options with one of these marks, by name."""
+    return {each.name: getattr(options, each.name) for each in fields(options) if each.metadata["decides"] in decided}
 
 
 @dataclass(frozen=True)
@@ -32,24 +78,6 @@ class CaseTask:
     output: Path
     options: SegmentOptions
     convention: ConventionChoice
-
-
-def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
-    """Return the path of a result.
-
-    ``folder`` is the name of the case's output folder.
-
-    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"`` or, for cases that came as
-    slices, a modality. With ``flat``, masks lie side by side as ``<folder>.nii.gz`` and everything else in folders of
-    its own kind.
-    """
-    suffix = ".png" if what == "preview" else ".nii.gz"
-    if not flat:
-        return output / folder / f"{folder}_{what}{suffix}"
-    if what == "seg":
-        return output / f"{folder}{suffix}"
-    kinds = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties"}
-    return output / kinds.get(what.partition("_")[0], "images") / f"{folder}_{what}{suffix}"
 
 
 def task_path(task: CaseTask, what: str) -> Path:
@@ -69,7 +97,7 @@ def require_own_folders(task: CaseTask) -> None:
     ------
     data.errors.UsageError
     """
-    paths = [result_path(task.output, task.folder, what, flat) for what in RESULTS for flat in (False, True)]
+    paths = [path for what in RESULTS for path in result_paths(task.output, task.folder, what)]
     for path in (*paths, state_path(task)):
         if path.is_dir() and not path.is_symlink():
             raise UsageError(f"{path}: a folder is in the place of a file that the run writes; remove it")
@@ -79,12 +107,8 @@ def require_own_folders(task: CaseTask) -> None:
 
 
 def state_path(task: CaseTask) -> Path:
-    return task.output / STATE_FOLDER / f"{task.folder}.json"
-
-
-_MAPS = [f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS]
-RESULTS = ("seg", "preview", *_MAPS, *MODALITIES)
-"""What a case may leave, see :func:`result_path`."""
+    """Return the path of the case's state file."""
+    return state_file(task.output, task.folder)
 
 
 def result_names(task: CaseTask) -> dict[str, str]:
@@ -134,8 +158,7 @@ def require_own_mask(task: CaseTask) -> None:
     data.errors.UsageError
     """
     written = str(read_json_object(state_path(task)).get("mask_sha256"))
-    for flat in (False, True):
-        path = result_path(task.output, task.folder, "seg", flat)
+    for path in result_paths(task.output, task.folder, MASK):
         name = path.relative_to(task.output).as_posix()
         known = _DIGEST.fullmatch(written) and name in recorded_files(task)
         if not known or not path.is_file():

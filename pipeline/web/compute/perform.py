@@ -18,7 +18,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +28,11 @@ from data.errors import InputError, UsageError, explain
 from data.folder_names import unique_folder_names
 from data.io.read import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
+from data.output_names import MASK, PREVIEW, REPORT, RUN_RECORD, result_path, result_paths, state_file
 from data.regular_file import read_json_object
 from pipeline.execute.lock import remove_temporary_files
-from pipeline.segment.task import result_path, sha256_of
+from pipeline.execute.stages import Stage
+from pipeline.segment.task import sha256_of
 from pipeline.web.compute.advice import PAGE, for_page, with_places
 from pipeline.web.compute.checks import FILES, Request, case_of, check
 from pipeline.web.compute.worker import Emit
@@ -93,10 +94,10 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     row = {str(key): value for key, value in report.iloc[0].to_dict().items()}
     if row["status"] == "error":
         raise InputError(for_page(with_places(str(row["reason"]), _LINKED)))
-    emit("writing", 1.0)
+    emit(Stage.PREVIEW, 1.0)
     name = unique_folder_names([case.case_id])[case.case_id]
-    state = read_state(OUTPUT / ".state" / f"{name}.json")
-    mask = OUTPUT / name / f"{name}_seg.nii.gz"
+    state = read_state(state_file(OUTPUT, name))
+    mask = result_path(OUTPUT, name, MASK, flat=False)
     row["reason"], row["flags"] = (with_places(str(row[key] or ""), _LINKED) for key in ("reason", "flags"))
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
     outcome = Outcome(mask, row, regions, lesions, case.images, case.reference)
@@ -141,7 +142,7 @@ def open_earlier(request: Request) -> dict[str, Any]:
     found = next((item for item in find_label_maps(root) if item.case.case_id == request["about"]), None)
     if found is None or found.case.reference is None:
         raise InputError(f"{request['about']}: has no mask any more; look at the list again")
-    state = read_state(root / ".state" / f"{found.folder}.json")
+    state = read_state(state_file(root, found.folder))
     row = state.row.to_json() if state else _row_of(root, found.case.case_id, read_row)
     row["convention"] = row.get("convention") or found.reported
     if not row["convention"]:
@@ -149,7 +150,7 @@ def open_earlier(request: Request) -> dict[str, Any]:
     mask = _taken(found.case.reference.paths[0], root)
     if mask is None:
         raise InputError(f"{request['about']}: its mask is a link out of the results; put the file itself there")
-    for path in (result_path(root, found.folder, "preview", flat) for flat in (False, True)):
+    for path in result_paths(root, found.folder, PREVIEW):
         _taken(path, root)
     for name in OF_A_RUN:
         _taken(root / name, root)
@@ -177,8 +178,7 @@ def _images(root: Path, found: LabelMap) -> dict[str, ImageSource]:
     Where they were slices, these are the volumes that the run wrote beside the mask.
     """
     images = dict(found.images)
-    for modality, flat in product(images, (False, True)):
-        written = result_path(root, found.folder, modality, flat)
+    for modality, written in [(m, path) for m in images for path in result_paths(root, found.folder, m)]:
         if written.is_file() and written.resolve().is_relative_to(root.resolve()):
             images[modality] = ImageSource((written,))
     return images
@@ -191,7 +191,7 @@ def _reference(root: Path, found: LabelMap, max_voxels: int) -> ImageSource | No
 
     Its scores are of those; another file in their place would contradict them.
     """
-    cases = read_json_object(root / "run.json").get("cases")
+    cases = read_json_object(root / RUN_RECORD).get("cases")
     record = cases.get(found.case.case_id) if isinstance(cases, dict) else None
     inputs, images = (record.get(key) if isinstance(record, dict) else None for key in ("inputs", "files"))
     if not isinstance(inputs, dict) or not isinstance(images, dict):
@@ -208,7 +208,7 @@ def _reference(root: Path, found: LabelMap, max_voxels: int) -> ImageSource | No
 
 def _row_of(root: Path, case: str, read_row: Callable[[Path, str], dict[str, Any]]) -> dict[str, Any]:
     try:
-        return read_row(root / "report.csv", case)
+        return read_row(root / REPORT, case)
     except (OSError, ValueError):
         return {}
 

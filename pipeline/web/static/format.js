@@ -15,15 +15,16 @@ const STATES = {
   interrupted: "interrupted",
 };
 const STAGES = {
-  reading: "Reading the images",
-  preprocessing: "Preparing the images",
+  read: "Reading the images",
+  preprocess: "Preparing the images",
   network: "Running the network",
-  restoring: "Bringing the mask back to the scan",
-  scoring: "Measuring",
-  writing: "Writing the files",
+  restore: "Bringing the mask back to the scan",
+  metrics: "Measuring",
+  write: "Writing the files",
+  preview: "Drawing the picture",
 };
 
-export const STAGE_ORDER = ["reading", "preprocessing", "network", "restoring", "scoring", "writing"];
+export const STAGE_ORDER = ["read", "preprocess", "network", "restore", "metrics", "write", "preview"];
 export const roleName = role => ROLE_NAMES[role] ?? String(role);
 export const regionName = region => REGION_NAMES[region] ?? String(region);
 export const stateName = state => STATES[state] ?? String(state);

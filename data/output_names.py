@@ -1,0 +1,66 @@
+"""Names inside an output folder: masks, pictures, maps, tables, records and state files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from data.case import MODALITIES
+from data.labels import REGIONS
+
+REPORT, METRICS, LESIONS, DETECTION = "report.csv", "metrics.csv", "lesions.csv", "detection.csv"
+TABLES = (REPORT, METRICS, LESIONS, "summary.csv", DETECTION)
+PAGE = "report.html"
+RUN_RECORD = "run.json"
+LABEL_DESCRIPTIONS = ("labels*.txt", "labels*.ctbl")
+"""Patterns: a run with several conventions has a pair for each."""
+
+STATE_FOLDER = ".state"
+"""One JSON file for each finished case, with its identity."""
+STAGING = "staging"
+"""Below the state folder: scratch folder of the running process."""
+SHARD_RECORD = "shard"
+"""Below the state folder: the record of a finished part. Its name ends otherwise than those of state files."""
+
+MASK, PREVIEW = "seg", "preview"
+_KINDS = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties"}
+_IMAGES = "images"
+KIND_FOLDERS = frozenset({*_KINDS.values(), _IMAGES})
+"""Folders of a flat output, see :func:`result_path`."""
+RESULTS = (
+    MASK,
+    PREVIEW,
+    *(f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS),
+    *MODALITIES,
+)
+"""Results that a case may leave, see :func:`result_path`."""
+RESULT = re.compile(rf"{MASK}|{PREVIEW}|(?:prob|uncertainty)_[A-Za-z0-9]+|{'|'.join(MODALITIES)}")
+"""A result of this version or another, whose regions may have other names."""
+
+
+def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
+    """Return the path of a result. ``folder`` is the name of the case's output folder.
+
+    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"`` or, for cases that came as
+    slices, a modality. With ``flat``, masks lie side by side as ``<folder>.nii.gz`` and everything else in folders of
+    its own kind.
+    """
+    suffix = ".png" if what == PREVIEW else ".nii.gz"
+    if not flat:
+        return output / folder / f"{folder}_{what}{suffix}"
+    if what == MASK:
+        return output / f"{folder}{suffix}"
+    return output / _KINDS.get(what.partition("_")[0], _IMAGES) / f"{folder}_{what}{suffix}"
+
+
+def result_paths(output: Path, folder: str, what: str) -> tuple[Path, Path]:
+    """Return both paths that a result may have.
+
+    One is in the case's own folder, the other in a flat output.
+    """
+    return result_path(output, folder, what, False), result_path(output, folder, what, True)
+
+
+def state_file(output: Path, folder: str) -> Path:
+    """Return the path of the state file of a case."""
+    return output / STATE_FOLDER / f"{folder}.json"

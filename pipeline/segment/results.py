@@ -1,0 +1,110 @@
+"""Results of a whole run: its tables, label descriptions, run.json and page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.labels import load_convention
+from data.output_names import DETECTION, LESIONS
+from pipeline.score.case import ScoreOptions, metric_columns
+from pipeline.score.lesions import sensitivity_by_size
+from pipeline.score.statistics import summarise_metrics
+from pipeline.score.tables import lesion_file, lesions_frame, metrics_frame, pooled_detection, report_frame, write_table
+from pipeline.segment.page import write_segment_page
+from pipeline.segment.run_record import write_run_record
+from pipeline.segment.state import CaseState, ReportRow, read_state
+from pipeline.segment.task import CaseTask, state_path
+
+Row = dict[str, Any]
+
+SHOWN_LESIONS = 100
+"""So many lesions of a region and side, the largest, stand on the page; lesions.csv has them all."""
+
+
+def report_of(rows: Sequence[ReportRow]) -> pd.DataFrame:
+    """report.csv from the rows of its cases."""
+    return report_frame([row.cells() for row in rows])
+
+
+def write_results(
+    output: Path,
+    tasks: Sequence[CaseTask],
+    report: pd.DataFrame,
+    how: Mapping[str, Any],
+    command: str,
+    started: float,
+    interactive: Collection[str],
+    more: Mapping[str, Any],
+) -> None:
+    """Write tables, label descriptions, run.json and the page of a run.
+
+    They are made of report.csv and the cases' state files.
+
+    ``how``, ``command``, ``started`` and ``more`` are for run.json, see :func:`pipeline.segment.run_record.write_run_record`.
+    """
+    states, tables = _write_tables(output, tasks, report)
+    used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
+    _write_labels(output, used)
+    write_run_record(output, command, how, tasks, states, started, more)
+    write_segment_page(output, tasks, states, tables, interactive)
+
+
+def _write_tables(
+    output: Path, tasks: Sequence[CaseTask], report: pd.DataFrame
+) -> tuple[list[CaseState | None], dict[str, pd.DataFrame]]:
+    """Write the tables beside report.csv; return the records of the cases and the tables.
+
+    Of lesions, which may be very many, only the largest of each region and side are returned, for the page.
+    """
+    states: list[CaseState | None] = []
+    regions: list[Row] = []
+    detection: list[Row] = []
+    shown: list[Row] = []
+    with lesion_file(output / LESIONS) as write_lesions:
+        for task, status in zip(tasks, report["status"], strict=True):
+            # What a failure leaves there is an earlier run's.
+            state = None if status == "error" else read_state(state_path(task))
+            case: Row = {"case": task.case.case_id}
+            lesions = [case | row for row in (state.table("lesions") if state else ())]
+            write_lesions(lesions)
+            shown += [row for row in lesions if row["lesion"] <= SHOWN_LESIONS]
+            regions += [case | row for row in (state.table("regions") if state else ())]
+            detection += _detection(lesions)
+            states.append(None if state is None else state.model_copy(update={"lesions": []}))  # may be very many
+    metrics = metrics_frame(regions, metric_columns(ScoreOptions()))
+    tables = {"metrics": metrics, "summary": summarise_metrics(metrics, report)}
+    if metrics["voxels_reference"].notna().any():
+        tables["detection"] = pooled_detection(detection)
+    else:  # an older run's would be taken for this one's
+        (output / DETECTION).unlink(missing_ok=True)
+    for name, table in tables.items():
+        write_table(output / f"{name}.csv", table)
+    return states, tables | {"report": report, "lesions": lesions_frame(shown)}
+
+
+def _detection(lesions: Sequence[Row]) -> list[Row]:
+    """Count the lesions of each size that were found, by region.
+
+    For one case that has a reference.
+    """
+    wanted = [row for row in lesions if row["side"] == "reference"]
+    return [
+        {"region": region} | row
+        for region in dict.fromkeys(row["region"] for row in wanted)
+        for row in sensitivity_by_size([row for row in wanted if row["region"] == region])
+    ]
+
+
+def _write_labels(output: Path, conventions: Sequence[str]) -> None:
+    """Write the run's label descriptions.
+
+    Where patients keep different conventions, each further one gets a pair of its own.
+    """
+    from pipeline.report.colours import write_label_descriptions
+
+    for number, name in enumerate(conventions):
+        write_label_descriptions(output, load_convention(name), "" if number == 0 else f"-{name}")
