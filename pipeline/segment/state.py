@@ -214,9 +214,8 @@ class CaseState(BaseModel):
         for row in state.lesions:
             LesionRow.model_validate(row)
         row = ReportRow.from_json(value["row"]) if scored else _unscored(value["row"])
-        if any(
-            row.keys() != RegionRow.model_fields.keys() for row in state.regions
-        ):  # of a version without one of the columns
+        columns = RegionRow.model_fields.keys()
+        if any(row.keys() != columns for row in state.regions):  # of a version without one of the metrics
             return state.model_copy(update={"tables": 0, "regions": [], "lesions": [], "row": _unscored(value["row"])})
         return state.model_copy(update={"row": row})
 
