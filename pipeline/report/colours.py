@@ -15,7 +15,10 @@ REGION_COLOURS = {"WT": "#56B4E9", "TC": "#F0E442", "ET": "#D55E00", "RC": "#009
 NO_REGION_COLOUR = "#999999"
 """For what lies in no region that we know: Okabe & Ito's grey."""
 STATUS_COLOURS = {"ok": ("#00563F", "#E3F2EC"), "warn": ("#6B4700", "#FBF0D9"), "error": ("#8C1D18", "#FBE7E4")}
-"""Text and ground of a state. Each pair has a contrast of at least 7 (WCAG 2.2, level AAA); a sign always says the same."""
+"""Text and ground of a state; a sign always says the same.
+
+Each pair has a contrast of at least 7 (WCAG 2.2, level AAA).
+"""
 STATUS_SIGNS = {"ok": "\N{CHECK MARK}", "warn": "!", "error": "\N{MULTIPLICATION SIGN}"}
 
 

@@ -21,10 +21,12 @@ async function openView(box) {
   try {
     const view = new niivue.Niivue({isRadiologicalConvention: true, sagittalNoseLeft: true, show3Dcrosshair: true,
       multiplanarShowRender: 0, backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.5], crosshairWidth: 0.5,
-      fontColor: [0.85, 0.85, 0.85, 1], isColorbar: false, dragAndDropEnabled: false, loadingText: "", logLevel: "error"});
+      fontColor: [0.85, 0.85, 0.85, 1], isColorbar: false, dragAndDropEnabled: false, loadingText: "",
+      logLevel: "error"});
     await view.attachToCanvas(box.querySelector("canvas"));
     if (!view.gl) throw new Error("no WebGL 2");
-    const load = (name, options) => niivue.NVImage.loadFromBase64({base64: data[name], name: name + ".nii.gz", ...options});
+    const load = (name, options) =>
+      niivue.NVImage.loadFromBase64({base64: data[name], name: name + ".nii.gz", ...options});
     view.addVolume(await load("background", {colormap: "gray", cal_min: data.window[0], cal_max: data.window[1]}));
     const sides = ["prediction", "reference"].filter(name => data[name]);
     for (const name of sides) view.addVolume(await load(name, {opacity: 0}));

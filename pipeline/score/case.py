@@ -1,7 +1,8 @@
-"""One patient's masks to scores: a row of report.csv, rows of metrics.csv and lesions.csv. Used wherever masks are scored.
+"""One patient's masks to scores: rows of report.csv, metrics.csv and lesions.csv.
 
-A region is scored where prediction and reference both have it. What a number means, and what it is for empty masks and
-unknown spacing, stands in :mod:`pipeline.score.metrics`, :mod:`pipeline.score.lesionwise` and :mod:`pipeline.score.lesions`.
+All programs that score masks use it. A region is scored where prediction and reference both have it. The definition of
+a number, also for empty masks and unknown spacing, stands in :mod:`pipeline.score.metrics`,
+:mod:`pipeline.score.lesionwise` and :mod:`pipeline.score.lesions`.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def score_masks(
     Returns
     -------
     CaseScores
-        No regions give empty ones. Empty masks are scored by the empty rule of :mod:`pipeline.score.metrics`, and flagged.
+        No regions give empty ones. Empty masks are scored by the empty rule of :mod:`pipeline.score.metrics`, and
+        flagged.
 
     Raises
     ------
@@ -141,13 +143,14 @@ def score_case(
     grid : Grid
         Gives the spacing; distances are NaN where it is not known.
     penalty_mm : float
-        The distance that stands for a region which only one side has voxels of (empty rule of :mod:`pipeline.score.metrics`).
+        The distance that stands for a region which only one side has voxels of: the empty rule of
+        :mod:`pipeline.score.metrics`.
 
     Returns
     -------
     dict
-        ``<measure>_<region>`` for the measures of report.csv (`catalogue.Place.REPORT`): volumes, ``dice``, ``hd95_mm``,
-        ``hd_mm``, ``nsd`` (at 1 mm), and the numbers of voxels, ``voxels`` of the prediction and ``reference_voxels``,
+        ``<measure>_<region>`` for the measures of report.csv (`catalogue.Place.REPORT`): volumes, ``dice``,
+        ``hd95_mm``, ``hd_mm``, ``nsd`` (at 1 mm), and the numbers of voxels, ``voxels`` of the prediction and ``reference_voxels``,
         from which the summary counts the empties.
 
     Raises

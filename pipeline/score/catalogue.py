@@ -1,8 +1,8 @@
 """Catalogue of metrics: formula, heading, unit, better end and places of each, once.
 
 Tables, summary, comparison, charts and page take their columns, headings and number formats from here. To add a metric,
-write one function of a :class:`pipeline.score.compared.ComparedRegion` and one entry of `OVERLAP`, `SURFACE` or `VOLUME`.
-A metric of `OVERLAP` is computed in validation during training too, so it asks for no surface.
+write one function of a :class:`pipeline.score.compared.ComparedRegion` and one entry of `OVERLAP`, `SURFACE` or
+`VOLUME`. A metric of `OVERLAP` is computed in validation during training too, so it asks for no surface.
 
 References
 ----------
@@ -211,7 +211,8 @@ VOLUME = (
         {_P.REPORT: 2, _P.SUMMARY: 7, _P.PATIENT: 8}, report_key="reference_volume_ml",
     ),
     Metric(
-        "volume_error_ml", "Volume difference", "ml", NEITHER, _volume_error_ml, {_P.SUMMARY: 8, _P.PATIENT: 9}, signed=True
+        "volume_error_ml", "Volume difference", "ml", NEITHER, _volume_error_ml,
+        {_P.SUMMARY: 8, _P.PATIENT: 9}, signed=True,
     ),
     Metric(
         "volume_error_percent", "Volume difference", "%", NEITHER, _volume_error_percent, {_P.PATIENT: 10}, signed=True

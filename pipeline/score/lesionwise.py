@@ -292,8 +292,8 @@ def _lesion_pairs(lesions: Labels, components: Labels, matches: Mapping[int, lis
     compared = sum(math.prod(cut.stop - cut.start for cut in box) for box in boxes.values())
     if compared > MOST_COMPARED_VOXELS:
         raise InputError(
-            f"{len(boxes)} reference lesions touch predicted pieces so large that comparing each with its own would take "
-            f"{compared} voxels, and {MOST_COMPARED_VOXELS} are the most; look at the masks, or leave the lesion-wise "
+            f"{len(boxes)} reference lesions touch predicted pieces so large that comparing each with its own would "
+            f"take {compared} voxels, and {MOST_COMPARED_VOXELS} are the most; look at the masks, or leave the lesion-wise "
             "metrics out"
         )
     for lesion, matched in matches.items():

@@ -9,8 +9,8 @@ boundary voxel
     is the mask without its erosion by the cross-shaped neighbourhood, which is also what MONAI does [1]_.
 surface distance
     From the centre of a boundary voxel of one mask to the nearest centre of a boundary voxel of the other, in mm.
-    Other definitions (DeepMind's, weighted by area, is in :mod:`pipeline.score.surface_elements`; MedPy's 95th percentile is
-    that of both directions pooled) give other numbers.
+    Other definitions (DeepMind's, weighted by area, is in :mod:`pipeline.score.surface_elements`; MedPy's 95th
+    percentile is that of both directions pooled) give other numbers.
 empty rule
     Per region: both masks empty is a perfect score (overlap and NSD 1, distances and volume errors 0); one of them
     empty is the worst (overlap and NSD 0, distances ``penalty_mm``). No score is NaN because a mask is empty. The one
@@ -197,8 +197,8 @@ def nsd(
 
     It is the share of both boundaries within ``tolerance_mm`` of the other boundary.
 
-    It counts boundary voxels, as MONAI's ``SurfaceDiceMetric(use_subvoxels=False)``; DeepMind's counts areas. A distance
-    equal to the tolerance counts as within it. Both masks empty: 1. One empty: 0. Spacing unknown: NaN. The other
+    It counts boundary voxels, as MONAI's ``SurfaceDiceMetric(use_subvoxels=False)``; DeepMind's counts areas. A
+    distance equal to the tolerance counts as within it. Both masks empty: 1. One empty: 0. Spacing unknown: NaN. The other
     parameters and errors are those of :func:`region_scores`.
     """
     return region_scores(prediction, reference, spacing_mm, tolerance_mm=tolerance_mm)["nsd"]
