@@ -150,8 +150,8 @@ def score_case(
     -------
     dict
         ``<measure>_<region>`` for the measures of report.csv (`catalogue.Place.REPORT`): volumes, ``dice``,
-        ``hd95_mm``, ``hd_mm``, ``nsd`` (at 1 mm), and the numbers of voxels, ``voxels`` of the prediction and ``reference_voxels``,
-        from which the summary counts the empties.
+        ``hd95_mm``, ``hd_mm``, ``nsd`` (at 1 mm), and the numbers of voxels, ``voxels`` of the prediction and
+        ``reference_voxels``, from which the summary counts the empties.
 
     Raises
     ------

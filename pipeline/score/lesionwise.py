@@ -293,8 +293,8 @@ def _lesion_pairs(lesions: Labels, components: Labels, matches: Mapping[int, lis
     if compared > MOST_COMPARED_VOXELS:
         raise InputError(
             f"{len(boxes)} reference lesions touch predicted pieces so large that comparing each with its own would "
-            f"take {compared} voxels, and {MOST_COMPARED_VOXELS} are the most; look at the masks, or leave the lesion-wise "
-            "metrics out"
+            f"take {compared} voxels, and {MOST_COMPARED_VOXELS} are the most; look at the masks, or leave the "
+            "lesion-wise metrics out"
         )
     for lesion, matched in matches.items():
         box = boxes[lesion]

@@ -198,8 +198,8 @@ def nsd(
     It is the share of both boundaries within ``tolerance_mm`` of the other boundary.
 
     It counts boundary voxels, as MONAI's ``SurfaceDiceMetric(use_subvoxels=False)``; DeepMind's counts areas. A
-    distance equal to the tolerance counts as within it. Both masks empty: 1. One empty: 0. Spacing unknown: NaN. The other
-    parameters and errors are those of :func:`region_scores`.
+    distance equal to the tolerance counts as within it. Both masks empty: 1. One empty: 0. Spacing unknown: NaN. The
+    other parameters and errors are those of :func:`region_scores`.
     """
     return region_scores(prediction, reference, spacing_mm, tolerance_mm=tolerance_mm)["nsd"]
 
