@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,7 +60,9 @@ class Inspect:
     json: bool = False
     """Print JSON for programs."""
     convention: str | None = None
-    """Label convention of all masks, whatever the evidence says."""
+    """Label convention of all masks, whatever the evidence says: a name, or a YAML file of your own."""
+    layout: list[Path] = field(default_factory=list)
+    """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
     strict: bool = False
     """A warning is an error."""
     max_voxels: int = 2**28
@@ -102,7 +104,9 @@ class Segment:
     tta: bool = False
     """Average over all mirrorings: slower, a little better."""
     convention: str | None = None
-    """Label convention of the masks and references. Default: each case's own."""
+    """Label convention of the masks and references, a name or a YAML file of your own. Default: each case's own."""
+    layout: list[Path] = field(default_factory=list)
+    """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
     missing: Literal["fail", "skip", "zero"] = "fail"
     """A modality that the model needs is not there: error row, warn row without a mask, or zeros in its place."""
     save_probabilities: bool = False
@@ -205,9 +209,12 @@ class Evaluate:
     compare: list[Path] = field(default_factory=list)
     """Folders of other systems' masks of the same patients: side by side, with paired differences."""
     convention: str | None = None
-    """Label convention of the masks, and of the references unless theirs is given. Default: recognised."""
+    """Label convention of the masks, and of the references unless theirs is given: a name, or a YAML file of your own.
+    Default: recognised."""
     reference_convention: str | None = None
-    """Label convention of the references."""
+    """Label convention of the references: a name, or a YAML file of your own."""
+    layout: list[Path] = field(default_factory=list)
+    """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
     resample: bool = False
     """Resample masks that lie on another grid than their reference; otherwise they are error rows."""
     split_lesions: bool = False
@@ -330,7 +337,9 @@ class Train:
     head, patient) or FOLDER:patient:CONVENTION; none of them is validated on."""
     convention: str | None = None
     """Label convention of the references, and of the masks that the model writes where it has all of the recipe's
-    regions. Default: each case's own, and the recipe's."""
+    regions: a name, or a YAML file of your own. Default: each case's own, and the recipe's."""
+    layout: list[Path] = field(default_factory=list)
+    """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
     leave_out: list[str] = field(default_factory=list)
     """Cases that are neither learnt from nor validated on."""
     first: str | None = None
@@ -621,7 +630,7 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with interruption.stoppable(), _log(command.debug):
+        with interruption.stoppable(), _log(command.debug), _own_files(command) as command:
             status = command.run()
             sys.stdout.flush()
         return status
@@ -636,6 +645,21 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(interruption.sentence(stopped), file=sys.stderr)
         return stopped.exit_status if isinstance(stopped, interruption.Interrupted) else 130
+
+
+@contextmanager
+def _own_files(command: Any) -> Iterator[Any]:
+    """The command with the content of the user's own label conventions, and within it the user's own layouts."""
+    names = [name for name in ("convention", "reference_convention") if getattr(command, name, None) is not None]
+    layouts = getattr(command, "layout", [])
+    if not names and not layouts:
+        yield command
+        return
+    from data.find.layouts.layout import own_layouts
+    from data.labels import convention_option
+
+    with own_layouts(layouts):
+        yield replace(command, **{name: convention_option(getattr(command, name)) for name in names})
 
 
 class _OneLine(logging.Formatter):

@@ -31,7 +31,7 @@ from data.find.discover import discover_cases
 from data.find.recognise import choose_conventions
 from data.grid import Grid
 from data.io.read import read_label_map, read_volume
-from data.labels import count_labels, load_convention
+from data.labels import load_convention
 from data.same_patient import known_as
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predict.predictor import Predictor
@@ -70,7 +70,7 @@ def score_patients(cases: list[Case], names: list[str], window: str = "auto", tt
 def _reference(case: Case) -> tuple[dict[str, np.ndarray], Grid]:
     if case.reference is None:
         raise SystemExit(f"{case.case_id} has no reference to score against")
-    choices = choose_conventions([case], read_labels=lambda source: count_labels(read_label_map(source).array))
+    choices = choose_conventions([case])
     truth = read_label_map(case.reference)
     masks = load_convention(str(choices[case.case_id].name)).region_masks(truth.array, ("WT", "TC", "ET"))
     return masks, truth.grid

@@ -22,7 +22,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
@@ -58,9 +57,8 @@ def read_heads(folder: Path, modality: str) -> dict[str, Head]:
         if case.problems or case.reference is None or modality not in case.images:
             continue
         volume, labels = read_volume(case.images[modality]), read_label_map(case.reference)
-        turn = volume.grid.orientation_to("RAS")
-        image = nib.orientations.apply_orientation(np.asarray(volume.array, np.float32), turn)
-        tumour = nib.orientations.apply_orientation(np.asarray(labels.array) > 0, turn)
+        image = volume.grid.turn(np.asarray(volume.array, np.float32), "RAS")
+        tumour = volume.grid.turn(np.asarray(labels.array) > 0, "RAS")
         if not tumour.any():
             continue
         spacing = volume.grid.reoriented("RAS").spacing_mm

@@ -90,7 +90,14 @@ def _as_case(path: Path) -> Iterator[tuple[Case, np.ndarray]]:
             # At 1 mm from the left, the posterior and the inferior side, the working grid of every recipe.
             nib.save(nib.Nifti1Image(np.repeat(image, THICKNESS, axis=-1), np.eye(4)), source.paths[0])
         yield (
-            Case(path.stem, Path(name), "slice", "one slice of BraTS 2020", sources, None),
+            Case(
+                case_id=path.stem,
+                folder=Path(name),
+                layout="slice",
+                layout_reason="one slice of BraTS 2020",
+                images=sources,
+                reference=None,
+            ),
             shares[..., 0].numpy() > 0.5,
         )
 

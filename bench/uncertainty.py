@@ -35,7 +35,7 @@ from data.find.discover import discover_cases
 from data.find.recognise import choose_conventions
 from data.grid import Grid
 from data.io.read import read_label_map
-from data.labels import count_labels, load_convention
+from data.labels import Mask, load_convention
 from pipeline.predict.predictor import Predictor, Segmentation
 from pipeline.score.metrics import dice
 from pipeline.score.tables import write_table
@@ -43,8 +43,6 @@ from pipeline.training.splits import fold_split
 from transforms.postprocess import bounding_box
 
 NEIGHBOURHOOD_MM = 10.0
-
-Mask = NDArray[np.bool_]
 
 
 def area_under_curve(score: NDArray[np.floating], positive: Mask) -> float:
@@ -138,7 +136,7 @@ def reference_masks(case: Case, grid: Grid) -> dict[str, Mask]:
     """
     if case.reference is None:
         raise UsageError(f"{case.case_id} has no reference to compare with; leave it out with --cases")
-    choices = choose_conventions([case], read_labels=lambda source: count_labels(read_label_map(source).array))
+    choices = choose_conventions([case])
     truth = read_label_map(case.reference)
     if not truth.grid.matches(grid):
         raise UsageError(

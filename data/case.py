@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
-REFERENCE_ORDER = ("t1c", "flair", "t1", "t2")
+GRID_ORDER = ("t1c", "flair", "t1", "t2")
 """The first of these that a patient has gives the grid; the contrast-enhanced scan usually has the smallest voxels."""
 
 
@@ -33,7 +33,7 @@ class ImageSource:
     volumes: int | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One patient as found on disk; nothing but names was looked at.
 

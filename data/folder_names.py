@@ -21,8 +21,8 @@ def folder_name(case_id: str) -> str:
     It is one path component, valid on Linux, macOS and Windows.
 
     Letters, digits, blanks within and ``-_.+=,@()[]`` stay; anything else becomes ``_``. None begins as a spreadsheet
-    formula does, or ends as the files do that a run writes. A name that had to be altered gets eight hexadecimal digits of its SHA-256, so that different ids
-    stay different; at most 109 characters. An empty id gives ``_-e3b0c442``.
+    formula does, or ends as the files do that a run writes. A name that had to be altered gets eight hexadecimal digits
+    of its SHA-256, so that different ids stay different; at most 109 characters. An empty id gives ``_-e3b0c442``.
     """
     safe = "".join(
         letter if (letter.isalnum() and is_visible(letter)) or letter in "-_.+=,@()[] " else "_" for letter in case_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -92,6 +93,19 @@ class Grid:
         shape = tuple(self.shape[int(np.flatnonzero(transform[:, 0] == axis)[0])] for axis in range(3))
         affine = self.affine @ nib.orientations.inv_ornt_aff(transform, self.shape)
         return Grid(shape, affine, self.spacing_known)  # type: ignore[arg-type]
+
+    def turn(self, array: NDArray[Any], codes: str) -> NDArray[Any]:
+        """Return an array of this grid with its axes in the order ``codes``.
+
+        Its shape is (d1, d2, d3).
+
+        It is a view on the grid that `reoriented` gives: permuted and flipped, nothing is copied.
+        """
+        return nib.orientations.apply_orientation(array, self.orientation_to(codes))
+
+    def holds_voxels_of(self, other: Grid) -> bool:
+        """Tell whether both grids have the same voxels, stored in any order of axes."""
+        return self.reoriented(other.orientation).matches(other)
 
     def orientation_to(self, codes: str) -> NDArray[np.float64]:
         """nibabel's orientation transform from this grid's array axes to ``codes``, for ``apply_orientation``."""

@@ -1,17 +1,18 @@
 """Label conventions: numbers in a mask, their tissues, and the regions scored.
 
-A convention is a YAML file in ``conventions/``: its labels, and each region as a set of labels. Both directions,
-label map to
-region masks and back, are derived from those sets, so they cannot drift apart. Facts: BraTS, MSD, nnU-Net and LGG
-data pages.
+A convention is a YAML file, in ``conventions/`` or a user's own: its labels, and each region as a set of labels. Both
+directions, label map to region masks and back, are derived from those sets, so they cannot drift apart. Facts: BraTS,
+MSD, nnU-Net and LGG data pages.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.conventions.parts import REGIONS, own_labels, parse_labels, parse_regions
 from data.errors import ConventionError
+from data.regular_file import parse_json
 from data.strict_yaml import read_strict_yaml
+from data.visible import is_visible
 
-REGIONS = ("WT", "TC", "ET", "RC")
-"""Whole tumour, tumour core, enhancing tumour, resection cavity: the order in which regions are always listed."""
+Mask = NDArray[np.bool_]
+"""Voxels of one region, (d1, ..., dN)."""
 
 
 def sort_regions(regions: Iterable[str]) -> list[str]:
@@ -35,9 +39,11 @@ def sort_regions(regions: Iterable[str]) -> list[str]:
 _FOLDER = Path(__file__).parent / "conventions"
 CONVENTIONS: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 """Names of the conventions that are shipped, for `load_convention`."""
+_OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
+_LONGEST_SPELLING = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelConvention:
     """Numbers by which one data set writes tumour regions.
 
@@ -58,6 +64,18 @@ class LabelConvention:
     labels: Mapping[int, str]
     regions: Mapping[str, frozenset[int]]
     written_as: Mapping[str, int]
+
+    @property
+    def spelling(self) -> str:
+        """Text that gives this convention back by `load_convention`, on any machine.
+
+        It is the name of a shipped convention, and the whole content of a user's own as JSON: options, tables, state
+        files and model files that name a convention hold this text, and so need no further file.
+        """
+        if self.name in CONVENTIONS:
+            return self.name
+        regions = {region: sorted(labels) for region, labels in self.regions.items()}
+        return json.dumps({**vars(self), "regions": regions}, separators=(",", ":"))
 
     def region_masks(
         self, label_map: NDArray[Any], regions: Collection[str] | None = None
@@ -166,22 +184,96 @@ def count_labels(label_map: NDArray[Any]) -> dict[float, int]:
     return {label: count for label, count in found if label != 0}
 
 
-@cache
-def load_convention(name: str) -> LabelConvention:
-    """Return the shipped convention of this name, checked.
+@lru_cache(maxsize=64)
+def load_convention(spelling: str) -> LabelConvention:
+    """Return a convention by its `LabelConvention.spelling`, checked.
 
     Raises
     ------
     ConventionError
-        No convention of this name, or its file is not valid.
+        No convention of this name, or its content is not valid.
     """
-    if name not in CONVENTIONS:
-        raise ConventionError(f"there is no label convention {name!r}: choose among {', '.join(CONVENTIONS)}")
-    path = _FOLDER / f"{name}.yaml"
+    if spelling.startswith("{"):
+        return _spelt(spelling)
+    if spelling not in CONVENTIONS:
+        raise ConventionError(
+            f"there is no label convention {spelling[:80]!r}: choose among {', '.join(CONVENTIONS)}, or give a YAML "
+            "file of your own"
+        )
+    path = _FOLDER / f"{spelling}.yaml"
     try:
         return parse_convention(read_strict_yaml(path), str(path))
     except ValueError as error:
         raise ConventionError(str(error)) from error
+
+
+def convention_name(spelling: str) -> str:
+    """Return the name of a convention, for sentences and pages.
+
+    A text that spells none stays as it is.
+    """
+    try:
+        return load_convention(spelling).name
+    except ConventionError:
+        return spelling
+
+
+def convention_option(text: str) -> str:
+    """Return the `LabelConvention.spelling` of the convention that an option names.
+
+    The option is a shipped name, or the path of a YAML file.
+
+    Raises
+    ------
+    ConventionError
+        There is no such convention, or the file is none.
+    """
+    if text.lower().endswith((".yaml", ".yml")):
+        return read_convention(Path(text)).spelling
+    return load_convention(text).spelling
+
+
+def read_convention(path: Path) -> LabelConvention:
+    """Read a user's own convention from a YAML file.
+
+    The file has the form of the shipped ones.
+
+    Raises
+    ------
+    ConventionError
+        As `parse_convention`; also where the file cannot be read, or bears the name of a shipped convention.
+    """
+    try:
+        content = read_strict_yaml(path)
+    except OSError as error:
+        raise ConventionError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
+    except ValueError as error:
+        raise ConventionError(str(error)) from None
+    return _checked_own(parse_convention(content, str(path)), str(path))
+
+
+def _spelt(spelling: str) -> LabelConvention:
+    source = "a label convention in JSON"
+    try:
+        content = parse_json(spelling[: _LONGEST_SPELLING + 1])
+        content["labels"] = {int(label): tissue for label, tissue in content["labels"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConventionError(f"{source} is damaged: {spelling[:80]!r}; give its YAML file again") from None
+    return _checked_own(parse_convention(content, source), source)
+
+
+def _checked_own(convention: LabelConvention, source: str) -> LabelConvention:
+    if not _OWN_NAME.fullmatch(convention.name) or convention.name in CONVENTIONS:
+        raise ConventionError(
+            f"{source}: the name {convention.name[:80]!r} must be another than those of the shipped conventions, of at "
+            "most 50 letters, digits and ._-"
+        )
+    texts = (convention.source, *convention.labels.values())
+    if not all(map(is_visible, "".join(texts))) or len(convention.spelling) > _LONGEST_SPELLING:
+        raise ConventionError(
+            f"{source}: its source and tissues must be printable, and shorter than {_LONGEST_SPELLING} letters together"
+        )
+    return convention
 
 
 def parse_convention(mapping: Mapping[str, Any], source: str) -> LabelConvention:
@@ -209,86 +301,17 @@ def parse_convention(mapping: Mapping[str, Any], source: str) -> LabelConvention
             f"{source}: a convention has the keys name, source, labels, regions and perhaps written_as, not "
             f"{sorted(map(str, mapping))}"
         )
-    labels = _parse_labels(mapping["labels"], source)
-    regions = _parse_regions(mapping["regions"], labels, source)
-    written_as = _own_labels(regions, mapping.get("written_as") or {}, source)
-    convention = LabelConvention(str(mapping["name"]), str(mapping["source"]), labels, regions, written_as)
+    labels = parse_labels(mapping["labels"], source)
+    regions = parse_regions(mapping["regions"], labels, source)
+    convention = LabelConvention(
+        name=str(mapping["name"]),
+        source=str(mapping["source"]),
+        labels=labels,
+        regions=regions,
+        written_as=own_labels(regions, mapping.get("written_as") or {}, source),
+    )
     _refuse_lossy(convention, source)
     return convention
-
-
-def _parse_labels(raw: Any, source: str) -> dict[int, str]:
-    if not isinstance(raw, Mapping) or not raw:
-        raise ConventionError(f"{source}: labels must map values to tissues, such as {{1: NCR}}, not {raw!r}")
-    for value in raw:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 255:
-            raise ConventionError(
-                f"{source}: the label {value!r} must be a whole number from 1 to 255 (0 is background)"
-            )
-    return {value: str(raw[value]) for value in sorted(raw)}
-
-
-def _parse_regions(raw: Any, labels: Mapping[int, str], source: str) -> dict[str, frozenset[int]]:
-    if (
-        not isinstance(raw, Mapping)
-        or not raw
-        or not all(isinstance(values, list) and values for values in raw.values())
-    ):
-        raise ConventionError(
-            f"{source}: regions must map names to lists of labels, such as {{WT: [1, 2]}}, not {raw!r}"
-        )
-    for name, values in raw.items():
-        if name not in REGIONS:
-            raise ConventionError(f"{source}: the region {name!r} must be one of {', '.join(REGIONS)}")
-        if any(value not in labels for value in values):
-            raise ConventionError(
-                f"{source}: the region {name} holds {values}, but the labels are {sorted(labels)}; name them "
-                "all under labels"
-            )
-    regions = {name: frozenset(raw[name]) for name in REGIONS if name in raw}
-    for (name, own), (other_name, other) in combinations(regions.items(), 2):
-        if own & other and not (own <= other or other <= own):
-            raise ConventionError(
-                f"{source}: the regions {name} {sorted(own)} and {other_name} {sorted(other)} must be nested or "
-                "disjoint"
-            )
-    homeless = set(labels) - frozenset().union(*regions.values())
-    if homeless:
-        raise ConventionError(
-            f"{source}: the labels {sorted(homeless)} lie in no region and would be lost; put them into one or "
-            "leave them out"
-        )
-    return regions
-
-
-def _own_labels(regions: Mapping[str, frozenset[int]], chosen: Any, source: str) -> dict[str, int]:
-    if not isinstance(chosen, Mapping) or not set(chosen) <= set(regions):
-        raise ConventionError(
-            f"{source}: written_as must map regions of this convention to one label each, not {chosen!r}"
-        )
-    written_as = {}
-    for name, labels in regions.items():
-        inner = [
-            other for other_name, other in regions.items() if other < labels or (other == labels and other_name != name)
-        ]
-        own = labels - frozenset().union(*inner)
-        if not own:
-            raise ConventionError(
-                f"{source}: lossy: the region {name} has no label of its own, so a voxel in it and in no "
-                "smaller region cannot be written; give it one"
-            )
-        if name not in chosen and len(own) > 1:
-            raise ConventionError(
-                f"{source}: the region {name} has the own labels {sorted(own)}; say under written_as which one to write"
-            )
-        value = chosen.get(name, min(own))
-        if value not in own:
-            raise ConventionError(
-                f"{source}: lossy: written_as says {name} -> {value!r}, but the labels of {name} alone are "
-                f"{sorted(own)}; choose among them"
-            )
-        written_as[name] = value
-    return written_as
 
 
 def _refuse_lossy(convention: LabelConvention, source: str) -> None:

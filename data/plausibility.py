@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,7 +90,7 @@ def impression(array: NDArray[Any], header: ImageHeader) -> Impression:
     """Reduce an image, (d1, d2, d3) on the grid of ``header``, for `doubts`."""
     shown = nonzero_box(array)
     box = tuple(side.stop - side.start for side in shown) if shown else (0, 0, 0)
-    turned = nib.orientations.apply_orientation(array, header.grid.orientation_to("RAS"))
+    turned = header.grid.turn(array, "RAS")
     step = max(1, math.ceil((array.size / _MOST_SAMPLES) ** (1 / 3)))
     sample = turned[tuple(slice(None, None, step if n >= 4 * step else 1) for n in turned.shape)].astype(np.float32)
     return Impression(header, turned.shape, sample, int(np.count_nonzero(array)), box)  # type: ignore[arg-type]
@@ -158,8 +157,8 @@ def reference_doubts(name: str, whole: NDArray[np.bool_], shown: NDArray[np.bool
         ]
     if marked and inside > TUMOUR * brain:
         return [
-            f"{name}: it marks {100 * inside / brain:.0f} % of what the image shows, more than a tumour fills; check that "
-            "it is no brain mask"
+            f"{name}: it marks {100 * inside / brain:.0f} % of what the image shows, more than a tumour fills; check "
+            "that it is no brain mask"
         ]
     return []
 
@@ -227,8 +226,8 @@ def _no_picture(seen: Impression) -> list[str]:
     low, high = np.percentile(values, [5, 95])
     if low == high:
         return [
-            f"{seen.header.path.name}: nine tenths of its voxels other than 0 have the one value {low:g}, as in a mask; "
-            "put the image in its place"
+            f"{seen.header.path.name}: nine tenths of its voxels other than 0 have the one value {low:g}, as in a "
+            "mask; put the image in its place"
         ]
     if high < 0:
         return [f"{seen.header.path.name}: its values are negative; correct the slope in its header, or invert it"]

@@ -1,7 +1,7 @@
 """Regular files of a bounded size, read from folders that others can write to.
 
-A fifo or a device is never waited for, a file that grows while it is read gives no more than it had, and JSON is bounded
-in bytes, in values and in depth before anything is made of it.
+A fifo or a device is never waited for, a file that grows while it is read gives no more than it had, and JSON is
+bounded in bytes, in values and in depth before anything is made of it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from functools import lru_cache
 from itertools import permutations, product
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
@@ -51,7 +50,7 @@ def fingerprint(array: NDArray[Any], grid: Grid | None = None) -> str:
         Where the voxels lie: the axes are brought into the order and directions R, A, S.
     """
     if grid is not None:
-        array = nib.orientations.apply_orientation(array, grid.orientation_to("RAS"))
+        array = grid.turn(array, "RAS")
     shown = _foreground(array)
     box = _box(shown)
     if box is None:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from data.case import REFERENCE_ORDER, Case, ImageSource
-from data.errors import CheckpointError, InputError, Mend, UsageError, advise, few
+from data.case import GRID_ORDER, Case, ImageSource
+from data.errors import CheckpointError, InputError, Mend, UsageError, advise
 from data.find.discover import discover_cases
 from data.find.naming import MODALITIES
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
 from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
-from data.labels import load_convention
+from data.labels import convention_name, load_convention
 from data.plausibility import Impression, doubts, impression
+from data.references import other_grid, strange_labels
 from pipeline.checkpoint import Checkpoint
 from pipeline.default_model import choose_model
 
@@ -54,9 +55,9 @@ def inspect_cases(
     Returns
     -------
     list of dict
-        One a patient: case, status (ok, warn, error), layout, layout_reason, convention (None: not decided), convention_reason,
-        images {modality or "reference": {file, shape, spacing_mm (None: unknown), orientation, dtype}}, missing (modalities),
-        problems, warnings, unrecognised (file names). Plain values only.
+        One a patient: case, status (ok, warn, error), layout, layout_reason, convention (None: not decided),
+        convention_reason, images {modality or "reference": {file, shape, spacing_mm (None: unknown), orientation,
+        dtype}}, missing (modalities), problems, warnings, unrecognised (file names). Plain values only.
     """
     if max_voxels < 1:
         raise UsageError(f"--max-voxels {max_voxels}: give a number of at least 1")
@@ -151,7 +152,7 @@ def inspect_case(
         "status": "error" if problems else "warn" if warnings else "ok",
         "layout": case.layout,
         "layout_reason": case.layout_reason,
-        "convention": choice.name,
+        "convention": choice.name and convention_name(choice.name),
         "convention_reason": choice.reason,
         "images": images,
         "missing": [m for m in MODALITIES if m not in case.images],
@@ -196,15 +197,16 @@ def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
 
     The grid is that of the image that gives it; a reference stored turned lies on it too.
     """
-    native = next((headers[name] for name in (*REFERENCE_ORDER, *headers) if name in headers), None)
-    return [
+    native = next((headers[name] for name in (*GRID_ORDER, *headers) if name in headers), None)
+    reference = headers.get("reference")
+    differing = [
         f"{header.path.name}: its grid ({header.grid.described()}) is not that of {native.path.name} "
         f"({native.grid.described()})"
         for name, header in headers.items()
-        if native is not None
-        and not header.grid.matches(native.grid)
-        and not (name == "reference" and header.grid.reoriented(native.grid.orientation).matches(native.grid))
+        if native is not None and name != "reference" and not header.grid.matches(native.grid)
     ]
+    doubt = other_grid(reference.grid, native.grid) if reference is not None and native is not None else ""
+    return [*differing, f"{reference.path.name} {doubt}; resample it onto theirs"] if doubt and reference else differing
 
 
 def _model_for(case: Case) -> Checkpoint | None:
@@ -243,16 +245,8 @@ def _does_without(settings: Mapping[str, Any]) -> bool:
 
 def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: str) -> list[str]:
     """Return a sentence where the reference holds labels unknown to its convention."""
-    unknown = load_convention(convention).unknown_labels(labels)
-    if not unknown:
-        return []
-    return [
-        advise(
-            f"{header.path.name} holds the label {few(unknown)}, which {convention} does not know, so that it is not "
-            "scored",
-            Mend.NAME_CONVENTION,
-        )
-    ]
+    doubt = strange_labels(labels, load_convention(convention))
+    return [advise(f"{header.path.name} {doubt}, so that it is not scored", Mend.NAME_CONVENTION)] if doubt else []
 
 
 def _read(

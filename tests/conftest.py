@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from data.phantom.patient import Phantom
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
@@ -47,6 +50,18 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (1, 2):
         write_phantom(root, seed, shape=(40, 48, 32), spacing_mm=(5.0, 5.0, 5.0))
     return root
+
+
+def make_phantom_slice(
+    seed: int, *, shape: tuple[int, int] = (240, 240), spacing_mm: tuple[float, float] = (1.0, 1.0)
+) -> Phantom:
+    """One axial slice of a phantom patient through its tumour, (d1, d2, 1), 1 mm thick."""
+    from data.phantom.anatomy import TumourPlan
+    from data.phantom.fields import stream
+    from data.phantom.patient import _make
+
+    level_mm = float(stream(seed, "level").uniform(-5.0, 35.0))
+    return _make(seed, (*shape, 1), (*spacing_mm, 1.0), level_mm, TumourPlan(), "mri")
 
 
 def make_model(

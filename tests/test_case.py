@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from data.case import Case
 from data.errors import UsageError
 from data.find.discover import cases_of_names, discover_cases
-from data.find.naming import load_layouts, natural_key, parse_layout
+from data.find.layouts.layout import load_layouts, parse_layout
+from data.find.naming import natural_key
 from data.find.places import Names
 from data.folder_names import folder_name, unique_folder_names
 

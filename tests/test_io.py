@@ -535,7 +535,7 @@ def test_refusing_a_bomb_takes_no_memory(tmp_path, declared) -> None:
     program = """
 import resource, sys, time
 from pathlib import Path
-from data.find.discover import ImageSource
+from data.case import ImageSource
 from data.errors import InputError
 from data.io.read import read_volume
 idle, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -867,7 +867,16 @@ def test_a_mask_that_is_nearly_half_a_turn_from_ras_reads_back_without_a_warning
     # The worst of 1200 such turns: its float32 quaternion leaves the corner in doubt by 0.17 mm.
     affine = np.eye(4)
     affine[:3, :3] = nib.quaternions.angle_axis2mat(np.pi - 59e-5, [0.1, 0.2, 1.0])
-    header = io.ImageHeader(Path("x"), Grid((300, 300, 2), affine), "uint8", 1, 1, 1, None, 2)
+    header = io.ImageHeader(
+        path=Path("x"),
+        grid=Grid((300, 300, 2), affine),
+        dtype="uint8",
+        channels=1,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2,
+    )
     io.write_label_map(tmp_path / "m.nii.gz", np.ones((300, 300, 2), np.uint8), header)
     assert io.read_header(source(tmp_path / "m.nii.gz")).warnings == ()
     # A real difference in place, turn or size still shows.
@@ -996,7 +1005,16 @@ def test_an_axis_too_long_for_nifti_1_is_written_as_nifti_2(tmp_path) -> None:
 
 def test_a_header_without_a_file_behind_it_can_be_written_like(tmp_path) -> None:
     grid = io.read_header(source(put(tmp_path / "x.nii", GOOD))).grid
-    header = io.ImageHeader(Path("phantom"), grid, "uint8", 1, 1, 1, None, 2)
+    header = io.ImageHeader(
+        path=Path("phantom"),
+        grid=grid,
+        dtype="uint8",
+        channels=1,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2,
+    )
     io.write_label_map(tmp_path / "m.nii.gz", VOXELS.astype("u1"), header)
     again = io.read_header(source(tmp_path / "m.nii.gz"))
     assert again.warnings == ()

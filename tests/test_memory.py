@@ -50,7 +50,16 @@ def config(*, dims: int = 3, modalities: int = 4, regions: int = 3, batch: int =
 
 def header(shape: tuple[int, int, int] = (100, 100, 100), dtype: str = "int16", spacing: float = 1.0) -> ImageHeader:
     grid = Grid(shape, np.diag([spacing, spacing, spacing, 1.0]))
-    return ImageHeader(Path("image.nii.gz"), grid, dtype, 1, 1, 1, None, 2)
+    return ImageHeader(
+        path=Path("image.nii.gz"),
+        grid=grid,
+        dtype=dtype,
+        channels=1,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2,
+    )
 
 
 def four(**options: object) -> dict[str, ImageHeader]:

@@ -30,8 +30,9 @@ from data.phantom.contrast import (
     render_random,
 )
 from data.phantom.fields import Axes
-from data.phantom.patient import Phantom, draw_patient, make_phantom, make_phantom_slice, write_phantom
+from data.phantom.patient import Phantom, draw_patient, make_phantom, write_phantom
 from data.phantom.shapes import place_tumour
+from tests.conftest import make_phantom_slice
 
 SMALL = {"shape": (60, 60, 39), "spacing_mm": (4.0, 4.0, 4.0)}
 MODALITIES = ["t1", "t1c", "t2", "flair"]

@@ -16,9 +16,10 @@ from data.find.discover import discover_cases
 from data.grid import Grid
 from data.io.header import ImageHeader
 from data.io.read import read_volume
-from data.phantom.patient import draw_patient, make_phantom, make_phantom_slice
+from data.phantom.patient import draw_patient, make_phantom
 from data.plausibility import expects_brain_alone, impression, patient_doubts, reference_doubts
 from pipeline.inspect import inspect_cases
+from tests.conftest import make_phantom_slice
 from transforms.preprocess import preprocess_chain, run_chain
 
 RNG = np.random.default_rng(0)
@@ -26,7 +27,16 @@ SHAPE = (60, 70, 60)  # voxels of 3 mm: 180 x 210 x 180 mm
 
 
 def header(name: str, grid: Grid) -> ImageHeader:
-    return ImageHeader(Path(f"{name}.nii.gz"), grid, "int16", 1, 1, 1, None, 2)
+    return ImageHeader(
+        path=Path(f"{name}.nii.gz"),
+        grid=grid,
+        dtype="int16",
+        channels=1,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2,
+    )
 
 
 def grid_of(shape: tuple[int, ...] = SHAPE, mm: float = 3.0, spacing_known: bool = True) -> Grid:

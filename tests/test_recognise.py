@@ -22,13 +22,13 @@ def choose(
     values = {Path(f"/{number}"): labels for number, labels in enumerate(patients)}
     cases = [
         Case(
-            str(number),
-            path,
-            layout,
-            "",
-            {},
-            None if labels is None else ImageSource((path,)),
-            load_layouts()[layout].conventions,
+            case_id=str(number),
+            folder=path,
+            layout=layout,
+            layout_reason="",
+            images={},
+            reference=None if labels is None else ImageSource((path,)),
+            conventions=load_layouts()[layout].conventions,
         )
         for number, (path, labels) in enumerate(values.items())
     ]

@@ -12,13 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data import references
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.folder_names import unique_folder_names
 from data.io.read import MAX_VOXELS, read_volumes
 from pipeline.inspect import inspect_cases
 from pipeline.segment import case as segment_case
-from pipeline.segment import scoring
 from pipeline.segment.run import SegmentOptions, segment_cases
 from tests.conftest import make_model
 
@@ -189,7 +189,7 @@ def test_a_folder_in_the_place_of_a_table_is_named(case, tiny_model, tmp_path):
 
 def test_a_reference_of_another_grid_is_not_unpacked(case, tiny_model, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(scoring, "read_label_map", lambda source, **k: asked.append(source))
+    monkeypatch.setattr(references, "read_label_map", lambda source, **k: asked.append(source))
     header = nib.load(case.reference.paths[0])
     folder = tmp_path / "in" / FIRST
     folder.mkdir(parents=True)
@@ -206,14 +206,14 @@ def test_a_reference_of_another_grid_is_not_unpacked(case, tiny_model, tmp_path,
 def test_a_reference_for_which_there_is_no_memory_costs_its_scores_alone(
     case, tiny_model, tmp_path, monkeypatch, reader
 ):
-    original = getattr(scoring, reader)
+    original = getattr(references, reader)
 
     def too_large(source, **options):
         if source == case.reference:
             raise MemoryError
         return original(source, **options)
 
-    monkeypatch.setattr(scoring, reader, too_large)
+    monkeypatch.setattr(references, reader, too_large)
     report = run(case, tmp_path, tiny_model)
     assert report["status"].tolist() == ["warn"] and "not scored" in report["reason"][0]
     assert "memory" in report["reason"][0] and (tmp_path / FIRST / f"{FIRST}_seg.nii.gz").is_file()

@@ -273,6 +273,7 @@ def test_labels_that_were_read_to_choose_a_convention_are_not_read_again(phantom
     cases = [replace(case, conventions=("brats2023", "brats2024-gli")) for case in discover_cases(phantoms)]
     (first, _) = patient_cases(cases, recipe(), tmp_path)
     monkeypatch.setattr(training_cases, "read_label_map", None)
+    monkeypatch.setattr(training_cases, "read_label_values", None)
     (again, _) = patient_cases(cases, recipe(), tmp_path)
     np.testing.assert_array_equal(first.voxels, again.voxels)
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -17,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, MapTransform, NormalizeIntensityd
 from numpy.typing import NDArray
 
-from data.case import REFERENCE_ORDER, ImageSource
+from data.case import GRID_ORDER, ImageSource
 from data.errors import InputError
 from data.extent import nonzero_box
 from data.grid import Grid
@@ -92,7 +91,7 @@ class AlignToReferenced(MapTransform):
 
     A missing one becomes zeros where that is allowed.
 
-    The reference is the first of :data:`data.case.REFERENCE_ORDER` that is there. Adds ``"native"`` (the reference's
+    The reference is the first of :data:`data.case.GRID_ORDER` that is there. Adds ``"native"`` (the reference's
     :class:`data.io.read.ImageHeader`), ``"background"`` (FLAIR, else the reference, for pictures) and its sentences to
     ``"warnings"``. Grids that agree to 1e-3 mm are taken as the same, other ones are resampled and reported. Refused is
     an image of which less than half lies on the reference's grid, or that covers less than half of what the reference
@@ -109,7 +108,7 @@ class AlignToReferenced(MapTransform):
         if not present:
             raise InputError(f"none of the images {', '.join(map(str, self.keys))} is there; add at least one")
         headers: dict[Hashable, ImageHeader] = {key: d[key].meta["header"].item() for key in present}
-        reference = next(key for key in (*REFERENCE_ORDER, *present) if key in present)
+        reference = next(key for key in (*GRID_ORDER, *present) if key in present)
         native = headers[reference]
         warnings = [text for key in present for text in headers[key].warnings]
         for key in present:
@@ -205,10 +204,10 @@ class StackOrientedd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         grid = grid_of(d[self.keys[0]])
-        turned, way = grid.reoriented(self.orientation), grid.orientation_to(self.orientation)
+        turned = grid.reoriented(self.orientation)
         stack = torch.empty((len(self.keys), *turned.shape), dtype=torch.float32)
         for channel, key in zip(stack.numpy(), self.keys, strict=True):
-            copy_planes(nib.orientations.apply_orientation(_voxels(d.pop(key)), way), channel)
+            copy_planes(grid.turn(_voxels(d.pop(key)), self.orientation), channel)
         d[self.name] = MetaTensor(stack, affine=_tensor(turned))
         return d
 

@@ -5,7 +5,6 @@ It is the only place where voxels are resampled, towards the network and on the 
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -175,15 +174,13 @@ def restore(image: torch.Tensor, working: Grid, native: Grid) -> torch.Tensor:
     computed and moved; the zeros around it are memory that is not touched. The first axis is the fastest in memory, as
     in NIfTI files: what is compared with a file's voxels or written to one then goes through both in one order.
     """
-    along, way = native.reoriented(working.orientation), native.orientation_to(working.orientation)
+    along = native.reoriented(working.orientation)
     # numpy's zeros are pages that the system has not given yet, torch's are written.
     result = np.zeros((len(image), *native.shape[::-1]), image[:0].cpu().numpy().dtype).transpose(0, 3, 2, 1)
     for volume, channel in zip(result, image, strict=True):  # one at a time: the box takes memory once
         box, padding = _resample_inside(channel[None], working, along)
         inside = tuple(slice(before, n - behind) for (before, behind), n in zip(padding, along.shape, strict=True))
-        seen_along: NDArray[np.generic] = nib.orientations.apply_orientation(
-            volume, way
-        )  # a view, permuted and flipped
+        seen_along = native.turn(volume, working.orientation)  # a view, permuted and flipped
         copy_planes(box[0].cpu().numpy(), seen_along[inside])
     return torch.from_numpy(result).to(image.device)
 

@@ -38,7 +38,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from transforms.postprocess import Mask, bounding_box, fill_cavities, label_components
+from data.labels import Mask
+from transforms.postprocess import bounding_box, fill_cavities, label_components
 
 LEVELS = 2**20
 """Steps between 0 and the highest point of a height map: fine enough for any rule in mm, too coarse for rounding."""

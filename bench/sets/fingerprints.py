@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -73,8 +72,7 @@ def measure(root: Path, sets: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFra
         for number, case in enumerate(discover_cases(root / name)):
             prints[f"{name}/{case.case_id}"] = found = {}
             for modality, volume in read_volumes(case.images).items():
-                turn = volume.grid.orientation_to("RAS")
-                image = nib.orientations.apply_orientation(np.asarray(volume.array), turn).astype(np.float32)
+                image = volume.grid.turn(volume.array, "RAS").astype(np.float32)
                 found[modality] = fingerprint(image)
                 if name.startswith("lgg") and number % 10:
                     continue

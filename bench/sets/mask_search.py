@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -52,7 +51,7 @@ def at_places(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def whole_mask(path: Path) -> NDArray[np.bool_] | None:
     """Whole tumour of a label file at the 128 places; None where the volume is of another shape."""
     labels = read_label_map(ImageSource((path,)))
-    turned = nib.orientations.apply_orientation(np.asarray(labels.array), labels.grid.orientation_to("LPS"))
+    turned = labels.grid.turn(labels.array, "LPS")
     return at_places(np.asarray(turned > 0, bool)) if turned.shape == FULL else None
 
 

@@ -138,7 +138,14 @@ def _prints(data: Path, found: dict[str, dict[str, Path]]) -> tuple[dict[str, di
 
 def _silver(case_id: str, folder: Path) -> Case:
     files = {m: next(folder.glob(f"raw_bet/*_{end}_bet.nii.gz")) for m, end in (("flair", "fla"), ("t1c", "t1c"))}
-    return Case(case_id, folder, "", "", {m: ImageSource((path,)) for m, path in files.items()}, None)
+    return Case(
+        case_id=case_id,
+        folder=folder,
+        layout="",
+        layout_reason="",
+        images={m: ImageSource((path,)) for m, path in files.items()},
+        reference=None,
+    )
 
 
 def _by_mask(found: dict[str, dict[str, Path]]) -> tuple[list[list[object]], list[str]]:

@@ -36,9 +36,9 @@ from scipy import ndimage
 from bench.heldout import _reference
 from data.find.discover import discover_cases
 from data.grid import Grid
-from data.labels import load_convention
+from data.labels import Mask, load_convention
 from data.phantom.patient import make_phantom
-from pipeline.score.metrics import Mask, region_scores
+from pipeline.score.metrics import region_scores
 
 TOLERANCE_MM = 1.0
 ANISOTROPIC_MM = (0.5, 1.25, 3.0)

@@ -51,8 +51,7 @@ from torch.utils.data import RandomSampler
 from data.case import Case
 from data.find.discover import discover_cases
 from data.find.recognise import choose_conventions
-from data.io.read import read_label_map
-from data.labels import count_labels, load_convention
+from data.labels import load_convention
 from networks import build_network
 from networks.losses import build_loss
 from pipeline.config import RunConfig, load_recipe
@@ -65,7 +64,7 @@ from pipeline.training.sampling import PatchDataset
 
 def region_channels(cases: list[Case], config: RunConfig) -> Callable[[torch.Tensor], torch.Tensor]:
     """Turn a label map into one channel a region, in these patients' convention."""
-    choices = choose_conventions(cases, read_labels=lambda source: count_labels(read_label_map(source).array))
+    choices = choose_conventions(cases)
     convention = load_convention(str(choices[cases[0].case_id].name))
     labels = [tuple(convention.regions[region]) for region in config.regions]
     return lambda label: torch.stack([torch.isin(label[0], torch.tensor(values)) for values in labels]).float()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from data.case import Case, ImageSource
 from data.errors import Mend, advise, few
-from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts, split_extension
+from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts
 from data.find.tree import Entry
+from data.io.suffixes import split_suffix
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,15 @@ def unusable(
     reason = "no layout names anything in it"
     return Draft(
         Case(
-            os.path.basename(folder) if name is None else name,
-            Path(folder),
-            "unknown",
-            reason,
-            {},
-            None,
-            (),
-            (problem,),
-            tuple(warnings),
-            unrecognised,
+            case_id=os.path.basename(folder) if name is None else name,
+            folder=Path(folder),
+            layout="unknown",
+            layout_reason=reason,
+            images={},
+            reference=None,
+            problems=(problem,),
+            warnings=tuple(warnings),
+            unrecognised=unrecognised,
         ),
         "",
     )
@@ -91,14 +91,14 @@ def drafts_of_volumes(
         groups.setdefault(item.match.patient, []).append(item)
     patients = split_patients(base, groups, is_root)
     drafts = []
-    for patient, case_id, own, foreign in patients:
+    for patient, case_id, files, foreign in patients:
         mine = (
             list(rest)
             if len(patients) == 1
             else [entry for entry in rest if patient and entry.name.startswith(patient)]
         )
-        problems = [_foreign_sentence(base, own, foreign)] if foreign else []
-        drafts.append(assemble(folder, case_id, patient, own, mine, problems=problems, warnings=warnings))
+        problems = [_foreign_sentence(base, files, foreign)] if foreign else []
+        drafts.append(assemble(folder, case_id, patient, files, mine, problems=problems, warnings=warnings))
     return drafts
 
 
@@ -160,9 +160,9 @@ def _same_patient(owner: str, name: str, items: Sequence[Named]) -> bool:
     )
 
 
-def _foreign_sentence(base: str, own: Sequence[Named], foreign: Sequence[Named]) -> str:
+def _foreign_sentence(base: str, files: Sequence[Named], foreign: Sequence[Named]) -> str:
     names = few((item.entry.name for item in foreign), 3)
-    if len(own) == len(foreign):
+    if len(files) == len(foreign):
         return advise(f"the files of {base} bear different patients' names ({names})", Mend.PART_THE_PATIENTS)
     return advise(f"the folder {base} holds another patient's file: {names}", Mend.MOVE_TO_ITS_PATIENT)
 
@@ -199,10 +199,17 @@ def assemble(
     renamed = _called_after_another(case_id, patient, named)
     images = {modality: sources[modality] for modality in MODALITIES if modality in sources}
     case = Case(
-        case_id, Path(folder), layout.name, reason, images, sources.get(REFERENCE), layout.conventions if conventions
-        is None else conventions,
-        tuple(problems), (*warnings, *renamed), tuple(Path(entry.path) for entry in rest),
-    )  # fmt: skip
+        case_id=case_id,
+        folder=Path(folder),
+        layout=layout.name,
+        layout_reason=reason,
+        images=images,
+        reference=sources.get(REFERENCE),
+        conventions=layout.conventions if conventions is None else conventions,
+        problems=tuple(problems),
+        warnings=(*warnings, *renamed),
+        unrecognised=tuple(Path(entry.path) for entry in rest),
+    )
     return Draft(case, patient, scope)
 
 
@@ -222,8 +229,8 @@ def _doubled_sentence(role: str, found: Sequence[tuple[Named, int | None]]) -> s
     if len({item.entry.path for item, _ in found}) == 1:
         channels = _several(str(channel) for _, channel in found)
         return (
-            f"{role} is there more than once: dataset.json calls the channels {channels} of {found[0][0].entry.name} so; "
-            "correct its channel_names"
+            f"{role} is there more than once: dataset.json calls the channels {channels} of {found[0][0].entry.name} "
+            "so; correct its channel_names"
         )
     if found[0][0].match.layout.kind == "numbered":
         return f"{role} is there more than once: dataset.json calls {names} so; correct its channel_names"
@@ -261,7 +268,7 @@ def _called_after_another(case_id: str, patient: str, named: Sequence[Named]) ->
     pattern = first.match.layout.pattern
     if not patient or patient == case_id or pattern is None or first.match.layout.kind != "files":
         return []
-    swapped = pattern.fullmatch(split_extension(first.entry.name)[0].replace(patient, case_id, 1))
+    swapped = pattern.fullmatch(split_suffix(first.entry.name)[0].replace(patient, case_id, 1))
     if swapped and swapped.groupdict().get("patient") == case_id:
         return [f"the folder is called {case_id} but its files are called {patient}; check whose they are"]
     return []

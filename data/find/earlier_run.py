@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from data.case import MODALITIES
-from data.find.naming import VOLUME_EXTENSIONS, split_extension
+from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
 from data.output_names import KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER
 from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
@@ -48,8 +48,8 @@ class EarlierRun:
         """
         parent, name = os.path.split(path)
         where = os.path.relpath(parent, self.folder)
-        stem, extension = split_extension(name)
-        if extension not in VOLUME_EXTENSIONS and not name.endswith("_preview.png"):
+        stem, extension = split_suffix(name)
+        if extension not in VOLUME_SUFFIXES and not name.endswith("_preview.png"):
             return False
         if where == os.curdir:
             return stem in self.cases

@@ -12,9 +12,10 @@ from dataclasses import replace
 from data.errors import few
 from data.find.assembly import Draft, Named, assemble, link_warnings, unusable
 from data.find.dataset_json import DatasetJson
-from data.find.naming import VOLUME_EXTENSIONS, Match, load_layouts, match_volume, split_extension
+from data.find.naming import Match, load_layouts, match_volume
 from data.find.places import Places
 from data.find.tree import Entry
+from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
 
 
 def read_image_folder(
@@ -25,13 +26,13 @@ def read_image_folder(
     Both MSD and nnU-Net have such folders.
     """
     parent = os.path.dirname(folder)
-    said, linked = places.dataset_json(os.path.join(parent, "dataset.json"))
+    content, linked = places.dataset_json(os.path.join(parent, "dataset.json"))
     via = (*via, *link_warnings(linked))
     groups: dict[str, list[Named]] = {}
     rest = []
     for entry in files:
-        stem, extension = split_extension(entry.name)
-        match = _match_in_set(stem, said) if extension in VOLUME_EXTENSIONS else None
+        stem, extension = split_suffix(entry.name)
+        match = _match_in_set(stem, content) if extension in VOLUME_SUFFIXES else None
         if match is None:
             rest.append(entry)
         else:
@@ -42,7 +43,7 @@ def read_image_folder(
         others = [item.entry for item in named if not item.match.roles]
         if not readable:
             names = few((entry.name for entry in others), 4)
-            why = said.warning or _unnamed(said) or f"write a dataset.json with channel_names into {parent}"
+            why = content.warning or _unnamed(content) or f"write a dataset.json with channel_names into {parent}"
             draft = unusable(folder, f"which modality {names} is cannot be told: {why}", via, others)
             drafts.append(
                 replace(
@@ -50,8 +51,8 @@ def read_image_folder(
                 )
             )
             continue
-        warnings = [*via, *([said.warning] if said.warning else []), *_beyond(others, said)]
-        candidates = _candidates(readable[0].match.layout.conventions, said)
+        warnings = [*via, *([content.warning] if content.warning else []), *_beyond(others, content)]
+        candidates = _candidates(readable[0].match.layout.conventions, content)
         drafts.append(
             assemble(
                 folder, patient, patient, readable, others, scope=parent, conventions=candidates, warnings=warnings
@@ -60,52 +61,52 @@ def read_image_folder(
     return drafts, rest
 
 
-def _unnamed(said: DatasetJson) -> str:
-    if not said.channels:
+def _unnamed(content: DatasetJson) -> str:
+    if not content.channels:
         return ""
-    return f"dataset.json names {len(said.channels)} channels, and none of these files is one that is known"
+    return f"dataset.json names {len(content.channels)} channels, and none of these files is one that is known"
 
 
-def _beyond(others: Sequence[Entry], said: DatasetJson) -> list[str]:
+def _beyond(others: Sequence[Entry], content: DatasetJson) -> list[str]:
     """Warn of files of more channels than dataset.json names."""
     pattern = load_layouts()["nnunet"].pattern
     found = {
         entry.name: int(match["channel"])
         for entry in others
-        if pattern and (match := pattern.fullmatch(split_extension(entry.name)[0]))
+        if pattern and (match := pattern.fullmatch(split_suffix(entry.name)[0]))
     }
-    beyond = [name for name, channel in found.items() if channel >= len(said.channels)]
+    beyond = [name for name, channel in found.items() if channel >= len(content.channels)]
     if not beyond:
         return []
     return [
-        f"{few(beyond, 4)}: channel {found[beyond[0]]} (they count from 0), but dataset.json names {len(said.channels)} "
-        "channels; it was left aside"
+        f"{few(beyond, 4)}: channel {found[beyond[0]]} (they count from 0), but dataset.json names "
+        f"{len(content.channels)} channels; it was left aside"
     ]
 
 
-def _match_in_set(stem: str, said: DatasetJson) -> Match | None:
+def _match_in_set(stem: str, content: DatasetJson) -> Match | None:
     layouts = load_layouts()
     numbered = layouts["nnunet"].pattern.fullmatch(stem) if layouts["nnunet"].pattern else None
     if numbered:
         number = int(numbered["channel"])
-        modality = said.channels[number] if number < len(said.channels) else None
+        modality = content.channels[number] if number < len(content.channels) else None
         return Match(layouts["nnunet"], numbered["patient"], ((modality, None),) if modality else ())
     ordinary = match_volume(stem)
-    known = [(modality, channel) for channel, modality in enumerate(said.channels) if modality]
+    known = [(modality, channel) for channel, modality in enumerate(content.channels) if modality]
     if known and (ordinary is None or ordinary.layout.kind == "channels"):
-        roles = tuple(known) if len(said.channels) > 1 else ((known[0][0], None),)
-        return Match(layouts["msd"], stem, roles, len(said.channels))
+        roles = tuple(known) if len(content.channels) > 1 else ((known[0][0], None),)
+        return Match(layouts["msd"], stem, roles, len(content.channels))
     return ordinary if ordinary and ordinary.layout.kind == "channels" else None
 
 
-def _candidates(usual: tuple[str, ...], said: DatasetJson) -> tuple[str, ...]:
+def _candidates(usual: tuple[str, ...], content: DatasetJson) -> tuple[str, ...]:
     """Return the conventions that dataset.json or the layout admits.
 
     The set's own list of labels outweighs what its kind of folder usually holds.
     """
-    if not said.conventions:
+    if not content.conventions:
         return usual
     return (
-        *(name for name in usual if name in said.conventions),
-        *(name for name in said.conventions if name not in usual),
+        *(name for name in usual if name in content.conventions),
+        *(name for name in content.conventions if name not in usual),
     )

@@ -1,73 +1,16 @@
-"""File names of data sets: one YAML file a layout, and matching by it."""
+"""Matching of file names by the layouts of data sets."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 from data.case import MODALITIES
-from data.errors import UsageError
-from data.labels import CONVENTIONS
-from data.strict_yaml import read_strict_yaml
-
-REFERENCE = "reference"
-VOLUME_EXTENSIONS = (".nii.gz", ".nii", ".mha", ".mhd")
-SLICE_EXTENSIONS = (".tif", ".tiff", ".png")
+from data.find.layouts.layout import REFERENCE, Layout, load_layouts
 
 _WITHIN_PATIENT = frozenset({"anat", "image", "images", "img", "mr", "mri", "nifti", "nii", "scans"})
 _SESSION = re.compile("ses-[0-9A-Za-z]+")  # BIDS
-
-_FOLDER = Path(__file__).parent / "layouts"
-_KINDS = {"files", "channels", "numbered", "slices", "suffix"}
-_OPTIONAL: dict[str, Any] = {
-    "pattern": "", "images": {}, "reference": [], "other_references": [], "ignored": [], "not_ours": [],
-    "channels": [], "image_folders": [], "reference_folders": [],
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Naming of the files of one data set.
-
-    Parameters
-    ----------
-    name, title : str
-        Its key, and what a person calls it.
-    kind : {"files", "channels", "numbered", "slices", "suffix"}
-        One file a modality; one 4D file; one numbered file a modality; one file a slice; modality by suffix alone.
-    pattern : re.Pattern or None
-        The whole name without extension, any case; groups ``patient``, ``token``, ``channel``, ``slice``, ``mask``.
-    tokens : mapping of str to str
-        Lower-case token to modality, ``"reference"`` or ``"ignored"``.
-    other_references, ignored : tuple of re.Pattern
-        Whole names that are a reference, or nothing of ours, whatever the pattern says.
-    channels : tuple of str
-        Modalities of a 4D file's volumes or of a colour slice's bands, in order.
-    image_folders, reference_folders : frozenset of str
-        Folder names that say what their files are.
-    conventions : tuple of str
-        Label conventions that the naming admits, best first; empty when it says nothing.
-    example : mapping
-        ``paths``, perhaps ``json``, and the ``cases`` that must be found: run by the tests.
-    """
-
-    name: str
-    title: str
-    kind: str
-    pattern: re.Pattern[str] | None
-    tokens: Mapping[str, str]
-    other_references: tuple[re.Pattern[str], ...]
-    ignored: tuple[re.Pattern[str], ...]
-    channels: tuple[str, ...]
-    image_folders: frozenset[str]
-    reference_folders: frozenset[str]
-    conventions: tuple[str, ...]
-    example: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,76 +36,6 @@ class Match:
     @property
     def is_reference(self) -> bool:
         return self.roles[0][0] == REFERENCE
-
-
-def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
-    """Make a layout from plain data.
-
-    ``UsageError`` naming `source` for an unknown key, kind, modality, convention or bad pattern.
-    """
-    needed = {"name", "title", "kind", "conventions", "example"}
-    if not needed <= set(mapping) or set(mapping) - needed - set(_OPTIONAL):
-        raise UsageError(
-            f"{source}: a layout has the keys {sorted(needed)} and perhaps {sorted(_OPTIONAL)}, not "
-            f"{sorted(map(str, mapping))}"
-        )
-    raw = {**_OPTIONAL, **mapping}
-    if raw["kind"] not in _KINDS:
-        raise UsageError(f"{source}: the kind {raw['kind']!r} must be one of {sorted(_KINDS)}")
-    if set(raw["images"]) - set(MODALITIES) or set(raw["channels"]) - set(MODALITIES):
-        raise UsageError(f"{source}: modalities are {', '.join(MODALITIES)}, not {[*raw['images'], *raw['channels']]}")
-    if set(raw["conventions"]) - set(CONVENTIONS):
-        raise UsageError(f"{source}: conventions are {', '.join(CONVENTIONS)}, not {raw['conventions']}")
-    tokens = {str(token).lower(): modality for modality, spelt in raw["images"].items() for token in spelt}
-    tokens.update(
-        {str(token).lower(): REFERENCE for token in raw["reference"]},
-        **{str(token).lower(): "ignored" for token in raw["not_ours"]},
-    )
-    # Longest first, so that "t1ce" is not read as "t1" with something behind it.
-    token_group = "(?P<token>" + "|".join(sorted(map(re.escape, tokens), key=len, reverse=True)) + ")"
-    try:
-        pattern = (
-            re.compile(raw["pattern"].replace("{token}", token_group), re.IGNORECASE | re.DOTALL)
-            if raw["pattern"]
-            else None
-        )
-        others, ignored = (
-            tuple(re.compile(text, re.IGNORECASE | re.DOTALL) for text in raw[key])
-            for key in ("other_references", "ignored")
-        )
-    except re.error as error:
-        raise UsageError(f"{source}: the pattern {error.pattern!r} is no regular expression: {error}") from error
-    return Layout(
-        str(raw["name"]), str(raw["title"]), raw["kind"], pattern, tokens, others, ignored, tuple(raw["channels"]),
-        frozenset(raw["image_folders"]), frozenset(raw["reference_folders"]), tuple(raw["conventions"]), raw["example"],
-    )  # fmt: skip
-
-
-@cache
-def load_layouts() -> Mapping[str, Layout]:
-    """Return all shipped layouts by name.
-
-    ``UsageError`` when a file of them is not valid.
-    """
-    layouts = {}
-    for path in sorted(_FOLDER.glob("*.yaml")):
-        try:
-            layouts[path.stem] = parse_layout(read_strict_yaml(path), str(path))
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-    return layouts
-
-
-def split_extension(name: str) -> tuple[str, str]:
-    """Split a name into stem and image extension, lower case.
-
-    The extension is ``""`` when it is none that we read.
-    """
-    lower = name.lower()
-    for extension in VOLUME_EXTENSIONS + SLICE_EXTENSIONS:
-        if lower.endswith(extension):
-            return name[: -len(extension)], extension
-    return name, ""
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

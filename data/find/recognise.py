@@ -8,16 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
 from data.errors import InputError, Mend, advise, few
 from data.io.read import MAX_VOXELS, read_label_map
 from data.io.stream import printable
-from data.labels import CONVENTIONS, load_convention
+from data.labels import CONVENTIONS, convention_name, count_labels, load_convention
 
 # Label 3 was dropped in 2017 and nobody else left that gap. A post-operative or paediatric mask may show it by
 # chance, but there
@@ -56,7 +52,15 @@ class _Evidence:
     candidates: tuple[str, ...]  # what naming and values leave, best first
     values: frozenset[int]  # labels in the reference that some candidate knows
     warnings: tuple[str, ...] = ()
-    told: str | None = None  # what the patient's own names and values decide
+    decided: str | None = None  # by the patient's names and values alone
+
+
+def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> frozenset[float]:
+    """Return the labels of a label map but 0, empty for an empty map.
+
+    It is checked as `data.io.read.read_label_map` checks it, and raises as that does; ``max_voxels`` is as there.
+    """
+    return frozenset(count_labels(read_label_map(source, max_voxels=max_voxels).array))
 
 
 def choose_conventions(
@@ -64,7 +68,7 @@ def choose_conventions(
     *,
     override: str | None = None,
     fallback: str | None = None,
-    read_labels: Callable[[ImageSource], Collection[float]],
+    read_labels: Callable[[ImageSource], Collection[float]] = read_label_values,
     way_out: str = SAY_CONVENTION,
 ) -> dict[str, ConventionChoice]:
     """Choose a label convention for every patient.
@@ -78,9 +82,8 @@ def choose_conventions(
     fallback : str, optional
         The model's own convention, for a patient without a reference and without evidence.
     read_labels : callable
-        The distinct values of a reference mask. Called only where the naming leaves more than one candidate. An
-        ``InputError``
-        counts as no evidence here: whoever scores the mask reports it.
+        Gives the distinct values of a reference mask; by default it reads the file. Called only where the naming
+        leaves more than one candidate. An ``InputError`` counts as no evidence here: the scoring reports it.
     way_out : str
         End of the error of a patient whose convention stays undecided: how the caller's user names it.
 
@@ -111,7 +114,7 @@ def choose_conventions(
 
 def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[float]]) -> _Evidence:
     if len(case.conventions) == 1:
-        return _Evidence(case.conventions, frozenset(), told=case.conventions[0])
+        return _Evidence(case.conventions, frozenset(), decided=case.conventions[0])
     admitted = case.conventions or CONVENTIONS
     values: Collection[float] = ()
     file = ""
@@ -139,20 +142,20 @@ def _own_evidence(case: Case, read_labels: Callable[[ImageSource], Collection[fl
     if not left:
         # No single convention holds all values: they are no evidence, and the names (if they say anything) stand.
         shown = few(sorted(whole))
-        several = ", ".join(admitted)
+        several = ", ".join(map(convention_name, admitted))
         note = advise(
             f"{file}no convention among {several} has all label values of the reference ({shown})",
             Mend.NAME_CONVENTION_TO_SCORE,
         )
         return _Evidence(admitted, frozenset(), (*warnings, note))
-    return _Evidence(left, whole, warnings, _told_by_values(left, whole))
+    return _Evidence(left, whole, warnings, _decided_by_values(left, whole))
 
 
 def _fitting(candidates: Sequence[str], values: frozenset[int]) -> tuple[str, ...]:
     return tuple(name for name in candidates if values <= set(load_convention(name).labels))
 
 
-def _told_by_values(candidates: tuple[str, ...], values: frozenset[int]) -> str | None:
+def _decided_by_values(candidates: tuple[str, ...], values: frozenset[int]) -> str | None:
     if not values:
         return None
     if len(candidates) == 1:
@@ -162,52 +165,57 @@ def _told_by_values(candidates: tuple[str, ...], values: frozenset[int]) -> str 
 
 
 def _choose(
-    case: Case, own: _Evidence, peers: Sequence[_Evidence], fallback: str | None, way_out: str
+    case: Case, evidence: _Evidence, peers: Sequence[_Evidence], fallback: str | None, way_out: str
 ) -> ConventionChoice:
-    shown = "{" + ", ".join(map(str, sorted(own.values))) + "}"
-    if own.told is not None:
+    shown = "{" + ", ".join(map(str, sorted(evidence.values))) + "}"
+    if evidence.decided is not None:
         only_names = len(case.conventions) == 1
         reason = (
             f"the file naming ({case.layout}) admits no other"
             if only_names
             else f"the label values {shown} of the reference" + _among(case)
         )
-        return ConventionChoice(own.told, reason, None, own.warnings)
-    told = {peer.told for peer in peers if peer.told is not None} & set(own.candidates)
-    if len(told) == 1:
+        return ConventionChoice(evidence.decided, reason, None, evidence.warnings)
+    decided = {peer.decided for peer in peers if peer.decided is not None} & set(evidence.candidates)
+    if len(decided) == 1:
         return ConventionChoice(
-            told.pop(),
+            decided.pop(),
             f"other patients of the set ({case.layout}) show it, and nothing here speaks against it",
             None,
-            own.warnings,
+            evidence.warnings,
         )
     pooled = frozenset().union(*(peer.values for peer in peers))
-    together = None if told else _told_by_values(_fitting(own.candidates, pooled), pooled)
+    together = None if decided else _decided_by_values(_fitting(evidence.candidates, pooled), pooled)
     if together is not None:
         return ConventionChoice(
             together,
             f"the label values {sorted(pooled)} of the set's patients taken together ({case.layout})",
             None,
-            own.warnings,
+            evidence.warnings,
         )
-    if case.conventions and not told and all(_compatible(a, b) for a, b in combinations(own.candidates, 2)):
-        rest = ", ".join(own.candidates[1:])
+    if case.conventions and not decided and all(_compatible(a, b) for a, b in combinations(evidence.candidates, 2)):
+        rest = ", ".join(map(convention_name, evidence.candidates[1:]))
         return ConventionChoice(
-            own.candidates[0],
+            evidence.candidates[0],
             f"the file naming ({case.layout}); {rest} would read the same labels alike",
             None,
-            own.warnings,
+            evidence.warnings,
         )
-    if not own.values and not told and fallback is not None and (not case.conventions or fallback in own.candidates):
+    if (
+        not evidence.values
+        and not decided
+        and fallback is not None
+        and (not case.conventions or fallback in evidence.candidates)
+    ):
         return ConventionChoice(
-            fallback, "no reference and no other evidence: the model's own convention", None, own.warnings
+            fallback, "no reference and no other evidence: the model's own convention", None, evidence.warnings
         )
-    tie = ", ".join(own.candidates)
-    if own.values:
+    tie = ", ".join(map(convention_name, evidence.candidates))
+    if evidence.values:
         error = f"the label values {shown} of the reference fit {tie} alike; {way_out}"
     else:
         error = f"nothing tells which label convention to write ({tie}); {way_out}"
-    return ConventionChoice(None, "undecided", error, own.warnings)
+    return ConventionChoice(None, "undecided", error, evidence.warnings)
 
 
 def _among(case: Case) -> str:
@@ -228,46 +236,3 @@ def _compatible(first: str, second: str) -> bool:
         for label in shared
         for r in regions
     )
-
-
-if TYPE_CHECKING:
-    from data.case import ImageSource
-
-
-def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> frozenset[int]:
-    """Return the labels of a label map but 0.
-
-    It is checked as `data.io.read.read_label_map` checks it.
-
-    Parameters
-    ----------
-    source : ImageSource
-    max_voxels : int
-        As in `data.io.read.read_header`.
-
-    Returns
-    -------
-    frozenset of int
-        Empty for an empty map.
-
-    Raises
-    ------
-    InputError
-        As `data.io.read.read_label_map`.
-    """
-    return distinct_labels(read_label_map(source, max_voxels=max_voxels).array)
-
-
-def distinct_labels(label_map: NDArray[np.generic]) -> frozenset[int]:
-    """Return the labels but 0 of a map of any shape.
-
-    Background is dropped before anything is counted: it is nine voxels of ten, and a count of all would first copy the
-    map at eight bytes a voxel.
-    """
-    voxels = label_map.ravel(order="K")
-    labelled = voxels[voxels != 0]
-    if not labelled.size:
-        return frozenset()
-    if int(labelled.min()) >= 0 and int(labelled.max()) < 2**16:
-        return frozenset(np.flatnonzero(np.bincount(labelled)).tolist())
-    return frozenset(np.unique(labelled).tolist())

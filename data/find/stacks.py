@@ -13,13 +13,12 @@ from data.find.assembly import Draft, entry_problems, link_warnings
 from data.find.naming import (
     MODALITIES,
     REFERENCE,
-    SLICE_EXTENSIONS,
     Layout,
     load_layouts,
     match_suffix,
-    split_extension,
 )
 from data.find.tree import Entry
+from data.io.suffixes import SLICE_SUFFIXES, split_suffix
 
 
 def drafts_of_slices(
@@ -36,8 +35,8 @@ def drafts_of_slices(
         groups: dict[str, list[tuple[Entry, re.Match[str]]]] = {}
         rest = []
         for entry in files:
-            stem, extension = split_extension(entry.name)
-            found = layout.pattern.fullmatch(stem) if layout.pattern and extension in SLICE_EXTENSIONS else None
+            stem, extension = split_suffix(entry.name)
+            found = layout.pattern.fullmatch(stem) if layout.pattern and extension in SLICE_SUFFIXES else None
             if found:
                 groups.setdefault(found["patient"] if layout.name == "lgg" else "", []).append((entry, found))
             else:
@@ -65,8 +64,10 @@ def _by_role(layout: Layout, items: Sequence[tuple[Entry, re.Match[str]]]) -> di
     """
     stacks: dict[str, dict[int, list[Entry]]] = {}
     for entry, found in items:
-        said = match_suffix(found["patient"].rstrip("-_. ")) if layout.name != "lgg" else None
-        role = REFERENCE if found["mask"] or (said and said.is_reference) else said.roles[0][0] if said else "colour"
+        match = match_suffix(found["patient"].rstrip("-_. ")) if layout.name != "lgg" else None
+        role = (
+            REFERENCE if found["mask"] or (match and match.is_reference) else match.roles[0][0] if match else "colour"
+        )
         stacks.setdefault(role, {}).setdefault(int(found["slice"]), []).append(entry)
     return stacks
 
@@ -123,8 +124,8 @@ def _draft_of_slices(
     if masks and numbers and set(masks) != numbers:
         odd = min(set(masks) ^ numbers)
         warnings.append(
-            f"slice {_shown(odd)} has {'no mask' if odd in numbers else 'a mask but no image'}, so the reference is not "
-            "used; complete the masks"
+            f"slice {_shown(odd)} has {'no mask' if odd in numbers else 'a mask but no image'}, so the reference is "
+            "not used; complete the masks"
         )
         reference = None
     if not images and reference is None:
@@ -132,15 +133,15 @@ def _draft_of_slices(
     reason = f"{len(items)} files are slices named as in {layout.title} ({items[0][0].name})"
     ordered = {modality: images[modality] for modality in MODALITIES if modality in images}
     case = Case(
-        case_id,
-        Path(folder),
-        layout.name,
-        reason,
-        ordered,
-        reference,
-        layout.conventions,
-        tuple(problems),
-        tuple(warnings),
-        tuple(Path(e.path) for e in rest),
+        case_id=case_id,
+        folder=Path(folder),
+        layout=layout.name,
+        layout_reason=reason,
+        images=ordered,
+        reference=reference,
+        conventions=layout.conventions,
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+        unrecognised=tuple(Path(e.path) for e in rest),
     )
     return Draft(case, patient)

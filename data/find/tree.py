@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from data.find.naming import SLICE_EXTENSIONS, VOLUME_EXTENSIONS, is_ignored, match_volume, natural_key, split_extension
+from data.find.naming import is_ignored, match_volume, natural_key
+from data.io.suffixes import SLICE_SUFFIXES, VOLUME_SUFFIXES, split_suffix
 from data.output_names import STATE_FOLDER
 
 NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r", ".DS_Store"}
@@ -102,13 +103,13 @@ def _hides_images(item: os.DirEntry[str]) -> bool:
     if item.name.startswith("._") or item.name.lower().startswith(_PROGRAMS_OWN):
         return False
     if not item.is_dir(follow_symlinks=False):
-        return bool(split_extension(item.name)[1])
+        return bool(split_suffix(item.name)[1])
     try:
         with os.scandir(item.path) as scan:
-            inside = [split_extension(inner.name) for inner in scan if not inner.name.startswith(".")]
+            inside = [split_suffix(inner.name) for inner in scan if not inner.name.startswith(".")]
     except OSError:
         return False
-    return any(match_volume(stem) for stem, extension in inside if extension in VOLUME_EXTENSIONS)
+    return any(match_volume(stem) for stem, extension in inside if extension in VOLUME_SUFFIXES)
 
 
 def linked_out(path: str, root_real: str) -> list[Entry]:
@@ -153,7 +154,7 @@ def lift_wrapped_files(folders: list[Entry], listing: Callable[[str], Listing]) 
     """
     lifted, remaining = [], []
     for folder in folders:
-        stem, extension = split_extension(folder.name)
+        stem, extension = split_suffix(folder.name)
         match = match_volume(stem)
         entry = _unwrap(folder, stem, extension, listing) if extension or match else None
         if entry is None:
@@ -168,12 +169,12 @@ def _unwrap(folder: Entry, stem: str, extension: str, listing: Callable[[str], L
         files, folders, _ = listing(folder.path)
     except OSError:
         return None
-    volumes = [entry for entry in files if split_extension(entry.name)[1] in VOLUME_EXTENSIONS]
-    roles = {match.roles[0][0] for entry in volumes if (match := match_volume(split_extension(entry.name)[0]))}
-    if folders or len(roles) > 1 or any(split_extension(entry.name)[1] in SLICE_EXTENSIONS for entry in files):
+    volumes = [entry for entry in files if split_suffix(entry.name)[1] in VOLUME_SUFFIXES]
+    roles = {match.roles[0][0] for entry in volumes if (match := match_volume(split_suffix(entry.name)[0]))}
+    if folders or len(roles) > 1 or any(split_suffix(entry.name)[1] in SLICE_SUFFIXES for entry in files):
         return None
     if len(volumes) == 1:
-        inner_stem, inner_extension = split_extension(volumes[0].name)
+        inner_stem, inner_extension = split_suffix(volumes[0].name)
         own = match_volume(stem)
         # "seg/scan.nii" is a mask, "images_segm/P1_segm.nii" a set's folder of masks that happens to hold one.
         whose = own is not None and (not own.is_reference or not own.patient)

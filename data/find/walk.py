@@ -6,25 +6,17 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 from data.case import Case
 from data.errors import few
-from data.find.assembly import Draft, Named, drafts_of_volumes, unusable
+from data.find.assembly import Draft, unusable
 from data.find.earlier_run import EarlierRun
-from data.find.image_folder import read_image_folder
+from data.find.folder import read_folder
 from data.find.naming import (
     MODALITIES,
-    REFERENCE,
-    VOLUME_EXTENSIONS,
-    Match,
-    is_ignored,
-    load_layouts,
-    match_volume,
     patient_name,
     session_folder,
-    split_extension,
 )
 from data.find.ownership import (
     LooseMask,
@@ -36,11 +28,11 @@ from data.find.ownership import (
     part_of_a_patient,
 )
 from data.find.places import Disk, Places
-from data.find.stacks import drafts_of_slices
 from data.find.tree import Entry, lift_wrapped_files
 from data.io.stream import printable
+from data.io.suffixes import split_suffix
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _DEEPEST = 16
 
@@ -71,8 +63,9 @@ def find_cases(root: Path, places: Places | None = None) -> list[Case]:
     if walk.results and not any(draft.n_roles for draft in walk.drafts):
         walk = _walk(root, places, takes_results=True)
     for folder, count in walk.results.items():
-        logger.warning(
-            "%s: an earlier run wrote its results here; what it wrote (%d files) was not taken for images or reference masks",
+        log.warning(
+            "%s: an earlier run wrote its results here; what it wrote (%d files) was not taken for images or reference "
+            "masks",
             printable(Path(folder)),
             count,
         )
@@ -110,8 +103,8 @@ def _visit(
         walk.drafts.append(
             unusable(
                 folder,
-                f"{below(walk.top, folder)}the folder {os.path.basename(folder)} cannot be searched ({error.strerror}); "
-                "check it, or move it up",
+                f"{below(walk.top, folder)}the folder {os.path.basename(folder)} cannot be searched "
+                f"({error.strerror}); check it, or move it up",
                 via,
             )
         )
@@ -122,25 +115,27 @@ def _visit(
     run = None if walk.takes_results else walk.places.earlier_run(folder) or run
     files, results = _without_results(walk, run, files + lifted)
     name = patient_name(folder, walk.top)
-    drafts, loose, found = _read_folder(walk, folder, name, files, not folders, via)
+    drafts, loose, found = read_folder(
+        folder, name, files, via, walk.places, is_leaf=not folders, is_root=folder == walk.top
+    )
     # A run leaves empty folders too, of patients that it had to refuse, and tables beside them.
     found = found or bool(results) or (run is not None and _is_runs_own(run, folder, empty=not (files or folders)))
-    own = len(walk.drafts) if len(drafts) == 1 and drafts[0].n_roles > 1 else within
+    owner = len(walk.drafts) if len(drafts) == 1 and drafts[0].n_roles > 1 else within
     walk.drafts.extend(drafts)
     walk.loose.extend(loose)
     for entry in results:
-        _add(walk, own, unrecognised=Path(entry.path))
-    found = _mention_hidden(walk, folder, hidden, len(walk.drafts) - 1 if len(drafts) == 1 else own) or found
+        _add(walk, owner, unrecognised=Path(entry.path))
+    found = _mention_hidden(walk, folder, hidden, len(walk.drafts) - 1 if len(drafts) == 1 else owner) or found
     for entry in folders:
-        is_known = _visit_below(walk, entry, real, depth + 1, via, own, run)
+        is_known = _visit_below(walk, entry, real, depth + 1, via, owner, run)
         if not is_known:
-            _add(walk, own, unrecognised=Path(entry.path))
+            _add(walk, owner, unrecognised=Path(entry.path))
         found = found or is_known
     for entry in files:  # a dangling link without an extension stands for a patient's folder
         if entry.problem and not os.path.splitext(entry.name)[1] and os.path.islink(entry.path):
-            found = _report(walk, own, entry, f"{entry.name} {entry.problem}") or found
+            found = _report(walk, owner, entry, f"{entry.name} {entry.problem}") or found
     _gather_parts(walk, folder, via)
-    if found or within is not None or (depth == 0 and not any(split_extension(entry.name)[1] for entry in files)):
+    if found or within is not None or (depth == 0 and not any(split_suffix(entry.name)[1] for entry in files)):
         return found
     if depth > 1 and not folders and names_only_what_it_shows(folder):
         walk.parts.setdefault(os.path.dirname(folder), []).append((folder, files))
@@ -149,14 +144,14 @@ def _visit(
     return True
 
 
-def _mention_hidden(walk: _Walk, folder: str, hidden: Sequence[str], own: int | None) -> bool:
+def _mention_hidden(walk: _Walk, folder: str, hidden: Sequence[str], owner: int | None) -> bool:
     """Warn of hidden images that were not read.
 
     The sentence stands in their patient's row, or in a row of their own. True where there is such a row.
     """
     for name in hidden:
-        _add(walk, own, unrecognised=Path(folder, name))
-    if own is not None or not hidden:
+        _add(walk, owner, unrecognised=Path(folder, name))
+    if owner is not None or not hidden:
         return False
     folders = [name for name in hidden if os.path.isdir(os.path.join(folder, name))]
     for name in folders:
@@ -170,24 +165,22 @@ def _mention_hidden(walk: _Walk, folder: str, hidden: Sequence[str], own: int | 
         problem = f"hidden by the dot before the name: {few(images, 3)}; rename what belongs to the patient"
         walk.drafts.append(unusable(folder, below(walk.top, folder) + problem, name=patient_name(folder, walk.top)))
     elif images:
-        logger.warning(
-            "%s: hidden by the dot before the name and not read: %s", printable(Path(folder)), few(images, 3)
-        )
+        log.warning("%s: hidden by the dot before the name and not read: %s", printable(Path(folder)), few(images, 3))
     return folder != walk.top or bool(folders)
 
 
 def _visit_below(
-    walk: _Walk, entry: Entry, real: str, depth: int, via: tuple[str, ...], own: int | None, run: EarlierRun | None
+    walk: _Walk, entry: Entry, real: str, depth: int, via: tuple[str, ...], owner: int | None, run: EarlierRun | None
 ) -> bool:
     """Visit a folder within another.
 
     Its real path is `real`; one that is a link waits. True if it is known.
     """
     if entry.real is None:
-        return _visit(walk, entry.path, os.path.join(real, entry.name), depth, via, own, run)
+        return _visit(walk, entry.path, os.path.join(real, entry.name), depth, via, owner, run)
     if (real + os.sep).startswith(entry.real.rstrip(os.sep) + os.sep):
         return _report(
-            walk, own, entry, f"the link {entry.name} leads back to {entry.real}, which holds it; remove the link"
+            walk, owner, entry, f"the link {entry.name} leads back to {entry.real}, which holds it; remove the link"
         )
     walk.links.append((entry, depth))
     return True
@@ -229,18 +222,18 @@ def _nothing_known(files: Sequence[Entry]) -> str:
     """Why a folder's files make no patient, and which names would."""
     if not files:
         return "the folder is empty; put the patient's images in"
-    example = next((entry for entry in files if split_extension(entry.name)[1]), files[0])
-    stem, extension = split_extension(example.name)
-    said = f"no image that any layout names among its {len(files)} files (such as {example.name})"
+    example = next((entry for entry in files if split_suffix(entry.name)[1]), files[0])
+    stem, extension = split_suffix(example.name)
+    fault = f"no image that any layout names among its {len(files)} files (such as {example.name})"
     if not extension:
-        return f"{said}; export the patient's images as NIfTI, named like NAME_t1c.nii.gz"
+        return f"{fault}; export the patient's images as NIfTI, named like NAME_t1c.nii.gz"
     expected = ", ".join(f"{stem}_{modality}{extension}" for modality in MODALITIES)
-    return f"{said}: no file name tells a modality; one folder a patient, and in it names like {expected}"
+    return f"{fault}: no file name tells a modality; one folder a patient, and in it names like {expected}"
 
 
-def _report(walk: _Walk, own: int | None, entry: Entry, sentence: str) -> bool:
-    if own is not None:
-        _add(walk, own, warning=sentence)
+def _report(walk: _Walk, owner: int | None, entry: Entry, sentence: str) -> bool:
+    if owner is not None:
+        _add(walk, owner, warning=sentence)
     else:
         walk.drafts.append(unusable(entry.path, sentence))
     return True
@@ -255,78 +248,3 @@ def _add(walk: _Walk, index: int | None, *, warning: str | None = None, unrecogn
     warnings = (*case.warnings, warning) if warning else case.warnings
     paths = (*case.unrecognised, unrecognised) if unrecognised else case.unrecognised
     walk.drafts[index] = replace(draft, case=replace(case, warnings=warnings, unrecognised=paths))
-
-
-def _read_folder(
-    walk: _Walk, folder: str, name: str, files: Sequence[Entry], is_leaf: bool, via: tuple[str, ...]
-) -> tuple[list[Draft], list[LooseMask], bool]:
-    """Read the files that lie directly in this folder.
-
-    Returned are the patients, the masks that lie there without images, and whether the folder was understood; `name` is
-    what its patient is called.
-    """
-    base, parent = os.path.basename(folder), os.path.dirname(folder)
-    drafts: list[Draft] = []
-    loose: list[LooseMask] = []
-    if base in _folders("image"):
-        drafts, files = read_image_folder(folder, files, via, walk.places)
-    named, rest = [], []
-    for entry in files:
-        stem, extension = split_extension(entry.name)
-        match = match_volume(stem) if extension in VOLUME_EXTENSIONS else None
-        if (
-            base in _folders(REFERENCE)
-            and extension in VOLUME_EXTENSIONS
-            and (match is None or match.layout.kind == "channels")
-        ):
-            loose.append(
-                LooseMask(
-                    folder,
-                    parent,
-                    Named(
-                        entry, Match(match.layout if match else load_layouts()["nnunet"], stem, ((REFERENCE, None),))
-                    ),
-                )
-            )
-        elif match:
-            named.append(Named(entry, match))
-        else:
-            rest.append(entry)
-    if named and all(item.match.is_reference for item in named):
-        loose += [LooseMask(folder, "", item) for item in named]
-    elif named:
-        drafts += drafts_of_volumes(folder, name, named, _not_companions(rest, named), via, is_root=folder == walk.top)
-    elif not drafts and not loose:
-        drafts = drafts_of_slices(folder, name, files, via, is_leaf=is_leaf)
-    set_folder = base in _folders("image") | _folders(REFERENCE) or _holds_ignored_only(base, rest)
-    return drafts, loose, bool(drafts or loose or set_folder)
-
-
-@cache
-def _folders(role: str) -> frozenset[str]:
-    layouts = load_layouts().values()
-    return frozenset().union(
-        *(layout.reference_folders if role == REFERENCE else layout.image_folders for layout in layouts)
-    )
-
-
-def _holds_ignored_only(base: str, rest: Sequence[Entry]) -> bool:
-    """Tell whether a folder holds a whole set's automatic masks.
-
-    Such a folder is known, and no patient's. A patient's own folder is called like its files.
-    """
-    stems = [split_extension(entry.name)[0] for entry in rest if split_extension(entry.name)[1] in VOLUME_EXTENSIONS]
-    return bool(stems) and all(not stem.startswith(base) and is_ignored(stem) for stem in stems)
-
-
-def _not_companions(rest: Sequence[Entry], named: Sequence[Named]) -> list[Entry]:
-    """Leave out the voxel files of .mhd headers.
-
-    A .mhd header keeps its voxels in a .raw or .zraw beside it: that file is known.
-    """
-    headers = {split_extension(item.entry.name)[0] for item in named if item.entry.name.lower().endswith(".mhd")}
-    return [
-        entry
-        for entry in rest
-        if not (os.path.splitext(entry.name)[0] in headers and entry.name.lower().endswith(("raw", ".gz")))
-    ]

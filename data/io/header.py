@@ -34,7 +34,7 @@ SPACING_RANGE_MM = (0.01, 100.0)
 _MAX_COSINE = 1e-3  # of the angle between two columns of an affine: float32 rounding stays far below, shear far above
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ImageHeader:
     """Checked header of an image file.
 
@@ -130,8 +130,8 @@ def far_away(grid: Grid) -> str | None:
     if step <= min(grid.spacing_mm) / 2:
         return None
     return (
-        f"its coordinates reach {farthest:.3g} mm, where NIfTI's numbers have steps of {step:.3g} mm; correct the origin, "
-        "or its mask may lie elsewhere in other programs"
+        f"its coordinates reach {farthest:.3g} mm, where NIfTI's numbers have steps of {step:.3g} mm; correct the "
+        "origin, or its mask may lie elsewhere in other programs"
     )
 
 

@@ -52,23 +52,7 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
     fields = _fields(path, head[: found.start()].decode("latin-1"))
     voxels_path, start = path, found.end()
     if (data_file := found[1].decode("utf-8", "surrogateescape")) != "LOCAL":
-        if (
-            not data_file
-            or Path(data_file).name != data_file
-            or "\\" in data_file
-            or data_file.upper().startswith("LIST")
-            or "%" in data_file
-        ):
-            refuse(
-                path,
-                f"keeps its voxels in {data_file!r}",
-                "only one file in the same folder is read: write the image as one .mha file",
-            )
-        if size > _META_HEADER_BYTES:  # whoever takes its digest would read on for hours
-            refuse(
-                path, f"has {size} bytes and no voxels", f"a header has at most {_META_HEADER_BYTES}: write it again"
-            )
-        voxels_path, start = path.parent / data_file, 0
+        voxels_path, start = _beside(path, data_file, size), 0
         with open_regular(voxels_path) as (_, size):
             pass
     stored, ndim = _meta_voxels(path, voxels_path, fields, start)
@@ -87,17 +71,39 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
     if doubt := far_away(grid):
         warn(doubt)
     header = ImageHeader(
-        path,
-        grid,
-        stored.dtype.name,
-        stored.channels,
-        1,
-        1,
-        None,
-        2 if spacing_known else 0,
-        notes,
+        path=path,
+        grid=grid,
+        dtype=stored.dtype.name,
+        channels=stored.channels,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2 if spacing_known else 0,
+        warnings=notes,
     )
     return header, stored
+
+
+def _beside(path: Path, data_file: str, size: int) -> Path:
+    """Return the file beside a header that holds its voxels.
+
+    The header has ``size`` bytes; any other place is refused.
+    """
+    if (
+        not data_file
+        or Path(data_file).name != data_file
+        or "\\" in data_file
+        or data_file.upper().startswith("LIST")
+        or "%" in data_file
+    ):
+        refuse(
+            path,
+            f"keeps its voxels in {data_file!r}",
+            "only one file in the same folder is read: write the image as one .mha file",
+        )
+    if size > _META_HEADER_BYTES:  # whoever takes its digest would read on for hours
+        refuse(path, f"has {size} bytes and no voxels", f"a header has at most {_META_HEADER_BYTES}: write it again")
+    return path.parent / data_file
 
 
 def _fields(path: Path, text: str) -> dict[str, str]:
@@ -125,13 +131,13 @@ def _truth(path: Path, fields: dict[str, str], names: tuple[str, ...], default: 
 
     It is read as ITK's own reader does: by its first letter, or 1 and 0.
     """
-    said = {name: fields[name] for name in names if name in fields}
-    for name, text in said.items():
+    stated = {name: fields[name] for name in names if name in fields}
+    for name, text in stated.items():
         if text.lower() not in _TRUTHS:
             refuse(path, f"its {name} is {text[:40]!r}", "write True or False, or export the image again")
-    truths = {_TRUTHS[text.lower()] for text in said.values()}
+    truths = {_TRUTHS[text.lower()] for text in stated.values()}
     if len(truths) > 1:
-        contrary = " and ".join(f"{name} {text}" for name, text in said.items())
+        contrary = " and ".join(f"{name} {text}" for name, text in stated.items())
         refuse(path, f"its header contradicts itself: {contrary}", "export the image again")
     return truths.pop() if truths else default
 
@@ -141,10 +147,10 @@ def _unit(fields: dict[str, str], warn: Callable[[str], None]) -> tuple[str, flo
 
     Without a word on it, or with ``?``, it is mm.
     """
-    said = fields.get("distanceunits", "mm")
-    if said not in ("", "?") and said.lower() not in _UNITS_MM:
-        warn(f"its DistanceUnits are {said[:40]!r}; they were read as mm")
-    return said[:40], _UNITS_MM.get(said.lower(), 1.0)
+    unit = fields.get("distanceunits", "mm")
+    if unit not in ("", "?") and unit.lower() not in _UNITS_MM:
+        warn(f"its DistanceUnits are {unit[:40]!r}; they were read as mm")
+    return unit[:40], _UNITS_MM.get(unit.lower(), 1.0)
 
 
 def _linked_away(path: Path, voxels_path: Path) -> tuple[str, ...]:

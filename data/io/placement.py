@@ -44,16 +44,8 @@ def place(path: Path, record: np.void, stored: StoredVoxels, ndim: int, doubts: 
         if code not in _FORM_CODES and code != 0:
             warn(f"its {name} code {code} is none of NIfTI's, so its {name} was not used")
     sform = _sform(path, record, stored.shape[2] == 1, ndim, warn) if sform_code in _FORM_CODES else None
-    qform = None
     pixdim = _voxel_size(path, record, sform, ndim, warn)
-    if qform_code in _FORM_CODES:
-        _doubt_qfac(float(record["pixdim"][0]), warn)
-        qform = _qform(record, pixdim)
-        if qform is None:
-            said = f"its qform is no rotation{_qform_fault(record)}"
-            if sform is None:
-                refuse(path, f"{said} and there is no sform", "set the orientation and export the image again")
-            warn(f"{said}; the sform was used")
+    qform = _believed_qform(path, record, pixdim, sform is not None, warn) if qform_code in _FORM_CODES else None
     if sform is not None:
         affine = sform
     elif qform is not None:
@@ -77,18 +69,32 @@ def place(path: Path, record: np.void, stored: StoredVoxels, ndim: int, doubts: 
             warn(f"sform and qform disagree by {gap:.4g} mm; the sform was used, ITK programs may use the qform")
     placement = _placement(record, pixdim, sform if qform_code in _FORM_CODES and qform is None else None)
     return ImageHeader(
-        path,
-        grid,
-        stored.dtype.name,
-        stored.channels,
-        sform_code,
-        qform_code,
-        qform,
-        units,
-        tuple(notes),
-        ndim,
-        placement,
+        path=path,
+        grid=grid,
+        dtype=stored.dtype.name,
+        channels=stored.channels,
+        sform_code=sform_code,
+        qform_code=qform_code,
+        qform=qform,
+        xyzt_units=units,
+        warnings=tuple(notes),
+        ndim=ndim,
+        placement=placement,
     )
+
+
+def _believed_qform(
+    path: Path, record: np.void, pixdim: NDArray[np.float64], has_sform: bool, warn: Warn
+) -> NDArray[np.float64] | None:
+    """Return the (4, 4) qform in the file's units; None, with a warning, where the sform stands in for it."""
+    _doubt_qfac(float(record["pixdim"][0]), warn)
+    qform = _qform(record, pixdim)
+    if qform is None:
+        fault = f"its qform is no rotation{_qform_fault(record)}"
+        if not has_sform:
+            refuse(path, f"{fault} and there is no sform", "set the orientation and export the image again")
+        warn(f"{fault}; the sform was used")
+    return qform
 
 
 def _sform(path: Path, record: np.void, is_slice: bool, ndim: int, warn: Warn) -> NDArray[np.float64]:
@@ -113,24 +119,24 @@ def _voxel_size(
     It is repaired from the sform where it cannot be a length.
     """
     pixdim = record["pixdim"][1:4].astype(np.float64)
-    said = [float(f"{p:.6g}") for p in pixdim]
+    stored = [float(f"{p:.6g}") for p in pixdim]
     if ndim == 2 and pixdim[2] == 0:
         pixdim[2] = 1.0  # an axis that the file does not have
     lengths = np.sqrt((sform[:3, :3] ** 2).sum(axis=0)) if sform is not None else None
     if not ((pixdim > 0) & (pixdim < FAR)).all():
         if lengths is not None:
-            warn(f"its voxel size (pixdim) is {said}; the affine's {lengths.round(6).tolist()} was used")
+            warn(f"its voxel size (pixdim) is {stored}; the affine's {lengths.round(6).tolist()} was used")
             return lengths
         if not (np.abs(pixdim) < FAR).all() or (pixdim == 0).any():
             refuse(
                 path,
-                f"its voxel size (pixdim) is {said} and there is no sform to take it from",
+                f"its voxel size (pixdim) is {stored} and there is no sform to take it from",
                 "set the voxel size and export the image again",
             )
-        warn(f"its voxel size (pixdim) is {said}; the sign was dropped")
+        warn(f"its voxel size (pixdim) is {stored}; the sign was dropped")
         return np.abs(pixdim)
     if lengths is not None and np.abs(pixdim / lengths - 1).max() > 0.01 and ndim == 3:
-        warn(f"its voxel size (pixdim) is {said}, its affine's {lengths.round(6).tolist()}; the affine was used")
+        warn(f"its voxel size (pixdim) is {stored}, its affine's {lengths.round(6).tolist()}; the affine was used")
     return pixdim
 
 

@@ -1,8 +1,8 @@
 """Checked reader of image files, the one place where they are opened.
 
-Each format is decoded in a module of its own (`data.io.nifti`, `data.io.metaimage`, `data.io.slices`); whatever the format, a
-`Volume` has passed the same checks, and everything that was repaired stands in its header's warnings. The writer is
-`data.io.write`, re-exported.
+Each format is decoded in a module of its own (`data.io.nifti`, `data.io.metaimage`, `data.io.slices`); whatever the
+format, a `Volume` has passed the same checks, and everything that was repaired stands in its header's warnings. The
+writer is `data.io.write`, re-exported.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from data.io.metaimage import read_metaimage
 from data.io.nifti import read_nifti
 from data.io.slices import SLICE_AFFINE, read_slice_headers, read_slices
 from data.io.stream import MAX_VOXELS, StoredVoxels, load_voxels, refuse
+from data.io.suffixes import NIFTI_SUFFIXES, SLICE_SUFFIXES, SUFFIXES
 from data.io.write import (
     atomic_write,
     is_temporary_name,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_VOXELS",
     "SLICE_AFFINE",
-    "SUFFIXES",
     "ImageHeader",
     "Volume",
     "atomic_write",
@@ -58,15 +58,12 @@ __all__ = [
 ]
 
 LABEL_ROUNDING = 1e-5
-"""A label may be so far from a whole number, times the label between 1 and 1000: what float32 arithmetic leaves of it."""
+"""A label may be so far from a whole number, times the label between 1 and 1000: what float32 arithmetic leaves of
+it."""
 _PIECE_VOXELS = 2**20
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-METAIMAGE_SUFFIXES = (".mha", ".mhd")
-SLICE_SUFFIXES = (".tif", ".tiff", ".png")
-SUFFIXES = (*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES, *SLICE_SUFFIXES)
-"""What the reader reads, by the end of the file's name, in any case."""
 INTENSITIES = (1e-15, 1e15)
-"""Where the largest value of an image may lie: the squares of all voxels must add up in float32 to neither 0 nor inf."""
+"""Where the largest value of an image may lie: the squares of all voxels must add up in float32 to neither 0 nor
+inf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +306,8 @@ def _kept_integers(dtype: np.dtype, scaled: bool) -> np.dtype:
 def _read_stored(
     source: ImageSource, max_voxels: int, type_for: Callable[[np.dtype, bool], np.dtype]
 ) -> tuple[ImageHeader, NDArray[Any], float, float]:
-    """Header, voxels without their scaling, slope, intercept; ``type_for(stored type, is scaled)`` is the voxels' type."""
+    """Header, voxels without their scaling, slope, intercept; ``type_for(stored type, is scaled)`` is the voxels'
+    type."""
     header, stored = _read_header(source, max_voxels)
     if stored is None:
         pixels = read_slices(source, header)

@@ -72,7 +72,16 @@ def read_slice_headers(source: ImageSource, max_voxels: int) -> ImageHeader:
         )
     pick_channel(source, first, bands, "colour bands")
     grid = Grid((rows, columns, len(kinds)), SLICE_AFFINE, spacing_known=False)
-    return ImageHeader(first, grid, np.dtype(_PICTURE_MODES[mode]).name, bands, 1, 1, None, 0)
+    return ImageHeader(
+        path=first,
+        grid=grid,
+        dtype=np.dtype(_PICTURE_MODES[mode]).name,
+        channels=bands,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=0,
+    )
 
 
 def read_slices(source: ImageSource, header: ImageHeader) -> NDArray[np.generic]:

@@ -34,16 +34,16 @@ MAX_PADDING = 15
 """Bytes that may follow the voxels (alignment to 16); more means that header and voxels are not of one image."""
 
 INFLATER: Any = isal_zlib or zlib
-"""The module that unpacks gzip streams, zlib or one with zlib's interface. Others go through zlib: ISA-L misses the end of
-some zlib streams where it has to find out what they are."""
+"""The module that unpacks gzip streams, zlib or one with zlib's interface. Others go through zlib: ISA-L misses the end
+of some zlib streams where it has to find out what they are."""
 
 GZIP = 31
 """zlib's ``wbits`` of a gzip stream."""
 _PACKED_PIECE, _PIECE = 2**18, 2**20
 _MAX_DEFLATE_RATIO = 1032  # zlib, technical details: no deflate stream expands further
 _PACKING_COST = 2**20
-"""Bytes that a packed file may have beyond its voxels and a sixty-fourth of them: deflate stores what it cannot pack with
-5 bytes for 16 kB, and a file may come in members of 18 bytes each. What is larger holds something else."""
+"""Bytes that a packed file may have beyond its voxels and a sixty-fourth of them: deflate stores what it cannot pack
+with 5 bytes for 16 kB, and a file may come in members of 18 bytes each. What is larger holds something else."""
 _EMPTY_MEMBERS = 1000
 """So many members in a row that hold nothing: each takes time and none gives a voxel."""
 

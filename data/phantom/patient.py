@@ -22,7 +22,7 @@ from data.grid import Grid
 from data.io.read import ImageHeader, write_image, write_label_map
 from data.phantom.anatomy import HEAD_HALF_MM, TumourPlan, make_anatomy
 from data.phantom.contrast import CONTRAST, draw_contrast, draw_random_contrast, render, render_random
-from data.phantom.fields import Array, stream
+from data.phantom.fields import Array
 from data.phantom.shapes import crop_tumour
 
 Contrast = Literal["mri", "random"]
@@ -122,32 +122,6 @@ def draw_patient(
     return _make(seed, (d1, d2, d3), steps, 0.0, plan, contrast)
 
 
-def make_phantom_slice(
-    seed: int, *, shape: tuple[int, int] = (240, 240), spacing_mm: Sequence[float] = (1.0, 1.0)
-) -> Phantom:
-    """Draw one axial slice of a phantom patient, through its tumour.
-
-    Parameters
-    ----------
-    seed : int, not negative
-    shape : (d1, d2)
-    spacing_mm : two floats
-
-    Returns
-    -------
-    Phantom
-        Arrays (d1, d2, 1), 1 mm thick; areas of the tumour are those of the middle of a sphere of the volumes
-        that `make_phantom` draws.
-
-    Raises
-    ------
-    ValueError, UsageError
-        As `make_phantom`.
-    """
-    level_mm = float(stream(seed, "level").uniform(-5.0, 35.0))
-    return _make(seed, (*shape, 1), (*spacing_mm, 1.0), level_mm, TumourPlan(), "mri")
-
-
 def write_phantom(
     folder: Path,
     seed: int,
@@ -179,7 +153,16 @@ def write_phantom(
     name = patient_name or phantom_name(seed)
     patient = Path(folder) / name
     patient.mkdir(parents=True, exist_ok=True)
-    like = ImageHeader(patient, phantom.grid, "int16", 1, sform_code=1, qform_code=1, qform=None, xyzt_units=2)
+    like = ImageHeader(
+        path=patient,
+        grid=phantom.grid,
+        dtype="int16",
+        channels=1,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2,
+    )
     for modality, suffix in _SUFFIXES.items():
         write_image(patient / f"{name}-{suffix}.nii.gz", phantom.images[modality].astype(np.int16), like)
     write_label_map(patient / f"{name}-seg.nii.gz", phantom.label_map, like)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,15 +19,14 @@ from data.errors import InputError, SegmentationError, explain
 from data.folder_names import folder_name
 from data.grid import Grid
 from data.io.read import Volume, read_label_map
-from data.labels import LabelConvention, count_labels
+from data.labels import LabelConvention, Mask, count_labels
 from pipeline.evaluate.label_maps import LabelMap
 from pipeline.evaluate.pairs import Pair, settle_conventions
 from pipeline.report.preview import read_background
 from pipeline.score.case import CaseScores, ScoreOptions, score_masks
 from pipeline.score.lesions import sensitivity_by_size
-from pipeline.score.metrics import Mask
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -91,7 +89,7 @@ def score_pair(task: PairTask) -> Outcome:
         }
         row |= scores.columns
     except Exception as error:
-        logger.debug("case %r", task.pair.case, exc_info=True)
+        log.debug("case %r", task.pair.case, exc_info=True)
         row = error_row(task, explain(error))
     if row["status"] == "error":
         scores = CaseScores()
@@ -114,43 +112,50 @@ def read_pair(task: PairTask) -> PairMasks:
         the grids differ and ``task.resample`` is not set.
     """
     pair = task.pair
-    own, other = (
+    predicted, expected = (
         _require_one("prediction", pair.predictions, pair.roots[0]),
         _require_one("reference", pair.references, pair.roots[1]),
     )
-    prediction, reference = _label_map(own), _label_map(other)
-    counts, expected = count_labels(prediction.array), count_labels(reference.array)
-    (convention, reason), (its_convention, its_reason) = settle_conventions(pair, (counts.keys(), expected.keys()))
-    if strangers := its_convention.unknown_labels(expected):
+    prediction, reference = _label_map(predicted), _label_map(expected)
+    counts, reference_counts = count_labels(prediction.array), count_labels(reference.array)
+    (convention, reason), (reference_convention, reference_reason) = settle_conventions(
+        pair, (counts.keys(), reference_counts.keys())
+    )
+    if strangers := reference_convention.unknown_labels(reference_counts):
         raise InputError(
-            f"not scored: the reference holds {_counted(strangers, expected)} outside {its_convention.name}; "
-            "correct it, or name its convention with --reference-convention"
+            f"not scored: the reference holds {_counted(strangers, reference_counts)} outside "
+            f"{reference_convention.name}; correct it, or name its convention with --reference-convention"
         )
     # What the choice of the prediction's convention warns of are strange labels: said below, with their counts.
-    its_choice = pair.choices[1]
-    warnings = [*own.case.warnings, *other.case.warnings, *(its_choice.warnings if its_choice else ())]
+    reference_choice = pair.choices[1]
+    warnings = [
+        *predicted.case.warnings,
+        *expected.case.warnings,
+        *(reference_choice.warnings if reference_choice else ()),
+    ]
     warnings += [*prediction.header.warnings, *reference.header.warnings]
     if strangers := convention.unknown_labels(counts):
         warnings.append(
             f"the prediction holds {_counted(strangers, counts)} outside {convention.name}, counted as background"
         )
     masks, moved = _on_grid_of(reference, prediction, convention.region_masks(prediction.array), task.resample)
-    flags = [f"{r} is not scored: {name} has no such region" for r, name in _unshared(convention, its_convention)]
+    flags = [f"{r} is not scored: {name} has no such region" for r, name in _unshared(convention, reference_convention)]
     known = prediction.grid.spacing_known and reference.grid.spacing_known
     if not known:
         flags.append("the voxel size is unknown: no mm, no ml; voxels_<region> counts voxels")
     # A semicolon parts one flag from the next.
-    read_as = f"prediction read as {convention.name} ({reason}), reference as {its_convention.name} ({its_reason})"
+    read_as = f"prediction read as {convention.name} ({reason})"
+    read_as += f", reference as {reference_convention.name} ({reference_reason})"
     flags.append(read_as.replace("; ", ", "))
     grid = Grid(reference.grid.shape, reference.grid.affine, known)
-    truth = its_convention.region_masks(reference.array)
+    truth = reference_convention.region_masks(reference.array)
     return PairMasks(masks, truth, grid, convention, warnings + moved, flags)
 
 
 def background_of(pair: Pair, grid: Grid) -> NDArray[np.float32] | None:
     """Return the image behind a patient's outlines, (d1, d2, d3) float32 on ``grid``.
 
-    It is None where no image is known. None where no image is known.
+    It is None where no image is known.
     """
     found = (read_background(item.images, grid) for item in (*pair.references, *pair.predictions))
     return next((image for image in found if image is not None), None)
@@ -166,20 +171,20 @@ def draw_pair(task: tuple[PairTask, Path]) -> bool:
         background = background_of(work.pair, read.grid)
         write_preview(path, work.pair.case, background, read.prediction, read.grid, read.reference)
     except (SegmentationError, MemoryError) as error:
-        logger.warning("no picture of %s: %s", work.pair.case, error)
+        log.warning("no picture of %s: %s", work.pair.case, error)
         return False
     except Exception:  # the scores are worth more than a picture of them
-        logger.warning("no picture of %s", work.pair.case, exc_info=True)
+        log.warning("no picture of %s", work.pair.case, exc_info=True)
         return False
     return True
 
 
 def _bare_row(pair: Pair) -> Row:
-    own = pair.predictions[0] if pair.predictions else None
-    folder = own.folder if own else folder_name(pair.references[0].case.case_id)
+    mask = pair.predictions[0] if pair.predictions else None
+    folder = mask.folder if mask else folder_name(pair.references[0].case.case_id)
     return {
         "case": pair.case, "folder": folder, "status": "ok", "reason": "", "flags": "",
-        "model": own.model if own else "", "convention": "", "seconds": own.seconds if own else None,
+        "model": mask.model if mask else "", "convention": "", "seconds": mask.seconds if mask else None,
     }  # fmt: skip
 
 
@@ -251,8 +256,8 @@ def _on_grid_of(
     placed = one.spacing_known and other.spacing_known
     if one.matches(other) if placed else one.shape == other.shape:
         return masks, []
-    if placed and one.reoriented(other.orientation).matches(other):  # the same voxels, stored in another order
-        return {region: _reordered(mask, one, other) for region, mask in masks.items()}, []
+    if placed and one.holds_voxels_of(other):  # stored in another order
+        return {region: one.turn(mask, other.orientation) for region, mask in masks.items()}, []
     differ = (
         f"prediction and reference lie on different grids: {prediction.header.path} has {one.described()}, "
         f"{reference.header.path} has {other.described()}"
@@ -261,21 +266,15 @@ def _on_grid_of(
         raise InputError(f"{differ}; resample one onto the other, or ask for it with --resample")
     if not placed:
         raise InputError(f"{differ}; without a voxel size on both sides they cannot be resampled: convert one")
-    said = f"the prediction was resampled onto the reference's grid, from {one.described()} to {other.described()}"
-    return {region: _resampled(mask, one, other) for region, mask in masks.items()}, [said]
+    remark = f"the prediction was resampled onto the reference's grid, from {one.described()} to {other.described()}"
+    return {region: _resampled(mask, one, other) for region, mask in masks.items()}, [remark]
 
 
-def _reordered(array: NDArray[Any], own: Grid, like: Grid) -> NDArray[Any]:
-    if own.orientation == like.orientation:
-        return array
-    return nib.orientations.apply_orientation(array, own.orientation_to(like.orientation))
-
-
-def _resampled(mask: Mask, own: Grid, target: Grid) -> Mask:
+def _resampled(mask: Mask, source: Grid, target: Grid) -> Mask:
     """Linear interpolation of the region, then the threshold .5; nested regions stay nested."""
     import torch  # takes seconds to import
 
     from transforms.restore import resample_to
 
-    share = resample_to(torch.from_numpy(mask.astype(np.float32))[None], own, target)[0]
+    share = resample_to(torch.from_numpy(mask.astype(np.float32))[None], source, target)[0]
     return np.asarray((share >= 0.5).numpy())

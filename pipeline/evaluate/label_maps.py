@@ -14,13 +14,13 @@ from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.folder_names import folder_name, unique_folder_names
+from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
 from data.output_names import MASK, REPORT, RUN_RECORD, result_paths
 from data.regular_file import read_json_object
 from pipeline.score.tables import read_columns, text_cell
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_EXTENSIONS = (".nii.gz", ".nii", ".mha", ".mhd")
 _SUFFIX = re.compile(r"[_-](seg|segm|segmentation|mask|label|pred|prediction)$", re.IGNORECASE)
 _REPORTED = ("model", "reason", "status", "seconds")
 _PROBABILITY = re.compile(r"_prob_[A-Z]+$")
@@ -49,7 +49,8 @@ def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap
     Parameters
     ----------
     root : Path
-        Nested (``<case>/<case>_seg.nii.gz``), flat (``<case>.nii.gz``), the output of a segmentation run, or a data set.
+        Nested (``<case>/<case>_seg.nii.gz``), flat (``<case>.nii.gz``), the output of a segmentation run, or a data
+        set.
     exclude : Path, optional
         A folder whose content is no input: an output folder that lies inside ``root``.
 
@@ -67,7 +68,7 @@ def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap
         try:
             cases = discover_cases(root, exclude=exclude)
         except UsageError as error:  # e.g. a flat folder of label maps: nothing in it is an image by its name
-            logger.debug("no layout for %s: %s", root, error)
+            log.debug("no layout for %s: %s", root, error)
             cases = []
         if not any(case.reference for case in cases):
             cases = _bare_label_maps(root, cases) or cases
@@ -91,7 +92,7 @@ def _from_report(root: Path) -> list[LabelMap]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        logger.warning("%s: not used (%s)", root / REPORT, getattr(error, "strerror", None) or error)
+        log.warning("%s: not used (%s)", root / REPORT, getattr(error, "strerror", None) or error)
         return []
     found = []
     run = _run_record(root)
@@ -187,7 +188,7 @@ def _bare_label_maps(root: Path, cases: Sequence[Case]) -> list[Case]:
         try:
             inside = sorted(entry.iterdir()) if entry.is_dir() else [entry]
         except OSError as error:
-            logger.warning("%s cannot be listed: %s", entry, error.strerror)
+            log.warning("%s cannot be listed: %s", entry, error.strerror)
             continue
         for path in inside:
             stem = _stem(path)
@@ -202,13 +203,21 @@ def _stem(path: Path) -> str:
 
     It is empty for hidden files, probabilities and what is no image.
     """
-    extension = next((e for e in _EXTENSIONS if path.name.lower().endswith(e)), None)
-    stem = "" if extension is None or path.name.startswith(".") else path.name[: -len(extension)]
-    return "" if _PROBABILITY.search(stem) else stem
+    stem, suffix = split_suffix(path.name)
+    is_label_map = suffix in VOLUME_SUFFIXES and not path.name.startswith(".") and not _PROBABILITY.search(stem)
+    return stem if is_label_map else ""
 
 
 def _bare_case(case_id: str, folder: Path, source: ImageSource | None, conventions: tuple[str, ...] = ()) -> Case:
-    return Case(case_id, folder, "label maps", "a file for each case, named after it", {}, source, conventions)
+    return Case(
+        case_id=case_id,
+        folder=folder,
+        layout="label maps",
+        layout_reason="a file for each case, named after it",
+        images={},
+        reference=source,
+        conventions=conventions,
+    )
 
 
 def by_patient(found: Sequence[LabelMap]) -> dict[str, list[LabelMap]]:

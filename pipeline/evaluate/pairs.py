@@ -13,9 +13,8 @@ from typing import Any
 
 from data.case import ImageSource
 from data.errors import InputError
-from data.find.recognise import ConventionChoice, choose_conventions
-from data.io.read import read_label_map
-from data.labels import CONVENTIONS, LabelConvention, count_labels, load_convention
+from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
+from data.labels import CONVENTIONS, LabelConvention, load_convention
 from pipeline.evaluate.label_maps import LabelMap, by_patient, find_label_maps, matched_by_folder_name
 from pipeline.score.tables import text_cell
 
@@ -117,7 +116,7 @@ def labels_of(source: ImageSource) -> Labels:
     There are none where it cannot be read, which costs that patient's row later.
     """
     try:
-        return tuple(count_labels(read_label_map(source).array))
+        return read_label_values(source)
     except InputError:
         return ()
 
@@ -145,20 +144,20 @@ def settle_conventions(
     if reference.name is None:
         why = "; ".join([reference.error or reference.reason, *reference.warnings])
         raise InputError(f"not scored: the convention of the reference is undecided: {why}")
-    its = load_convention(reference.name)
-    read_reference = (its, reference.reason)
+    expected = load_convention(reference.name)
+    read_reference = (expected, reference.reason)
     admitted = _admitted(pair)
-    if not its.unknown_labels(of_prediction) and (its.name in admitted or not admitted):
+    if not expected.unknown_labels(of_prediction) and (expected.spelling in admitted or not admitted):
         reason = prediction.reason if pair.asked else "the reference's, which its labels fit"
-        return (its, reason), read_reference
+        return (expected, reason), read_reference
     if prediction.name is not None:
         return (load_convention(prediction.name), prediction.reason), read_reference
     fitting = [name for name in CONVENTIONS if not load_convention(name).unknown_labels(of_prediction)]
     # With every label of its reference there, a further one is a stray; with one missing, it is another convention.
     if not fitting or set(of_reference) <= set(of_prediction):
-        return (its, "the reference's, as no other is evident"), read_reference
+        return (expected, "the reference's, as no other is evident"), read_reference
     raise InputError(
-        f"label convention of the prediction: its labels {_listed(of_prediction)} do not fit {its.name}, "
+        f"label convention of the prediction: its labels {_listed(of_prediction)} do not fit {expected.name}, "
         f"its reference's, and could be {', '.join(fitting)}; name it with --convention and the reference's with "
         "--reference-convention, or convert it"
     )
@@ -169,9 +168,9 @@ def _admitted(pair: Pair) -> tuple[str, ...]:
 
     They are empty when these say nothing.
     """
-    own = pair.predictions[0]
-    told = pair.asked or own.reported
-    return (told,) if told else own.case.conventions
+    mask = pair.predictions[0]
+    named = pair.asked or mask.reported
+    return (named,) if named else mask.case.conventions
 
 
 def _choose(

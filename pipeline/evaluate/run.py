@@ -1,6 +1,20 @@
 """Evaluation of two folders of label maps, predictions and references.
 
-It gives tables and a page of scores with a row for every patient.
+Every patient that is found on either side has a row. Where predictions hold the ``report.csv`` of a segmentation run,
+it says which file is whose, and in which label convention.
+
+- report.csv, one row a patient: one that is missing on a side, or cannot be scored, has status ``error`` and a reason;
+  a prediction with labels outside its convention, which count as background, has status ``warn``. ``seconds`` is what
+  the prediction took, where its run's report says so.
+- metrics.csv (a row for each patient and region), lesions.csv, detection.csv, summary.csv, report.html and
+  ``pictures/``.
+- Of several folders of predictions: a column ``system`` (the folder's name) in all tables, and comparison.csv and
+  comparison_cases.csv, which hold the first one against each other.
+
+Tables are written when all patients are done, each whole or not at all: nothing of an interrupted run is in them. The
+number of processes changes no byte of them; a script that asks for several needs the ``if __name__ == "__main__"`` of
+:mod:`multiprocessing`. A prediction on another grid is resampled region by region (linear, then .5), and its row says
+so as a warning; the same voxels stored in another order of axes are put in order, which changes none.
 """
 
 from __future__ import annotations
@@ -60,60 +74,32 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score every patient of two folders, and write tables and page.
 
-    Patients are matched by case id.
-
     Parameters
     ----------
     predictions, references : Path
-        Folders of label maps, each nested (``<case>/<case>_seg.nii.gz``), flat (``<case>.nii.gz``) or in any layout
-        that ``discover_cases`` knows. Where predictions hold the ``report.csv`` of a segmentation run, it
-        says which file is whose, and in which label convention.
+        Folders of label maps, matched by case id; see :func:`pipeline.evaluate.label_maps.find_label_maps`.
     output : Path
-        Folder for report.csv (one row a patient found on either side), metrics.csv (one a patient and region),
-        lesions.csv, detection.csv, summary.csv, report.html and ``pictures/``; made if missing. Nothing of an
-        interrupted run is in the tables: they are written when all patients are done, each whole or not at all.
+        Folder for the files of the module's docstring; made if missing.
     convention, reference_convention : str, optional
-        The label convention of predictions and of references; ``convention`` alone is that of both. A side's that is
-        not given is recognised, patient by patient; a prediction whose name says nothing takes its reference's where
-        its labels fit that.
+        Label convention of predictions and of references; ``convention`` alone is that of both. A side's that is not
+        given is recognised, patient by patient; see :func:`pipeline.evaluate.pairs.settle_conventions`.
     options : ScoreOptions, optional
         What is measured.
     compare : sequence of Path
-        Further folders of predictions for the same references. Tables then have a column ``system`` (the folder's
-        name), and comparison.csv and comparison_cases.csv hold the first one against each other.
+        Further folders of predictions for the same references.
     resample : bool
-        A prediction on another grid than its reference is resampled onto it, region by region (linear, then .5), and
-        its row says so as a warning; otherwise that patient is an error row. The same voxels stored in another order
-        of axes are put in order, which changes none.
+        Resample a prediction on another grid onto its reference's; otherwise that patient is an error row.
     workers : int, optional
-        1: this process. More: that many processes, whose number changes no byte of the tables; a script that asks for
-        them needs the ``if __name__ == "__main__"`` of :mod:`multiprocessing`. None: one for each CPU, but no more
-        than a quarter of the patients.
+        Processes; 1: this one. None: one for each CPU, but no more than a quarter of the patients.
     progress : callable, optional
         Called with each patient's row, in the order of the table, and with their number.
-    pictures : int
-        So many patients, those with the lowest mean Dice, get a picture (of each system).
-    interactive : sequence of str
-        Cases that the page shows in a viewer (the first system's masks); each is held in memory as masks.
+    pictures, interactive : int, sequence of str
+        Number of patients that get a picture, lowest mean Dice first; cases that the page shows in a viewer.
 
-    Returns
-    -------
-    DataFrame
-        The rows of report.csv. A patient that is missing on one side, or cannot be scored, has status ``error`` and a
-        reason; a prediction with labels outside its convention, which count as background, has status ``warn``.
-        ``seconds`` is what the prediction took, where its run's report says so.
-
-    Raises
-    ------
-    UsageError
-        When a folder is missing or holds no label map, ``output`` is one of the folders or another run's, or an option
-        cannot be.
-    ConventionError
-        When a convention is no known name.
+    Returns the rows of report.csv. Raises UsageError and ConventionError where a folder or an option cannot be.
     """
-    options, output = options or ScoreOptions(), Path(output)
-    folders = [Path(predictions), *(Path(folder) for folder in compare)]
-    references = Path(references)
+    options, output, references = options or ScoreOptions(), Path(output), Path(references)
+    folders = [Path(predictions), *map(Path, compare)]
     _check(folders, references, output, (convention, reference_convention), workers, pictures)
     systems = dict(zip(system_names(folders), folders, strict=True))
     conventions = (convention, reference_convention or convention)
@@ -123,15 +109,19 @@ def evaluate(
     with output_lock(output), _own_scores(output):
         remove_temporary_files(output, ["pictures"])
         tables = _score(tasks, output, workers, progress, compared=len(systems) > 1)
-        frames = tables.frames(options)
-        for name, frame in frames.items():
-            write_table(output / f"{name}.csv", frame)
-        if not compare:  # an older run's would be taken for this one's
-            for name in ("comparison", "comparison_cases"):
-                (output / f"{name}.csv").unlink(missing_ok=True)
+        frames = _write_tables(output, tables.frames(options), compared=bool(compare))
         drawn = draw_worst(tasks, frames["report"], output / "pictures", pictures, workers)
         write_evaluation_page(output, tasks, frames, drawn, shown)
     return frames["report"]
+
+
+def _write_tables(output: Path, frames: dict[str, pd.DataFrame], *, compared: bool) -> dict[str, pd.DataFrame]:
+    for name, frame in frames.items():
+        write_table(output / f"{name}.csv", frame)
+    if not compared:  # an older run's would be taken for this one's
+        for name in ("comparison", "comparison_cases"):
+            (output / f"{name}.csv").unlink(missing_ok=True)
+    return frames
 
 
 _TABLES = ("report", "metrics", "lesions", "summary", "detection", "comparison", "comparison_cases")

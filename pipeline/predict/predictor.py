@@ -14,7 +14,7 @@ from data.case import Case
 from data.errors import InputError, Mend, UsageError, advise
 from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_header
-from data.labels import load_convention
+from data.labels import convention_name, load_convention
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions
 from pipeline.config import RunConfig
 from pipeline.execute.stages import Stage
@@ -229,9 +229,7 @@ class Predictor:
         if self.configs[0].postprocess.watershed and flair is None:
             lacks.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
         if lost := [region for region in probabilities if region not in load_convention(convention).regions]:
-            fault = (
-                f"the label convention {convention} has no label for {', '.join(lost)}: measured, but not in the mask"
-            )
+            fault = f"the label convention {convention_name(convention)} has no label for {', '.join(lost)}: measured, but not in the mask"
             lacks.append(advise(fault, Mend.WRITE_ANOTHER_CONVENTION))
         return lacks
 

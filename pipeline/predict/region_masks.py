@@ -87,4 +87,4 @@ def to_labels(
         )
     label_map = written.to_label_map({r: masks[r] for r in kept})
     back = written.region_masks(label_map, kept)
-    return label_map, {r: back.get(r, masks[r]) for r in probabilities}, written.name
+    return label_map, {r: back.get(r, masks[r]) for r in probabilities}, written.spelling

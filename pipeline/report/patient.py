@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.labels import REGIONS, sort_regions
+from data.labels import REGIONS, convention_name, sort_regions
 from pipeline.report.pictures import EmbeddedImage, Picture, embed_pictures, thumbnail
 from pipeline.report.texts import Table, as_number, is_known, make_table, number, plain, seconds
 from pipeline.report.viewer import View, viewer_panel
@@ -229,6 +229,7 @@ def _facts(patient: Patient) -> dict[str, str]:
     for name in ("model", "convention", "folder"):
         values = [plain(row.get(name)) for row in patient.report] or [""]
         values = [*values, plain(details.get(name))] if not any(values) else values
+        values = list(map(convention_name, values)) if name == "convention" else values
         facts[name.capitalize()] = ", ".join(dict.fromkeys(value for value in values if value))
     return facts
 

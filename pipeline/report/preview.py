@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,8 @@ from data.case import ImageSource
 from data.errors import InputError
 from data.grid import Grid
 from data.io.read import read_volume, write_bytes_atomically
+from data.labels import Mask
+from data.references import voxels_on
 from data.visible import visible
 from pipeline.report.colours import NO_REGION_COLOUR, REGION_COLOURS, region_colour, rgb
 from transforms.postprocess import bounding_box, largest_component, union_box
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Mask = NDArray[np.bool_]
 
 # A name in letters that the font lacks is drawn with boxes; matplotlib would say so on the terminal, letter by letter.
 warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
@@ -90,10 +90,10 @@ def write_preview(
     references = reference_masks or {}
     # Cut first, then turned: a turned array is slow to go through where its axes run backwards.
     cut = _shown_box(background, [*masks.values(), *references.values()], grid.shape)
-    prediction = {region: _to_ras(mask[cut], grid) for region, mask in masks.items()}
-    reference = {region: _to_ras(mask[cut], grid) for region, mask in references.items()}
+    prediction = {region: grid.turn(mask[cut], "RAS") for region, mask in masks.items()}
+    reference = {region: grid.turn(mask[cut], "RAS") for region, mask in references.items()}
     empty = np.zeros([s.stop - s.start for s in cut], np.float32)
-    image = _to_ras(empty if background is None else background[cut], grid)
+    image = grid.turn(empty if background is None else background[cut], "RAS")
     full_shape, box = grid.reoriented("RAS").shape, _turned(cut, grid)
     centre = _shown_centre(image.shape, prediction, reference)
     planes = _planes_with_area(image.shape)
@@ -156,12 +156,6 @@ def printable(text: str) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def _to_ras(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    import nibabel as nib
-
-    return nib.orientations.apply_orientation(array, grid.orientation_to("RAS"))
-
-
 def _plane(array: NDArray[Any], index: int, axis: int) -> NDArray[Any]:
     """Return one plane, (up, across).
 
@@ -171,7 +165,7 @@ def _plane(array: NDArray[Any], index: int, axis: int) -> NDArray[Any]:
 
 
 def _turned(box: tuple[slice, ...], grid: Grid) -> list[slice]:
-    """Return the same box in the axes of :func:`_to_ras`."""
+    """Return the same box in the axes R, A, S."""
     turned = list(box)
     for cut, size, (axis, direction) in zip(box, grid.shape, grid.orientation_to("RAS"), strict=True):
         turned[int(axis)] = cut if direction > 0 else slice(size - cut.stop, size - cut.start)
@@ -262,7 +256,7 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def read_background(images: Mapping[str, ImageSource], grid: Grid) -> NDArray[np.float32] | None:
@@ -275,10 +269,8 @@ def read_background(images: Mapping[str, ImageSource], grid: Grid) -> NDArray[np
         try:
             volume = read_volume(images[modality])
         except InputError as error:
-            logger.debug("no background: %s", error)
+            log.debug("no background: %s", error)
             continue
-        aligned = volume.grid.reoriented(grid.orientation)
-        if aligned.matches(grid) if grid.spacing_known else aligned.shape == grid.shape:
-            turn = volume.grid.orientation_to(grid.orientation)
-            return nib.orientations.apply_orientation(volume.array, turn).astype(np.float32, copy=False)
+        if (turned := voxels_on(volume, grid)) is not None:
+            return turned.astype(np.float32, copy=False)
     return None

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from data.errors import UsageError
 from data.grid import Grid
+from data.labels import Mask
 from pipeline.report.colours import region_colour, rgb
 from pipeline.report.preview import largest_lesion_centre
 from pipeline.report.rendering import read_asset, render
 from transforms.postprocess import bounding_box
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

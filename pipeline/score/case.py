@@ -16,10 +16,11 @@ import numpy as np
 
 from data.errors import UsageError
 from data.grid import Grid
+from data.labels import Mask
 from pipeline.score import catalogue
 from pipeline.score.lesions import detection_scores, lesion_table
 from pipeline.score.lesionwise import LESIONWISE, lesionwise_sets
-from pipeline.score.metrics import PENALTY_MM, Mask, region_scores, volume_ml
+from pipeline.score.metrics import PENALTY_MM, region_scores, volume_ml
 
 __all__ = ["CaseScores", "ScoreOptions", "metric_columns", "score_case", "score_flags", "score_masks"]
 

@@ -38,13 +38,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from data.labels import Mask
+
 TIE = 1e-9
 """Lengths that differ by less than this share are equal: a mirrored image rounds its lengths differently."""
 
 BLOCK = 2**15
 """Pairs of corners that are looked at together: many slices of a small lesion, one of a large one."""
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

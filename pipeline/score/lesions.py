@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
+from data.labels import Mask
 from pipeline.score.diameters import AxialDiameters, axial_diameters, slice_axis
 from transforms.postprocess import bounding_box, label_components, union_box
 from transforms.watershed import split_touching
@@ -34,7 +35,6 @@ SIZE_CLASSES_ML = ((0.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, math.inf))
 _SPECK_VOXELS = 64
 """Of a lesion's box: the diameters of one so small are measured once for all of its shape."""
 
-Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
 
 

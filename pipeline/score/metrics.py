@@ -31,9 +31,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.labels import Mask
 from pipeline.score import catalogue
 from pipeline.score.compared import PENALTY_MM, TOLERANCE_MM, compare_region
-from pipeline.score.surfaces import Mask as Mask
 from pipeline.score.surfaces import boundary, surface_distances_mm
 
 __all__ = [

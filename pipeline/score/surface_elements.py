@@ -34,10 +34,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from data.labels import Mask
+
 NEAR_CELLS = 3
 """How far from an element, in cells, its neighbourhood is looked through before a KD-tree is asked. Speed alone."""
-
-Mask = NDArray[np.bool_]
 
 
 class WeightedDistances(NamedTuple):

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from data.labels import Mask
+
 REACH = 3
 """How far the neighbours are looked at, in voxels of the axis with the finest spacing: 123 places in a cube's grid."""
 
-Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
 
 

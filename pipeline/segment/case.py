@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.case import REFERENCE_ORDER, Case
+from data.case import GRID_ORDER, Case
 from data.errors import ConventionError, InputError, explain
 from data.io.read import (
-    NIFTI_SUFFIXES,
     Volume,
     read_header,
     read_volume,
@@ -26,6 +25,7 @@ from data.io.read import (
     write_label_map,
     write_probability,
 )
+from data.io.suffixes import NIFTI_SUFFIXES
 from data.output_names import MASK, PREVIEW, result_path
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
@@ -202,7 +202,7 @@ def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation)
 
     read = models[0].settings["modalities"]
     # The one image that is still at hand, see `pipeline.predict.predictor.Segmentation`.
-    shown = next(m for m in ("flair", *REFERENCE_ORDER, *read) if m in read and m in case.images)
+    shown = next(m for m in ("flair", *GRID_ORDER, *read) if m in read and m in case.images)
     prints = {shown: fingerprint(result.background, result.native.grid)}
     reasons = {model.name: why_seen(model.card, case.case_id, prints) for model in listing}
     return [

@@ -21,7 +21,7 @@ from pipeline.segment.task import CaseTask
 if TYPE_CHECKING:
     from pipeline.report.viewer import View
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def write_segment_page(
@@ -78,7 +78,7 @@ def _view(task: CaseTask, convention: str) -> View | None:
     try:
         mask = read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
     except InputError as error:
-        logger.warning("no view of %s: %s", task.case.case_id, error)
+        log.warning("no view of %s: %s", task.case.case_id, error)
         return None
     regions = load_convention(convention).region_masks(mask.array)
     return View(read_background(task.case.images, mask.grid), regions, mask.grid)

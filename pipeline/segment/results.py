@@ -106,5 +106,5 @@ def _write_labels(output: Path, conventions: Sequence[str]) -> None:
     """
     from pipeline.report.colours import write_label_descriptions
 
-    for number, name in enumerate(conventions):
-        write_label_descriptions(output, load_convention(name), "" if number == 0 else f"-{name}")
+    for number, convention in enumerate(map(load_convention, conventions)):
+        write_label_descriptions(output, convention, "" if number == 0 else f"-{convention.name}")

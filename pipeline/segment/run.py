@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from data.case import Case, ImageSource
+from data.case import Case
 from data.errors import UsageError
-from data.find.recognise import ConventionChoice, choose_conventions
+from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
 from data.folder_names import unique_folder_names
-from data.io.read import read_label_map
-from data.labels import count_labels, load_convention
+from data.labels import load_convention
 from data.output_names import REPORT
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
 from pipeline.execute.cluster import own_share
@@ -210,9 +210,7 @@ def _conventions(cases: Sequence[Case], options: SegmentOptions) -> dict[str, Co
     if models := _named_models(options):
         fallback = str(models[0].settings["convention"])
 
-    def labels(source: ImageSource) -> Collection[float]:
-        return count_labels(read_label_map(source, max_voxels=options.max_voxels).array)
-
+    labels = partial(read_label_values, max_voxels=options.max_voxels)
     return choose_conventions(cases, override=options.convention, fallback=fallback, read_labels=labels)
 
 

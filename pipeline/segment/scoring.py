@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
-from data.errors import InputError, Mend, advise, few
 from data.grid import Grid
-from data.io.read import read_header, read_label_map
+from data.io.read import read_label_map
 from data.io.write import write_text_atomically
-from data.labels import count_labels, load_convention
+from data.labels import Mask, load_convention
 from data.output_names import MASK, result_path
 from data.plausibility import reference_doubts
+from data.references import read_reference
 from pipeline.score.case import CaseScores, score_masks
 from pipeline.score.quality import quality_flags
 from pipeline.segment import identity
 from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, state_text
 from pipeline.segment.task import CaseTask, state_path
 
-Masks = Mapping[str, NDArray[np.bool_]]
+Masks = Mapping[str, Mask]
 
 
 def scored_again(task: CaseTask, state: CaseState) -> ReportRow | None:
@@ -82,10 +80,10 @@ def reference_masks(
     convention: str,
     regions: Collection[str],
     native: Grid,
-    brain: NDArray[np.bool_] | None,
+    brain: Mask | None,
     max_voxels: int,
     warnings: list[str],
-) -> dict[str, NDArray[np.bool_]] | None:
+) -> dict[str, Mask] | None:
     """Return the masks of the case's reference on the result's grid.
 
     None where it cannot be scored against; the reason goes to ``warnings``.
@@ -105,32 +103,12 @@ def reference_masks(
     """
     if case.reference is None:
         return None
-    labels = load_convention(convention)
-    name = case.reference.paths[0].name
-    try:
-        header = read_header(case.reference, max_voxels=max_voxels)
-        warnings += header.warnings
-        # Its header first: one of another grid, however large, is not unpacked.
-        if not header.grid.reoriented(native.orientation).matches(native):
-            warnings.append(
-                f"not scored: {name} lies on another grid ({header.grid.described()}) than the images "
-                f"({native.described()}); resample it onto theirs"
-            )
-            return None
-        reference = read_label_map(case.reference, max_voxels=max_voxels)
-    except InputError as error:
-        warnings.append(f"not scored: {error}")
+    found = read_reference(case.reference, native, load_convention(convention), max_voxels=max_voxels)
+    warnings += found.warnings
+    if found.doubt:
+        warnings.append(f"not scored: {found.doubt}")
         return None
-    except MemoryError:
-        warnings.append(f"not scored: {name}: there is not enough memory to read it; free some")
-        return None
-    warnings += reference.header.warnings
-    if unknown := labels.unknown_labels(count_labels(reference.array)):
-        fault = f"not scored: {name} holds the label {few(unknown)}, which {labels.name} does not know"
-        warnings.append(advise(fault, Mend.NAME_CONVENTION))
-        return None
-    array = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
-    truth = labels.region_masks(array)
+    truth, name = found.masks, case.reference.paths[0].name
     if brain is not None:
         warnings += reference_doubts(name, next(iter(truth.values())), brain)
     return {region: truth[region] for region in regions if region in truth}

@@ -230,5 +230,5 @@ def _read_case(entry: Mapping[str, Any]) -> ShardCase:
         ReportRow.from_json(entry["row"], case_id, folder),
         _DIGEST_OR_NONE.validate_python(entry["mask_sha256"]),
     )
-    case = Case(case_id, Path(), layout, "", images, None)
+    case = Case(case_id=case_id, folder=Path(), layout=layout, layout_reason="", images=images, reference=None)
     return ShardCase(_COUNT.validate_python(entry["index"]), case, folder, row, mask)

@@ -23,7 +23,8 @@ from pydantic import (
     create_model,
 )
 
-from data.labels import CONVENTIONS, REGIONS
+from data.errors import ConventionError
+from data.labels import REGIONS, load_convention
 from data.output_names import MASK, result_path
 from data.regular_file import read_json
 from pipeline.score import catalogue
@@ -109,9 +110,16 @@ class ReportRow(BaseModel):
                 raise ValueError(f"{name[:80]!r} is no column of report.csv")
             if known.is_count and not (number is None or (float(number).is_integer() and number >= 0)):
                 raise ValueError(f"{name} is no number of voxels")
-        if row.convention not in ("", *CONVENTIONS):
-            raise ValueError("convention: is none of ours")
+        if row.convention:
+            _require_convention(row.convention)
         return row.model_copy(update={"case": case_id or row.case, "folder": folder or row.folder})
+
+
+def _require_convention(spelling: str) -> None:
+    try:
+        load_convention(spelling)
+    except ConventionError as error:
+        raise ValueError(f"convention: {error}") from None
 
 
 _REGION_COLUMNS = [column for column in metric_columns(ScoreOptions()) if column not in ("case", "region")]

@@ -20,12 +20,13 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
-from data.errors import InputError, few
-from data.find.recognise import SAY_CONVENTION, ConventionChoice, choose_conventions
+from data.errors import InputError
+from data.find.recognise import SAY_CONVENTION, ConventionChoice, choose_conventions, read_label_values
 from data.grid import Grid
 from data.io.metaimage import read_metaimage
 from data.io.read import MAX_VOXELS, read_label_map
 from data.labels import count_labels, load_convention
+from data.references import strange_labels
 from data.same_patient import known_as
 from pipeline.array_cache import array_path, file_digest, open_array, write_array
 from pipeline.config import RunConfig
@@ -179,7 +180,7 @@ def label_values(source: ImageSource, name: str, cache: Path) -> list[float]:
     values = open_array(path, np.float64, (None,))
     if values is None:
         # 0 stands first, so that the array of an empty reference is not empty.
-        values = np.array([0.0, *sorted(count_labels(read_label_map(source).array))])
+        values = np.array([0.0, *sorted(read_label_values(source))])
         write_array(path, values)
     return [float(value) for value in values[1:]]
 
@@ -218,11 +219,8 @@ def region_shares(
         A label is none of the convention's, or a region lies outside the working grid; names the case.
     """
     its = load_convention(convention)
-    if unknown := its.unknown_labels(count_labels(label_map)):
-        raise InputError(
-            f"{name}: its reference holds the label {few(unknown)}, which {convention} does not know; correct it, name "
-            "its convention, or leave the case out"
-        )
+    if doubt := strange_labels(count_labels(label_map), its):
+        raise InputError(f"{name}: its reference {doubt}; correct it, name its convention, or leave the case out")
     told = [region for region in config.regions if region in its.regions]
     masks = its.region_masks(label_map, told)
     shares = torch.full((len(config.regions), *working.shape), torch.nan)

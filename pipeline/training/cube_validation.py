@@ -140,4 +140,11 @@ def _as_case(cube: LesionCube) -> Iterator[Case]:
         }
         for source, image in zip(images.values(), cube.images, strict=True):
             nib.save(nib.Nifti1Image(image, cube.grid.affine), source.paths[0])
-        yield Case(cube.name, Path(name), "cube", "one lesion of BraTS 2020", images, None)
+        yield Case(
+            case_id=cube.name,
+            folder=Path(name),
+            layout="cube",
+            layout_reason="one lesion of BraTS 2020",
+            images=images,
+            reference=None,
+        )

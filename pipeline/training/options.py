@@ -104,7 +104,7 @@ def _written_convention(recipe: Mapping[str, Any], convention: LabelConvention) 
             f"({', '.join(lacking)}); name another, or take a recipe with {' or '.join(convention.regions)}"
         )
     if not lacking:
-        return convention.name
+        return convention.spelling
     log.warning(
         "--convention %s: does not tell %s: unknown in the references, and the model writes %s",
         convention.name,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import nn
@@ -18,8 +17,8 @@ from torch.utils.data import default_collate
 from data.case import Case
 from data.errors import InputError
 from data.find.recognise import ConventionChoice, choose_conventions
-from data.io.read import read_label_map
-from data.labels import count_labels, load_convention
+from data.labels import load_convention
+from data.references import read_reference
 from networks.losses import build_loss, supervised_loss
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig
@@ -56,9 +55,7 @@ def references(cases: Sequence[Case], config: RunConfig, convention: str | None 
     data.errors.ConventionError
         There is no such convention.
     """
-    choices = choose_conventions(
-        cases, override=convention, read_labels=lambda source: count_labels(read_label_map(source).array)
-    )
+    choices = choose_conventions(cases, override=convention)
     settled = []
     for case in cases:
         choice = choices[case.case_id]
@@ -127,14 +124,10 @@ def _scores(predictor: Predictor, patient: Reference) -> dict[str, float | str]:
     assert patient.case.reference is not None  # references() has looked
     convention = load_convention(patient.convention)
     told = [region for region in predictor.regions if region in convention.regions]
-    reference, native = read_label_map(patient.case.reference), segmentation.native.grid
-    if not reference.grid.reoriented(native.orientation).matches(native):
-        raise InputError(
-            f"{patient.case.case_id}: {reference.header.path.name} lies on another grid ({reference.grid.described()}) "
-            f"than the images ({native.described()}); resample it onto theirs, or leave the case out"
-        )
-    turned = nib.orientations.apply_orientation(reference.array, reference.grid.orientation_to(native.orientation))
-    masks = convention.region_masks(turned, told)
+    reference = read_reference(patient.case.reference, segmentation.native.grid, convention, told)
+    if reference.doubt:
+        raise InputError(f"{patient.case.case_id}: {reference.doubt}, or leave the case out")
+    masks = reference.masks
     row: dict[str, float | str] = {"case": patient.case.case_id}
     for region in told:
         for name, score in overlap_scores(segmentation.masks[region], masks[region]).items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.case import REFERENCE_ORDER
+from data.case import GRID_ORDER
 from data.errors import InputError
 from data.io.header import ImageHeader
 from pipeline.predict.memory.machine import available_bytes, give_back, workers
@@ -89,7 +89,7 @@ def stages(
                 more
                 for each pass on the first's, one of those on the second's, and 8 R W for putting both together
     """
-    native = next(headers[m] for m in (*REFERENCE_ORDER, *headers) if m in headers).grid
+    native = next(headers[m] for m in (*GRID_ORDER, *headers) if m in headers).grid
     voxels, regions = math.prod(native.shape), len(models[0].config.regions)
     members = sum(len(passes(model.config, tta)) for model in models)
     result = dict.fromkeys(("read", "preprocess", "network", "restore"), 0)

@@ -107,7 +107,16 @@ def _phantom(
     )
     phantom = draw_patient(seed, 1.0, contrast=contrast, lesions=config.training.sampling.phantom_lesions, **tumour)
     name = f"phantom-{seed}"
-    header = ImageHeader(Path(name), phantom.grid, "int16", 1, sform_code=1, qform_code=1, qform=None, xyzt_units=2)
+    header = ImageHeader(
+        path=Path(name),
+        grid=phantom.grid,
+        dtype="int16",
+        channels=1,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2,
+    )
     meta = {"header": np.array(header, dtype=object)}  # as LoadVolumesd passes it on
     affine = torch.as_tensor(phantom.grid.affine.copy())
     images = {

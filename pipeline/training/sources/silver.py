@@ -79,7 +79,15 @@ def _found(folder: Path) -> tuple[Case, list[Path]]:
     masks = sorted((folder / "segmentation").glob("*.nii.gz"))
     if not masks:
         raise InputError(f"{folder}: holds no segmentation/*.nii.gz; leave the patient out")
-    return Case(folder.name, folder, "silver", "by its folders' names", images, None), masks
+    case = Case(
+        case_id=folder.name,
+        folder=folder,
+        layout="silver",
+        layout_reason="by its folders' names",
+        images=images,
+        reference=None,
+    )
+    return case, masks
 
 
 def _on_working_grid(case: Case, masks: Sequence[Path], config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import numpy as np
 
 from data.case import Case, ImageSource
 from data.errors import InputError, SegmentationError
-from data.find.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, split_extension
-from data.find.recognise import ConventionChoice, choose_conventions
-from data.io.read import read_header, read_label_map
-from data.labels import count_labels
+from data.find.naming import MODALITIES, REFERENCE
+from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
+from data.io.read import read_header
+from data.io.suffixes import SLICE_SUFFIXES, split_suffix
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
 from pipeline.web.compute.advice import FOLDER, SAY_CONVENTION, for_page, shown_names, with_names
@@ -38,7 +39,7 @@ def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = F
         if source["role"] is not None:
             paths = [FILES / name for name in source["files"]]
             if linked and len(paths) == 1 and source["channel"] is None:
-                paths = [_link(paths[0], folder / (source["role"] + split_extension(paths[0].name)[1]))]
+                paths = [_link(paths[0], folder / (source["role"] + split_suffix(paths[0].name)[1]))]
             images[source["role"]] = ImageSource(tuple(paths), source["channel"])
     reference = images.pop(REFERENCE, None)
     ordered = {modality: images[modality] for modality in MODALITIES if modality in images}
@@ -46,9 +47,15 @@ def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = F
     if reference is None and record["convention"] not in (None, *conventions):
         conventions = ()  # the names left the convention open; _convention decided it
     return Case(
-        record["name"], Path(FOLDER), record["layout"], record["layout_reason"], ordered, reference,
-        conventions, (), tuple(record["notes"]),
-    )  # fmt: skip
+        case_id=record["name"],
+        folder=Path(FOLDER),
+        layout=record["layout"],
+        layout_reason=record["layout_reason"],
+        images=ordered,
+        reference=reference,
+        conventions=conventions,
+        warnings=tuple(record["notes"]),
+    )
 
 
 def _link(stored: Path, path: Path) -> Path:
@@ -144,9 +151,7 @@ def _no_model(models: Sequence[Checkpoint], case: Case) -> str:
 
 
 def _convention(case: Case, model: Checkpoint | None, max_voxels: int) -> ConventionChoice:
-    def labels(source: ImageSource) -> Any:
-        return count_labels(read_label_map(source, max_voxels=max_voxels).array)
-
+    labels = partial(read_label_values, max_voxels=max_voxels)
     fallback = str(model.settings["convention"]) if model else None
     choices = choose_conventions([case], fallback=fallback, read_labels=labels, way_out=SAY_CONVENTION)
     choice = choices[case.case_id]
@@ -161,7 +166,7 @@ def _unknown_spacing(case: Case, seen: dict[str, Any]) -> list[str]:
     for role, source in case.images.items():
         image = seen["images"][role]
         if image["shape"] and image["spacing_mm"] is None:
-            slices = split_extension(source.paths[0].name)[1] in SLICE_EXTENSIONS
+            slices = split_suffix(source.paths[0].name)[1] in SLICE_SUFFIXES
             what, lie = ("slices", "the slices lie") if slices else ("images", "they are stored")
             return [
                 f"the {what} carry no voxel size and no orientation: volumes are in voxels, and left and right are as "

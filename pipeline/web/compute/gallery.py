@@ -74,7 +74,16 @@ def write_example(example_id: str, folder: Path) -> None:
     if entry is None:
         raise UsageError(f"there is no example {example_id!r}; the gallery has {', '.join(e.id for e in GALLERY)}")
     phantom = make_phantom(entry.seed, shape=SHAPE, spacing_mm=SPACING_MM, lesions=entry.lesions)
-    like = ImageHeader(folder, phantom.grid, "int16", 1, sform_code=1, qform_code=1, qform=None, xyzt_units=2)
+    like = ImageHeader(
+        path=folder,
+        grid=phantom.grid,
+        dtype="int16",
+        channels=1,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2,
+    )
     for source in example_sources(entry):
         path = folder / source.files[0]
         if source.role == "reference":

@@ -29,6 +29,7 @@ from data.folder_names import unique_folder_names
 from data.io.read import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
 from data.output_names import MASK, PREVIEW, REPORT, RUN_RECORD, result_path, result_paths, state_file
+from data.references import strange_labels
 from data.regular_file import read_json_object
 from pipeline.execute.lock import remove_temporary_files
 from pipeline.execute.stages import Stage
@@ -255,11 +256,8 @@ def take_edit(request: Request) -> dict[str, Any]:
                 f"({mask.grid.described()}); save it on the mask's own grid"
             )
         convention = load_convention(request["convention"])
-        if unknown := convention.unknown_labels(count_labels(edited.array)):
-            raise InputError(
-                f"the edited mask holds the label {unknown[0]}, which {convention.name} does not know; "
-                f"use {', '.join(map(str, convention.labels))}"
-            )
+        if doubt := strange_labels(count_labels(edited.array), convention):
+            raise InputError(f"the edited mask {doubt}; use {', '.join(map(str, convention.labels))}")
     except InputError as error:
         raise InputError(with_places(explain(error, words=PAGE), {str(upload): "the edited mask"})) from None
     finally:

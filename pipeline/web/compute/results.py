@@ -19,21 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.case import ImageSource
 from data.errors import InputError
 from data.grid import Grid
 from data.io.read import Volume, atomic_write, read_label_map
-from data.labels import LabelConvention, load_convention
+from data.labels import LabelConvention, Mask, load_convention
+from data.references import voxels_on
 from data.regular_file import read_regular_file
 from pipeline.report.colours import label_colours, region_colour
 from pipeline.score.case import score_masks
 from pipeline.score.tables import LARGEST_TABLE
 from pipeline.web.compute.advice import for_page
-from pipeline.web.compute.view import lesion_centres, turned, write_view
+from pipeline.web.compute.view import lesion_centres, write_view
 
-Mask = NDArray[np.bool_]
 ZIP_NAME = "everything.zip"
 SHOWN_LESIONS = 100
 """Largest number per region; lesions.csv has them all."""
@@ -212,7 +211,7 @@ def _reference_masks(
         volume = read_label_map(reference, max_voxels=max_voxels)
     except InputError:
         return None
-    array = turned(volume, mask.grid)
+    array = voxels_on(volume, mask.grid)
     return None if array is None else convention.region_masks(array)
 
 

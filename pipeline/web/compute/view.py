@@ -17,12 +17,12 @@ from data.errors import InputError
 from data.find.naming import MODALITIES
 from data.grid import Grid
 from data.io.read import Volume, read_volume, write_bytes_atomically
+from data.labels import Mask
+from data.references import voxels_on
 from pipeline.report.colours import region_colour
 from pipeline.report.preview import largest_lesion_centre
 from pipeline.score.lesions import find_lesions
 from transforms.postprocess import bounding_box
-
-Mask = NDArray[np.bool_]
 
 
 def write_view(
@@ -77,7 +77,7 @@ def _backgrounds(images: Mapping[str, ImageSource], grid: Grid, max_voxels: int)
             volume = read_volume(images[modality], max_voxels=max_voxels)
         except InputError:  # the run's warnings name it
             continue
-        array = turned(volume, grid)
+        array = voxels_on(volume, grid)
         if array is None and grid.spacing_known and volume.grid.spacing_known:
             import torch
 
@@ -123,17 +123,6 @@ def _write(
     image.header.set_data_offset(352)
     raw = image.header.binaryblock + b"\0" * 4 + array.tobytes(order="F")
     write_bytes_atomically(path, gzip.compress(raw, compresslevel=4, mtime=0))
-
-
-def turned(volume: Volume, grid: Grid) -> NDArray[Any] | None:
-    """Return the voxels in the order of ``grid``.
-
-    None where they are not the same voxels.
-    """
-    aligned = volume.grid.reoriented(grid.orientation)
-    if not (aligned.matches(grid) if grid.spacing_known else aligned.shape == grid.shape):
-        return None
-    return nib.orientations.apply_orientation(volume.array, volume.grid.orientation_to(grid.orientation))
 
 
 _NEAR_MM = 0.01

@@ -17,9 +17,10 @@ from pathlib import Path
 from data.case import Case, ImageSource
 from data.errors import InputError
 from data.find.discover import cases_of_names
-from data.find.naming import MODALITIES, REFERENCE, SLICE_EXTENSIONS, match_volume, split_extension
+from data.find.naming import MODALITIES, REFERENCE, match_volume
 from data.find.places import Names
 from data.io.read import read_header
+from data.io.suffixes import SLICE_SUFFIXES, split_suffix
 from pipeline.web.compute.advice import with_places
 from pipeline.web.intake.unpack import MAX_ENTRIES, is_archive, unpack_zip
 from pipeline.web.names import Received, clean_name, quoted
@@ -85,7 +86,7 @@ def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, ma
     stored = [_kept(item, folder, number) for number, item in enumerate(usable, 1)]
     for item in unused:
         item.path.unlink()
-    if not any(split_extension(item.name)[1] for item in stored):
+    if not any(split_suffix(item.name)[1] for item in stored):
         raise InputError(_nothing([item.name for item in unused]))
     found = recognise(stored, folder, label, max_voxels)
     notes += [f"not used: {_listed([item.name for item in unused])}"] if unused else []
@@ -94,14 +95,14 @@ def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, ma
 
 def _is_used(item: Received) -> bool:
     """Return whether a file is an image by its name, or a `dataset.json`."""
-    extension = split_extension(item.name)[1]
+    extension = split_suffix(item.name)[1]
     if extension == ".mhd":
         raise InputError(f"{quoted(item.name)}: a .mhd keeps its voxels in another file; save it as .mha or .nii.gz")
     return bool(extension) or (os.path.basename(item.name) == _INDEX and item.path.stat().st_size <= _MAX_INDEX_BYTES)
 
 
 def _kept(item: Received, folder: Path, number: int) -> Stored:
-    kept = Stored(item.name, f"f{number:04d}{split_extension(item.name)[1] or '.json'}")
+    kept = Stored(item.name, f"f{number:04d}{split_suffix(item.name)[1] or '.json'}")
     item.path.rename(folder / kept.file)
     return kept
 
@@ -250,7 +251,7 @@ def _name(case: Case | None, label: str, sources: Sequence[Source]) -> str:
     """
     if case is not None and case.case_id != label:
         return case.case_id
-    stems = [split_extension(os.path.basename(source.name))[0] for source in sources if len(source.files) == 1]
+    stems = [split_suffix(os.path.basename(source.name))[0] for source in sources if len(source.files) == 1]
     begun = {match.patient for stem in stems if (match := match_volume(stem)) and match.patient}
     if label != NAMELESS:
         return label
@@ -269,7 +270,7 @@ def _source(number: int, items: Sequence[Stored], channel: int | None, role: str
     if len(items) > 1:
         name = f"{name} and {len(items) - 1} more slices"
     if channel is not None:
-        what = "band" if split_extension(items[0].name)[1] in SLICE_EXTENSIONS else "volume"
+        what = "band" if split_suffix(items[0].name)[1] in SLICE_SUFFIXES else "volume"
         name = f"{name}, {what} {channel + 1}"
     return Source(str(number), name, tuple(item.file for item in items), channel, role, role)
 

@@ -1,0 +1,115 @@
+"""References on the grid of their images, and the doubts that forbid their use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from data.case import ImageSource
+from data.errors import InputError, Mend, advise, few
+from data.grid import Grid
+from data.io.read import MAX_VOXELS, Volume, read_header, read_label_map
+from data.labels import LabelConvention, Mask, count_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceMasks:
+    """Masks of a reference on a wanted grid, or a doubt.
+
+    The doubt forbids the reference's use.
+
+    Parameters
+    ----------
+    masks : mapping of str to (d1, d2, d3) bool
+        Region to mask; empty where there is a doubt.
+    doubt : str
+        One sentence without its end, which says what to do; empty where there is none.
+    warnings : tuple of str
+        Of the file's header.
+    """
+
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    doubt: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def read_reference(
+    source: ImageSource,
+    grid: Grid,
+    convention: LabelConvention,
+    regions: Collection[str] | None = None,
+    *,
+    max_voxels: int = MAX_VOXELS,
+) -> ReferenceMasks:
+    """Read a reference and turn its masks to the grid of its images.
+
+    Parameters
+    ----------
+    source : ImageSource
+    grid : Grid
+        Of the images. The reference may be stored in another order of axes, which changes no voxel.
+    convention : LabelConvention
+        Of the reference.
+    regions : collection of str, optional
+        Those that are wanted; by default all of the convention's.
+    max_voxels : int
+        As in `data.io.read.read_header`.
+
+    Returns
+    -------
+    ReferenceMasks
+        With a doubt where the file cannot be read, lies on another grid, or holds labels of another convention.
+    """
+    name = source.paths[0].name
+    warnings: tuple[str, ...] = ()
+    try:
+        header = read_header(source, max_voxels=max_voxels)
+        warnings = header.warnings
+        # Its header first: one of another grid, however large, is not unpacked.
+        if doubt := other_grid(header.grid, grid):
+            return ReferenceMasks(doubt=f"{name} {doubt}; resample it onto theirs", warnings=warnings)
+        volume = read_label_map(source, max_voxels=max_voxels)
+    except InputError as error:
+        return ReferenceMasks(doubt=str(error), warnings=warnings)
+    except MemoryError:
+        return ReferenceMasks(doubt=f"{name}: there is not enough memory to read it; free some", warnings=warnings)
+    warnings = volume.header.warnings
+    if doubt := strange_labels(count_labels(volume.array), convention):
+        return ReferenceMasks(doubt=advise(f"{name} {doubt}", Mend.NAME_CONVENTION), warnings=warnings)
+    turned = volume.grid.turn(volume.array, grid.orientation)
+    return ReferenceMasks(masks=convention.region_masks(turned, regions), warnings=warnings)
+
+
+def other_grid(grid: Grid, images: Grid) -> str:
+    """Return the doubt on a label map that lies on another grid.
+
+    It is empty where it does not.
+    """
+    if grid.holds_voxels_of(images):
+        return ""
+    return f"lies on another grid ({grid.described()}) than the images ({images.described()})"
+
+
+def strange_labels(labels: Collection[float], convention: LabelConvention) -> str:
+    """Return the doubt on labels that a convention does not know.
+
+    It is empty where there are none.
+
+    ``labels`` may be a mapping to numbers of voxels; 0 is no label.
+    """
+    unknown = convention.unknown_labels(labels)
+    return f"holds the label {few(unknown)}, which {convention.name} does not know" if unknown else ""
+
+
+def voxels_on(volume: Volume, grid: Grid) -> NDArray[Any] | None:
+    """Return the voxels, (d1, d2, d3), in the order of axes of ``grid``; None where they are others.
+
+    Where ``grid`` gives no voxel size there is no place to compare, only the number of voxels.
+    """
+    turned = volume.grid.reoriented(grid.orientation)
+    if not (turned.matches(grid) if grid.spacing_known else turned.shape == grid.shape):
+        return None
+    return volume.grid.turn(volume.array, grid.orientation)
