@@ -12,7 +12,8 @@ import pytest
 import scipy.ndimage as ndi
 import torch
 
-from transforms.augment import RandChanged, RandMoved, crop_size, slices_as_channels, training_chain
+from transforms.augment.chain import RandChanged, RandMoved, crop_size, training_chain
+from transforms.planes import slices_as_channels
 
 NOTHING: dict[str, Any] = {
     "rotate_degrees": 0.0,

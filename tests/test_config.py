@@ -17,7 +17,7 @@ from data.strict_yaml import line_of
 from networks import build_network
 from networks.losses import build_loss
 from pipeline.config import RECIPES, AugmentConfig, load_recipe, parse_config
-from transforms.augment import training_chain
+from transforms.augment.chain import training_chain
 
 RECIPE_FILES = sorted(RECIPES.glob("*.yaml"))
 

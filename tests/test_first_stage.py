@@ -14,7 +14,7 @@ from pipeline.training.cached import TrainingCase
 from pipeline.training.sampling import PatchDataset
 from tests.conftest import cascade_settings
 from tests.test_sampling import STILL
-from transforms.augment import crop_size, training_chain
+from transforms.augment.chain import crop_size, training_chain
 from transforms.first_stage import disturbed, simulated_first_stage, smooth_field
 
 

@@ -18,7 +18,7 @@ from data.errors import UsageError
 from pipeline.config import RunConfig, parse_config
 from pipeline.training.cached import TrainingCase
 from pipeline.training.sampling import PatchDataset, _may_give, _may_take
-from transforms.crops import crop_around
+from transforms.augment.crops import crop_around
 
 STILL: dict[str, Any] = {
     "rotate_degrees": 0,

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transforms.donor import REACH, Donor, is_whole, make_donor
-from transforms.transplant import FADE, Placement, clear_of_faces, draw_placement, transplant
+from transforms.augment.donor import REACH, Donor, is_whole, make_donor
+from transforms.augment.placement import FADE, Placement, clear_of_faces, draw_placement
+from transforms.augment.transplant import transplant
 
 N = 2
 """Images; two regions follow."""

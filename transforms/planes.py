@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch takes seconds to import
     import torch
 
+import torch
+
 ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}
 """The letters of the axis across which the slices of a plane lie."""
 
@@ -81,3 +83,28 @@ def axes_of(shape: Sequence[int], slice_axes: Sequence[int]) -> tuple[int, ...]:
     The volume is (d1, d2, d3). ``slice_axes``, but a single slice has only its own.
     """
     return (2,) if shape[2] == 1 else tuple(slice_axes)
+
+
+def slices_as_channels(volume: torch.Tensor, context: int, step: int = 1) -> torch.Tensor:
+    """Give every slice its neighbours as channels.
+
+    Parameters
+    ----------
+    volume : (batch, modalities, d1, d2, d3) tensor
+    context : int
+        Neighbours on each side; beyond the ends the last slice is repeated.
+    step : int
+        Slices from one neighbour to the next.
+
+    Returns
+    -------
+    (batch, modalities * (2 * context + 1), d1, d2, d3) tensor
+        The slices of one modality stay together, in ascending order.
+    """
+    if context == 0:
+        return volume
+    depth = volume.shape[-1]
+    at = torch.arange(depth, device=volume.device)
+    offsets = range(-context * step, context * step + 1, step)
+    shifted = [volume[..., (at + k).clamp(0, depth - 1)] for k in offsets]
+    return torch.stack(shifted, dim=2).flatten(1, 2)

@@ -32,7 +32,7 @@ from data.case import Case
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
-from transforms.augment import slices_as_channels
+from transforms.planes import slices_as_channels
 
 SIZES = (2048, 3072, 4096)
 """Rows and columns of the matrices that the peak is measured with."""

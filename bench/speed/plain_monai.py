@@ -38,7 +38,7 @@ from data.case import Case
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
-from transforms.augment import slices_as_channels
+from transforms.planes import slices_as_channels
 
 LARGEST_WINDOW = 128
 OVERLAP = 0.5

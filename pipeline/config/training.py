@@ -42,7 +42,7 @@ class AugmentConfig(Strict):
     missing_modality: Share = 0.0
     """Chance that a sample lacks one modality."""
     transplant: Share = 0.0
-    """Chance that a patient's sample shows a lesion of another patient, put into the brain (transforms.transplant)."""
+    """Chance that a patient's sample shows a lesion of another patient, put into the brain (transforms.augment.transplant)."""
     transplant_scale: tuple[Scale, Scale] | None = None
     """Least and most size of a transplanted lesion, 1 as it was, drawn log-uniformly; null: about 1, from .78 to
     1.28."""
@@ -61,7 +61,7 @@ class AugmentConfig(Strict):
 
     @property
     def of_the_patch(self) -> dict[str, Any]:
-        """Options of :func:`transforms.augment.training_chain`.
+        """Options of :func:`transforms.augment.chain.training_chain`.
 
         They are all but those of the steps before a patch is cut out.
         """

@@ -21,8 +21,7 @@ from data.errors import SegmentationError, UsageError
 from pipeline.config import RunConfig
 from pipeline.predict.device import free_card_bytes, out_of_memory
 from pipeline.predict.passes import Pass, passes
-from transforms.augment import slices_as_channels
-from transforms.planes import turned, turned_back, turning, turning_back
+from transforms.planes import slices_as_channels, turned, turned_back, turning, turning_back
 
 log = logging.getLogger(__name__)
 

@@ -107,7 +107,7 @@ def _by_name(
 def _inputs(config: RunConfig) -> list[tuple[str, int]]:
     """Return image and offset of the slice of every input channel.
 
-    See transforms.augment.slices_as_channels.
+    See transforms.planes.slices_as_channels.
     """
     context, step = config.window.context, config.window.context_step
     return [(image, offset * step) for image in config.inputs for offset in range(-context, context + 1)]

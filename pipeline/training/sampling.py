@@ -16,16 +16,17 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from data.errors import UsageError
-from transforms.augment import crop_size, training_chain
-from transforms.donor import Donor, is_whole, make_donor
+from transforms.augment.chain import crop_size, training_chain
+from transforms.augment.donor import Donor, is_whole, make_donor
+from transforms.augment.placement import clear_of_faces, draw_placement
+from transforms.augment.transplant import transplant
 from transforms.first_stage import simulated_first_stage
 from transforms.planes import axes_of, turned, turning, turning_back
-from transforms.transplant import clear_of_faces, draw_placement, transplant
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, SamplingConfig
     from pipeline.training.cached import TrainingCase
-from transforms.crops import crop_slices, crop_volume
+from transforms.augment.crops import crop_slices, crop_volume
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Lesions cut out of a volume, to be put into another brain.
 
-See transforms.transplant.
+See transforms.augment.transplant.
 """
 
 from __future__ import annotations

@@ -11,23 +11,32 @@ patch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.ndimage as ndi
 import torch
 import torch.nn.functional as F
 from monai.transforms import Compose, RandomizableTransform
-from monai.utils.misc import MAX_SEED
+
+from transforms.augment.changes import (
+    Change,
+    at_low_resolution,
+    blurred,
+    brightened,
+    enlarged,
+    left_out,
+    one_modality,
+    with_bias_field,
+    with_contrast,
+    with_gamma,
+    with_noise,
+)
 
 MARGIN = 0.15
 """A crop has this share of the patch more on each side, for the corners of a patch that is rotated by 15 degrees."""
-
 Sample = dict[Hashable, Any]
-Random = np.random.RandomState
-Change = Callable[[torch.Tensor, Random], torch.Tensor]
 
 
 def crop_size(spatial_dims: int, patch: Sequence[int], context: int = 0) -> tuple[int, int, int]:
@@ -39,31 +48,6 @@ def crop_size(spatial_dims: int, patch: Sequence[int], context: int = 0) -> tupl
     # it.
     sizes = [n + 2 * math.ceil(MARGIN * n) for n in patch]
     return (*sizes, 2 * context + 1) if spatial_dims == 2 else tuple(sizes)  # type: ignore[return-value]
-
-
-def slices_as_channels(volume: torch.Tensor, context: int, step: int = 1) -> torch.Tensor:
-    """Give every slice its neighbours as channels.
-
-    Parameters
-    ----------
-    volume : (batch, modalities, d1, d2, d3) tensor
-    context : int
-        Neighbours on each side; beyond the ends the last slice is repeated.
-    step : int
-        Slices from one neighbour to the next.
-
-    Returns
-    -------
-    (batch, modalities * (2 * context + 1), d1, d2, d3) tensor
-        The slices of one modality stay together, in ascending order.
-    """
-    if context == 0:
-        return volume
-    depth = volume.shape[-1]
-    at = torch.arange(depth, device=volume.device)
-    offsets = range(-context * step, context * step + 1, step)
-    shifted = [volume[..., (at + k).clamp(0, depth - 1)] for k in offsets]
-    return torch.stack(shifted, dim=2).flatten(1, 2)
 
 
 def training_chain(
@@ -101,21 +85,18 @@ def training_chain(
     """
     # One sequence of an examination is often worse than the others, or not there at all: those strike one modality.
     changes: list[tuple[float, float, Change]] = [
-        (blur, 0.1, partial(_blurred, largest=blur)),
-        (low_resolution, low_resolution, partial(_one_modality, change=_at_low_resolution)),
-        (bias_field, 1 / 3, partial(_with_bias_field, deviation=bias_field)),
-        (contrast, 0.7, partial(_with_contrast, largest=contrast)),
-        (brightness, 0.7, partial(_brightened, largest=brightness)),
-        (gamma, 1 / 3, partial(_with_gamma, largest=gamma)),
-        (noise, 1 / 3, partial(_with_noise, largest=noise)),
-        (missing_modality, missing_modality, partial(_one_modality, change=_left_out)),
+        (blur, 0.1, partial(blurred, largest=blur)),
+        (low_resolution, low_resolution, partial(one_modality, change=at_low_resolution)),
+        (bias_field, 1 / 3, partial(with_bias_field, deviation=bias_field)),
+        (contrast, 0.7, partial(with_contrast, largest=contrast)),
+        (brightness, 0.7, partial(brightened, largest=brightness)),
+        (gamma, 1 / 3, partial(with_gamma, largest=gamma)),
+        (noise, 1 / 3, partial(with_noise, largest=noise)),
+        (missing_modality, missing_modality, partial(one_modality, change=left_out)),
     ]
     wanted = [(probability, change) for option, probability, change in changes if option > 0]
     moved = RandMoved(patch, rotate_degrees, scale, elastic, flip_axes)
     return Compose([moved, RandChanged(wanted, n_probabilities), _finish])
-
-
-# Where the voxels come from
 
 
 class RandMoved(RandomizableTransform):
@@ -211,15 +192,7 @@ class RandMoved(RandomizableTransform):
         nodes = tuple(int(self.R.randint(4, 8)) for _ in self.patch)
         shift = torch.as_tensor(self.R.standard_normal((len(self.patch), *nodes)), dtype=torch.float32)
         shift *= torch.tensor([self.elastic * n for n in self.patch]).reshape(-1, *(1,) * len(nodes))
-        return _enlarged(shift[None], self.patch)[0].movedim(0, -1)
-
-
-def _enlarged(field: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Bring a coarse (batch, channels, ...) field to ``size``."""
-    return F.interpolate(field, size=tuple(size), mode="bicubic" if len(size) == 2 else "trilinear", align_corners=True)
-
-
-# What the voxels show
+        return enlarged(shift[None], self.patch)[0].movedim(0, -1)
 
 
 class RandChanged(RandomizableTransform):
@@ -247,78 +220,6 @@ class RandChanged(RandomizableTransform):
         if self.n_probabilities:
             image = torch.cat((image, probabilities * shown.any(dim=0)))
         return {**data, "image": image}
-
-
-def _per_modality(values: np.ndarray, image: torch.Tensor) -> torch.Tensor:
-    return torch.as_tensor(values, dtype=torch.float32).reshape(-1, *(1,) * (image.ndim - 1))
-
-
-def _with_contrast(image: torch.Tensor, random: Random, largest: float) -> torch.Tensor:
-    return image * _per_modality(1 + random.uniform(-largest, largest, len(image)), image)
-
-
-def _brightened(image: torch.Tensor, random: Random, largest: float) -> torch.Tensor:
-    return image + _per_modality(random.uniform(-largest, largest, len(image)), image)
-
-
-def _with_gamma(image: torch.Tensor, random: Random, largest: float) -> torch.Tensor:
-    """Raise each modality to its own power.
-
-    Its least and its greatest value stay.
-    """
-    bound = -math.log(1 - largest)
-    exponent = _per_modality(np.exp(random.uniform(-bound, bound, len(image))), image)
-    every = tuple(range(1, image.ndim))
-    low, high = image.amin(every, keepdim=True), image.amax(every, keepdim=True)
-    extent = (high - low).clamp_min(1e-6)
-    return ((image - low) / extent) ** exponent * extent + low
-
-
-def _with_bias_field(image: torch.Tensor, random: Random, deviation: float) -> torch.Tensor:
-    """Multiply each modality by its own smooth field, as a coil's sensitivity does.
-
-    Slices share theirs.
-
-    The images are z-scored: a field ``1 + b`` on an intensity of mean m and deviation s makes ``z + b (z + m / s)``;
-    m / s is taken as 2, as inside a brain.
-    """
-    nodes = [max(1, min(4, n // 4)) for n in image.shape[2:]]
-    coarse = torch.as_tensor(random.normal(0, deviation, (len(image), 1, *nodes)), dtype=torch.float32)
-    return image + _enlarged(coarse, image.shape[2:]) * (image + 2)
-
-
-def _with_noise(image: torch.Tensor, random: Random, largest: float) -> torch.Tensor:
-    deviation = random.uniform(0, largest)
-    # RandomState draws doubles, four times slower.
-    generator = np.random.default_rng(random.randint(MAX_SEED, dtype="uint32"))
-    noise = torch.as_tensor(generator.standard_normal(tuple(image.shape), dtype=np.float32))
-    return image + noise.mul_(deviation)
-
-
-def _blurred(image: torch.Tensor, random: Random, largest: float) -> torch.Tensor:
-    sigmas = [random.uniform(largest / 3, largest) for _ in image.shape[2:]]
-    # scipy, for it needs an eighth of the time of MONAI's filter, whose 3D convolutions are slow on a CPU.
-    return torch.as_tensor(ndi.gaussian_filter(image.numpy(), (0, 0, *sigmas), mode="nearest"))
-
-
-def _one_modality(image: torch.Tensor, random: Random, change: Change) -> torch.Tensor:
-    """Change one modality, drawn at random, and leave the others alone."""
-    index = int(random.randint(len(image)))
-    image = image.clone()
-    image[index] = change(image[index : index + 1], random)[0]
-    return image
-
-
-def _at_low_resolution(image: torch.Tensor, random: Random) -> torch.Tensor:
-    zoom = random.uniform(0.25, 0.8)
-    size = [max(1, round(zoom * n)) for n in image.shape[2:]]
-    # "nearest-exact" takes the middles of the coarse voxels, where the way up expects them; "nearest" moves the image.
-    coarse = F.interpolate(image, size=size, mode="nearest-exact")
-    return F.interpolate(coarse, size=image.shape[2:], mode="bilinear" if len(size) == 2 else "trilinear")
-
-
-def _left_out(image: torch.Tensor, random: Random) -> torch.Tensor:
-    return torch.zeros_like(image)
 
 
 def _finish(sample: Mapping[Hashable, Any]) -> Sample:

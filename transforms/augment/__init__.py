@@ -1,0 +1,1 @@
+"""Augmentation of training samples: random changes, crops, transplanted lesions."""
