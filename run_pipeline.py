@@ -11,11 +11,11 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 if sys.version_info < (3, 11):  # noqa: UP036 (setup.cfg is not asked before this file runs)
     version = sys.version.split()[0]
@@ -42,6 +42,7 @@ except ModuleNotFoundError as missing:
 
 from data.errors import SegmentationError, UsageError, explain
 from data.visible import visible
+from pipeline.options import SegmentOptions
 
 OK, SOME_FAILED, CANNOT_START = 0, 1, 2
 
@@ -83,51 +84,24 @@ class Inspect:
         return SOME_FAILED if any(case["status"] == "error" for case in found) else OK
 
 
-@dataclass
-class Segment:
+@dataclass(frozen=True, kw_only=True)
+class Segment(SegmentOptions):
     """Give every patient of a folder a tumour mask, and write the report."""
 
     input: tyro.conf.Positional[Path]
     """A data set's folder, or one patient's folder of files."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder for masks and reports; finished cases in it are kept."""
-    model: list[str] = field(default_factory=list)
-    """Shipped names or .safetensors files; several are averaged. Default: the shipped model that fits each case."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    engine: str = "auto"
-    """What runs the network: auto, torch, or openvino (extra `cpu`)."""
-    window: str = "auto"
-    """auto, as the model was trained for, or the side of a sliding window in voxels."""
-    level: int | None = None
-    """Of a UNet++: the depth at which it is cut; less is faster. Default: all of it."""
-    tta: bool = False
-    """Average over all mirrorings: slower, a little better."""
-    convention: str | None = None
-    """Label convention of the masks and references, a name or a YAML file of your own. Default: each case's own."""
+    models: Annotated[tuple[str, ...], tyro.conf.arg(name="model")] = ()
     layout: list[Path] = field(default_factory=list)
     """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
-    missing: Literal["fail", "skip", "zero"] = "fail"
-    """A modality that the model needs is not there: error row, warn row without a mask, or zeros in its place."""
-    save_probabilities: bool = False
-    """Also write one float image a region."""
-    overwrite: bool = False
-    """Do finished cases again."""
     executor: str = "serial"
     """serial, processes:N, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N for up to N jobs."""
-    threads: int | None = None
-    """CPU threads of each process. Default: all, shared among the processes."""
-    strict: bool = False
-    """A warning is an error: that patient gets no mask."""
-    max_voxels: int = 2**28
-    """A file whose header promises more voxels is refused, unread."""
-    cases: list[str] = field(default_factory=list)
+    cases: tuple[str, ...] = ()
     """Only these patients."""
     shard: str | None = None
     """I/N: the I-th of N parts of the patients, into OUTPUT/shard-I-of-N; then `merge` the parts."""
-    flat: bool = False
-    """All masks in one folder as <case>.nii.gz, as the BraTS servers want them."""
-    interactive: list[str] = field(default_factory=list)
+    interactive: tuple[str, ...] = ()
     """Cases that the page shows in a 3D viewer; each adds megabytes."""
     quiet: bool = False
     """Print nothing but errors."""
@@ -147,11 +121,10 @@ class Segment:
         shard = parse_shard(self.shard) if self.shard is not None else None
         output = shard.folder_in(self.output) if shard else self.output
         with output_lock(output):  # before torch, whose import takes seconds
-            from pipeline.segment.run import SegmentOptions, segment_cases
+            from pipeline.segment.run import segment_cases
 
             cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
-            names = (field.name for field in fields(SegmentOptions) if field.name != "models")
-            options = SegmentOptions(models=tuple(self.model), **{name: getattr(self, name) for name in names})
+            options = SegmentOptions(**{each.name: getattr(self, each.name) for each in fields(SegmentOptions)})
             here = len(shard.part_of(case.case_id for case in cases)) if shard else len(cases)
             with _Progress(here, self.quiet) as progress:
                 report = segment_cases(
@@ -565,7 +538,7 @@ def _row_line(row: Mapping[str, Any]) -> str:
     return _printable(f"{row['case']}: {row['status']}" + (f", {row['reason']}" if row.get("reason") else ""))
 
 
-def _only(cases: list[Any], wanted: list[str]) -> list[Any]:
+def _only(cases: list[Any], wanted: Sequence[str]) -> list[Any]:
     unknown = [name for name in wanted if name not in {case.case_id for case in cases}]
     if unknown:
         raise UsageError(f"--cases: no patient {', '.join(map(repr, unknown))}; `inspect` lists those that there are")

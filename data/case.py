@@ -13,6 +13,9 @@ MODALITIES = ("t1", "t1c", "t2", "flair")
 GRID_ORDER = ("t1c", "flair", "t1", "t2")
 """The first of these that a patient has gives the grid; the contrast-enhanced scan usually has the smallest voxels."""
 
+MAX_VOXELS = 2**28
+"""Most voxels of up to 4 bytes that one file may declare, all its volumes together (float64 counts double)."""
+
 
 @dataclass(frozen=True)
 class ImageSource:

@@ -14,7 +14,7 @@ _PLACES = {
     "Predictor": "pipeline.predict.predictor",
     "RunConfig": "pipeline.config",
     "ScoreOptions": "pipeline.evaluate.run",
-    "SegmentOptions": "pipeline.segment.run",
+    "SegmentOptions": "pipeline.options",
     "Segmentation": "pipeline.predict.segmentation",
     "TrainOptions": "pipeline.training.run",
     "discover_cases": "data.find.discover",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import run_pipeline
 from pipeline.checkpoint import open_checkpoint
 from pipeline.execute.lock import output_lock
-from pipeline.segment.run import SegmentOptions
+from pipeline.options import SegmentOptions
 from pipeline.segment.shards import Shard
 from pipeline.training.sources.kinds import SOURCES
 from tests.conftest import make_model, read_mask
@@ -429,3 +430,15 @@ def test_an_output_that_is_in_use_is_refused(phantoms, tiny_model, tmp_path, cap
     said = capsys.readouterr().err
     assert said.count("another run is at work there (process") == 4 and said.count("\n") == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_of_a_segmentation_is_one_of_the_command_with_the_librarys_words(capsys) -> None:
+    """Both are one dataclass: an option that is added to the library is on the command line, with its docstring."""
+    with pytest.raises(SystemExit):
+        run_pipeline.main(["segment", "--help"])
+    shown = " ".join(re.sub(r"[^\w.,:;()<>/`-]+", " ", capsys.readouterr().out).split())
+    assert issubclass(run_pipeline.Segment, SegmentOptions)
+    for option in fields(SegmentOptions):
+        assert f"--{option.name.replace('_', '-').removesuffix('s' if option.name == 'models' else '')}" in shown
+    assert "Also write one float image a region." in shown  # of the library alone
+    assert "several are averaged. Default: the shipped model that fits each case." in shown

@@ -16,7 +16,8 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from pipeline.execute.cluster import SlurmJobs
 from pipeline.execute.executors import run_tasks
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.options import SegmentOptions
+from pipeline.segment.run import segment_cases
 from tests.cluster_tasks import die_always, die_once, fail, process
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra `cluster`)")

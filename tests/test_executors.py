@@ -14,8 +14,9 @@ from data.find.discover import discover_cases
 from data.find.recognise import ConventionChoice
 from pipeline.execute.executors import CHOICES, EXECUTORS, make_executor, run_tasks, spec_for
 from pipeline.execute.processes import own_device
+from pipeline.options import SegmentOptions
 from pipeline.segment.case import segment_one
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.run import segment_cases
 from pipeline.segment.task import CaseTask
 
 SPECS = {"serial": ("serial", 1), "processes": ("processes:2", 2), "cuda": ("cuda:0,1", 2)}

@@ -27,8 +27,9 @@ import run_pipeline
 from data.find.discover import discover_cases
 from data.io import write
 from data.io.read import is_temporary_name
+from pipeline.options import SegmentOptions
 from pipeline.score.tables import text_cell
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.run import segment_cases
 from tests.conftest import read_mask
 from tests.faults import FAULTS, HEALTHY, Fault, Sown, small_model, sow, sow_healthy
 

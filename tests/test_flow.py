@@ -16,8 +16,9 @@ import SimpleITK as sitk
 
 from data.find.discover import discover_cases
 from data.labels import load_convention
+from pipeline.options import SegmentOptions
 from pipeline.predict.predictor import Predictor
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.run import segment_cases
 
 CASE = "BraTS2021_00495"
 MODALITIES = {"t1": "t1", "t1c": "t1ce", "t2": "t2", "flair": "flair", "seg": "seg"}

@@ -14,12 +14,13 @@ import pytest
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.find.recognise import ConventionChoice
+from pipeline.options import Decides, SegmentOptions
 from pipeline.segment import identity
 from pipeline.segment.merge import merge_shards
 from pipeline.segment.run import segment_cases
 from pipeline.segment.shards import Shard
 from pipeline.segment.state import read_state
-from pipeline.segment.task import CaseTask, Decides, SegmentOptions
+from pipeline.segment.task import CaseTask
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 TABLES = ("report.csv", "metrics.csv", "lesions.csv", "summary.csv", "detection.csv")

@@ -13,6 +13,7 @@ from data.find.discover import discover_cases
 from pipeline import provenance
 from pipeline.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from pipeline.fingerprint import BLOCKS
+from pipeline.options import SegmentOptions
 from pipeline.provenance import (
     Learnt,
     as_listing,
@@ -24,7 +25,7 @@ from pipeline.provenance import (
     with_earlier,
     with_parent,
 )
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.run import segment_cases
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 

@@ -27,9 +27,10 @@ from data.find.discover import discover_cases
 from data.io.read import read_header
 from pipeline.default_model import choose_model
 from pipeline.evaluate.label_maps import find_label_maps
+from pipeline.options import SegmentOptions
 from pipeline.predict.predictor import Predictor
 from pipeline.segment.case import STEPS_OF_PROBABILITY, in_steps
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.run import segment_cases
 from tests.conftest import make_model, read_mask
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"

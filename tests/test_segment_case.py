@@ -18,8 +18,9 @@ from data.find.discover import discover_cases
 from data.folder_names import unique_folder_names
 from data.io.read import MAX_VOXELS, read_volumes
 from pipeline.inspect import inspect_cases
+from pipeline.options import SegmentOptions
 from pipeline.segment import case as segment_case
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.run import segment_cases
 from tests.conftest import make_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,8 +15,9 @@ import pytest
 import run_pipeline
 from data.errors import UsageError
 from data.find.discover import discover_cases
+from pipeline.options import SegmentOptions
 from pipeline.segment.merge import merge_shards
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.segment.run import segment_cases
 from pipeline.segment.shards import Shard, parse_shard, record_path
 from tests.conftest import make_model
 

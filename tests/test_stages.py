@@ -10,7 +10,8 @@ import pytest
 
 from data.find.discover import discover_cases
 from pipeline.execute.stages import BEGINS, Stage, begin, enter, listening
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.options import SegmentOptions
+from pipeline.segment.run import segment_cases
 
 PAGE = Path(__file__).resolve().parent.parent / "pipeline" / "web" / "static" / "format.js"
 

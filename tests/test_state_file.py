@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from data.find.discover import discover_cases
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.options import SegmentOptions
+from pipeline.segment.run import segment_cases
 from pipeline.segment.state import ReportRow, read_state
 
 FIRST, SECOND = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"

@@ -41,7 +41,8 @@ def server(tmp_path_factory):
 
 def test_a_real_job_gives_the_mask_of_the_command_line_byte_for_byte(tmp_path, phantoms, tiny_model, monkeypatch):
     from data.find.discover import discover_cases
-    from pipeline.segment.run import SegmentOptions, segment_cases
+    from pipeline.options import SegmentOptions
+    from pipeline.segment.run import segment_cases
 
     folder = next(path for path in sorted(phantoms.iterdir()) if path.is_dir())
     cases = [case for case in discover_cases(phantoms) if case.case_id == folder.name]
@@ -118,7 +119,8 @@ def test_an_earlier_result_without_its_state_or_reference_shows_what_its_tables_
     tmp_path, patient, tiny_model, monkeypatch
 ):
     from data.find.discover import discover_cases
-    from pipeline.segment.run import SegmentOptions, segment_cases
+    from pipeline.options import SegmentOptions
+    from pipeline.segment.run import segment_cases
 
     shutil.copytree(patient, tmp_path / "in" / patient.name)
     reference = tmp_path / "in" / patient.name / f"{patient.name}-seg.nii.gz"
@@ -151,7 +153,8 @@ def test_an_earlier_result_of_slices_is_shown_on_the_volumes_that_the_run_wrote(
     from PIL import Image
 
     from data.find.discover import discover_cases
-    from pipeline.segment.run import SegmentOptions, segment_cases
+    from pipeline.options import SegmentOptions
+    from pipeline.segment.run import segment_cases
     from pipeline.web.compute.perform import open_earlier
 
     name, drawn = "TCGA_CS_0001_19990101", np.zeros((32, 32), np.uint8)

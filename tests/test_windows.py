@@ -14,7 +14,8 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint, save_checkpoint, shipped_models
 from pipeline.config import RunConfig
-from pipeline.predict import inference, memory
+from pipeline.predict import inference
+from pipeline.predict.memory import forecast as memory
 from pipeline.predict.memory.forecast import ModelCost, one_window_bytes, stages
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.windows import infer, sliding, window_size, with_window

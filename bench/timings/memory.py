@@ -41,9 +41,10 @@ def measure(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
     """
     import torch
 
+    from pipeline.options import SegmentOptions
     from pipeline.predict.memory.forecast import stages
     from pipeline.predict.predictor import Predictor
-    from pipeline.segment.run import SegmentOptions, segment_cases
+    from pipeline.segment.run import segment_cases
 
     torch.set_num_threads(1)
     case = discover_cases(patients)[0]

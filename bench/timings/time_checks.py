@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from data.case import Case
+from data.case import MAX_VOXELS, Case
 from data.find.discover import discover_cases
 from data.io.nifti import read_nifti
 from data.io.read import check_voxels, read_header, read_volume
-from data.io.stream import MAX_VOXELS, StoredVoxels, load_voxels
+from data.io.stream import StoredVoxels, load_voxels
 from data.plausibility import patient_doubts
 
 

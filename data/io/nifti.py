@@ -11,11 +11,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from data.case import MAX_VOXELS
 from data.io.header import ImageHeader
 from data.io.placement import place
 from data.io.stream import (
     GZIP,
-    MAX_VOXELS,
     StoredVoxels,
     check_declared,
     describe_bytes,

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.case import MAX_VOXELS
 from data.errors import InputError
 from data.grid import Grid
 from data.io.header import ImageHeader, pick_channel
 from data.io.metaimage import read_metaimage
 from data.io.nifti import read_nifti
 from data.io.slices import SLICE_AFFINE, read_slice_headers, read_slices
-from data.io.stream import MAX_VOXELS, StoredVoxels, load_voxels, refuse
+from data.io.stream import StoredVoxels, load_voxels, refuse
 from data.io.suffixes import NIFTI_SUFFIXES, SLICE_SUFFIXES, SUFFIXES
 from data.io.write import (
     atomic_write,

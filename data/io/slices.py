@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.case import MAX_VOXELS
 from data.errors import Mend
 from data.grid import Grid
 from data.io.header import ImageHeader, pick_channel
-from data.io.stream import MAX_VOXELS, describe_bytes, open_regular, refuse
+from data.io.stream import describe_bytes, open_regular, refuse
 
 if TYPE_CHECKING:
     from PIL.Image import Image

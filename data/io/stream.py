@@ -28,8 +28,6 @@ try:  # Intel's ISA-L takes two thirds of zlib's time, with the same checks; the
 except ImportError:
     isal_zlib = None  # type: ignore[assignment]
 
-MAX_VOXELS = 2**28
-"""Most voxels of up to 4 bytes that one file may declare, all its volumes together (float64 counts double)."""
 MAX_PADDING = 15
 """Bytes that may follow the voxels (alignment to 16); more means that header and voxels are not of one image."""
 

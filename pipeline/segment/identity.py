@@ -1,6 +1,6 @@
 """Identity of a finished case: all that decides the bytes of its files.
 
-It holds the input files, the models, the options that are marked in :mod:`pipeline.segment.task`, the versions of the
+It holds the input files, the models, the options that are marked in :mod:`pipeline.options`, the versions of the
 packages that compute, and :data:`MASKS`. A case with another identity is done again. Tables have a number of their own,
 :data:`TABLES`: with another one the masks are kept and scored again.
 """
@@ -18,7 +18,8 @@ from typing import Any
 from data.errors import InputError
 from data.io.read import read_header
 from pipeline.checkpoint import Checkpoint
-from pipeline.segment.task import CaseTask, Decides, SegmentOptions, options_that_decide, sha256_of
+from pipeline.options import Decides, SegmentOptions, options_that_decide
+from pipeline.segment.task import CaseTask, sha256_of
 
 MASKS = 1
 """Raise it whenever our code may give other bytes for the same input, model and options: all cases are then done again."""

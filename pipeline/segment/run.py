@@ -31,6 +31,7 @@ from pipeline.execute.cluster import own_share
 from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
 from pipeline.execute.lock import output_lock
 from pipeline.execute.stages import Listener, listening
+from pipeline.options import SegmentOptions
 from pipeline.predict.memory.machine import set_workers, tune_malloc
 from pipeline.score.tables import write_table
 from pipeline.segment.case import error_row, segment_one
@@ -38,7 +39,7 @@ from pipeline.segment.output import clean_output, own_results, require_apart
 from pipeline.segment.results import report_of, write_results
 from pipeline.segment.shards import Shard, record_path, write_shard_record
 from pipeline.segment.state import ReportRow
-from pipeline.segment.task import CaseTask, SegmentOptions
+from pipeline.segment.task import CaseTask
 
 if TYPE_CHECKING:
     import torch

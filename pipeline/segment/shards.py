@@ -24,9 +24,10 @@ from data.errors import UsageError
 from data.io.write import write_text_atomically
 from data.output_names import RUN_RECORD, SHARD_RECORD, STATE_FOLDER
 from data.regular_file import read_json_object
+from pipeline.options import SegmentOptions
 from pipeline.segment import identity
 from pipeline.segment.state import Digest, ReportRow, Text, plain_json, read_state
-from pipeline.segment.task import CaseTask, SegmentOptions, state_path
+from pipeline.segment.task import CaseTask, state_path
 
 MOST_VOXELS = 2**40
 """Of the ``--max-voxels`` of a part that is merged."""

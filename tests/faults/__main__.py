@@ -15,7 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from data.find.discover import discover_cases
-from pipeline.segment.run import SegmentOptions, segment_cases
+from pipeline.options import SegmentOptions
+from pipeline.segment.run import segment_cases
 from tests.faults import FAULTS, small_model, sow, sow_healthy
 
 

@@ -81,7 +81,8 @@ def patient_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, patient_files: list[Path]) -> Iterator[str]:
     """Address of a server with the model ``tiny`` and one earlier result."""
-    from pipeline.segment.run import SegmentOptions, segment_cases
+    from pipeline.options import SegmentOptions
+    from pipeline.segment.run import segment_cases
 
     folder = tmp_path_factory.mktemp("server")
     model = make_model(folder / "tiny.safetensors", missing_modalities=True)

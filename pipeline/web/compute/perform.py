@@ -78,7 +78,8 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
 
     Raises SegmentationError with its reason.
     """
-    from pipeline.segment.run import SegmentOptions, segment_cases
+    from pipeline.options import SegmentOptions
+    from pipeline.segment.run import segment_cases
     from pipeline.segment.state import read_state
     from pipeline.web.compute.results import Outcome, describe
 

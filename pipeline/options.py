@@ -1,0 +1,69 @@
+"""Options of a segmentation, each marked with the results that it decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Literal
+
+from data.case import MAX_VOXELS
+
+
+class Decides(Enum):
+    """Results of a case that an option decides."""
+
+    FILES = "files"
+    """The bytes of the mask and its maps, or their places: with another value a finished case is done again."""
+    FILES_BY_MODEL = "files by model"
+    """The same, by the content of the files that it names: their SHA-256 counts, their names do not."""
+    ROW = "row"
+    """Whether there is a mask at all: a finished case is kept, and the parts of one run must agree."""
+    NOTHING = "nothing"
+    """How the work is done: a finished case is kept, and the parts of one run may differ."""
+
+
+def _option(default: Any, decides: Decides) -> Any:
+    return field(default=default, metadata={"decides": decides})
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Options of a segmentation. The same options on the same files give the same bytes.
+
+    Each is marked with the results that it decides, see :class:`Decides`.
+    """
+
+    models: tuple[str, ...] = _option((), Decides.FILES_BY_MODEL)
+    """Shipped names or .safetensors files; several are averaged. Default: the shipped model that fits each case."""
+    device: str = _option("auto", Decides.FILES)
+    """auto, cpu, cuda or cuda:N."""
+    engine: str = _option("auto", Decides.FILES)
+    """Library that runs the network: auto, torch, or openvino (extra `cpu`). A voxel on the border may differ between
+    engines."""
+    window: str = _option("auto", Decides.FILES)
+    """auto, as the model was trained for, or the side of a sliding window in voxels."""
+    level: int | None = _option(None, Decides.FILES)
+    """Of a UNet++: the depth at which it is cut; less is faster. Default: all of it."""
+    tta: bool = _option(False, Decides.FILES)
+    """Average over all mirrorings: slower, a little better."""
+    convention: str | None = _option(None, Decides.FILES)
+    """Label convention of the masks and references, a name or a YAML file of your own. Default: each case's own."""
+    missing: Literal["fail", "skip", "zero"] = _option("fail", Decides.FILES)
+    """A modality that the model needs is not there: error row, warn row without a mask, or zeros in its place."""
+    save_probabilities: bool = _option(False, Decides.FILES)
+    """Also write one float image a region."""
+    flat: bool = _option(False, Decides.FILES)
+    """All masks in one folder as <case>.nii.gz, as the BraTS servers want them."""
+    threads: int | None = _option(None, Decides.NOTHING)
+    """CPU threads of each process. Default: all, shared among the processes."""
+    max_voxels: int = _option(MAX_VOXELS, Decides.ROW)
+    """A file whose header promises more voxels is refused, unread."""
+    overwrite: bool = _option(False, Decides.NOTHING)
+    """Do finished cases again."""
+    strict: bool = _option(False, Decides.ROW)
+    """A warning is an error: that patient gets no mask."""
+
+
+def options_that_decide(options: SegmentOptions, *decided: Decides) -> dict[str, Any]:
+    """Return the values of the options with one of these marks, by name."""
+    return {each.name: getattr(options, each.name) for each in fields(options) if each.metadata["decides"] in decided}
