@@ -622,7 +622,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _own_files(command: Any) -> Iterator[Any]:
-    """The command with the content of the user's own label conventions, and within it the user's own layouts."""
+    """Give the command the content of the user's own label conventions.
+
+    Within it the user's own layouts hold.
+    """
     names = [name for name in ("convention", "reference_convention") if getattr(command, name, None) is not None]
     layouts = getattr(command, "layout", [])
     if not names and not layouts:

@@ -1,4 +1,4 @@
-"""Description of one architecture: all that the rest of the program must know of it."""
+"""Description of one architecture, complete for the rest of the program."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Architecture:
         return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
     def check_options(self, given: Mapping[str, Any]) -> None:
-        """Raise ``ValueError`` where an option is not one of this architecture's, or of another type."""
+        """Raise ``ValueError`` for an option of another name or type than this architecture's."""
         known = self.options
         for name, value in given.items():
             if name not in known:

@@ -1,4 +1,7 @@
-"""The command line as `python -m pipeline`; all of it is in run_pipeline.py."""
+"""Command line as `python -m pipeline`.
+
+All of it is in run_pipeline.py.
+"""
 
 from pipeline.execute import interruption
 

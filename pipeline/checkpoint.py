@@ -19,6 +19,7 @@ from data.errors import CheckpointError, UsageError
 from data.io.read import write_bytes_atomically
 from data.plausibility import expects_brain_alone
 from data.regular_file import parse_json, read_regular_file
+from pipeline.model_card import check_kinds
 from pipeline.sealed_file import NO_DIGEST, SealedHeader, format_of, read_seal, read_sealed_file, seal
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `models` needs none of it
@@ -32,8 +33,6 @@ FORMAT = "brain-tumour-checkpoint 2"
 FORMAT_WITHOUT_DIGEST = "brain-tumour-checkpoint 1"
 LARGEST_FILE = 2**31
 """Bytes of a model file: a thousand million weights. A larger one is refused before it is read."""
-LONGEST_NAME = 1000
-"""Letters of a name in a card: some come into a table or a sentence. The longest are fingerprints, of 128."""
 COPY_AGAIN = "copy it again from its source"
 
 
@@ -134,7 +133,10 @@ class Checkpoint:
 
     @property
     def expects_brain_alone(self) -> bool:
-        """True where the model takes 0 for "outside the brain", so that images must be skull-stripped."""
+        """True where 0 stands for "outside the brain".
+
+        Images must then be skull-stripped.
+        """
         preprocess = self.settings.get("preprocess", {})  # not of the config, whose check imports torch
         return expects_brain_alone(preprocess.get("crop", "nonzero"), preprocess.get("blank_air", False))
 
@@ -191,44 +193,10 @@ def _opened(path: Path, _state_of_the_file: tuple[int, ...]) -> Checkpoint:
     _, header = _read_sealed(path)
     try:
         settings, card = parse_json(header.metadata["config"]), parse_json(header.metadata["card"])
-        _check_kinds(settings, card)
+        check_kinds(settings, card)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({str(error)[:100]!r}); {COPY_AGAIN}") from None
     return Checkpoint(path, path.stem, settings, card, header.sha256)
-
-
-def _check_kinds(settings: Any, card: Any) -> None:
-    """Check the types of the entries that are used without torch.
-
-    This comes before the settings are checked as a recipe. Raises ValueError, TypeError or KeyError.
-    """
-    network, window, scores = settings["network"], settings["window"], card.get("scores", {})
-    lists = (settings["modalities"], settings["regions"], card.get("held_out", []), window.get("planes", []))
-    names = [settings["convention"], network["architecture"], *(name for part in lists for name in part), *scores]
-    if settings.get("first") is not None:
-        names.append(settings["first"]["recipe"]["network"]["architecture"])
-    for cases in card.get("learnt_from", {}).values():
-        names += [text for name, prints in cases.items() for text in (name, *prints, *prints.values())]
-    for model in (*card.get("parents", ()), *card.get("soup", ())):
-        names += model.values()
-    remarks = [card.get(key, "") for key in ("trained_on", "licence", "date", "command")]
-    if (
-        not all(isinstance(part, dict) for part in (settings, network, window, card, scores))
-        or not isinstance(settings.get("preprocess", {}), dict)
-        or not all(isinstance(part, list) for part in lists)
-        or not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in names)
-        or not all(isinstance(remark, str) for remark in remarks)
-        or not all(_is_number(value) for value in (network["spatial_dims"], *scores.values()))
-    ):
-        raise ValueError("a part of it is of the wrong kind")
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether a table can hold a value.
-
-    It is finite, and no whole number beyond any float.
-    """
-    return type(value) in (int, float) and abs(value) < 1e15
 
 
 def _read_sealed(path: Path) -> tuple[bytes, SealedHeader]:

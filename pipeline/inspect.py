@@ -129,13 +129,7 @@ def inspect_case(
         images[name] |= _described(headers[name])
         warnings += headers[name].warnings
     warnings += _other_grids(headers)
-    # All that a model is chosen by: most patients of a set are alike in it.
-    first = headers.get(next(iter(case.images), ""))
-    alike = (case.layout, frozenset(case.images), first is not None and first.grid.shape[2] == 1)
-    models = {} if models is None else models
-    if alike not in models:
-        models[alike] = _model_for(case)
-    model = models[alike]
+    model = _known_model(case, headers.get(next(iter(case.images), "")), {} if models is None else models)
     if full:
         warnings += doubts(impressions, skull_stripped=model is not None and model.expects_brain_alone)
     if advises and model is not None and case.images:
@@ -160,6 +154,17 @@ def inspect_case(
         "warnings": list(dict.fromkeys(warnings)),
         "unrecognised": [path.name for path in case.unrecognised],
     }
+
+
+def _known_model(case: Case, first: ImageHeader | None, models: dict[Any, Checkpoint | None]) -> Checkpoint | None:
+    """Return the default model of a case, kept for patients who are alike.
+
+    Most patients of a set are alike in all that a model is chosen by. ``first`` is the header of the first image.
+    """
+    alike = (case.layout, frozenset(case.images), first is not None and first.grid.shape[2] == 1)
+    if alike not in models:
+        models[alike] = _model_for(case)
+    return models[alike]
 
 
 def _unread(source: ImageSource) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def recipe_keys() -> str:
 def architectures() -> str:
     """Table of the networks that a recipe may name."""
     rows = [
-        f"| `{name}` | {' and '.join(f'{dims}D' for dims in entry.spatial_dims)} | {_first_sentence(entry.build.__doc__)} |"
+        f"| `{name}` | {' and '.join(f'{dims}D' for dims in entry.spatial_dims)} | "
+        f"{_first_sentence(entry.build.__doc__)} |"
         for name, entry in ARCHITECTURES.items()
     ]
     return "\n".join(["| `network.architecture` | | |", "|---|---|---|", *rows])

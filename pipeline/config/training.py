@@ -42,7 +42,7 @@ class AugmentConfig(Strict):
     missing_modality: Share = 0.0
     """Chance that a sample lacks one modality."""
     transplant: Share = 0.0
-    """Chance that a patient's sample shows a lesion of another patient, put into the brain (transforms.augment.transplant)."""
+    """Chance that a patient's sample shows a lesion of another patient, put in by transforms.augment.transplant."""
     transplant_scale: tuple[Scale, Scale] | None = None
     """Least and most size of a transplanted lesion, 1 as it was, drawn log-uniformly; null: about 1, from .78 to
     1.28."""

@@ -3,9 +3,9 @@
 The other machines see the same files under the same paths.
 
 Each worker process has one case at a time, whatever number of threads it has: those are for the network. So it is
-decided here who gets the next one: Dask would hand a worker as many as it has threads, and of those none to a worker that
-comes later. A lost worker's case goes to another, until it has lost :data:`TRIES` of them. Dask's messages can run code:
-its ports belong behind a firewall, or TLS on them.
+decided here who gets the next one: Dask would hand a worker as many as it has threads, and of those none to a worker
+that comes later. A lost worker's case goes to another, until it has lost :data:`TRIES` of them. Dask's messages can run
+code: its ports belong behind a firewall, or TLS on them.
 """
 
 from __future__ import annotations
@@ -237,8 +237,8 @@ class SlurmJobs:
         for name in ("cores", "memory"):
             if dask.config.get(f"jobqueue.{SLURM}.{name}", None) is None:
                 raise UsageError(
-                    f"--executor {spec}: Dask's configuration does not say how much a job is; set cores and memory under "
-                    f"`jobqueue: {SLURM}:` in {CONFIGURATION}"
+                    f"--executor {spec}: Dask's configuration does not say how much a job is; set cores and memory "
+                    f"under `jobqueue: {SLURM}:` in {CONFIGURATION}"
                 )
         self.most, self.asked = most, 1
         self.processes = int(dask.config.get(f"jobqueue.{SLURM}.processes", None) or 1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -97,8 +97,8 @@ CHOICES = (
     "of at least 1"
 )
 GONE = (
-    "is no more: three cases at once saved an eighth of the time at most, and cost some with larger networks; use serial, or "
-    "processes:2, also on one card"
+    "is no more: three cases at once saved an eighth of the time at most, and cost some with larger networks; use "
+    "serial, or processes:2, also on one card"
 )
 """Of the executor "overlap"."""
 
@@ -158,7 +158,7 @@ def is_elsewhere(spec: str) -> bool:
 
 
 def threads_of_each(threads: int | None, spec: str) -> int | None:
-    """CPU threads of each process: those asked for, else a share of the CPUs; None: as the library that computes wants."""
+    """CPU threads of each process: those asked for, else a share of the CPUs; None: as the library wants."""
     workers = workers_of(spec)
     return threads or (max(1, available_cpus() // workers) if workers > 1 else None)
 
@@ -226,19 +226,8 @@ def run_tasks(
                 index, task = queue.waiting.pop(0)
                 queue.running[_submit(executor, function, task)] = (index, task)
             done, _ = wait(queue.running, return_when=FIRST_COMPLETED)
-            broken = []
-            for future in done:
-                index, task = queue.running.pop(future)
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    if index in queue.retried:
-                        yield index, died(task)
-                    broken.append((index, task))
-                except WorkerLost:
-                    yield index, died(task)
-                else:
-                    yield index, result
+            broken: list[tuple[int, Task]] = []
+            yield from _results(queue, done, died, broken)
             if broken:
                 queue.put_back(broken)
                 _end(executor)  # all of them: what one of them still did could meet the second try
@@ -249,6 +238,24 @@ def run_tasks(
             executor.shutdown(wait=True)
         else:
             _end(executor)
+
+
+def _results(
+    queue: _Queue, done: Iterable[Future[Result]], died: Callable[[Task], Result], broken: list[tuple[int, Task]]
+) -> Iterator[tuple[int, Result]]:
+    """Yield the results of finished tasks; tasks whose pool broke are added to ``broken``."""
+    for future in done:
+        index, task = queue.running.pop(future)
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            if index in queue.retried:
+                yield index, died(task)
+            broken.append((index, task))
+        except WorkerLost:
+            yield index, died(task)
+        else:
+            yield index, result
 
 
 @dataclass

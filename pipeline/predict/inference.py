@@ -1,4 +1,7 @@
-"""Networks of one model at work on one case: the one, or both of a cascade."""
+"""Inference of one model on one case.
+
+A cascade has two networks.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +163,9 @@ def preprocess(
 def infer_model(
     model: Sequence[ReadyNetwork], images: list[MetaTensor], work: Work
 ) -> tuple[torch.Tensor, Grid, list[str]]:
-    """Run the networks of one model on the images of a case, which are taken out of the list.
+    """Run the networks of one model on a case's images.
+
+    The images are taken out of the list.
 
     Returns the probabilities of its regions, the grid on which they lie, and remarks about memory.
     """

@@ -224,12 +224,15 @@ class Predictor:
     def _losses(
         self, probabilities: Mapping[str, NDArray[np.float32]], flair: NDArray[np.float32] | None, convention: str
     ) -> list[str]:
-        """List what the label map lacks of the answer."""
+        """List the parts of the answer that the label map lacks."""
         lacks = []
         if self.configs[0].postprocess.watershed and flair is None:
             lacks.append("no FLAIR image, so that the border of the whole tumour was not refined by watershed")
         if lost := [region for region in probabilities if region not in load_convention(convention).regions]:
-            fault = f"the label convention {convention_name(convention)} has no label for {', '.join(lost)}: measured, but not in the mask"
+            fault = (
+                f"the label convention {convention_name(convention)} has no label for {', '.join(lost)}: "
+                "measured, but not in the mask"
+            )
             lacks.append(advise(fault, Mend.WRITE_ANOTHER_CONVENTION))
         return lacks
 

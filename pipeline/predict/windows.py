@@ -138,7 +138,7 @@ def _first_that_fits(
     before_cpu: Callable[[], None] | None,
     on_share: Callable[[float], None] | None,
 ) -> tuple[torch.Tensor, Sequence[Way]]:
-    """Compute one pass in the first way whose memory is there.
+    """Compute one pass in the first way that fits into memory.
 
     Returns its answer, and the ways from that one on: what did not fit one pass is not tried for the next.
     """

@@ -22,9 +22,9 @@ from pipeline.options import Decides, SegmentOptions, options_that_decide
 from pipeline.segment.task import CaseTask, sha256_of
 
 MASKS = 1
-"""Raise it whenever our code may give other bytes for the same input, model and options: all cases are then done again."""
+"""Raise it whenever our code may give other bytes for the same input, model and options: all cases are done again."""
 TABLES = 1
-"""Raise it whenever a column of the tables is added, removed or computed otherwise: kept masks are then scored again."""
+"""Raise it whenever a column of the tables is added, removed or computed otherwise: kept masks are scored again."""
 PACKAGES = (
     "torch",
     "monai",

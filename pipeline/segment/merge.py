@@ -101,8 +101,8 @@ def _require_outside(parts: Sequence[FinishedShard], output: Path) -> None:
         folder = part.folder.resolve()
         if folder.is_relative_to(top) or top.is_relative_to(folder):
             raise UsageError(
-                f"{output}: the part {part.folder} would lie with the merged result, and `evaluate` would find each mask "
-                "twice; choose another --output"
+                f"{output}: the part {part.folder} would lie with the merged result, and `evaluate` would find each "
+                "mask twice; choose another --output"
             )
 
 
@@ -111,7 +111,8 @@ def _require_one_run(parts: Sequence[FinishedShard]) -> None:
     for part in parts[1:]:
         if part.shard.of != first.shard.of:
             raise UsageError(
-                f"{part.folder} is part {part.shard}, but {first.folder} is part {first.shard}; give the parts of one run"
+                f"{part.folder} is part {part.shard}, but {first.folder} is part {first.shard}; give the parts "
+                "of one run"
             )
         for what in dict.fromkeys((*first.made_with, *part.made_with)):
             ours, theirs = first.made_with.get(what), part.made_with.get(what)
@@ -126,8 +127,8 @@ def _require_one_run(parts: Sequence[FinishedShard]) -> None:
             twice = [i for i, n in Counter(entry.case.case_id for p in parts for entry in p.cases).items() if n > 1]
             also = f", and {_listed(twice)} are in several parts" if twice else ""
             raise UsageError(
-                f"{part.folder} is a part of {part.n_patients} patients, but {first.folder} of {first.n_patients}, or of "
-                f"others{also}: the input has changed in between; run `segment --shard` again for all parts"
+                f"{part.folder} is a part of {part.n_patients} patients, but {first.folder} of {first.n_patients}, or "
+                f"of others{also}: the input has changed in between; run `segment --shard` again for all parts"
             )
 
 
@@ -171,7 +172,8 @@ def _require_each_once(found: Sequence[tuple[ShardCase, FinishedShard]]) -> None
     n_patients = found[0][1].n_patients if found else 0
     if len(ids) != n_patients or [(entry.index, entry.folder) for entry, _ in found] != wanted:
         raise UsageError(
-            "the parts are not what their runs left (patients are missing, or have other folders); run `segment --shard` again"
+            "the parts are not what their runs left (patients are missing, or have other folders); run "
+            "`segment --shard` again"
         )
 
 

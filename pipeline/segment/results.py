@@ -44,7 +44,8 @@ def write_results(
 
     They are made of report.csv and the cases' state files.
 
-    ``how``, ``command``, ``started`` and ``more`` are for run.json, see :func:`pipeline.segment.run_record.write_run_record`.
+    ``how``, ``command``, ``started`` and ``more`` are for run.json, see
+    :func:`pipeline.segment.run_record.write_run_record`.
     """
     states, tables = _write_tables(output, tasks, report)
     used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))

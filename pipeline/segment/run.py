@@ -3,9 +3,9 @@
 Every case has its rows in metrics.csv and lesions.csv; without a reference these are its volumes and the lesions found.
 summary.csv sums up metrics.csv, and detection.csv, which is there where a case has a reference, lesions.csv.
 
-A finished case, of the same inputs, model and options, is not done again (:mod:`pipeline.segment.identity`). It keeps its
-rows, so that the tables come out the same to the byte. Every file is written whole or not at all: a run may be killed at
-any moment, and the next one goes on.
+A finished case, of the same inputs, model and options, is not done again (:mod:`pipeline.segment.identity`). It keeps
+its rows, so that the tables come out the same to the byte. Every file is written whole or not at all: a run may be
+killed at any moment, and the next one goes on.
 """
 
 from __future__ import annotations
@@ -70,13 +70,15 @@ def segment_cases(
     progress : callable, optional
         Called with the columns of each row of report.csv as soon as it is known, in order of completion.
     on_stage : callable, optional
-        Of the executor "serial": called with the :class:`pipeline.execute.stages.Stage` of the case, and its share done.
+        Of the executor "serial": called with the :class:`pipeline.execute.stages.Stage` of the case, and its share
+        done.
     interactive : collection of str
         Cases that the page shows in a 3D viewer; one without a mask has none. Each adds megabytes.
     command : str
         The command line, for run.json.
     shard : Shard, optional
-        The part of ``cases``, which are all of them, to segment; :func:`pipeline.segment.merge.merge_shards` joins parts.
+        The part of ``cases``, which are all of them, to segment; :func:`pipeline.segment.merge.merge_shards` joins
+        parts.
 
     Returns
     -------

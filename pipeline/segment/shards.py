@@ -3,8 +3,8 @@
 Each part leaves a record for :mod:`pipeline.segment.merge`.
 
 For schedulers that start many commands and know nothing of one another (job arrays). Each part has an output folder of
-its own, because there is one run at a time on a folder. What a part computes depends on all patients: the names of their
-folders, and the label convention that some of them show for others. So every part looks at all of them.
+its own, because there is one run at a time on a folder. What a part computes depends on all patients: the names of
+their folders, and the label convention that some of them show for others. So every part looks at all of them.
 """
 
 from __future__ import annotations

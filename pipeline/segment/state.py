@@ -1,7 +1,8 @@
 """State files of finished cases, and the check of their form.
 
-What lies in an output folder is not trusted. A file that is no regular one, too large, or not of this form says nothing:
-its case is not finished, and is done again. The case itself, its folder and its paths come from the task alone.
+What lies in an output folder is not trusted. A file that is no regular one, too large, or not of this form says
+nothing: its case is not finished, and is done again. The case itself, its folder and its paths come from the task
+alone.
 """
 
 from __future__ import annotations

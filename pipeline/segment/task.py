@@ -79,7 +79,8 @@ def remove_files(task: CaseTask, keep: Collection[str] = ()) -> None:
 
     Beside a new row an older file would be taken for its own.
 
-    An image goes only where the state file says that a run wrote it: many a user lays the patient's own beside the mask.
+    An image goes only where the state file says that a run wrote it: a user may lay the patient's own beside the
+    mask.
     """
     written = recorded_files(task)
     for what in RESULTS:
@@ -121,8 +122,8 @@ def require_own_mask(task: CaseTask) -> None:
                 continue
             read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
             raise UsageError(
-                f"{path}: is not the mask that a run wrote there; if it was corrected by hand, move it away, else remove "
-                "it or run with --overwrite"
+                f"{path}: is not the mask that a run wrote there; if it was corrected by hand, move it away, else "
+                "remove it or run with --overwrite"
             )
 
 

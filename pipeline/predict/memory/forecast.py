@@ -65,7 +65,9 @@ def stages(
     on_card: bool = False,
     working: Shape | None = None,
 ) -> dict[str, int]:
-    """Count the bytes of the arrays of each stage of a case; parameters as for :func:`predicted_bytes`.
+    """Count the bytes of the arrays of each stage of a case.
+
+    Parameters as for :func:`predicted_bytes`.
 
     With V voxels of the case's own grid, W of the working grid, C modalities, R regions and 4 bytes a float32:
 
@@ -119,7 +121,10 @@ def _of_one_model(
     on_card: bool,
     working: Shape | None,
 ) -> tuple[dict[str, int], int]:
-    """Count the bytes of each stage in which one model is at work, and those of the spread so far."""
+    """Count the bytes of each stage of one model.
+
+    Those of the spread so far are included.
+    """
     from transforms.restore import grid_at_spacing
 
     config, regions = model.config, len(model.config.regions)
