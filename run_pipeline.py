@@ -133,7 +133,7 @@ class Segment(SegmentOptions):
                     options,
                     executor=self.executor,
                     progress=progress,
-                    interactive=self.interactive,
+                    interactive=list(self.interactive),
                     command=_command_line(),
                     shard=shard,
                 )
