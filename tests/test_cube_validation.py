@@ -14,9 +14,10 @@ import torch
 from bench import cubes as bench_cubes
 from data.errors import InputError, UsageError
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
-from pipeline.training import cube_validation
+from pipeline.training import cube_validation, plan
 from pipeline.training.cube_validation import cube_predictor, cubes_of, validate_cubes, without_empty
 from pipeline.training.distributed import Process
+from pipeline.training.splits import Split
 from tests.conftest import make_model
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -60,6 +61,14 @@ def test_a_patient_without_cubes_and_a_file_that_holds_none_are_named(folder):
     for number in (6, 7):
         with pytest.raises(InputError, match=f"BraTS20_Training_00{number}.npz: .*; (copy it again|leave it out)"):
             cubes_of(folder, [f"BraTS20_Training_00{number}"])
+
+
+def test_a_patient_set_aside_may_have_no_lesion_cubes_but_a_name_found_nowhere_is_said(folder, caplog):
+    aside = ("BraTS20_Training_005", "BCBM-9", "BraTS20_Training_05")
+    lesions = plan.lesions_aside(Split((), (), set_aside=aside), [folder])
+    assert [cube.name for cube in lesions] == ["BraTS20_Training_005"]
+    ((_, _, kept),) = plan.further_cases([folder], aside, aside)
+    assert "BraTS20_Training_005" not in kept and "in no further folder: BCBM-9, BraTS20_Training_05;" in caplog.text
 
 
 def test_the_network_sees_the_stored_values_and_nothing_needs_the_whole_brain(folder, tmp_path):

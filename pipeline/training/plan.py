@@ -43,7 +43,7 @@ def chosen_cases(
     """
     cases = {case.case_id: case for case in discover_cases(patients, exclude=exclude)}
     split = split_of(list(cases), replace(options, leave_out=of_patients(options.leave_out, cases)))
-    further = further_cases(options.extra, split.held_back)
+    further = further_cases(options.extra, split.held_back, split.set_aside)
     names = [*cases, *(name for _, _, found in further for name in found)]
     _check_leave_out(options.leave_out, names)
     return cases, split, further, replace(options, leave_out=of_patients(options.leave_out, names))
@@ -65,17 +65,19 @@ def split_of(names: Sequence[str], options: TrainOptions) -> Split:
     return fold_split(kept, options.folds, fold)
 
 
-def further_cases(options: Sequence[str | Path], held_back: Iterable[str]) -> Further:
+def further_cases(options: Sequence[str | Path], held_back: Iterable[str], set_aside: Sequence[str] = ()) -> Further:
     """List the cases of each further folder.
 
-    No patient that is held back is among them.
+    No patient that is held back is among them. ``set_aside`` are those of them who should be found in a
+    folder: a warning names the others.
     """
     held_back = tuple(held_back)
     patients = {known_as(name) for name in held_back}
-    further = []
+    further, found_patients = [], set[str]()
     for option in options:
         folder, source = source_of(option)
         found = source.names(folder)
+        found_patients |= {known_as(patient) for patient in found.values()}
         log.info("%s: %d cases of kind %s (FOLDER:kind chooses another)", folder, len(found), source.kind)
         kept = [
             name
@@ -86,6 +88,8 @@ def further_cases(options: Sequence[str | Path], held_back: Iterable[str]) -> Fu
             left = sorted(set(found) - set(kept))
             log.warning("%s: held back, not learnt from: %s", folder, listed(left))
         further.append((folder, source, kept))
+    if absent := sorted(name for name in set_aside if known_as(name) not in found_patients) if options else []:
+        log.warning("set aside, but in no further folder: %s; a misspelt name is learnt from", listed(absent))
     return further
 
 
@@ -95,8 +99,12 @@ def cube_folders(further: Further) -> list[Path]:
 
 
 def lesions_aside(split: Split, folders: Iterable[Path]) -> list[LesionCube]:
-    """Return the lesions of patients set aside, from folders of cubes."""
-    return [cube for folder in folders for cube in cubes_of(folder, split.set_aside)] if split.set_aside else []
+    """Return the lesions of patients set aside, from folders of cubes.
+
+    A patient set aside may have none: slices may be all that a further folder holds of him.
+    """
+    stored = {folder: of_patients(split.set_aside, [path.stem for path in folder.glob("*.npz")]) for folder in folders}
+    return [cube for folder, names in stored.items() for cube in cubes_of(folder, names)]
 
 
 def of_patients(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
