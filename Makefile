@@ -7,16 +7,20 @@ JOBS ?= 2
 
 AXE := tests/web/.axe/package/axe.min.js
 
-.PHONY: demo test test-web serve check bench profile folds results coverage clean faults fuzz chaos thousand audit sbom licences
+.PHONY: demo test test-web serve check bench profile folds results coverage clean faults fuzz chaos thousand audit sbom
+.PHONY: licences
 .DELETE_ON_ERROR:
 
 # The set-up alone. torch first and pinned: a range asked of pip brings gigabytes of CUDA packages.
 # pip's reports hold the SHA-256 of each wheel, for `make sbom`.
 $(VENV)/.ready: constraints.txt setup.cfg pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed; try: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) \
+	  and "python 3.11 or newer is needed; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-a.json --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json --constraint constraints.txt --editable '.[cluster,cpu,dev,web]'
+	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-a.json \
+	  --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json \
+	  --constraint constraints.txt --editable '.[cluster,cpu,dev,web]'
 	touch $@
 
 .venv: $(VENV)/.ready
@@ -32,9 +36,13 @@ test: $(VENV)/.ready
 # The page in a real browser. Chromium comes from the system's packages where they may be installed, axe-core (for the
 # accessibility tests) from the npm registry; without them the tests that need them are skipped and say so.
 test-web: $(VENV)/.ready
-	command -v chromium >/dev/null || (apt-get install --yes --quiet chromium || (apt-get update && apt-get install --yes --quiet chromium)) \
+	command -v chromium >/dev/null \
+	  || (apt-get install --yes --quiet chromium \
+	    || (apt-get update && apt-get install --yes --quiet chromium)) \
 	  || echo 'chromium is not there and could not be installed: the browser tests will be skipped'
-	test -f $(AXE) || (mkdir -p tests/web/.axe && cd tests/web/.axe && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz) \
+	test -f $(AXE) \
+	  || (mkdir -p tests/web/.axe && cd tests/web/.axe \
+	    && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz) \
 	  || echo 'axe-core could not be fetched: the accessibility tests will be skipped'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/web --durations 5
 
@@ -51,7 +59,8 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports --config setup.cfg
 
 # Speed and memory beside plain MONAI, nnU-Net's predictor and the network alone, into bench/RESULTS.md; PATIENTS is a
-# folder of patients. BENCH="--quick" takes minutes; --nnunet-python names the Python of an environment that has nnunetv2.
+# folder of patients. BENCH="--quick" takes minutes; --nnunet-python names the Python of an environment that has
+# nnunetv2.
 PATIENTS ?= ../shared/data/brats
 BENCH ?=
 bench: $(VENV)/.ready
@@ -69,7 +78,8 @@ RECIPE ?= brats_attention_unet_3d
 folds: $(VENV)/.ready
 	$(BIN)/python -m bench.folds $(DATA)/brats --recipe $(RECIPE) --output $(FOLDS)/$(RECIPE)
 
-# The tables of docs/results.md, from the shipped weights (and, for the cross-validation, from what `make folds` has left).
+# The tables of docs/results.md, from the shipped weights (and, for the cross-validation, from what `make folds` has
+# left).
 SPLIT ?= ../shared/data/lgg_split.json
 HELD_OUT := BraTS2021_01476 BraTS2021_01479 BraTS2021_01482 BraTS2021_01485
 results: $(VENV)/.ready
@@ -101,15 +111,18 @@ $(AUDIT)/.ready: constraints-audit.txt
 
 # Known vulnerabilities of all that is pinned. No index, no audit: that is said, and is no failure.
 audit:
-	@if $(MAKE) --quiet $(AUDIT)/.ready; then $(AUDIT)/bin/python -m tools.audit constraints.txt constraints-audit.txt; \
+	@if $(MAKE) --quiet $(AUDIT)/.ready; \
+	then $(AUDIT)/bin/python -m tools.audit constraints.txt constraints-audit.txt; \
 	else echo 'skipped: pip-audit could not be installed; the lines above say why'; fi
 
 # A bill of materials, CycloneDX 1.6, checked against its schema.
 SBOM ?= out/sbom.cdx.json
 sbom: $(VENV)/.ready $(AUDIT)/.ready
 	mkdir -p $(dir $(SBOM))
-	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --spec-version 1.6 --output-file $(VENV)/environment.cdx.json $(BIN)/python
-	$(BIN)/python -m tools.sbom $(VENV)/environment.cdx.json --reports $(wildcard $(VENV)/installed-*.json) --output $(SBOM)
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --spec-version 1.6 \
+	  --output-file $(VENV)/environment.cdx.json $(BIN)/python
+	$(BIN)/python -m tools.sbom $(VENV)/environment.cdx.json --reports $(wildcard $(VENV)/installed-*.json) \
+	  --output $(SBOM)
 	$(AUDIT)/bin/python -m tools.sbom --validate $(SBOM)
 
 licences: $(VENV)/.ready

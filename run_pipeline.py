@@ -247,7 +247,8 @@ class Models:
             planes = f", slices: {', '.join(model['planes'])}" if "planes" in model else ""
             print(f"{model['name']}: {model['architecture']}, {model['spatial_dims']}D{planes}{after}")
             print(
-                f"    from {', '.join(model['modalities'])} to {', '.join(model['regions'])}; trained on {model['trained_on']}"
+                f"    from {', '.join(model['modalities'])} to {', '.join(model['regions'])}; trained on "
+                f"{model['trained_on']}"
             )
             print(
                 "    "
@@ -586,8 +587,8 @@ def _print_inspection(found: list[dict[str, Any]]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0: no error row. 1: some error row, or a result could not be written. 2: could not start. 130, 143: stopped by SIGINT,
-    SIGTERM.
+    0: no error row. 1: some error row, or a result could not be written. 2: could not start. 130, 143: stopped by
+    SIGINT, SIGTERM.
     """
     if (sys.argv[1:] if arguments is None else arguments)[:1] == ["--version"]:
         print(f"run_pipeline.py {__version__}")

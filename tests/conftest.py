@@ -73,8 +73,10 @@ def make_model(
     missing_modalities: bool = False,
     spatial_dims: int = 3,
     spacing_mm: float = 5.0,
+    convention: str = "",
 ) -> Path:
-    """A checkpoint of a tiny network with random weights: its masks mean nothing, but they are the same for the same voxels."""
+    """A checkpoint of a tiny network with random weights: its masks mean nothing, but they are the same for the same
+    voxels."""
     import torch
 
     from networks import build_network
@@ -86,7 +88,7 @@ def make_model(
             "name": path.stem,
             "modalities": modalities,
             "regions": regions,
-            "convention": "brats2023" if "TC" in regions else "lgg",
+            "convention": convention or ("brats2023" if "TC" in regions else "lgg"),
             "network": {
                 "architecture": "attention_unet",
                 "spatial_dims": spatial_dims,

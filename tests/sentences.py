@@ -14,8 +14,8 @@ PERSONS_AND_RIDDLES = frozenset(
 NO_START = frozenset(
     re.findall(
         r"\w+",
-        "a an the this that these those it its how where when whether if of for from with without in on at to by as all "
-        "every each no one two three some any both what who whose there here not only same so than",
+        "a an the this that these those it its how where when whether if of for from with without in on at to by as "
+        "all every each no one two three some any both what who whose there here not only same so than",
     )
 )
 """Words that begin neither a verb in the imperative nor a noun without an article."""

@@ -17,7 +17,10 @@ from tests.conftest import make_model
 
 
 def write_slice(folder: Path, patient: int) -> Path:
-    """A brain of 40 x 60 pixels from row 100, column 80; an enhancing square of 10 x 8 in it, four rows of it necrosis."""
+    """A brain of 40 x 60 pixels from row 100, column 80.
+
+    An enhancing square of 10 x 8 is in it, four rows of it necrosis.
+    """
     images = np.zeros((240, 240, 4), np.float32)
     images[100:140, 80:140] = np.random.default_rng(patient).normal(5, 1, (40, 60, 4))
     mask = np.zeros((240, 240, 3), np.uint8)

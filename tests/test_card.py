@@ -1,4 +1,7 @@
-"""Training from parts, as on a rented card: what is packed, what is learnt, what comes back, and what must be brought."""
+"""Training from parts, as on a rented card.
+
+What is packed, what is learnt, what comes back, and what must be brought.
+"""
 
 from __future__ import annotations
 
@@ -218,7 +221,7 @@ def test_a_part_that_is_damaged_or_missing_is_refused_by_its_name(damaged, how, 
         read_index(tmp_path)
 
 
-# ----------------------------------------------------------------------------------------------- two steps, here and there
+# ------------------------------------------------------------------------------------- two steps, here and there
 
 
 def test_a_step_there_with_the_listed_wheels_alone_and_one_here_are_two_steps_of_train(

@@ -51,8 +51,8 @@ def found(shape: tuple[int, int, int], *where: tuple[int, int, int], value: floa
 
 def test_the_box_is_what_was_found_with_a_margin_in_millimetres() -> None:
     first = settings(margin_mm=6, smallest_mm=0, blend_mm=0)
-    # Voxels 30 to 33, 40, and 20 to 21; margins of 6, 3 and 2 voxels: 24 to 39 are 16 already, 37 to 43 become 16 (4 less,
-    # 5 more), and across the slices of a 2D network nothing is rounded.
+    # Voxels 30 to 33, 40, and 20 to 21; margins of 6, 3 and 2 voxels: 24 to 39 are 16 already, 37 to 43 become 16 (4
+    # less, 5 more), and across the slices of a 2D network nothing is rounded.
     box = tumour_box(found((80, 80, 40), (30, 40, 20), (33, 40, 21)), (1.0, 2.0, 3.0), first, {0, 1})
     assert box == (slice(24, 40), slice(33, 49), slice(18, 24))
     deep = tumour_box(found((80, 80, 40), (30, 40, 20), (33, 40, 21)), (1.0, 2.0, 3.0), first, {0, 1, 2})
@@ -154,7 +154,8 @@ def with_stubs(path: Path | Checkpoint, second: Any = None, **options: Any) -> t
         seen.append(x.clone())
         return torch.full_like(x[:, :2], 2.0) if second is None else second(x)
 
-    first_stage.runner.network.forward = lambda x: torch.stack((x[:, 1] - 5, x[:, 0] / 100 - 6), dim=1)  # type: ignore[method-assign]
+    network: Any = first_stage.runner.network
+    network.forward = lambda x: torch.stack((x[:, 1] - 5, x[:, 0] / 100 - 6), dim=1)
     second_stage.runner.network.forward = see  # type: ignore[method-assign]
     return predictor, seen
 
@@ -189,7 +190,8 @@ def test_the_second_network_sees_exactly_the_firsts_probabilities_at_their_voxel
     predictor, seen = with_stubs(by_hand)
     predictor(case)
     p, (shown,) = expected_first(case), seen
-    # At 2 mm the cube's border voxels have FLAIR between 2 and 9; from which on the threshold of 0.3 is passed says scipy.
+    # At 2 mm the cube's border voxels have FLAIR between 2 and 9; from which on the threshold of 0.3 is passed says
+    # scipy.
     where = np.argwhere(p[0] >= 0.3)
     low, high = where.min(axis=0) - 3, where.max(axis=0) + 1 + 3
     sides = -(-(high - low) // BOX_MULTIPLE) * BOX_MULTIPLE
@@ -291,8 +293,8 @@ def test_the_box_is_the_same_in_the_patient_however_the_images_are_stored(by_han
 
 
 def test_the_margin_is_in_millimetres_of_an_anisotropic_grid(tmp_path: Path) -> None:
-    plain = cascade_settings(dims=(3, 2), spacing_mm=(4.0, 1.0), modalities=MODALITIES, regions=("WT", "TC"), margin_mm=6,
-                             blend_mm=2, smallest_mm=0)  # fmt: skip
+    plain = cascade_settings(dims=(3, 2), spacing_mm=(4.0, 1.0), modalities=MODALITIES, regions=("WT", "TC"),
+                             margin_mm=6, blend_mm=2, smallest_mm=0)  # fmt: skip
     plain["preprocess"]["spacing_mm"] = [1.0, 1.0, None]
     for stage in (plain, plain["first"]["recipe"]):
         stage["preprocess"] |= {"crop": "none", "normalise": "none"}
@@ -397,7 +399,7 @@ def test_a_first_network_that_is_mirrored_gives_the_mean_of_its_passes_and_the_s
         predictor, seen = with_stubs(with_first(by_hand, mirrored=mirrored))
         network = predictor.models[0][0].runner.network
         plain = network.forward
-        network.forward = lambda x, plain=plain: plain(x) + torch.linspace(-1, 1, x.shape[2]).reshape(1, 1, -1, 1, 1)  # type: ignore
+        network.forward = lambda x, plain=plain: plain(x) + torch.linspace(-1, 1, x.shape[2])[:, None, None]
         answers.append(predictor(case))
         assert len(seen) == 1 and answers[-1].uncertainty is None
     once, both = (answer.probabilities["TC"] for answer in answers)

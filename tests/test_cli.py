@@ -311,7 +311,10 @@ def test_train_hands_every_option_on_and_says_where_the_model_is(tmp_path, monke
 
     monkeypatch.setattr("pipeline.training.run.run_training", run_training)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "train", "a b"])
-    given = "--device cpu --folds 3 --fold all --extra x y --leave-out p q --convention msd --init m --resume --minutes 2 --workers 4"
+    given = (
+        "--device cpu --folds 3 --fold all --extra x y --leave-out p q --convention msd --init m --resume --minutes 2 "
+        "--workers 4"
+    )
     assert call("train", "a b", "--recipe", "demo", "--output", tmp_path, *given.split()) == 0
     ((patients, recipe, output, options),) = asked
     assert (patients, recipe, output) == (Path("a b"), "demo", tmp_path)
@@ -346,15 +349,16 @@ def test_segment_hands_every_option_on(tmp_path, phantoms, monkeypatch):
     monkeypatch.setattr("pipeline.segment.run.segment_cases", segment_cases)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "segment", "a b"])
     given = (
-        "--model m n --device cpu --engine torch --window 64 --level 2 --tta --convention msd --missing zero --save-probabilities --overwrite --executor "
-        "processes:2 --threads 3 --strict --max-voxels 1000 --flat"
+        "--model m n --device cpu --engine torch --window 64 --level 2 --tta --convention msd --missing zero "
+        "--save-probabilities --overwrite "
+        "--executor processes:2 --threads 3 --strict --max-voxels 1000 --flat"
     )
     assert call("segment", phantoms, "-o", tmp_path / "out", *given.split(), "--interactive", FIRST, "--quiet") == 0
     ((count, output, options, rest),) = asked
     assert (count, output) == (2, tmp_path / "out")
     assert options == SegmentOptions(
-        models=("m", "n"), device="cpu", engine="torch", window="64", level=2, tta=True, convention="msd", missing="zero", save_probabilities=True,
-        overwrite=True, threads=3, strict=True, max_voxels=1000, flat=True,
+        models=("m", "n"), device="cpu", engine="torch", window="64", level=2, tta=True, convention="msd",
+        missing="zero", save_probabilities=True, overwrite=True, threads=3, strict=True, max_voxels=1000, flat=True,
     )  # fmt: skip
     rest.pop("progress")
     said = "python run_pipeline.py segment 'a b'"

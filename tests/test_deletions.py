@@ -1,4 +1,5 @@
-"""What a command replaces or removes below --output and in caches: what a run wrote, never a file that was there before."""
+"""What a command replaces or removes below --output and in caches: what a run wrote, never a file that was there
+before."""
 
 from __future__ import annotations
 

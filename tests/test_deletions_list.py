@@ -1,4 +1,7 @@
-"""docs/deletions.md lists every place of the program that removes or overwrites something: read off the syntax trees."""
+"""docs/deletions.md lists every place of the program that removes or overwrites something.
+
+They are read off the syntax trees.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [p for f in ("data", "transforms", "networks", "pipeline") for p in sorted((ROOT / f).rglob("*.py"))]
 SOURCES.append(ROOT / "run_pipeline.py")
 
-ANYWHERE = {"rmtree", "unlink", "rmdir", "removedirs", "rename", "renames", "move", "truncate", "ftruncate", "chmod", "fchmod",
-            "lchmod", "chown", "copyfile", "copy2", "copytree", "write_text", "write_bytes", "touch", "symlink_to",
-            "hardlink_to", "TemporaryDirectory", "mkdtemp", "NamedTemporaryFile", "SummaryWriter", "to_csv", "savefig", "save",
-            "savez", "savez_compressed", "save_file", "tofile", "connect", "extract", "extractall",
-            "atomic_write", "write_bytes_atomically", "write_text_atomically", "write_label_map", "write_probability",
-            "write_image", "remove_own_folder", "remove_temporary_files", "remove_stale_files"}  # fmt: skip
+ANYWHERE = {"rmtree", "unlink", "rmdir", "removedirs", "rename", "renames", "move", "truncate", "ftruncate", "chmod",
+            "fchmod", "lchmod", "chown", "copyfile", "copy2", "copytree", "write_text", "write_bytes", "touch",
+            "symlink_to", "hardlink_to", "TemporaryDirectory", "mkdtemp", "NamedTemporaryFile", "SummaryWriter",
+            "to_csv", "savefig", "save", "savez", "savez_compressed", "save_file", "tofile", "connect", "extract",
+            "extractall", "atomic_write", "write_bytes_atomically", "write_text_atomically", "write_label_map",
+            "write_probability", "write_image", "remove_own_folder", "remove_temporary_files",
+            "remove_stale_files"}  # fmt: skip
 """Of whatever object, or called by the name alone."""
 OF_MODULES = {"os.remove", "os.replace", "os.link", "os.symlink", "shutil.copy"}
 WRITING = re.compile(r"[wax+]")

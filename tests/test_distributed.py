@@ -27,8 +27,8 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     """Output folders of one process and of two.
 
     Cross-entropy of fully known references is a mean over voxels, so the mean of two halves of a batch is that of the
-    whole; instance norm sees one sample at a time. So both runs compute the same, but for rounding: that of float32, for
-    bfloat16's is coarse enough to move a voxel over the threshold.
+    whole; instance norm sees one sample at a time. So both runs compute the same, but for rounding: that of float32,
+    for bfloat16's is coarse enough to move a voxel over the threshold.
     """
     folder = tmp_path_factory.mktemp("distributed")
     for seed in (1, 2, 3, 4, 5):

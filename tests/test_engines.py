@@ -164,7 +164,8 @@ def test_a_level_is_the_nested_network_of_that_depth() -> None:
     nodes = {}
     network = whole.networks[0]
     for key in ("0_2",):
-        network.nodes[key].register_forward_hook(lambda m, i, o, key=key: nodes.update({key: o}))  # type: ignore[union-attr]
+        node: Any = network.nodes[key]
+        node.register_forward_hook(lambda m, i, o, key=key: nodes.update({key: o}))
     with torch.inference_mode():
         network(x)
         expected = network.heads["2"](nodes["0_2"])  # type: ignore[union-attr]

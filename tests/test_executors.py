@@ -98,9 +98,11 @@ def test_a_serial_run_stops_at_ctrl_c() -> None:
 
 @pytest.mark.parametrize(
     "spec", ["", "threads", "serial:2", "processes", "processes:", "processes:0", "processes:-1", "processes:two",
-             "processes:1.5", "processes:²", "PROCESSES:2", "processes:2:3", "cuda", "cuda:", "cuda:0,0", "cuda:0,", "cuda:x",
+             "processes:1.5", "processes:²", "PROCESSES:2", "processes:2:3", "cuda", "cuda:", "cuda:0,0", "cuda:0,",
+             "cuda:x",
              "dask", "dask:", "dask:localhost:8786", "dask:slurm:", "dask:slurm:0", "dask:slurm:two", "dask:pbs",
-             "dask:tcp://", "dask:tcp://host", "dask:tcp://host:port", "dask:tcp://:8786", "dask:tls://host:8786/x", "dask:http://host:1"],
+             "dask:tcp://", "dask:tcp://host", "dask:tcp://host:port", "dask:tcp://:8786", "dask:tls://host:8786/x",
+             "dask:http://host:1"],
 )  # fmt: skip
 def test_a_spec_that_cannot_be_is_refused_with_what_can(spec: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -1,4 +1,5 @@
-"""Every fault of `tests.faults` in one folder, segmented in one run: each is one row that says what is wrong, and none touches another."""
+"""Every fault of `tests.faults` in one folder, segmented in one run: each is one row that says what is wrong, and none
+touches another."""
 
 from __future__ import annotations
 
@@ -90,7 +91,10 @@ def listing(folder: Path, without: Path) -> list[tuple[str, int, int]]:
 
 
 def segment(root: Path, output: Path, model: Path, page: bool = False, **options: Any) -> pd.DataFrame:
-    """One run, without what takes longest and is not on trial: pictures of harmless patients, and waiting for the disk."""
+    """One run, without what takes longest and is not on trial.
+
+    That is pictures of harmless patients, and waiting for the disk.
+    """
     with pytest.MonkeyPatch.context() as patch:
         draw = pipeline.report.preview.write_preview
         drawn = {*HEALTHY, *(case for case in options.pop("drawn", ()))}

@@ -44,8 +44,12 @@ def test_without_errors_it_is_the_reference_as_coarse_as_the_first_grid() -> Non
 def test_errors_are_like_a_first_networks_from_nearly_right_to_missed() -> None:
     shares = balls(14, 8)
     scores = np.array(
-        [[dice(p[i], shares[i]) for i in range(2)] for seed in range(30) if (p := simulated_first_stage(shares, RandomState(seed))) is not None]
-    )  # fmt: skip
+        [
+            [dice(answer[i], shares[i]) for i in range(2)]
+            for seed in range(30)
+            if (answer := simulated_first_stage(shares, RandomState(seed))) is not None
+        ]
+    )
     assert 0.75 < scores[:, 0].mean() < 0.97 and scores[:, 0].max() > 0.95 and scores[:, 0].min() < 0.7
     assert scores[:, 1].mean() < scores[:, 0].mean()  # what is smaller is hit less well
     far = simulated_first_stage(shares, RandomState(0), errors=3.0)

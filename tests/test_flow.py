@@ -1,4 +1,5 @@
-"""The life of a case on real patients: whatever a data set calls its files and however it stores its axes, the mask is the same."""
+"""The life of a case on real patients: whatever a data set calls its files and however it stores its axes, the mask is
+the same."""
 
 from __future__ import annotations
 

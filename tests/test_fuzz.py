@@ -1,4 +1,5 @@
-"""Whatever bytes a file holds, the reader gives a checked volume or one sentence: it never crashes, hangs or takes memory without bound."""
+"""Whatever bytes a file holds, the reader gives a checked volume or one sentence: it never crashes, hangs or takes
+memory without bound."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ SEEDS: dict[str, tuple[str, bytes, bool]] = {
 }
 """What is broken: file name, bytes, and whether they are packed as gzip once they are broken, which gets deeper."""
 
-SPECIAL = (b"\0", b"\xff", b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\xff\x7f", b"\0\x80", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\x1f\x8b", b"-1", b"nan ", b"99999999999")  # fmt: skip
+SPECIAL = (b"\0", b"\xff", b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\xff\x7f", b"\0\x80", b"\xff\xff\xff\x7f", b"\0\0\0\x80",
+           b"\x1f\x8b", b"-1", b"nan ", b"99999999999")  # fmt: skip
 """NaN, infinity and the limits of whole numbers, as a header may hold them."""
 
 

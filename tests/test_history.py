@@ -61,7 +61,8 @@ def test_an_epoch_is_a_row_and_what_was_not_measured_is_an_empty_cell(tmp_path):
     second = EpochRecord(2, 40, 0.5, 0.05, 1.25, 1.75, 0.5, math.nan, 0.99, 0.625, {"ET": 0.25, "WT": 0.75})
     write_history([first, second], tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text() == (
-        "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index,pixel_accuracy,lesion_dice,dice_WT,dice_ET\n"
+        "epoch,step,minutes,learning_rate,loss,val_loss,mean_dice,tversky_index,pixel_accuracy,lesion_dice,"
+        "dice_WT,dice_ET\n"
         "1,20,0.25,0.1,1.5,,,,,,,\n"
         "2,40,0.5,0.05,1.25,1.75,0.5,,0.99,0.625,0.75,0.25\n"
     )

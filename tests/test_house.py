@@ -17,6 +17,7 @@ PACKAGES = ("data", "transforms", "networks", "pipeline")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 MODULES = [*SOURCES, *(path for folder in ("bench", "tools") for path in sorted((ROOT / folder).rglob("*.py")))]
 CODE = [*MODULES, ROOT / "run_pipeline.py"]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FOLDERS = sorted({path.parent for path in MODULES})
 MOST_MODULES, MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_CHARACTERS = 14, 350, 60, 120
 
@@ -88,7 +89,7 @@ def test_a_function_fits_a_screen(path):
     assert {name: length for name, length in lengths.items() if length > MOST_LINES_OF_A_FUNCTION} == {}
 
 
-@pytest.mark.parametrize("path", CODE, ids=named)
+@pytest.mark.parametrize("path", [*CODE, *TESTS, ROOT / "Makefile"], ids=named)
 def test_a_line_ends_before_its_reader_must_scroll(path):
     long = [n for n, line in enumerate(path.read_text().splitlines(), 1) if len(line) > MOST_CHARACTERS]
     assert long == []
@@ -114,9 +115,11 @@ def test_a_docstring_begins_with_a_short_plain_sentence(path):
         ("class", "Two masks of one case.", []),
         ("module", "Rooms for nobody but a running process.", ["holds 'nobody'"]),
         ("function", "Read one two three four five six seven eight nine ten eleven twelve thirteen.", []),
-        ("function", "Read one two three four five six seven eight nine ten eleven twelve thirteen more.", ["15 words"]),
+        ("function", "Read one two three four five six seven eight nine ten eleven twelve thirteen more.",
+         ["15 words"]),
         # only the first sentence counts, and code is one word
-        ("function", "Read it. The rest may say what it likes, at any length whatsoever, in one or in many more words.", []),
+        ("function", "Read it. The rest may say what it likes, at any length whatsoever, in one or in many more words.",
+         []),
         ("function", "Read ``a, b, c, d, e, f, g, h, i, j, k, l, m, n, o and p`` of a file.", []),
     ],
 )  # fmt: skip

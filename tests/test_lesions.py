@@ -1,4 +1,4 @@
-"""Lesions: diameters by hand-worked geometry and by brute force over corners, places by the affine, matches by count."""
+"""Lesions: diameters by hand-worked geometry and brute force over corners, places by the affine, matches by count."""
 
 from __future__ import annotations
 

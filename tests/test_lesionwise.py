@@ -1,4 +1,5 @@
-"""pipeline/score/lesionwise.py against the official scripts' worked cases, hand-worked boxes, a slow rewriting and properties."""
+"""pipeline/score/lesionwise.py against the official scripts' worked cases, hand-worked boxes, a slow rewriting and
+properties."""
 
 from __future__ import annotations
 

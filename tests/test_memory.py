@@ -152,8 +152,8 @@ def test_a_networks_activations_are_counted_while_they_are_alive() -> None:
             x = self.second(self.first(x))
             return x + 1
 
-    # Floats a voxel. First convolution: input 4, and its and the 8 maps' copies in blocks of 16. Second: input and maps,
-    # which the call still holds, and blocks of 16 for each side.
+    # Floats a voxel. First convolution: input 4, and its and the 8 maps' copies in blocks of 16. Second: input and
+    # maps, which the call still holds, and blocks of 16 for each side.
     assert activation_bytes_per_voxel(Two(), config()) == 4 * (4 + 8 + 16 + 16)
 
 
@@ -187,7 +187,8 @@ def test_a_network_that_pads_to_huge_inputs_is_counted_without_taking_them() -> 
 def test_the_peak_of_a_real_case_stays_below_its_prediction(
     model: str, phantoms: Path, request: pytest.FixtureRequest
 ) -> None:
-    """What Python and PyTorch allocate, in this process, seen by the kernel; `python -m bench.timings.memory` does large cases."""
+    """What Python and PyTorch allocate, in this process, seen by the kernel; `python -m bench.timings.memory` does
+    large cases."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the kernel does not tell a process its peak")
     predictor, case = Predictor(request.getfixturevalue(model), "cpu", tta=True), discover_cases(phantoms)[0]

@@ -1,4 +1,5 @@
-"""A run talks to nobody and writes nowhere but its output folder: Python's own audit events, of every process of the run."""
+"""A run talks to nobody and writes nowhere but its output folder: Python's own audit events, of every process of the
+run."""
 
 from __future__ import annotations
 
@@ -19,19 +20,22 @@ LOG = os.open(os.environ["WATCH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 PATHS = {"os.mkdir": 1, "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.symlink": 2, "os.link": 2, "os.truncate": 1}
 
 def note(kind, value):
-    os.write(LOG, (json.dumps([kind, os.fspath(value) if not isinstance(value, bytes) else value.decode()]) + "\\n").encode())
+    text = value.decode() if isinstance(value, bytes) else os.fspath(value)
+    os.write(LOG, (json.dumps([kind, text]) + "\\n").encode())
 
 def watch(event, details):
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
-        address = details[1]  # a path is a socket between processes of this machine; urllib3 binds to ::1 to see if it can
+        # A path is a socket between processes of this machine; urllib3 binds to ::1 to see if it can.
+        address = details[1]
         if isinstance(address, tuple) and (event, address[0]) != ("socket.bind", "::1"):
             note("socket", f"{event} {address[0]}")
     elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "urllib.Request"):
         note("socket", f"{event} {details[0]}")
     elif event in ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"):
         note("program", str(details[0]))
-    elif event == "open" and isinstance(details[0], (str, bytes)) and details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        note("write", details[0])
+    elif event == "open" and isinstance(details[0], (str, bytes)):
+        if details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            note("write", details[0])
     elif event in PATHS:
         for path in details[: PATHS[event]]:
             if isinstance(path, (str, bytes)):

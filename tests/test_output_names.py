@@ -46,7 +46,10 @@ def test_an_earlier_run_knows_every_result_as_its_own_in_both_places():
 
 
 def test_no_other_module_spells_the_name_of_a_record_a_table_of_a_run_or_the_state_folder():
-    """The web app says what its downloads are by name, `evaluate` names its own tables alike, the catalogue its places."""
+    """The web app says what its downloads are by name.
+
+    `evaluate` names its own tables alike, the catalogue its places.
+    """
     allowed = {"data/output_names.py", "pipeline/web/compute/results.py", "pipeline/score/catalogue.py"}
     found = set()
     for path in SOURCES:

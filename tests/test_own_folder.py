@@ -1,4 +1,7 @@
-"""What may be removed: folders with our mark, themselves and no links, and nothing that is mounted or linked in them."""
+"""What may be removed: folders with our mark, themselves and no links.
+
+Nothing that is mounted or linked in them goes.
+"""
 
 from __future__ import annotations
 

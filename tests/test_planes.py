@@ -169,7 +169,8 @@ def test_what_is_symmetric_under_every_exchange_of_axes_has_an_answer_that_is_so
 def real_network(architecture: str, config: RunConfig) -> nn.Module:
     channels = (4, 8, 12, 12, 12)[: ARCHITECTURES[architecture].resolutions or 3]
     torch.manual_seed(0)
-    network = build_network(replace(config.network, architecture=architecture, channels=channels))  # type: ignore[arg-type]
+    changed: Any = {"architecture": architecture, "channels": channels}
+    network = build_network(replace(config.network, **changed))
     for value in network.state_dict().values():
         if value.is_floating_point():
             value.uniform_(0.2, 1.0) if value.ndim < 2 else value.normal_(0, 0.2)
@@ -286,9 +287,9 @@ def test_the_second_stage_of_a_cascade_works_in_its_box_in_every_direction(
 ) -> None:
     monkeypatch.setattr(cascade_module, "BOX_MULTIPLE", 1)  # or an axial network's box would be another
     options = {"smallest_mm": 0, "threshold": 0.89, "margin_mm": 6, "seed": 1}  # a box of 12 x 14 x 15 of 24 x 28 x 24
-    plain = open_checkpoint(
-        make_cascade(tmp_path / "plain.safetensors", dims=(2, 2), spacing_mm=(12.0, 6.0), **options)  # type: ignore[arg-type]
-    )
+    path = tmp_path / "plain.safetensors"
+    made = make_cascade(path, dims=(2, 2), spacing_mm=(12.0, 6.0), **options)  # type: ignore[arg-type]
+    plain = open_checkpoint(made)
     found = {}
     for planes in (ALL, *([plane] for plane in ALL)):
         path = tmp_path / f"{'-'.join(planes)}.safetensors"
@@ -541,8 +542,9 @@ def case_for(config: RunConfig) -> TrainingCase:
         (
             {"preprocess__spacing_mm": [1.0, 1.0, 3.0]},
             ALL,
-            "window.planes [axial, coronal, sagittal]: preprocess.spacing_mm is [1, 1, 3], and slices of several planes "
-            "are alike only where the largest is at most 1.2 times the smallest; make them equal, or name one plane",
+            "window.planes [axial, coronal, sagittal]: preprocess.spacing_mm is [1, 1, 3], and slices of several "
+            "planes are alike only where the largest is at most 1.2 times the smallest; make them equal, or name one "
+            "plane",
         ),
         ({"preprocess__spacing_mm": [1.0, None, 1.0]}, ["axial", "coronal"], "preprocess.spacing_mm is [1, null, 1]"),
         ({"preprocess__spacing_mm": [1.0, 1.21, 1.0]}, ["sagittal", "axial"], "preprocess.spacing_mm is [1, 1.21, 1]"),

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -258,7 +259,8 @@ def test_zero_means_outside_the_brain_only_for_models_that_crop_by_it_and_do_not
 
 def test_phantoms_give_no_doubt() -> None:
     phantoms = [make_phantom(seed, shape=(40, 48, 32), spacing_mm=(5.0,) * 3) for seed in range(3)]
-    phantoms += [draw_patient(seed, 4.0, contrast=contrast) for seed in (4, 5) for contrast in ("mri", "random")]  # type: ignore[arg-type]
+    contrasts: Any = ("mri", "random")
+    phantoms += [draw_patient(seed, 4.0, contrast=contrast) for seed in (4, 5) for contrast in contrasts]
     phantoms += [make_phantom_slice(6, shape=(60, 60), spacing_mm=(4.0, 4.0))]
     for phantom in phantoms:
         images = {name: (image, header(name, phantom.grid)) for name, image in phantom.images.items()}
@@ -332,6 +334,7 @@ def test_inspect_names_labels_that_a_chosen_convention_does_not_know(doubled) ->
     image = nib.load(path)
     label_map = np.asarray(image.dataobj).copy()  # type: ignore[attr-defined]
     label_map[20, 20, 15] = 9
-    path.write_bytes(gzip.compress(nib.Nifti1Image(label_map, image.affine, image.header).to_bytes()))  # type: ignore[attr-defined]
+    written: Any = nib.Nifti1Image(label_map, image.affine, image.header)
+    path.write_bytes(gzip.compress(written.to_bytes()))
     (row,) = inspect_cases(doubled.parent, full=True, convention="brats2023")
     assert any("holds the label 9, which brats2023 does not know" in text for text in row["warnings"])

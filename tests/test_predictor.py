@@ -520,7 +520,8 @@ def on_a_full_card(predictor: Predictor, monkeypatch: pytest.MonkeyPatch, fits: 
 
 def test_a_card_gets_smaller_batches_then_single_windows_and_last_nothing() -> None:
     assert ways_to_run(CUDA, 8) == [
-        Way(CUDA, 8, CUDA), Way(CUDA, 4, CUDA), Way(CUDA, 2, CUDA), Way(CUDA, 1, CUDA), Way(CUDA, 1, CPU), Way(CPU, 8, CPU)
+        Way(CUDA, 8, CUDA), Way(CUDA, 4, CUDA), Way(CUDA, 2, CUDA), Way(CUDA, 1, CUDA), Way(CUDA, 1, CPU),
+        Way(CPU, 8, CPU)
     ]  # fmt: skip
     assert ways_to_run(CPU, 8) == [Way(CPU, 8, CPU)]
 

@@ -1,4 +1,7 @@
-"""Names that other programs may import from `pipeline`: exactly `__all__`, each with a docstring, each when asked for."""
+"""Names that other programs may import from `pipeline`.
+
+They are exactly `__all__`, each with a docstring, each loaded when asked for.
+"""
 
 from __future__ import annotations
 

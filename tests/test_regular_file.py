@@ -1,4 +1,7 @@
-"""What is read back from a folder that others can write to: never waited for, bounded, and in its form or not at all."""
+"""What is read back from a folder that others can write to.
+
+It is never waited for, bounded, and in its form or not at all.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""No file, name or answer can make the pipeline run code, and it never goes onto the network: read off the syntax trees.
+"""No file, name or answer can make the pipeline run code, and it never goes onto the network.
 
-Between its own processes multiprocessing pickles tasks and results; that goes through a pipe that only they hold, and is
-no file that anybody could have put there.
+Both are read off the syntax trees.
+
+Between its own processes multiprocessing pickles tasks and results; that goes through a pipe that only they hold, and
+is no file that anybody could have put there.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("data", "transforms", "networks", "pipeline", "bench", "tools", "tests")
 SOURCES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "run_pipeline.py"]
 
-OBJECTS_FROM_BYTES = {"pickle", "_pickle", "cPickle", "pickle5", "dill", "cloudpickle", "joblib", "jsonpickle", "shelve",
+OBJECTS_FROM_BYTES = {"pickle", "_pickle", "cPickle", "pickle5", "dill", "cloudpickle", "joblib", "jsonpickle",
+                      "shelve",
                       "marshal", "copyreg"}  # fmt: skip
 CODE_FROM_TEXT = {"code", "codeop", "runpy", "imp", "pty", "commands"}
 CLIENTS = {"requests", "httpx", "aiohttp", "urllib3", "urllib.request", "http.client", "ftplib", "smtplib", "telnetlib",

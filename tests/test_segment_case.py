@@ -252,7 +252,8 @@ def test_a_title_in_letters_that_the_font_lacks_is_drawn_without_a_word(tmp_path
     program = (
         "import sys; from pathlib import Path; import numpy as np; from data.grid import Grid\n"
         "from pipeline.report.preview import write_preview\n"
-        "write_preview(Path(sys.argv[1]), '\\uac00', None, {'WT': np.ones((8, 8, 8), bool)}, Grid((8, 8, 8), np.eye(4)))"
+        "write_preview(Path(sys.argv[1]), '\\uac00', None, {'WT': np.ones((8, 8, 8), bool)}, "
+        "Grid((8, 8, 8), np.eye(4)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "x.png")], cwd=ROOT, capture_output=True, text=True, check=True

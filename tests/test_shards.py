@@ -1,4 +1,7 @@
-"""A run in parts: each part does its own patients as the whole run would, and merged they are the whole run's result."""
+"""A run in parts: each part does its own patients as the whole run would.
+
+Merged, they are the whole run's result.
+"""
 
 from __future__ import annotations
 

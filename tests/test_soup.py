@@ -62,7 +62,8 @@ def test_the_average_is_the_mean_of_each_weight_and_statistic_and_has_the_counte
 
 
 def test_the_mean_is_taken_tensor_by_tensor_and_leaves_the_parents_as_they_are():
-    states = [{"w": torch.tensor([0.0, 1.0]), "n": torch.tensor(3)}, {"w": torch.tensor([1.0, 5.0]), "n": torch.tensor(4)},
+    states = [{"w": torch.tensor([0.0, 1.0]), "n": torch.tensor(3)},
+              {"w": torch.tensor([1.0, 5.0]), "n": torch.tensor(4)},
               {"w": torch.tensor([2.0, 0.0]), "n": torch.tensor(5)}]  # fmt: skip
     mean = average_weights(states)
     assert mean["w"].tolist() == [1.0, 2.0] and mean["n"].item() == 3

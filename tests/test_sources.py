@@ -247,7 +247,8 @@ def test_a_t1c_slice_keeps_its_size_its_orientation_and_tells_the_whole_tumour_a
     (case,) = t1c_cases(tmp_path, recipe((None,) * 3, dims=2), tmp_path / "cache")
     assert (case.name, case.patient) == ("BraTS20_Training_002", "BraTS20_Training_002")
     assert case.voxels.shape == (8, 112, 168, 1)
-    # Rows to the left and columns to the posterior: in RAS both run the other way, so the tumour's corner is far from 0.
+    # Rows to the left and columns to the posterior: in RAS both run the other way, so the tumour's corner is far from
+    # 0.
     tumour = case.voxels[4, ..., 0]
     assert tumour.sum() == 28 * 56 and (tumour[70:98, 112:168] == 1).all()
     assert not case.voxels[[0, 2, 3]].any() and np.isnan(case.voxels[5:]).all()
@@ -339,7 +340,8 @@ def head_picture() -> np.ndarray:
 
 
 def write_heads(folder: Path, patient: str = "TCGA_DU_0001_19990101", copies: bool = False) -> None:
-    """Six slices: a tumour on T1, FLAIR and T1c of 60, 150 and 90 at the front left, brighter with each slice; the last is air."""
+    """Six slices: a tumour on T1, FLAIR and T1c of 60, 150 and 90 at the front left, brighter with each slice; the last
+    is air."""
     (folder / patient).mkdir(parents=True)
     for number in range(1, 7):
         picture, mask = head_picture(), np.zeros((256, 256), np.uint8)

@@ -97,7 +97,8 @@ def test_every_mask_is_read_once_where_the_names_leave_a_choice(tmp_path, monkey
     monkeypatch.setattr("pipeline.inspect.read_label_values", counted)
     found = inspect_cases(tmp_path)
     assert len(read) == len(set(read)) == 3
-    # Label 4, the resection cavity, is known to the convention of 2024 alone, and one patient of a set tells the others.
+    # Label 4, the resection cavity, is known to the convention of 2024 alone, and one patient of a set tells the
+    # others.
     assert {case["convention"] for case in found} == {"brats2024-gli"}
 
 

@@ -1,4 +1,5 @@
-"""pipeline/score/statistics.py and pipeline/score/significance.py: worked numbers, numpy and enumeration as oracles, symmetries."""
+"""pipeline/score/statistics.py and pipeline/score/significance.py: worked numbers, numpy and enumeration as oracles,
+symmetries."""
 
 from __future__ import annotations
 

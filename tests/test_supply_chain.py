@@ -1,4 +1,5 @@
-"""What is installed is what is pinned, under licences that we can live with; and the two pages on safety name tests that exist."""
+"""What is installed is what is pinned, under licences that we can live with; and the two pages on safety name tests
+that exist."""
 
 from __future__ import annotations
 
@@ -145,7 +146,8 @@ def test_a_licence_is_strong_copyleft_where_no_choice_without_gpl_is_left(expres
         ("Apache License\n  Version 2.0, January 2004", "Apache-2.0"),
         ("BSD 3-Clause License\n\nCopyright", "BSD-3-Clause"),
         (
-            "Redistribution and use in source and binary\nforms ... The names of its contributors may not be used to endorse"
+            "Redistribution and use in source and binary\nforms ... The names of its contributors may not be used to "
+            "endorse"
             "\nor promote products derived",
             "BSD-3-Clause",
         ),

@@ -1,4 +1,4 @@
-"""pipeline/score/surface_elements.py against hand-worked geometry, DeepMind's published numbers, MONAI, and properties."""
+"""pipeline/score/surface_elements.py against worked geometry, DeepMind's published numbers, MONAI, and properties."""
 
 from __future__ import annotations
 

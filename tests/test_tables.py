@@ -1,4 +1,5 @@
-"""pipeline/score/tables.py: cells that are exact and that no spreadsheet runs, columns in order, the summary of a wide table."""
+"""pipeline/score/tables.py: cells that are exact and that no spreadsheet runs, columns in order, the summary of a wide
+table."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_no_source_writes_a_table_but_through_the_writer_that_defuses_cells():
-    """Text that csv or pandas wrote would be whatever a file was called. Developers' tables (bench) are no exception."""
+    """Text that csv or pandas wrote would be whatever a file was called.
+
+    Developers' tables (bench) are no exception.
+    """
     sources = [
         p
         for folder in ("data", "transforms", "networks", "pipeline", "bench", "tools")

@@ -26,7 +26,12 @@ from pipeline.training.sampling import PatchDataset
 ALONE = Process(0, 1, torch.device("cpu"))
 
 
-def recipe(dims: int = 2, architecture: str = "attention_unet", network: dict[str, Any] = {}, **training) -> RunConfig:  # noqa: B006
+def recipe(
+    dims: int = 2,
+    architecture: str = "attention_unet",
+    network: dict[str, Any] = {},  # noqa: B006
+    **training,
+) -> RunConfig:
     return parse_config(
         {
             "name": "tiny",

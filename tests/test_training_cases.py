@@ -1,4 +1,4 @@
-"""What is learnt from: the same tensor as the predictor sees, and the share of each coarse voxel that a region fills."""
+"""What is learnt from: the tensor that the predictor sees, and the share of each coarse voxel that a region fills."""
 
 from __future__ import annotations
 

@@ -274,7 +274,8 @@ def test_a_loss_that_is_no_number_leaves_the_earlier_files_as_they_were(
 # ------------------------------------------------------------------------------------------------- it is extended
 
 COOLDOWN = {"schedule": {"name": "constant_cooldown", "cooldown": 0.5, "warmup_steps": 2}}
-"""Of the tiny run's 12 steps, the last one at the full rate is step 6: progress (7 - 1) / 12 = .5; epoch 2 ends with it."""
+"""Of the tiny run's 12 steps, the last one at the full rate is step 6: progress (7 - 1) / 12 = .5; epoch 2 ends with
+it."""
 
 
 def test_an_extended_cool_down_run_is_the_run_that_was_planned_so_long_to_the_bit(patients, options, tmp_path):
@@ -324,7 +325,8 @@ def test_an_extended_cosine_run_starts_again_warm_over_the_added_epochs(patients
         patients, write_recipe(tmp_path / "b.yaml", epochs=4, **cosine), out, TrainOptions(**options, resume=True)
     )
     rates = [record.learning_rate / 0.01 for record in read_history(out / "history.csv")]
-    # Of six steps each time, the third (progress 2/6) and the sixth (5/6): (1 + cos(pi / 3)) / 2, (1 + cos(5 pi / 6)) / 2.
+    # Of six steps each time, the third (progress 2/6) and the sixth (5/6): (1 + cos(pi / 3)) / 2, (1 + cos(5 pi / 6))
+    # / 2.
     assert rates == pytest.approx([0.75, 0.0669873, 0.75, 0.0669873])
 
 

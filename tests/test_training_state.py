@@ -1,4 +1,5 @@
-"""pipeline/training/progress/state.py: what goes on is what was left, to the bit and the place in memory; else it is refused."""
+"""pipeline/training/progress/state.py: what goes on is what was left, to the bit and the place in memory; else it is
+refused."""
 
 from __future__ import annotations
 

@@ -138,7 +138,8 @@ def test_a_lesion_that_its_volume_cuts_off_is_not_known_where_it_fades() -> None
     donor = donor_of(source, place=(0.5, 0.5, 0.5))
     host = brain(value=2.0)
     result = transplant(host, everywhere(host), donor, at_its_place(host, donor))
-    # The donor's voxel 0 stands at (39 - 19) / 2 = 10; the weight there is 0, then 1/3, 2/3 and 1 from the third voxel on.
+    # The donor's voxel 0 stands at (39 - 19) / 2 = 10; the weight there is 0, then 1/3, 2/3 and 1 from the third voxel
+    # on.
     row = result[2, :, 21, 17]
     assert row[10] == 0 and np.isnan(row[11:13]).all()
     assert (row[13:20] == 1).all() and not row[20:].any()

@@ -37,8 +37,9 @@ def test_what_shows_nothing_is_invisible(name):
     assert not is_visible(unicodedata.lookup(name))
 
 
-@pytest.mark.parametrize("character", ["a", " ", "_", "\u00e9", "\N{COMBINING ACUTE ACCENT}", "\uac00", "\N{HANGUL CHOSEONG KIYEOK}",
-                                       "\N{BRAILLE PATTERN DOTS-1}", "\u0915", "\N{BRAIN}"])  # fmt: skip
+@pytest.mark.parametrize("character", ["a", " ", "_", "\u00e9", "\N{COMBINING ACUTE ACCENT}", "\uac00",
+                                       "\N{HANGUL CHOSEONG KIYEOK}", "\N{BRAILLE PATTERN DOTS-1}",
+                                       "\u0915", "\N{BRAIN}"])  # fmt: skip
 def test_letters_marks_and_pictures_are_visible(character):
     assert is_visible(character)
 
@@ -47,7 +48,8 @@ def test_letters_marks_and_pictures_are_visible(character):
     ("show", "shown"),
     [
         (lambda name: printable(Path(name)), "P1\\u3164_t1"), (one_line, "P1__t1"), (clean_name, "P1__t1"),
-        (plain, "P1\ufffd_t1"), (in_a_picture, "P1\ufffd_t1"), (_short, "P1\ufffd_t1"), (run_pipeline._printable, "P1?_t1"),
+        (plain, "P1\ufffd_t1"), (in_a_picture, "P1\ufffd_t1"), (_short, "P1\ufffd_t1"),
+        (run_pipeline._printable, "P1?_t1"),
     ],
     ids=["sentence", "one line", "upload", "page", "picture", "chart", "terminal"],
 )  # fmt: skip

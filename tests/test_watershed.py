@@ -146,7 +146,8 @@ def test_thick_slices_let_the_shape_in_the_plane_decide() -> None:
     plane = ball(shape, (12, 10), 8) | ball(shape, (24, 10), 8)
     mask = np.zeros((*shape, 7), bool)
     mask[..., 2:5] = plane[..., None]
-    # 1 mm slices: every place is 2 mm from the slices above and below. 10 mm: in the plane, summits sqrt 65 = 8.06, neck 6.
+    # 1 mm slices: every place is 2 mm from the slices above and below. 10 mm: in the plane, summits sqrt 65 = 8.06,
+    # neck 6.
     assert split_touching(mask, (1, 1, 1)).max() == 1
     assert split_touching(mask, (1, 1, 10)).max() == 2
 

@@ -1,4 +1,7 @@
-"""The web app behind a proxy that ends TLS, as docs/web.md advises: a small one, with a certificate made for the test."""
+"""The web app behind a proxy that ends TLS, as docs/web.md advises.
+
+The proxy is a small one, with a certificate made for the test.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +182,8 @@ def test_a_public_url_needs_a_token_though_the_server_listens_on_loopback(tmp_pa
     [
         ("https://scans.example", "scans.example"), ("https://Scans.Example/", "scans.example"),
         ("https://scans.example:443", "scans.example"), ("https://scans.example:8443", "scans.example:8443"),
-        ("https://[2001:db8::1]:8443", "[2001:db8::1]:8443"), ("https://xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("https://[2001:db8::1]:8443", "[2001:db8::1]:8443"),
+        ("https://xn--bcher-kva.example", "xn--bcher-kva.example"),
     ],
 )  # fmt: skip
 def test_a_public_url_is_what_browsers_send(tmp_path, url, host):

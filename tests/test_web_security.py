@@ -259,7 +259,8 @@ def test_downloads_are_attachments_that_no_browser_opens(owned):
 @pytest.mark.parametrize(
     "name",
     ["../../../etc/passwd", "..%2f..%2fweb.sqlite3", "%2e%2e/web.sqlite3", "files/f0001.nii.gz", "output/report.csv",
-     "view/../../files/f0001.nii.gz", "/etc/passwd", "view/", "view/nothing.nii.gz", "", ".", "report.csv%00", "x" * 5000,
+     "view/../../files/f0001.nii.gz", "/etc/passwd", "view/", "view/nothing.nii.gz", "", ".", "report.csv%00",
+     "x" * 5000,
      "output/.state/quick.json", "incoming"],
 )  # fmt: skip
 def test_only_files_of_the_result_can_be_asked_for(owned, name):

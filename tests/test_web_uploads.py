@@ -118,7 +118,8 @@ def test_one_file_alone_whose_name_says_nothing_is_asked_for(client, patient):
 
 def test_no_sentence_names_an_option_or_a_folder_that_the_user_has_not(client, patient):
     images = {name: (patient / f"{patient.name}-{name}.nii.gz").read_bytes() for name in ("t2f", "t1n", "t2w", "seg")}
-    _, case = send(client, ("x_flair.nii.gz", images["t2f"]), ("x_t1.nii.gz", images["t1n"]), ("y_t2.nii.gz", images["t2w"]),
+    _, case = send(client, ("x_flair.nii.gz", images["t2f"]), ("x_t1.nii.gz", images["t1n"]),
+                   ("y_t2.nii.gz", images["t2w"]),
                    ("x_seg.nii.gz", images["seg"]))  # fmt: skip
     sentences = [*case["problems"], *case["warnings"]]
     other = "the upload holds another patient's file: y_t2.nii.gz; it is not used unless you say what it shows"
@@ -139,18 +140,23 @@ def test_no_sentence_names_an_option_or_a_folder_that_the_user_has_not(client, p
          "no t1 image, and m needs t1, t2; add the file, or choose another model"),
         ("patient: no t1 image, and m needs t1, t2; add the file, choose --missing zero or skip, or name another model",
          "no t1 image, and m needs t1, t2; add the file, or choose another model"),
-        ("x.nii holds the label 7, which c does not know, so that it is not scored; name its convention with --convention",
+        ("x.nii holds the label 7, which c does not know, so that it is not scored; name its convention with "
+         "--convention",
          "x.nii holds the label 7, which c does not know, so that it is not scored; correct its labels"),
-        ("x.nii: the reference has label values that no convention admitted here knows: 7; it will not be scored, name its "
-         "convention with --convention",
-         "x.nii: the reference has label values that no convention admitted here knows: 7; it will not be scored, correct its labels"),
+        ("x.nii: the reference has label values that no convention admitted here knows: 7; it will not be scored, "
+         "name its convention with --convention",
+         "x.nii: the reference has label values that no convention admitted here knows: 7; it will not be scored, "
+         "correct its labels"),
         ("the convention lgg has none of the regions TC of m; choose another with --convention",
          "the convention lgg has none of the regions TC of m; choose another model"),
-        ("the files of patient bear different patients' names (a_t1.nii, b_t2.nii); keep one patient's files in a folder",
+        ("the files of patient bear different patients' names (a_t1.nii, b_t2.nii); keep one patient's files in a "
+         "folder",
          "the files of patient bear different patients' names (a_t1.nii, b_t2.nii); check that they are one patient's"),
         ("the folder patient holds another patient's file: a_1.tif, a_2.tif; move it to that patient's folder",
-         "the folder patient holds another patient's file: a_1.tif, a_2.tif; it is not used unless you say what it shows"),
-        ("x.nii: declares 9 x 9 x 9 voxels of 8 bytes, over the limit of 4 of 4; check the header, or raise --max-voxels",
+         "the folder patient holds another patient's file: a_1.tif, a_2.tif; it is not used unless you say what it "
+         "shows"),
+        ("x.nii: declares 9 x 9 x 9 voxels of 8 bytes, over the limit of 4 of 4; check the header, or raise "
+         "--max-voxels",
          "x.nii: declares 9 x 9 x 9 voxels of 8 bytes, over the limit of 4 of 4; check the header"),
         ("P1: not enough memory for this case; free some", "P1: not enough memory for this case; free some"),
     ],
@@ -255,7 +261,8 @@ def test_broken_images_are_named_by_the_names_they_came_with(client, patient):
         ([("IM0001.dcm", b"x"), ("IM0002.dcm", b"x")], "export DICOM as NIfTI"),
         ([("x.tar.gz", b"x")], "only .zip is unpacked"),
         ([("x_t1.mhd", b"x")], "save it as .mha"),
-        ([("a/a_t1.nii", b"x"), ("a/a_t2.nii", b"x"), ("b/b_t1.nii", b"x"), ("b/b_t2.nii", b"x")], "holds 2 patients (a, b)"),
+        ([("a/a_t1.nii", b"x"), ("a/a_t2.nii", b"x"), ("b/b_t1.nii", b"x"), ("b/b_t2.nii", b"x")],
+         "holds 2 patients (a, b)"),
         ([("x.zip", b"PK\x03\x04 no zip")], "is no zip file"),
         ([("x.zip", zip_of([]))], "holds no file"),
     ],
@@ -284,7 +291,10 @@ def test_a_form_that_is_damaged_or_broken_off_is_refused(client, body):
 
 
 def test_an_upload_over_the_limit_is_refused_before_it_is_sent(server):
-    head = f"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: {LIMIT + 1}\r\n\r\n"
+    head = (
+        "POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        f"Content-Length: {LIMIT + 1}\r\n\r\n"
+    )
     assert b" 413 " in first_answer(server, [head.encode()])
 
 
@@ -351,7 +361,10 @@ def test_an_upload_is_never_in_memory(tmp_path, monkeypatch):
 
 def test_a_sender_that_stops_is_given_up(server, monkeypatch):
     monkeypatch.setattr("pipeline.web.intake.uploads.STALLED_S", 0.3)
-    head = b"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 9999\r\n\r\n--b\r\n"
+    head = (
+        b"POST /api/cases HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"Content-Length: 9999\r\n\r\n--b\r\n"
+    )
     start = time.monotonic()
     assert b" 422 " in first_answer(server, [head])
     assert time.monotonic() - start < 5
@@ -395,8 +408,10 @@ def dripped(server, head):
     ("name", "cleaned"),
     [
         ("../../etc/passwd", "etc/passwd"), ("/etc/x_t1.nii", "etc/x_t1.nii"), ("C:\\scans\\x.nii", "C:/scans/x.nii"),
-        ("a\0b\nc", "a_b_c"), ("..", ""), ("./x", "x"), ("", ""), ("\ud800", "_"), ("<img src=x>.nii", "<img src=x>.nii"),
-        ("a" * 5000 + "_t1.nii", "a" * 193 + "_t1.nii"), ("/".join("abcdefghijklmnopqrstuvwxyz"), "k/l/m/n/o/p/q/r/s/t/u/v/w/x/y/z"),
+        ("a\0b\nc", "a_b_c"), ("..", ""), ("./x", "x"), ("", ""), ("\ud800", "_"),
+        ("<img src=x>.nii", "<img src=x>.nii"),
+        ("a" * 5000 + "_t1.nii", "a" * 193 + "_t1.nii"),
+        ("/".join("abcdefghijklmnopqrstuvwxyz"), "k/l/m/n/o/p/q/r/s/t/u/v/w/x/y/z"),
     ],
 )  # fmt: skip
 def test_a_name_from_outside_is_a_text(name, cleaned):
@@ -515,8 +530,8 @@ def test_a_zip_of_too_many_files_is_refused(tmp_path):
 
 
 def zip_with_a_long_comment(n, comment=65535):
-    """A zip of n nameless entries: how many there are stands in its 64-bit record alone, which the comment hides from who
-    reads the last 65557 bytes."""
+    """A zip of n nameless entries: how many there are stands in its 64-bit record alone, which the comment hides from
+    who reads the last 65557 bytes."""
     directory = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 3, 20, 0, 0, 0, 0, 33, *[0] * 10) * n
     record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, n, n, len(directory), 0)
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(directory), 1)

@@ -1,4 +1,5 @@
-"""Stand-ins for what the web app's computing process runs: quick results, and every way to misbehave, by the case's name."""
+"""Stand-ins for what the web app's computing process runs: quick results, and every way to misbehave, by the case's
+name."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def run_tasks(
 def _results(
     queue: _Queue, done: Iterable[Future[Result]], died: Callable[[Task], Result], broken: list[tuple[int, Task]]
 ) -> Iterator[tuple[int, Result]]:
-    """Yield the results of finished tasks; tasks whose pool broke are added to ``broken``."""
+    """Yield the results of finished tasks, and add the tasks of a broken pool to ``broken``."""
     for future in done:
         index, task = queue.running.pop(future)
         try:

@@ -1,4 +1,6 @@
-"""Broken patients, one small function a fault: none is stored, each is made from an undamaged phantom when it is needed.
+"""Broken patients, one small function a fault.
+
+None is stored: each is made from an undamaged phantom when it is needed.
 
 `FAULTS` is the register. ``python -m tests.faults`` runs them all and prints what the pipeline makes of each.
 """

@@ -64,7 +64,8 @@ def _write(patient: Patient) -> None:
 
 
 def small_model(path: Path) -> Path:
-    """A network of random weights that works on the patients' own grid, and whose masks are a few pieces of every label."""
+    """A network of random weights that works on the patients' own grid, and whose masks are a few pieces of every
+    label."""
     return make_model(path, spacing_mm=SPACING_MM, seed=8)
 
 

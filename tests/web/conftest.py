@@ -51,7 +51,8 @@ from pathlib import Path
 from pipeline.web.app import Settings, serve
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    serve(Settings(workspace=Path(given["workspace"]), models=(given["model"],), data=Path(given["data"]), port=given["port"]))
+    workspace, data = Path(given["workspace"]), Path(given["data"])
+    serve(Settings(workspace=workspace, models=(given["model"],), data=data, port=given["port"]))
 """
 
 

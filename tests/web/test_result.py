@@ -1,4 +1,5 @@
-"""The page of a finished case: what waits, what is said when something is not known, and what is asked before it is lost."""
+"""The page of a finished case: what waits, what is said when something is not known, and what is asked before it is
+lost."""
 
 from __future__ import annotations
 
@@ -258,7 +259,10 @@ def test_a_finished_case_runs_again_with_other_settings(open_page, patient_files
     assert page.locator(".toolbar label", has=page.get_by_text("T2", exact=True)).count() == 0
 
 
-CARD = "# tiny\n\n| system | patient | dice_WT | dice_TC | dice_ET | hd95_mm_WT | hd95_mm_TC | hd95_mm_ET |\n|---|---|---|---|---|---|---|---|\n"
+CARD = (
+    "# tiny\n\n| system | patient | dice_WT | dice_TC | dice_ET | hd95_mm_WT | hd95_mm_TC | hd95_mm_ET |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
 
 
 def test_a_number_of_a_model_card_stays_in_one_piece(open_page, done):

@@ -49,7 +49,8 @@ def look(viewer):
 
 @pytest.fixture(scope="session")
 def bits(done):
-    """The prediction as the server packs it: the image, its voxels, and which of them have only neighbours of their own value."""
+    """The prediction as the server packs it: the image, its voxels, and which of them have only neighbours of their own
+    value."""
     view = done.case["result"]["view"]
     image = decode(done.bytes_of(view["prediction"]))
     values = np.asarray(image.dataobj).astype(np.uint8)
