@@ -40,7 +40,8 @@ _FOLDER = Path(__file__).parent / "conventions"
 CONVENTIONS: tuple[str, ...] = tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 """Names of the conventions that are shipped, for `load_convention`."""
 _OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
-_LONGEST_SPELLING = 1000
+LONGEST_SPELLING = 1000
+"""Letters of a user's own convention as JSON: it stands in tables, state files and model files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +256,7 @@ def read_convention(path: Path) -> LabelConvention:
 def _spelt(spelling: str) -> LabelConvention:
     source = "a label convention in JSON"
     try:
-        content = parse_json(spelling[: _LONGEST_SPELLING + 1])
+        content = parse_json(spelling[: LONGEST_SPELLING + 1])
         content["labels"] = {int(label): tissue for label, tissue in content["labels"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConventionError(f"{source} is damaged: {spelling[:80]!r}; give its YAML file again") from None
@@ -269,9 +270,9 @@ def _checked_own(convention: LabelConvention, source: str) -> LabelConvention:
             "most 50 letters, digits and ._-"
         )
     texts = (convention.source, *convention.labels.values())
-    if not all(map(is_visible, "".join(texts))) or len(convention.spelling) > _LONGEST_SPELLING:
+    if not all(map(is_visible, "".join(texts))) or len(convention.spelling) > LONGEST_SPELLING:
         raise ConventionError(
-            f"{source}: its source and tissues must be printable, and shorter than {_LONGEST_SPELLING} letters together"
+            f"{source}: its source and tissues must be printable, and shorter than {LONGEST_SPELLING} letters together"
         )
     return convention
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-LONGEST_NAME = 1000
-"""Letters of a name in a card: some come into a table or a sentence. The longest are fingerprints, of 128."""
+from data.labels import LONGEST_SPELLING
+
+LONGEST_NAME = LONGEST_SPELLING
+"""Letters of a name in a card: some come into a table or a sentence.
+
+The longest are label conventions of a user's own, which stand there with their whole content; then fingerprints, of
+128.
+"""
 
 
 def check_kinds(settings: Any, card: Any) -> None:

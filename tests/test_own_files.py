@@ -15,8 +15,10 @@ from data.case import Case
 from data.errors import ConventionError, UsageError
 from data.find.discover import discover_cases
 from data.find.layouts.layout import load_layouts, own_layouts, read_layout
-from data.labels import convention_name, convention_option, load_convention, read_convention
-from tests.conftest import read_mask
+from data.labels import LONGEST_SPELLING, convention_name, convention_option, load_convention, read_convention
+from pipeline.checkpoint import open_checkpoint
+from tests.conftest import make_model, read_mask
+from tests.test_training_run import write_recipe
 
 LABELS = """\
 name: st-elsewhere
@@ -123,6 +125,37 @@ def test_a_finished_case_is_done_again_when_the_numbers_change(hospital, tiny_mo
     labels.write_text(LABELS.replace("30", "40"))
     run("segment", hospital / "scans", "-o", output, *options)
     assert np.array_equal(read_mask(path), renumbered(before, {10: 10, 20: 20, 30: 40}))
+
+
+def test_a_model_writes_the_own_numbers_that_it_learnt_without_their_file_and_its_cases_are_kept(hospital):
+    scans, labels, layout = hospital / "scans", hospital / "labels.yaml", hospital / "layout.yaml"
+    recipe = write_recipe(hospital / "tiny.yaml", epochs=1, steps_per_epoch=1, validate_every=1)
+    training = ("--recipe", recipe, "--folds", 2, "--device", "cpu", "--layout", layout, "--convention", labels)
+    assert run("train", scans, "-o", hospital / "run", *training) == 0
+    layout.write_text(LAYOUT.replace("[labels.yaml]", "[]"))
+    for file in (labels, *scans.rglob("*_CONTOUR.nii.gz")):
+        file.unlink()
+    model, output = hospital / "run" / "model.safetensors", hospital / "out"
+    written = load_convention(open_checkpoint(model).settings["convention"])
+    assert (written.name, written.written_as) == ("st-elsewhere", {"WT": 20, "TC": 10, "ET": 30})
+    options = ("-o", output, "--layout", layout, "--model", model, "--quiet")
+    assert run("segment", scans, *options) == 0
+    assert "oedema" in (output / "labels.txt").read_text()
+    masks = sorted(output.rglob("*_seg.nii.gz"))
+    made = [path.stat().st_mtime_ns for path in masks]
+    assert run("segment", scans, *options) == 0
+    assert len(masks) == 2 and [path.stat().st_mtime_ns for path in masks] == made
+
+
+def test_a_model_with_the_longest_convention_that_is_taken_opens(tmp_path):
+    labels = tmp_path / "labels.yaml"
+    labels.write_text(LABELS)
+    room = LONGEST_SPELLING - len(read_convention(labels).spelling)
+    labels.write_text(LABELS.replace("oedema", "oedema" + "x" * room))
+    convention = read_convention(labels)
+    assert len(convention.spelling) == LONGEST_SPELLING
+    model = make_model(tmp_path / "own.safetensors", convention=convention.spelling)
+    assert load_convention(open_checkpoint(model).settings["convention"]) == convention
 
 
 def test_a_spelling_gives_the_convention_back_without_its_file(tmp_path):

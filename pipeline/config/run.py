@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from data.errors import ConventionError
-from data.labels import load_convention
+from data.labels import convention_name, load_convention
 from networks import NetworkConfig
 from pipeline.config.image import PostprocessConfig, PreprocessConfig, WindowConfig
 from pipeline.config.strict import Strict
@@ -164,8 +164,8 @@ class RunConfig(Strict):
             raise ValueError(str(error)) from None
         if unknown := set(self.regions) - set(known):
             raise ValueError(
-                f"convention {self.convention} has no region {', '.join(sorted(unknown))}; name one that has, "
-                "or leave it out of regions"
+                f"convention {convention_name(self.convention)} has no region {', '.join(sorted(unknown))}; "
+                "name one that has, or leave it out of regions"
             )
         for first, later in combinations(self.regions, 2):
             if known[first] < known[later]:
