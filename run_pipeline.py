@@ -547,6 +547,8 @@ def _only(cases: list[Any], wanted: Sequence[str]) -> list[Any]:
 
 
 def _conclude(report: Any, output: Path, quiet: bool) -> int:
+    from pipeline.score.catalogue import Place, report_name, shown_in
+
     counts = report["status"].value_counts()
     errors = int(counts.get("error", 0))
     if quiet:
@@ -555,10 +557,11 @@ def _conclude(report: Any, output: Path, quiet: bool) -> int:
     else:
         listed = ", ".join(f"{int(counts.get(status, 0))} {status}" for status in ("ok", "warn", "error"))
         print(f"{len(report)} patients: {listed}")
+        shown = tuple(f"{report_name(metric)}_" for metric in shown_in(Place.TERMINAL))
         for name, rows in report.groupby("system", sort=False) if "system" in report else [("", report)]:
             if name:
                 print(_printable(f"  {name}"))
-            for column in (c for c in rows.columns if c.startswith(("dice_", "hd95_mm_")) and rows[c].notna().any()):
+            for column in (c for c in rows.columns if c.startswith(shown) and rows[c].notna().any()):
                 print(f"  {column}: mean {rows[column].mean():.3f}, median {rows[column].median():.3f}")
         print(f"report: {output / 'report.csv'}")
         if (output / "report.html").is_file():

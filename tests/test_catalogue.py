@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import run_pipeline
+from data.case import ImageSource
 from pipeline.evaluate.run import evaluate
 from pipeline.report.texts import number
 from pipeline.score import catalogue
@@ -17,6 +20,7 @@ from pipeline.score.case import ScoreOptions
 from pipeline.score.catalogue import HIGHER, Metric, Place, find_metric, lesionwise, report_name, shown_in
 from pipeline.score.compared import ComparedRegion
 from pipeline.score.lesionwise import LESIONWISE
+from pipeline.web.compute.results import Outcome, describe
 from tests.test_evaluate import nested, reference
 
 EVERY = (*catalogue.measured(), *catalogue.DETECTION, *catalogue.VOXELS, *catalogue.PREDICTION, *catalogue.LESION_SIZES)
@@ -60,6 +64,26 @@ def test_one_function_and_one_entry_put_a_metric_into_metrics_csv_summary_csv_an
     shown, patient = page.split('id="patients"')
     assert "Volumetric similarity" in shown and "0.750" in shown
     assert "Volumetric similarity" in patient and "0.500" in patient
+
+
+def test_the_web_app_and_the_lines_after_a_run_show_a_metric_by_its_entry_alone(patients, monkeypatch, capsys):
+    places = {Place.WEB: 99, Place.TERMINAL: 99, Place.REPORT: 99}
+    entry = Metric("similarity_mm", "Likeness", "mm", HIGHER, volumetric_similarity, places, meaning="How alike")
+    monkeypatch.setattr(catalogue, "OVERLAP", (*catalogue.OVERLAP, entry))
+    predictions, references, output = patients
+    assert run_pipeline.main(["evaluate", *map(str, patients[:2]), "-o", str(output), "--pictures", "0"]) == 0
+    assert "  similarity_mm_WT: mean 0.750, median 0.750\n" in capsys.readouterr().out  # of .5 and 1
+    mask, known = (folder / "BraTS2021_00001" / "BraTS2021_00001_seg.nii.gz" for folder in (predictions, references))
+    row = {"case": "BraTS2021_00001", "convention": "brats2017"}
+    outcome = Outcome(mask, row, [], [], {}, ImageSource((known,)))
+    result = describe(outcome, output / "view", 10**6)
+    assert result["measures"][-1] == {
+        "key": "similarity_mm", "heading": "Likeness (mm)", "unit": "mm", "meaning": "How alike",
+    }  # fmt: skip
+    whole = next(region for region in result["regions"] if region["region"] == "WT")
+    assert whole["similarity_mm"] == 0.5
+    alone = describe(replace(outcome, reference=None), output / "view", 10**6)
+    assert alone["measures"] == [] and not alone["has_reference"]
 
 
 def test_a_metric_that_no_place_shows_is_in_the_tables_and_not_on_the_page(patients, monkeypatch):

@@ -44,6 +44,8 @@ class Place(StrEnum):
     CHARTS = "the charts on the page"
     PATIENT = "a patient's table on the page"
     LESIONS = "a patient's lesions on the page"
+    WEB = "a region's scores in the web app"
+    TERMINAL = "the means printed after a run"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Metric:
     """Name in report.csv, before ``_<region>``. Default: the key."""
     signed: bool = False
     """The sign of a positive number is shown too."""
+    meaning: str = ""
+    """Meaning in a few words, for the reader of a heading."""
 
     @property
     def title(self) -> str:
@@ -179,7 +183,9 @@ def _volume_error_percent(region: ComparedRegion) -> float:
 _P = Place
 OVERLAP = (
     Metric(
-        "dice", "Dice", "", HIGHER, _dice, {_P.REPORT: 3, _P.SUMMARY: 1, _P.COMPARISON: 1, _P.CHARTS: 1, _P.PATIENT: 1}
+        "dice", "Dice", "", HIGHER, _dice,
+        {_P.REPORT: 3, _P.SUMMARY: 1, _P.COMPARISON: 1, _P.CHARTS: 1, _P.PATIENT: 1, _P.WEB: 1, _P.TERMINAL: 1},
+        meaning="Agreement with the reference, 0 to 1",
     ),
     Metric("iou", "IoU", "", HIGHER, _iou),
     Metric("sensitivity", "Sensitivity", "", HIGHER, _sensitivity, {_P.CHARTS: 5, _P.PATIENT: 5}),
@@ -187,13 +193,14 @@ OVERLAP = (
     Metric("precision", "Precision", "", HIGHER, _precision, {_P.CHARTS: 6, _P.PATIENT: 6}),
     Metric("accuracy", "Accuracy", "", HIGHER, _accuracy),
     Metric("tversky", "Tversky", "", HIGHER, _tversky),
-)
+)  # fmt: skip
 """Scores that count voxels."""
 SURFACE = (
     Metric("hd_mm", "HD", "mm", LOWER, _hd_mm, {_P.REPORT: 5}),
     Metric(
         "hd95_mm", "HD95", "mm", LOWER, _hd95_mm,
-        {_P.REPORT: 4, _P.SUMMARY: 2, _P.COMPARISON: 2, _P.CHARTS: 3, _P.PATIENT: 2},
+        {_P.REPORT: 4, _P.SUMMARY: 2, _P.COMPARISON: 2, _P.CHARTS: 3, _P.PATIENT: 2, _P.WEB: 2, _P.TERMINAL: 2},
+        meaning="95th percentile of the surface distance",
     ),
     Metric("assd_mm", "ASSD", "mm", LOWER, _assd_mm, {_P.CHARTS: 4, _P.PATIENT: 4}),
     Metric(

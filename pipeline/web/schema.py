@@ -6,8 +6,9 @@ import json
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
+from pipeline.score.catalogue import Place, shown_in
 from pipeline.web.jobs import Jobs
 from pipeline.web.store import CaseRecord
 
@@ -61,17 +62,31 @@ class CaseFile(BaseModel):
     problem: str | None
 
 
-class RegionResult(BaseModel):
-    """Measurements of one region; null where one is not known."""
+class MeasureInfo(BaseModel):
+    """Score of the regions that is known of at least one of them."""
 
+    key: str = Field(description="Its entry in each region.")
+    heading: str = Field(description="With the unit.")
+    unit: str = Field(description='"" for a share, 0 to 1.')
+    meaning: str
+
+
+class _RegionSizes(BaseModel):
     region: str
     colour: str
     volume_ml: float | None
     voxels: int
     lesions: int
     largest_diameter_mm: float | None
-    dice: float | None
-    hd95_mm: float | None
+
+
+RegionResult: type[BaseModel] = create_model(
+    "RegionResult",
+    __base__=_RegionSizes,
+    __doc__="Measurements of one region; null where one is not known.",
+    **{metric.key: (float | None, ...) for metric in shown_in(Place.WEB)},  # type: ignore[call-overload]
+)
+"""Sizes of a region and the scores that the catalogue of metrics shows in the web app."""
 
 
 class LesionResult(BaseModel):
@@ -132,7 +147,8 @@ class Result(BaseModel):
     model: str
     convention: str
     spacing_known: bool
-    regions: list[RegionResult]
+    regions: list[RegionResult]  # type: ignore[valid-type]
+    measures: list[MeasureInfo] = Field(description="In the order in which they are shown; empty without a reference.")
     lesions: list[LesionResult]
     labels: dict[str, LabelInfo]
     seconds: float | None

@@ -29,6 +29,7 @@ from data.references import voxels_on
 from data.regular_file import read_regular_file
 from pipeline.report.colours import label_colours, region_colour
 from pipeline.score.case import score_masks
+from pipeline.score.catalogue import Place, report_name, shown_in
 from pipeline.score.tables import LARGEST_TABLE
 from pipeline.web.compute.advice import for_page
 from pipeline.web.compute.view import lesion_centres, write_view
@@ -107,6 +108,7 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
     masks = {region: m for region, m in masks.items() if region in measured or m.any()} or masks
     row = outcome.row
     shown = [_region(region, m, mask.grid, row, regions, lesions) for region, m in masks.items()]
+    scores_shown = [metric for metric in shown_in(Place.WEB) if any(item[metric.key] is not None for item in shown)]
     view_folder.mkdir(parents=True, exist_ok=True)
     return {
         "status": row.get("status", "ok"),
@@ -122,7 +124,11 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
         "lesions": _lesions(lesions, masks, mask.grid),
         "labels": _labels(convention),
         "seconds": _number(row.get("seconds")),
-        "has_reference": truth is not None or any(item["dice"] is not None for item in shown),
+        "measures": [
+            {"key": metric.key, "heading": metric.title, "unit": metric.unit, "meaning": metric.meaning}
+            for metric in scores_shown
+        ],
+        "has_reference": truth is not None or bool(scores_shown),
         "view": write_view(outcome.images, mask, masks, truth, view_folder, max_voxels),
     }
 
@@ -158,8 +164,9 @@ def _region(
         "voxels": voxels,
         "lesions": len(own),
         "largest_diameter_mm": max(diameters, default=None),
-        "dice": _first_number(row.get("dice"), report.get(f"dice_{region}")),
-        "hd95_mm": _first_number(row.get("hd95_mm"), report.get(f"hd95_mm_{region}")),
+    } | {
+        metric.key: _first_number(row.get(metric.key), report.get(f"{report_name(metric)}_{region}"))
+        for metric in shown_in(Place.WEB)
     }
 
 

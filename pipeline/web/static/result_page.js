@@ -110,9 +110,8 @@ function regionsPanel(result, viewer) {
   const heads = viewer.hasSpacing
     ? [["Region"], ["ml", "Volume"], ["Lesions", "Number of lesions"], ["⌀ mm", "Largest axial diameter"]]
     : [["Region"], ["Voxels", "Number of voxels"], ["Lesions", "Number of lesions"]];
-  const compared = result.regions.some(row => isNumber(row.dice));
-  if (compared) heads.push(["Dice", "Agreement with the reference, 0 to 1"]);
-  if (compared && viewer.hasSpacing) heads.push(["HD95 mm", "95th percentile of the surface distance"]);
+  const measures = result.measures ?? []; // results that an older version has left have none
+  heads.push(...measures.map(({heading, meaning}) => [heading, meaning]));
   const boxes = new Map();
   const rows = result.regions.map(row => {
     const bit = result.view.regions.indexOf(row.region);
@@ -141,8 +140,7 @@ function regionsPanel(result, viewer) {
       el("td.number", {}, viewer.hasSpacing ? measure(row.volume_ml) : fixed(row.voxels, 0)),
       el("td.number", {}, fixed(row.lesions, 0)),
       viewer.hasSpacing ? el("td.number", {}, fixed(row.largest_diameter_mm, 1)) : null,
-      compared ? el("td.number", {}, fixed(row.dice, 3)) : null,
-      compared && viewer.hasSpacing ? el("td.number", {}, fixed(row.hd95_mm, 1)) : null,
+      ...measures.map(({key, unit}) => el("td.number", {}, unit ? measure(row[key]) : fixed(row[key], 3))),
     );
   });
   viewer.toggleRegion = bit => {
