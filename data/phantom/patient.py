@@ -48,6 +48,19 @@ class Phantom:
     label_map: NDArray[np.uint8]
     grid: Grid
 
+    def header(self, path: Path) -> ImageHeader:
+        """Return the header of its files, which names ``path`` as their place."""
+        return ImageHeader(
+            path=path,
+            grid=self.grid,
+            dtype="int16",
+            channels=1,
+            sform_code=1,
+            qform_code=1,
+            qform=None,
+            xyzt_units=2,
+        )
+
 
 def make_phantom(
     seed: int,
@@ -153,16 +166,7 @@ def write_phantom(
     name = patient_name or phantom_name(seed)
     patient = Path(folder) / name
     patient.mkdir(parents=True, exist_ok=True)
-    like = ImageHeader(
-        path=patient,
-        grid=phantom.grid,
-        dtype="int16",
-        channels=1,
-        sform_code=1,
-        qform_code=1,
-        qform=None,
-        xyzt_units=2,
-    )
+    like = phantom.header(patient)
     for modality, suffix in _SUFFIXES.items():
         write_image(patient / f"{name}-{suffix}.nii.gz", phantom.images[modality].astype(np.int16), like)
     write_label_map(patient / f"{name}-seg.nii.gz", phantom.label_map, like)

@@ -108,8 +108,6 @@ def make_executor(spec: str, initializer: Callable[..., None], initargs: tuple[A
 
     Each worker runs ``initializer`` once.
 
-    Each worker runs ``initializer`` once.
-
     Raises
     ------
     data.errors.UsageError

@@ -51,17 +51,6 @@ HEAD_CONVENTION = "lgg"
 HEAD_PIXEL_MM = 0.88
 
 
-def head_names(folder: Path) -> dict[str, str]:
-    """Return the patients by their case ids.
-
-    Raises
-    ------
-    data.errors.UsageError
-        There is none.
-    """
-    return {case.case_id: known_as(case.case_id) for case in discover_cases(folder)}
-
-
 def head_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:
@@ -126,4 +115,4 @@ def _read(case: Case, config: RunConfig) -> tuple[dict[str, np.ndarray], dict[st
     return images, dict(convention.region_masks(reference.array, told))
 
 
-__all__ = ["HEAD_PIXEL_MM", "head_cases", "head_names"]
+__all__ = ["HEAD_PIXEL_MM", "head_cases"]

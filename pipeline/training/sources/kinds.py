@@ -22,12 +22,12 @@ from pipeline.config import RunConfig
 from pipeline.training.cached import TrainingCase
 from pipeline.training.cases import patient_cases
 from pipeline.training.sources.cubes import cube_cases, is_cube_folder
-from pipeline.training.sources.heads import head_cases, head_names
+from pipeline.training.sources.heads import head_cases
 from pipeline.training.sources.lesion_slices import is_lesion_folder, lesion_cases, lesion_names
 from pipeline.training.sources.silver import is_silver_folder, silver_cases, silver_names
 from pipeline.training.sources.slice_files import is_slice_folder, slice_cases
 from pipeline.training.sources.t1c_slices import is_t1c_folder, t1c_cases, t1c_names
-from pipeline.training.sources.tumour_free import tumour_free_cases, tumour_free_names
+from pipeline.training.sources.tumour_free import tumour_free_cases
 
 _PATIENT = "patient"
 
@@ -131,14 +131,14 @@ SOURCES: dict[str, Source] = {
             "tumour-free",
             "patients in any layout who have no tumour; only where the user says so",
             lambda folder: False,
-            tumour_free_names,
+            _patient_names,
             tumour_free_cases,
         ),
         Source(
             "head",
             "slices of heads with skull, the whole tumour marked; only where the user says so",
             lambda folder: False,
-            head_names,
+            _patient_names,
             head_cases,
         ),
         Source(

@@ -13,7 +13,6 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 import data.phantom
-from data.io.read import ImageHeader
 from data.phantom.patient import Contrast, draw_patient
 from pipeline.array_cache import array_path, file_digest
 from pipeline.config import RunConfig
@@ -107,17 +106,7 @@ def _phantom(
     )
     phantom = draw_patient(seed, 1.0, contrast=contrast, lesions=config.training.sampling.phantom_lesions, **tumour)
     name = f"phantom-{seed}"
-    header = ImageHeader(
-        path=Path(name),
-        grid=phantom.grid,
-        dtype="int16",
-        channels=1,
-        sform_code=1,
-        qform_code=1,
-        qform=None,
-        xyzt_units=2,
-    )
-    meta = {"header": np.array(header, dtype=object)}  # as LoadVolumesd passes it on
+    meta = {"header": np.array(phantom.header(Path(name)), dtype=object)}  # as LoadVolumesd passes it on
     affine = torch.as_tensor(phantom.grid.affine.copy())
     images = {
         modality: MetaTensor(torch.as_tensor(phantom.images[modality])[None], affine=affine, meta=dict(meta))

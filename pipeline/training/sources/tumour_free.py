@@ -22,17 +22,6 @@ from pipeline.training.cached import Entry, TrainingCase, cached_cases
 from pipeline.training.cases import digests_of, images_on_working_grid, recipe_key, refuse_missing
 
 
-def tumour_free_names(folder: Path) -> dict[str, str]:
-    """Return the patients by their case ids.
-
-    Raises
-    ------
-    data.errors.UsageError
-        There is none.
-    """
-    return {case.case_id: known_as(case.case_id) for case in discover_cases(folder)}
-
-
 def tumour_free_cases(
     folder: Path, config: RunConfig, cache: Path, *, names: Sequence[str] | None = None, workers: int = 0
 ) -> list[TrainingCase]:

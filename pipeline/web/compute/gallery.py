@@ -66,7 +66,6 @@ def example_sources(entry: Example) -> tuple[Source, ...]:
 
 def write_example(example_id: str, folder: Path) -> None:
     """Make the phantom and write its images into ``folder``. Raises UsageError for an id that is none."""
-    from data.io.header import ImageHeader
     from data.io.read import write_image, write_label_map
     from data.phantom.patient import make_phantom
 
@@ -74,16 +73,7 @@ def write_example(example_id: str, folder: Path) -> None:
     if entry is None:
         raise UsageError(f"there is no example {example_id!r}; the gallery has {', '.join(e.id for e in GALLERY)}")
     phantom = make_phantom(entry.seed, shape=SHAPE, spacing_mm=SPACING_MM, lesions=entry.lesions)
-    like = ImageHeader(
-        path=folder,
-        grid=phantom.grid,
-        dtype="int16",
-        channels=1,
-        sform_code=1,
-        qform_code=1,
-        qform=None,
-        xyzt_units=2,
-    )
+    like = phantom.header(folder)
     for source in example_sources(entry):
         path = folder / source.files[0]
         if source.role == "reference":
