@@ -157,7 +157,7 @@ def inspect_case(
 
 
 def _known_model(case: Case, first: ImageHeader | None, models: dict[Any, Checkpoint | None]) -> Checkpoint | None:
-    """Return the default model of a case, kept for patients who are alike.
+    """Return the default model of a case, kept for patients alike.
 
     Most patients of a set are alike in all that a model is chosen by. ``first`` is the header of the first image.
     """

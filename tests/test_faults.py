@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 
 import pipeline.report.preview
-import pipeline.segment.run
+import pipeline.segment.results
 import run_pipeline
 from data.find.discover import discover_cases
 from data.io import write
@@ -108,7 +108,7 @@ def segment(root: Path, output: Path, model: Path, page: bool = False, **options
         patch.setattr(pipeline.report.preview, "write_preview", some)
         patch.setattr(write.os, "fsync", lambda _: None)
         if not page:
-            patch.setattr(pipeline.segment.run, "write_segment_page", lambda *_: None)
+            patch.setattr(pipeline.segment.results, "write_segment_page", lambda *_: None)
         with within(600):
             return segment_cases(discover_cases(root), output, SegmentOptions(models=(str(model),), **options))
 

@@ -28,6 +28,7 @@ from pipeline.predict.engine_cache import _path as engine_path
 from pipeline.predict.engine_cache import load as load_engine
 from pipeline.report.pictures import read_png
 from pipeline.score.tables import read_columns
+from pipeline.segment import identity
 from pipeline.segment.shards import read_shard, record_path
 from pipeline.segment.state import read_state
 from pipeline.training.progress.identity import lesion_score
@@ -208,12 +209,15 @@ def test_json_with_a_key_twice_is_refused():
         parse_json('{"a": 1, "a": 2}')
 
 
+MADE_WITH = {identity.TABLE_FORMAT: identity.TABLES}
+
+
 def test_a_record_of_a_part_in_a_thousand_million_is_refused_at_once(tmp_path):
     from pipeline.segment.merge import merge_shards
 
     part = tmp_path / "part"
     record_path(part).parent.mkdir(parents=True)
-    record = {"shard": [1, 999_999_999], "n_patients": 2**31 - 1, "patients": "0" * 64, "made_with": {},
+    record = {"shard": [1, 999_999_999], "n_patients": 2**31 - 1, "patients": "0" * 64, "made_with": MADE_WITH,
               "options": {"models": []}, "cases": []}  # fmt: skip
     run = {"started": "", "seconds": 1, "command": "", "working_folder": "", "machine": {"cpus": 1},
            "options": {"executor": "serial", "device_used": "cpu"}}  # fmt: skip
@@ -236,7 +240,7 @@ def test_a_record_of_a_part_in_a_thousand_million_is_refused_at_once(tmp_path):
     ],
 )
 def test_a_record_of_another_form_is_of_no_finished_part(change, value, tmp_path):
-    record = {"shard": [1, 1], "n_patients": 0, "patients": "0" * 64, "made_with": {}, "options": {"models": []},
+    record = {"shard": [1, 1], "n_patients": 0, "patients": "0" * 64, "made_with": MADE_WITH, "options": {"models": []},
               "cases": []}  # fmt: skip
     run = {"started": "", "seconds": 1, "command": "", "working_folder": "", "machine": {"cpus": 1},
            "options": {"executor": "serial", "device_used": "cpu"}}  # fmt: skip

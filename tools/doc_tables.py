@@ -28,7 +28,7 @@ PACKAGES = ("data", "transforms", "networks", "pipeline")
 
 
 def recipe_keys() -> str:
-    """Table of all keys of a recipe: values, default, meaning."""
+    """Write the table of all keys of a recipe: values, default, meaning."""
     rows = [
         f"| `{key}` | {values} | {default} | {meaning} |"
         for key, values, default, meaning in _keys(config.RunConfig, "")
@@ -37,7 +37,7 @@ def recipe_keys() -> str:
 
 
 def architectures() -> str:
-    """Table of the networks that a recipe may name."""
+    """Write the table of the networks that a recipe may name."""
     rows = [
         f"| `{name}` | {' and '.join(f'{dims}D' for dims in entry.spatial_dims)} | "
         f"{_first_sentence(entry.build.__doc__)} |"
@@ -47,7 +47,7 @@ def architectures() -> str:
 
 
 def losses() -> str:
-    """Table of the losses that a recipe may name, with their parameters and defaults."""
+    """Write the table of the losses of a recipe, with parameters and defaults."""
     lines = ["| `training.loss.name` | | `training.loss.parameters`, with their defaults |", "|---|---|---|"]
     for name, loss in LOSSES.items():
         signature = inspect.signature(loss).parameters.values()
@@ -71,7 +71,7 @@ def label_conventions() -> str:
 
 
 def modules() -> str:
-    """List of all modules, folder by folder, each with the first line of its docstring."""
+    """List all modules by folder, each with the first line of its docstring."""
     lines: list[str] = []
     for folder in sorted(
         {path.parent for package in (*PACKAGES, "bench", "tools") for path in (ROOT / package).rglob("*.py")}

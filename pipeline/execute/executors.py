@@ -241,7 +241,10 @@ def run_tasks(
 def _results(
     queue: _Queue, done: Iterable[Future[Result]], died: Callable[[Task], Result], broken: list[tuple[int, Task]]
 ) -> Iterator[tuple[int, Result]]:
-    """Yield the results of finished tasks, and add the tasks of a broken pool to ``broken``."""
+    """Yield the results of finished tasks.
+
+    The tasks of a broken pool are added to ``broken``.
+    """
     for future in done:
         index, task = queue.running.pop(future)
         try:

@@ -90,7 +90,7 @@ class ReportRow(BaseModel):
 
     def cells(self) -> dict[str, Any]:
         """Return the row for a table: NaN where a measure is not known; fixed columns without a value are left out."""
-        empty = {name for name in ("model", "convention", "seconds") if not getattr(self, name)}
+        empty = {name for name in ("model", "convention", "seconds") if getattr(self, name) in ("", None)}
         return numbers_of({name: value for name, value in self.to_json().items() if name not in empty})
 
     def to_json(self) -> dict[str, Any]:
