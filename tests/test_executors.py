@@ -226,5 +226,5 @@ def test_workers_keep_the_model_and_the_card_is_theirs(phantoms, tiny_model, tmp
         for case in cases:
             choice = ConventionChoice("brats2023", "")
             row = made.submit(segment_one, CaseTask(case, case.case_id, tmp_path, options, choice)).result()
-            assert row["status"] == "ok", row
+            assert row.status == "ok", row
         assert made.submit(predictors).result() == (2, 1)
