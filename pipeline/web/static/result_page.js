@@ -110,7 +110,8 @@ function regionsPanel(result, viewer) {
   const heads = viewer.hasSpacing
     ? [["Region"], ["ml", "Volume"], ["Lesions", "Number of lesions"], ["⌀ mm", "Largest axial diameter"]]
     : [["Region"], ["Voxels", "Number of voxels"], ["Lesions", "Number of lesions"]];
-  const measures = result.measures ?? []; // results that an older version has left have none
+  // Results that an older version has left have none.
+  const measures = (result.measures ?? []).filter(({unit}) => viewer.hasSpacing || !unit);
   heads.push(...measures.map(({heading, meaning}) => [heading, meaning]));
   const boxes = new Map();
   const rows = result.regions.map(row => {
