@@ -190,6 +190,8 @@ class Evaluate:
     """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
     resample: bool = False
     """Resample masks that lie on another grid than their reference; otherwise they are error rows."""
+    like: Path | None = None
+    """Folder of the images: masks that have lost their header, and have their number of voxels, get theirs."""
     split_lesions: bool = False
     """Tell touching lesions apart by watershed before they are listed and counted."""
     workers: int | None = None
@@ -218,6 +220,7 @@ class Evaluate:
                 options=ScoreOptions(tuple(self.metrics), self.tolerance_mm, self.split_lesions),
                 compare=self.compare,
                 resample=self.resample,
+                like=self.like,
                 workers=self.workers,
                 progress=progress,
                 pictures=self.pictures,

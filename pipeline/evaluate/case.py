@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.case import ImageSource
 from data.errors import InputError, SegmentationError, explain
 from data.folder_names import folder_name
 from data.grid import Grid
 from data.io.read import Volume, read_label_map
 from data.labels import LabelConvention, Mask, count_labels
+from pipeline.evaluate.grids import to_one_grid, with_header_of
 from pipeline.evaluate.label_maps import LabelMap
 from pipeline.evaluate.pairs import Pair, settle_conventions
 from pipeline.report.preview import read_background
@@ -38,6 +40,8 @@ class PairTask:
     pair: Pair
     options: ScoreOptions
     resample: bool
+    image: ImageSource | None = None
+    """Whose header a prediction gets that has lost its own."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PairMasks:
-    """One patient's two sides as masks on the reference's grid."""
+    """One patient's two sides as masks on one grid, the reference's where it holds the prediction's."""
 
     prediction: dict[str, Mask]
     reference: dict[str, Mask]
@@ -116,7 +120,7 @@ def read_pair(task: PairTask) -> PairMasks:
         _require_one("prediction", pair.predictions, pair.roots[0]),
         _require_one("reference", pair.references, pair.roots[1]),
     )
-    prediction, reference = _label_map(predicted), _label_map(expected)
+    (prediction, given), reference = with_header_of(_label_map(predicted), task.image), _label_map(expected)
     counts, reference_counts = count_labels(prediction.array), count_labels(reference.array)
     (convention, reason), (reference_convention, reference_reason) = settle_conventions(
         pair, (counts.keys(), reference_counts.keys())
@@ -138,7 +142,11 @@ def read_pair(task: PairTask) -> PairMasks:
         warnings.append(
             f"the prediction holds {_counted(strangers, counts)} outside {convention.name}, counted as background"
         )
-    masks, moved = _on_grid_of(reference, prediction, convention.region_masks(prediction.array), task.resample)
+    truth, masks, grid, moved = to_one_grid(
+        (reference, reference_convention.region_masks(reference.array)),
+        (prediction, convention.region_masks(prediction.array)),
+        task.resample,
+    )
     flags = [f"{r} is not scored: {name} has no such region" for r, name in _unshared(convention, reference_convention)]
     known = prediction.grid.spacing_known and reference.grid.spacing_known
     if not known:
@@ -147,9 +155,7 @@ def read_pair(task: PairTask) -> PairMasks:
     read_as = f"prediction read as {convention.name} ({reason})"
     read_as += f", reference as {reference_convention.name} ({reference_reason})"
     flags.append(read_as.replace("; ", ", "))
-    grid = Grid(reference.grid.shape, reference.grid.affine, known)
-    truth = reference_convention.region_masks(reference.array)
-    return PairMasks(masks, truth, grid, convention, warnings + moved, flags)
+    return PairMasks(masks, truth, Grid(grid.shape, grid.affine, known), convention, warnings + given + moved, flags)
 
 
 def background_of(pair: Pair, grid: Grid) -> NDArray[np.float32] | None:
@@ -239,42 +245,3 @@ def _unshared(one: LabelConvention, other: LabelConvention) -> list[tuple[str, s
     return [(r, other.name) for r in one.regions if r not in other.regions] + [
         (r, one.name) for r in other.regions if r not in one.regions
     ]
-
-
-# ---- one grid ----
-
-
-def _on_grid_of(
-    reference: Volume, prediction: Volume, masks: dict[str, Mask], resample: bool
-) -> tuple[dict[str, Mask], list[str]]:
-    """Bring the prediction's masks onto the reference's grid.
-
-    The second item says what was done to them that a reader must know.
-    """
-    one, other = prediction.grid, reference.grid
-    # Without a voxel size on one side there is no place in the patient to compare, only the number of voxels.
-    placed = one.spacing_known and other.spacing_known
-    if one.matches(other) if placed else one.shape == other.shape:
-        return masks, []
-    if placed and one.holds_voxels_of(other):  # stored in another order
-        return {region: one.turn(mask, other.orientation) for region, mask in masks.items()}, []
-    differ = (
-        f"prediction and reference lie on different grids: {prediction.header.path} has {one.described()}, "
-        f"{reference.header.path} has {other.described()}"
-    )
-    if not resample:
-        raise InputError(f"{differ}; resample one onto the other, or ask for it with --resample")
-    if not placed:
-        raise InputError(f"{differ}; without a voxel size on both sides they cannot be resampled: convert one")
-    remark = f"the prediction was resampled onto the reference's grid, from {one.described()} to {other.described()}"
-    return {region: _resampled(mask, one, other) for region, mask in masks.items()}, [remark]
-
-
-def _resampled(mask: Mask, source: Grid, target: Grid) -> Mask:
-    """Linear interpolation of the region, then the threshold .5; nested regions stay nested."""
-    import torch  # takes seconds to import
-
-    from transforms.restore import resample_to
-
-    share = resample_to(torch.from_numpy(mask.astype(np.float32))[None], source, target)[0]
-    return np.asarray((share >= 0.5).numpy())

@@ -31,6 +31,7 @@ from data.errors import UsageError
 from data.labels import load_convention
 from data.regular_file import open_regular_file
 from pipeline.evaluate.case import Outcome, PairTask, Row, error_row, score_pair
+from pipeline.evaluate.grids import images_like
 from pipeline.evaluate.page import draw_worst, write_evaluation_page
 from pipeline.evaluate.pairs import Labels, Pair, find_pairs, labels_of, system_names
 from pipeline.execute.executors import WORKER_DIED, run_tasks, spec_for
@@ -67,6 +68,7 @@ def evaluate(
     options: ScoreOptions | None = None,
     compare: Sequence[Path] = (),
     resample: bool = False,
+    like: Path | None = None,
     workers: int | None = 1,
     progress: Callable[[Row, int], None] | None = None,
     pictures: int = PICTURES,
@@ -88,7 +90,10 @@ def evaluate(
     compare : sequence of Path
         Further folders of predictions for the same references.
     resample : bool
-        Resample a prediction on another grid onto its reference's; otherwise that patient is an error row.
+        Resample a prediction on another grid onto its reference's; otherwise that patient is an error row. Outside its
+        box either side is background.
+    like : Path, optional
+        Folder of the images: a prediction that has lost its header, and has their number of voxels, gets theirs.
     workers : int, optional
         Processes; 1: this one. None: one for each CPU, but no more than a quarter of the patients.
     progress : callable, optional
@@ -105,7 +110,8 @@ def evaluate(
     conventions = (convention, reference_convention or convention)
     pairs = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
     shown = _require_cases(interactive, pairs)
-    tasks = [PairTask(pair, options, resample) for pair in pairs]
+    images = images_like(like)
+    tasks = [PairTask(pair, options, resample, images.get(pair.case)) for pair in pairs]
     with output_lock(output), _own_scores(output):
         remove_temporary_files(output, ["pictures"])
         tables = _score(tasks, output, workers, progress, compared=len(systems) > 1)
