@@ -52,6 +52,8 @@ def read_image_folder(
             )
             continue
         warnings = [*via, *([content.warning] if content.warning else []), *_beyond(others, content)]
+        if content.note and any(item.match.is_reference for item in readable):
+            warnings.append(content.note)
         candidates = _candidates(readable[0].match.layout.conventions, content)
         drafts.append(
             assemble(
