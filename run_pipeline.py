@@ -182,10 +182,10 @@ class Evaluate:
     compare: list[Path] = field(default_factory=list)
     """Folders of other systems' masks of the same patients: side by side, with paired differences."""
     convention: str | None = None
-    """Label convention of the masks, and of the references unless theirs is given: a name, or a YAML file of your own.
+    """Label convention of the masks, and of references of which nothing is known: a name, or a YAML file of your own.
     Default: recognised."""
     reference_convention: str | None = None
-    """Label convention of the references: a name, or a YAML file of your own."""
+    """Label convention of the references: a name, or a YAML file of your own. Default: recognised."""
     layout: list[Path] = field(default_factory=list)
     """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
     resample: bool = False

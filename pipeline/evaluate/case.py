@@ -131,8 +131,9 @@ def read_pair(task: PairTask) -> PairMasks:
             f"{reference_convention.name}; correct it, or name its convention with --reference-convention"
         )
     # What the choice of the prediction's convention warns of are strange labels: said below, with their counts.
-    reference_choice = pair.choices[1]
+    prediction_choice, reference_choice = pair.choices
     warnings = [
+        *(prediction_choice.warnings if prediction_choice and pair.asked else ()),
         *predicted.case.warnings,
         *expected.case.warnings,
         *(reference_choice.warnings if reference_choice else ()),

@@ -14,7 +14,7 @@ from typing import Any
 from data.case import ImageSource
 from data.errors import InputError
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
-from data.labels import CONVENTIONS, LabelConvention, load_convention
+from data.labels import CONVENTIONS, LabelConvention, convention_name, load_convention
 from pipeline.evaluate.label_maps import LabelMap, by_patient, find_label_maps, matched_by_folder_name
 from pipeline.score.tables import text_cell
 
@@ -42,6 +42,9 @@ class Pair:
     """Each side's own evidence; None where there is not one label map."""
     asked: str | None
     """The convention that the user named for predictions."""
+    labels: tuple[Labels, Labels] = ((), ())
+    """Those of all the folder's predictions, which have one convention, and of their references; empty where no more
+    than the pair's own are wanted."""
 
 
 def system_names(folders: Sequence[Path]) -> list[str]:
@@ -90,11 +93,15 @@ def find_pairs(
         A folder is missing or holds no label map.
     """
     expected = by_patient(find_label_maps(references, exclude=exclude))
-    expected_in = _choose(expected, conventions[1], map_labels, "--reference-convention")
+    expected_in, _ = _choose(expected, conventions[1], map_labels, "--reference-convention")
+    if conventions[0] is not None:  # of references of which nothing is known, what the user says of predictions
+        named = ConventionChoice(conventions[0], "asked for with --convention, and nothing tells another")
+        expected_in = {key: choice if choice.name else named for key, choice in expected_in.items()}
     pairs = []
     for system, folder in systems.items():
         predicted = matched_by_folder_name(by_patient(find_label_maps(folder, exclude=exclude)), expected)
-        predicted_in = _choose(predicted, conventions[0], map_labels, "--convention")
+        predicted_in, read = _choose(predicted, conventions[0], map_labels, "--convention")
+        pooled = _pooled(read, predicted, expected, expected_in, map_labels)
         pairs += [
             Pair(
                 key,
@@ -104,10 +111,37 @@ def find_pairs(
                 (folder, references),
                 (predicted_in.get(key), expected_in.get(key)),
                 conventions[0],
+                pooled.get(key, ((), ())),
             )
             for key in dict.fromkeys([*expected, *predicted])
         ]
     return pairs
+
+
+def _pooled(
+    read: Mapping[str, Labels],
+    predicted: Mapping[str, Sequence[LabelMap]],
+    expected: Mapping[str, Sequence[LabelMap]],
+    expected_in: Mapping[str, ConventionChoice],
+    map_labels: MapLabels,
+) -> dict[str, tuple[Labels, Labels]]:
+    """Return each pair's `Pair.labels`: one folder of predictions has one convention.
+
+    Predictions go together whose names say the same and whose references are in one convention. References are read
+    only where the labels of some prediction do not fit them.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for key in read:
+        if key in expected_in and (name := expected_in[key].name) is not None:
+            groups.setdefault((name, predicted[key][0].case.conventions), []).append(key)
+    found: dict[str, tuple[Labels, Labels]] = {}
+    for (name, _), keys in groups.items():
+        labels = frozenset().union(*(read[key] for key in keys))
+        if len(keys) > 1 and load_convention(name).unknown_labels(labels):
+            sources = [expected[key][0].case.reference for key in keys]
+            theirs = map_labels([source for source in sources if source is not None])
+            found |= dict.fromkeys(keys, (labels, frozenset().union(*theirs)))
+    return found
 
 
 def labels_of(source: ImageSource) -> Labels:
@@ -137,8 +171,8 @@ def settle_conventions(
     """
     prediction, reference = pair.choices
     assert prediction is not None and reference is not None  # there is one label map on either side
-    of_prediction, of_reference = labels
-    if reference.name is None and not of_reference and prediction.name is not None:
+    (of_prediction, of_reference), own = (set(a) | set(b) for a, b in zip(labels, pair.labels, strict=True)), labels[0]
+    if reference.name is None and not labels[1] and prediction.name is not None:
         # No label, no question which is which: only the list of regions is wanted.
         reference = ConventionChoice(prediction.name, "the prediction's, as it holds no label")
     if reference.name is None:
@@ -153,13 +187,26 @@ def settle_conventions(
     if prediction.name is not None:
         return (load_convention(prediction.name), prediction.reason), read_reference
     fitting = [name for name in CONVENTIONS if not load_convention(name).unknown_labels(of_prediction)]
+    if fitting and _alike(fitting, expected, of_prediction):
+        return (load_convention(fitting[0]), "all that its labels fit read them alike here"), read_reference
     # With every label of its reference there, a further one is a stray; with one missing, it is another convention.
     if not fitting or set(of_reference) <= set(of_prediction):
         return (expected, "the reference's, as no other is evident"), read_reference
+    whose = "its" if set(own) == of_prediction else "its folder's"
     raise InputError(
-        f"label convention of the prediction: its labels {_listed(of_prediction)} do not fit {expected.name}, "
+        f"label convention of the prediction: {whose} labels {_listed(of_prediction)} do not fit {expected.name}, "
         f"its reference's, and could be {', '.join(fitting)}; name it with --convention and the reference's with "
         "--reference-convention, or convert it"
+    )
+
+
+def _alike(names: Sequence[str], expected: LabelConvention, labels: Labels) -> bool:
+    """Tell whether conventions put labels into the same regions, of those that the reference tells."""
+    regions = [load_convention(name).regions for name in names]
+    known = set(labels)
+    return all(
+        all(r in each for each in regions) and len({frozenset(each[r] & known) for each in regions}) == 1
+        for r in expected.regions
     )
 
 
@@ -175,24 +222,36 @@ def _admitted(pair: Pair) -> tuple[str, ...]:
 
 def _choose(
     found: Mapping[str, Sequence[LabelMap]], asked: str | None, map_labels: MapLabels, option: str
-) -> dict[str, ConventionChoice]:
-    """Return each patient's own evidence, on its side of the comparison.
+) -> tuple[dict[str, ConventionChoice], dict[str, Labels]]:
+    """Return each patient's own evidence, on its side of the comparison, and the labels that had to be read for it.
 
     Patients without one label map have none.
     """
     single = {key: items[0] for key, items in found.items() if len(items) == 1 and items[0].case.reference is not None}
     if asked is not None:
-        return dict.fromkeys(single, ConventionChoice(asked, "asked for"))
+        return {key: _asked(item, asked, option) for key, item in single.items()}, {}
     unreported = [item.case for item in single.values() if not item.reported]
     # Names that leave one convention need no reading (see choose_conventions).
     open_ones = [c.reference for c in unreported if c.reference is not None and len(c.conventions) != 1]
     read: dict[Any, Labels] = dict(zip(open_ones, map_labels(open_ones), strict=True)) if open_ones else {}
     way_out = f"say which with {option} NAME"
     chosen = choose_conventions(unreported, read_labels=lambda s: read[s], way_out=way_out) if unreported else {}
-    return {
+    choices = {
         key: ConventionChoice(item.reported, "its report.csv says so") if item.reported else chosen[item.case.case_id]
         for key, item in single.items()
     }
+    return choices, {key: read[item.case.reference] for key, item in single.items() if item.case.reference in read}
+
+
+def _asked(item: LabelMap, asked: str, option: str) -> ConventionChoice:
+    """Return the convention that the user names, with a warning where report or names say another."""
+    others = (item.reported,) if item.reported else item.case.conventions
+    warnings: tuple[str, ...] = ()
+    if others and asked not in others:
+        source = "its report.csv" if item.reported else f"the file naming ({item.case.layout})"
+        listing = " or ".join(map(convention_name, others))
+        warnings = (f"{option} {convention_name(asked)} was taken, though {source} says {listing}; check it",)
+    return ConventionChoice(asked, "asked for", None, warnings)
 
 
 def _listed(labels: Labels) -> str:

@@ -19,6 +19,7 @@ so as a warning; the same voxels stored in another order of axes are put in orde
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ from pipeline.score.tables import (
 )
 
 __all__ = ["ScoreOptions", "evaluate"]
+
+log = logging.getLogger(__name__)
 
 PICTURES = 50
 """So many patients are shown unless told: a page of about 10 MB."""
@@ -83,8 +86,9 @@ def evaluate(
     output : Path
         Folder for the files of the module's docstring; made if missing.
     convention, reference_convention : str, optional
-        Label convention of predictions and of references; ``convention`` alone is that of both. A side's that is not
-        given is recognised, patient by patient; see :func:`pipeline.evaluate.pairs.settle_conventions`.
+        Label convention of predictions and of references. A side's that is not given is recognised, that of predictions
+        for the folder as a whole; see :func:`pipeline.evaluate.pairs.settle_conventions`. References of which nothing
+        is known are read as ``convention`` says.
     options : ScoreOptions, optional
         What is measured.
     compare : sequence of Path
@@ -107,7 +111,7 @@ def evaluate(
     folders = [Path(predictions), *map(Path, compare)]
     _check(folders, references, output, (convention, reference_convention), workers, pictures)
     systems = dict(zip(system_names(folders), folders, strict=True))
-    conventions = (convention, reference_convention or convention)
+    conventions = (convention, reference_convention)
     pairs = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
     shown = _require_cases(interactive, pairs)
     images = images_like(like)
@@ -118,7 +122,31 @@ def evaluate(
         frames = _write_tables(output, tables.frames(options), compared=bool(compare))
         drawn = draw_worst(tasks, frames["report"], output / "pictures", pictures, workers)
         write_evaluation_page(output, tasks, frames, drawn, shown)
+    _warn_of_one_sided(tables.regions)
     return frames["report"]
+
+
+def _warn_of_one_sided(rows: Sequence[Row]) -> None:
+    """Log each region that one side of a system never has, and the other does.
+
+    Its numbers may mean something else on that side.
+    """
+    sums: dict[tuple[str, str], tuple[int, int]] = {}
+    for row in rows:
+        if row["voxels_reference"] is not None:
+            predicted, expected = sums.get((row["system"], row["region"]), (0, 0))
+            sums[row["system"], row["region"]] = (
+                predicted + row["voxels_prediction"],
+                expected + row["voxels_reference"],
+            )
+    for (system, region), (predicted, expected) in sums.items():
+        if bool(predicted) != bool(expected):
+            side, other = ("reference", "predictions do") if predicted else ("prediction", "references do")
+            log.warning(
+                "%s: no %s has any %s, though %s; check that both label conventions are right (--convention, "
+                "--reference-convention)",
+                *(system, side, region, other),
+            )
 
 
 def _write_tables(output: Path, frames: dict[str, pd.DataFrame], *, compared: bool) -> dict[str, pd.DataFrame]:
