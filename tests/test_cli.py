@@ -120,7 +120,7 @@ def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.evaluate.run.evaluate", evaluate)
     given = (
         "p r -o out --metrics standard brats2023-met --tolerance-mm 2 --compare q s --convention msd "
-        "--reference-convention lgg --resample --split-lesions --workers 3 --pictures 4 --interactive x y"
+        "--reference-convention lgg --resample --like i --split-lesions --workers 3 --pictures 4 --interactive x y"
     )
     assert call("evaluate", *given.split()) == 0
     ((folders, options),) = asked
@@ -129,7 +129,7 @@ def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):
     assert (scored.metrics, scored.tolerance_mm, scored.split_lesions) == (("standard", "brats2023-met"), 2.0, True)
     assert options == {
         "convention": "msd", "reference_convention": "lgg", "compare": [Path("q"), Path("s")], "resample": True,
-        "workers": 3, "pictures": 4, "interactive": ["x", "y"],
+        "like": Path("i"), "workers": 3, "pictures": 4, "interactive": ["x", "y"],
     }  # fmt: skip
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["[1/7] a: ok (0.2 s)", "2 patients: 2 ok, 0 warn, 0 error"]
