@@ -47,7 +47,9 @@ class SegmentOptions:
     tta: bool = _option(False, Decides.FILES)
     """Average over all mirrorings: slower, a little better."""
     convention: str | None = _option(None, Decides.FILES)
-    """Label convention of the masks and references, a name or a YAML file of your own. Default: each case's own."""
+    """Label convention of the masks, a name or a YAML file of your own. Default: each case's own."""
+    reference_convention: str | None = _option(None, Decides.ROW)
+    """Label convention of the references, likewise. Default: recognised; where nothing tells it, that of the masks."""
     missing: Literal["fail", "skip", "zero"] = _option("fail", Decides.FILES)
     """A modality that the model needs is not there: error row, warn row without a mask, or zeros in its place."""
     save_probabilities: bool = _option(False, Decides.FILES)

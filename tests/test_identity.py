@@ -27,7 +27,7 @@ TABLES = ("report.csv", "metrics.csv", "lesions.csv", "summary.csv", "detection.
 OTHER = {
     "models": ("x",), "device": "cpu", "engine": "torch", "window": "whole", "level": 2, "tta": True,
     "convention": "brats2017", "missing": "zero", "save_probabilities": True, "flat": True, "threads": 3,
-    "max_voxels": 10**8, "overwrite": True, "strict": True,
+    "max_voxels": 10**8, "overwrite": True, "strict": True, "reference_convention": "msd",
 }  # fmt: skip
 """For each option a value that is not the default."""
 
@@ -101,7 +101,7 @@ def task(phantoms: Path, **options) -> CaseTask:
 def test_another_value_changes_the_identity_exactly_where_the_option_decides_the_files(name, phantoms):
     plain = task(phantoms)
     other = replace(plain, options=replace(plain.options, **{name: OTHER[name]}))
-    decides = name not in ("models", "threads", "max_voxels", "overwrite", "strict")
+    decides = name not in ("models", "threads", "max_voxels", "overwrite", "strict", "reference_convention")
     assert (identity.identity(plain, [])[0] != identity.identity(other, [])[0]) is decides
 
 

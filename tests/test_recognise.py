@@ -77,7 +77,7 @@ def test_values_decide_among_what_the_naming_admits(layout: str, values: Values,
 
 @pytest.mark.parametrize(
     ("layout", "values"),
-    [("generic", {1, 2, 3}), ("generic", {1, 2, 3, 4}), ("generic", {1}), ("brats2023-ped", {1, 2, 3})],
+    [("generic", {1, 2, 3}), ("generic", {1, 2, 3, 4}), ("brats2023-ped", {1, 2, 3})],
 )
 def test_a_tie_is_refused_whatever_the_model_would_like(layout: str, values: Values) -> None:
     (choice,) = choose(layout, values, fallback="brats2023")
@@ -95,6 +95,12 @@ def test_the_sets_other_patients_decide_where_a_patients_own_values_do_not() -> 
     assert names(choose("generic", {1, 2}, {4, 2})) == ["brats2017"] * 2
     assert names(choose("brats2023", {1, 2, 3}, {3, 4}, None)) == ["brats2024-gli"] * 3
     assert names(choose("brats2023-ped", {1, 2, 3}, {4})) == ["brats2024-ped"] * 2
+
+
+def test_references_of_zeros_and_ones_are_the_whole_tumour_unless_a_sibling_shows_more() -> None:
+    assert names(choose("generic", {1}, {0, 1}, None)) == ["whole-tumour"] * 3
+    assert names(choose("generic", {1}, {1, 2, 4})) == ["brats2017"] * 2
+    assert names(choose("generic", {1}, {1, 2})) == [None, None]
 
 
 def test_other_patients_do_not_outweigh_a_patients_own_values() -> None:

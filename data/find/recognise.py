@@ -21,6 +21,8 @@ from data.labels import CONVENTIONS, convention_name, count_labels, load_convent
 _TELLING_VALUES = {frozenset({1, 2, 4}): "brats2017"}
 
 
+BINARY = "whole-tumour"
+"""Convention of masks of zeros and ones, where no name says another."""
 SAY_CONVENTION = "say which with --convention NAME"
 """End of the error of an undecided convention, for the command line."""
 
@@ -193,6 +195,9 @@ def _choose(
             None,
             evidence.warnings,
         )
+    if pooled == {1} and not decided and BINARY in evidence.candidates:
+        reason = "the references hold 0 and 1 alone: masks of the whole tumour"
+        return ConventionChoice(BINARY, reason, None, evidence.warnings)
     if case.conventions and not decided and all(_compatible(a, b) for a, b in combinations(evidence.candidates, 2)):
         rest = ", ".join(map(convention_name, evidence.candidates[1:]))
         return ConventionChoice(

@@ -34,7 +34,7 @@ from pipeline.execute.stages import Stage, begin, enter
 from pipeline.score.case import score_masks
 from pipeline.segment import identity
 from pipeline.segment.commit import NewFiles, new_files
-from pipeline.segment.scoring import flags_of, reference_masks, scored_again
+from pipeline.segment.scoring import convention_remarks, flags_of, reference_masks, scored_again, settled
 from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, finished_state
 from pipeline.segment.task import (
     CaseTask,
@@ -109,6 +109,7 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         )
         remove_results(task)
         return ReportRow(case=case.case_id, folder=task.folder, status="warn", reason=reason, seconds=_since(start))
+    task = settled(task, models[0])
     if task.convention.error:
         raise InputError(task.convention.error)
     key, inputs = identity.identity(task, models)
@@ -138,7 +139,7 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         "convention_reason": task.convention.reason,
         "models": {str(c.path): c.sha256 for c in models},
         "engine": result.engine,
-        "remarks": [*_learnt_from(models, case, result), *result.remarks],
+        "remarks": [*_learnt_from(models, case, result), *convention_remarks(task), *result.remarks],
     }
     return _keep(task, predictor.name, result, about, start)
 
@@ -217,8 +218,8 @@ def _keep(task: CaseTask, model: str, result: Segmentation, about: dict[str, Any
     grid, stages, case = result.native.grid, about["stages"], task.case
     warnings = [*case.warnings, *task.convention.warnings, *result.warnings]
     with _timed(stages, Stage.METRICS):
-        convention, brain = task.convention.name or result.convention, result.background != 0
-        truth = reference_masks(case, convention, result.masks, grid, brain, task.options.max_voxels, warnings)
+        brain = result.background != 0
+        truth = reference_masks(case, task.read_as, result.masks, grid, brain, task.options.max_voxels, warnings)
         reason = _checked_warnings(task, warnings)
         scores = score_masks(result.masks, truth, grid)
     with new_files(task) as files:

@@ -74,6 +74,8 @@ def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[st
         "warnings": [*task.case.warnings, *task.convention.warnings],
         "versions": {name: version for name, version in versions().items() if name != "tables"},
     }
+    if task.reference is not None:  # else it is the mask's
+        parts["reference convention"] = task.reference.name
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
 
 

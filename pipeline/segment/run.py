@@ -134,8 +134,9 @@ def _check(cases: Sequence[Case], options: SegmentOptions, executor: str, intera
         )
     if options.models:
         require_same_regions([open_checkpoint(model) for model in options.models])
-    if options.convention:
-        load_convention(options.convention)
+    for convention in (options.convention, options.reference_convention):
+        if convention:
+            load_convention(convention)
     for name, value in (("threads", options.threads), ("max-voxels", options.max_voxels)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: give a number of at least 1")
@@ -214,7 +215,13 @@ def _conventions(cases: Sequence[Case], options: SegmentOptions) -> dict[str, Co
         fallback = str(models[0].settings["convention"])
 
     labels = partial(read_label_values, max_voxels=options.max_voxels)
-    return choose_conventions(cases, override=options.convention, fallback=fallback, read_labels=labels)
+    return choose_conventions(
+        cases,
+        override=options.reference_convention,
+        fallback=fallback,
+        read_labels=labels,
+        way_out="say which with --reference-convention NAME",
+    )
 
 
 # Running

@@ -1,4 +1,4 @@
-"""Scores of one case against its own reference.
+"""Scores of one case against its own reference, and the label conventions of both.
 
 A kept case is scored again where its tables are of another format.
 """
@@ -6,17 +6,20 @@ A kept case is scored again where its tables are of another format.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from data.case import Case, ImageSource
+from data.find.recognise import ConventionChoice
 from data.grid import Grid
 from data.io.read import read_label_map
 from data.io.write import write_text_atomically
-from data.labels import Mask, load_convention
+from data.labels import Mask, convention_name, load_convention
 from data.output_names import MASK, result_path
 from data.plausibility import reference_doubts
 from data.references import read_reference
+from pipeline.checkpoint import Checkpoint
 from pipeline.score.case import CaseScores, score_masks
 from pipeline.score.quality import quality_flags
 from pipeline.segment import identity
@@ -24,6 +27,41 @@ from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, state_tex
 from pipeline.segment.task import CaseTask, state_path
 
 Masks = Mapping[str, Mask]
+
+
+def settled(task: CaseTask, model: Checkpoint) -> CaseTask:
+    """Return the task with the convention of its mask, and that of its reference where it is another.
+
+    The mask is written in the reference's convention unless the user asks for another, the reference's is undecided,
+    or it has no label for a region of the model: then it is the model's own.
+    """
+    found, asked, own = task.convention, task.options.convention, str(model.settings["convention"])
+    if asked is not None:
+        choice = ConventionChoice(asked, "asked for with --convention")
+        if found.name is None or found.name == asked:
+            return replace(task, convention=choice)
+        return replace(task, convention=replace(choice, warnings=found.warnings), reference=found)
+    if task.case.reference is None:
+        return task
+    if found.error is not None:
+        warnings = (f"not scored: {found.error}", *found.warnings)
+        choice = ConventionChoice(own, "the model's own, for the reference's is undecided", None, warnings)
+        return replace(task, convention=choice, reference=found)
+    if found.name is None:
+        return task
+    convention = load_convention(found.name)
+    if lost := [region for region in load_convention(own).regions if region not in convention.regions]:
+        reason = f"the model's own, for {convention.name}, the reference's, has no label for {', '.join(lost)}"
+        return replace(task, convention=ConventionChoice(own, reason, None, found.warnings), reference=found)
+    return task
+
+
+def convention_remarks(task: CaseTask) -> list[str]:
+    """Return a flag where the reference is read in another convention than the mask is written in."""
+    if task.case.reference is None or task.reference is None or task.reference.name is None:
+        return []
+    reason = task.reference.reason.replace("; ", ", ")
+    return [f"reference read as {convention_name(task.reference.name)} ({reason})"]
 
 
 def scored_again(task: CaseTask, state: CaseState) -> ReportRow | None:
@@ -53,7 +91,7 @@ def scored_again(task: CaseTask, state: CaseState) -> ReportRow | None:
     if not masks or {region: np.count_nonzero(m) for region, m in masks.items()} != state.voxels:
         return None
     # Its doubts stand in the row already: the reference is the same file.
-    truth = reference_masks(task.case, state.row.convention, masks, mask.grid, None, task.options.max_voxels, [])
+    truth = reference_masks(task.case, task.read_as, masks, mask.grid, None, task.options.max_voxels, [])
     scores = score_masks(masks, truth, mask.grid)
     measures = state.row.measures
     disagreement = {r: v for r in masks if (v := measures.get(f"{DISAGREEMENT}_{r}")) is not None}
@@ -77,7 +115,7 @@ def flags_of(
 
 def reference_masks(
     case: Case,
-    convention: str,
+    convention: str | None,
     regions: Collection[str],
     native: Grid,
     brain: Mask | None,
@@ -90,8 +128,8 @@ def reference_masks(
 
     Parameters
     ----------
-    convention : str
-        Of the reference.
+    convention : str or None
+        Of the reference; None where it is undecided, which was said.
     regions : collection of str
         Those that the result has; others are left out.
     native : Grid
@@ -101,7 +139,7 @@ def reference_masks(
     warnings : list of str
         Extended.
     """
-    if case.reference is None:
+    if case.reference is None or convention is None:
         return None
     found = read_reference(case.reference, native, load_convention(convention), max_voxels=max_voxels)
     warnings += found.warnings

@@ -29,6 +29,14 @@ class CaseTask:
     output: Path
     options: SegmentOptions
     convention: ConventionChoice
+    """Of the reference as it was recognised; from `pipeline.segment.scoring.settled` on that of the mask."""
+    reference: ConventionChoice | None = None
+    """Of the reference where it is another; without a name where it is undecided, which costs the scores alone."""
+
+    @property
+    def read_as(self) -> str | None:
+        """Convention of the reference; None where it is undecided."""
+        return (self.reference or self.convention).name
 
 
 def task_path(task: CaseTask, what: str) -> Path:
