@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,36 @@ def naming_case(name: str, sentence: str) -> InputError:
     return InputError(sentence if name in sentence else f"{name}: {sentence}")
 
 
+class FaultyCases(InputError):
+    """Faults of several cases, found together; each names its case."""
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        self.sentences = tuple(dict.fromkeys(sentences))
+        many = f"{len(self.sentences)} faults: " if len(self.sentences) > 1 else ""
+        super().__init__(many + " | ".join(self.sentences))
+
+
+def gather(steps: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Return the results of all steps, or raise the faults of all of them together.
+
+    Raises
+    ------
+    FaultyCases
+        A step raised :class:`data.errors.InputError`; the others were done all the same.
+    """
+    results, sentences = [], []
+    for step in steps:
+        try:
+            results.append(step())
+        except FaultyCases as error:
+            sentences += error.sentences
+        except InputError as error:
+            sentences.append(str(error))
+    if sentences:
+        raise FaultyCases(sentences)
+    return results
+
+
 def _make(entry: Entry) -> None:
     """Make the voxels of a case and write them into the cache.
 
@@ -117,13 +148,11 @@ def _make(entry: Entry) -> None:
 
 def _make_all(entries: Sequence[Entry], workers: int) -> None:
     if workers <= 0 or len(entries) <= 1:
-        for entry in entries:
-            _make(entry)
+        gather(partial(_make, entry) for entry in entries)
         return
     executor, _ = make_executor(f"processes:{min(workers, len(entries))}", _start_worker)
     try:
-        for future in [executor.submit(_make, entry) for entry in entries]:
-            future.result()
+        gather([executor.submit(_make, entry).result for entry in entries])
     except BrokenProcessPool:
         raise UsageError(
             "a worker process died while it preprocessed, probably for want of memory; use fewer workers"

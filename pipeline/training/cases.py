@@ -19,18 +19,19 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from data.case import Case, ImageSource
+from data.case import GRID_ORDER, Case, ImageSource
 from data.errors import InputError
 from data.find.recognise import SAY_CONVENTION, ConventionChoice, choose_conventions, read_label_values
 from data.grid import Grid
 from data.io.metaimage import read_metaimage
-from data.io.read import MAX_VOXELS, read_label_map
+from data.io.read import MAX_VOXELS, Volume, read_header, read_label_map, read_volume
 from data.labels import count_labels, load_convention
-from data.references import strange_labels
+from data.plausibility import reference_doubts
+from data.references import other_grid, strange_labels
 from data.same_patient import known_as
 from pipeline.array_cache import array_path, file_digest, open_array, write_array
 from pipeline.config import RunConfig
-from pipeline.training.cached import Entry, TrainingCase, cached_cases, naming_case
+from pipeline.training.cached import Entry, TrainingCase, cached_cases, gather, naming_case
 from transforms.preprocess import grid_of, preprocess_chain, run_chain
 from transforms.restore import resample_to
 
@@ -67,23 +68,29 @@ def patient_cases(
     Raises
     ------
     data.errors.InputError
-        A case has no reference, lacks a modality, cannot be read, its labels tell none of the regions, or one of them
-        is none of its convention; names it.
+        Cases have no reference, lack a modality, cannot be read, their labels tell none of the regions, one of them is
+        none of its convention, or the reference lies on another grid or is no tumour's; names all of them.
     data.errors.ConventionError
         There is no such convention.
     data.errors.UsageError
         The cache cannot be written.
     """
-    _refuse_unusable(cases, config)
     names: dict[ImageSource, str] = {case.reference: case.case_id for case in cases if case.reference}
     choices = choose_conventions(
-        cases,
+        [case for case in cases if case.reference],
         override=convention,
         read_labels=lambda source: label_values(source, names[source], Path(cache)),
         way_out=way_out,
     )
-    entries = [_patient_entry(case, choices[case.case_id], config, cache) for case in cases]
-    return cached_cases(entries, config, workers)
+    entries: list[Entry] = []
+
+    def add(case: Case) -> None:
+        _refuse_unusable([case], config)
+        entries.append(_patient_entry(case, choices[case.case_id], config, cache))
+
+    *_, found = gather([*(partial(add, case) for case in cases), lambda: cached_cases(entries, config, workers)])
+    opened: list[TrainingCase] = found
+    return opened
 
 
 def _patient_entry(case: Case, choice: ConventionChoice, config: RunConfig, cache: Path) -> Entry:
@@ -190,8 +197,20 @@ def _on_working_grid(case: Case, config: RunConfig, convention: str) -> tuple[to
     image = images_on_working_grid(case, config)
     assert case.reference is not None  # the callers have looked
     reference = read_label_map(case.reference)
+    first = next(case.images[m] for m in GRID_ORDER if m in case.images and m in config.modalities)
+    if doubt := other_grid(reference.grid, read_header(first).grid):
+        raise InputError(f"{case.case_id}: its reference {doubt}; resample it onto theirs, or leave the case out")
+    _refuse_no_tumour(case, read_volume(first), reference, convention)
     shares = region_shares(case.case_id, reference.array, reference.grid, convention, grid_of(image), config)
     return image.as_tensor(), shares
+
+
+def _refuse_no_tumour(case: Case, image: Volume, reference: Volume, convention: str) -> None:
+    """Refuse a reference that marks the brain, or the air, as `segment` doubts it."""
+    shown = image.grid.turn(image.array != 0, reference.grid.orientation)
+    whole = next(iter(load_convention(convention).region_masks(reference.array).values()))
+    if doubts := reference_doubts(reference.header.path.name, whole, shown):
+        raise InputError(f"{case.case_id}: {'; '.join(doubts)}, or leave the case out")
 
 
 def images_on_working_grid(case: Case, config: RunConfig) -> MetaTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from data.find.discover import discover_cases
 from data.same_patient import known_as, perhaps_one_of
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
-from pipeline.training.cached import TrainingCase
+from pipeline.training.cached import TrainingCase, gather
 from pipeline.training.cases import patient_cases
 from pipeline.training.cube_validation import cubes_of
 from pipeline.training.options import TrainOptions, cache_of
@@ -127,15 +128,16 @@ def patches_of(
 ) -> PatchDataset:
     """Prepare the patches of all cases that are learnt from."""
     cache, workers = cache_of(output, options), options.workers
-    extra: list[TrainingCase] = []
-    cubes: list[tuple[Path, Sequence[str]]] = []
-    for folder, source, names in further:
-        wanted = wanted_names(names, options)
-        extra += source.cases(folder, config, cache, names=wanted, workers=workers)
-        if source.kind == "cube":
-            cubes.append((folder, wanted))
+    wanted = [(folder, source, wanted_names(names, options)) for folder, source, names in further]
+    own, *others = gather(
+        [
+            partial(patient_cases, cases, config, cache, convention=options.convention, workers=workers),
+            *(partial(source.cases, folder, config, cache, names=n, workers=workers) for folder, source, n in wanted),
+        ]
+    )
+    extra: list[TrainingCase] = [case for found in others for case in found]
+    cubes = [(folder, names) for folder, source, names in wanted if source.kind == "cube"]
     phantoms = drawn_phantoms(config, cubes, cache, workers=workers)
-    own = patient_cases(cases, config, cache, convention=options.convention, workers=workers)
     log.info("learning from %d cases, %d further ones, %d synthetic ones", len(own), len(extra), len(phantoms))
     return PatchDataset(own, config, extra, phantoms)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.execute.lock import output_lock, remove_stale_files, remove_tempor
 from pipeline.execute.own_folder import own_output
 from pipeline.predict.memory.machine import tune_malloc
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
+from pipeline.training.cached import gather
 from pipeline.training.cases import patient_cases
 from pipeline.training.distributed import Process, joined
 from pipeline.training.initial import initial_network
@@ -152,20 +154,23 @@ def _run_in(
     ``first`` is the first stage, where this is the second one of a cascade.
     """
     validated = [cases[name] for name in split.validation]
-    held_back = references(validated, config, options.convention)
-    lesions = lesions_aside(split, cube_folders(further)) if held_back else []
+    lesions = lesions_aside(split, cube_folders(further)) if validated else []
     identity = run_identity(config, split, further, options, first)
     state = earlier_state(output, identity, options)
     with process.leader_first():
         _prepare(output, split, options, process)
-        dataset = patches_of([cases[name] for name in split.train], further, config, output, options)
+        learnt_from, cache, named = [cases[name] for name in split.train], cache_of(output, options), options.convention
+        dataset, opened, held_back = gather(  # all faults together, before the first step
+            [
+                partial(patches_of, learnt_from, further, config, output, options),
+                partial(patient_cases, validated, config, cache, convention=named, workers=options.workers),
+                partial(references, validated, config, named),
+            ]
+        )
         if state is None:
             check_told(dataset, config, options.init)
         whole, learnt = whole_patients(cases, split, further), set(names_by_kind(dataset).get("patient", ()))
-        entries = patient_entries([case for case in whole if case.case_id in learnt], cache_of(output, options))
-        opened = patient_cases(
-            validated, config, cache_of(output, options), convention=options.convention, workers=options.workers
-        )
+        entries = patient_entries([case for case in whole if case.case_id in learnt], cache)
     aside = Aside(held_back, lesions, unchanged(opened, config))
     return learn(dataset, output, config, split, identity, state, entries, aside, process, options, first)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig
 from pipeline.predict.predictor import Predictor
 from pipeline.score.metrics import overlap_scores
+from pipeline.training.cached import gather
 from pipeline.training.distributed import Process
 from pipeline.training.sampling import PatchDataset
 
@@ -56,14 +58,14 @@ def references(cases: Sequence[Case], config: RunConfig, convention: str | None 
         There is no such convention.
     """
     choices = choose_conventions(cases, override=convention)
-    settled = []
-    for case in cases:
-        choice = choices[case.case_id]
-        if reason := _obstacle(case, choice, config):
-            raise InputError(f"{case.case_id}: {reason}")
-        assert choice.name is not None  # or it would be the obstacle
-        settled.append(Reference(case, choice.name))
-    return settled
+    return gather(partial(_settled, case, choices[case.case_id], config) for case in cases)
+
+
+def _settled(case: Case, choice: ConventionChoice, config: RunConfig) -> Reference:
+    if reason := _obstacle(case, choice, config):
+        raise InputError(f"{case.case_id}: {reason}")
+    assert choice.name is not None  # or it would be the obstacle
+    return Reference(case, choice.name)
 
 
 def _obstacle(case: Case, choice: ConventionChoice, config: RunConfig) -> str:
