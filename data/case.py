@@ -43,9 +43,10 @@ class Case:
     Parameters
     ----------
     case_id : str
-        The patient folder's name, exact (``sub-01`` for ``sub-01/ses-1/anat``, ``P1`` for ``P1/images``); for sets
-        without patient folders the name inside the file names. Where two are called the same it is the path below the
-        root (``sub-01/ses-1``). Unique within one discovery.
+        The path of the patient's folder below the root, without folders that only say what they hold (``P1`` for
+        ``P1/images``, ``sub-01/ses-1`` for ``sub-01/ses-1/anat``), and the name inside the file names where several
+        patients lie in it. A public set's own name stands alone (``BraTS2021_00001``). It follows from the patient's
+        own path and files, so that another patient changes none. Unique within one discovery.
     folder : Path
         The folder that holds the files.
     layout, layout_reason : str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 from data.strict_yaml import read_strict_yaml
@@ -16,7 +17,6 @@ SAME_PATIENT = Path(__file__).with_name("same_patient.yaml")
 _TIME_POINTS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
-        r"(.+)[/\\](?:ses|session|tp|time[-_ ]?point|visit)[-_ ]?[0-9A-Za-z]+",  # folders of sessions, BIDS among them
         r"(BraTS-(?:[A-Za-z]+-)+[0-9]+)-[0-9]+",  # BraTS 2023 and later: ...-00000-000
         r"(brats_(?:2012|2013|tcia|cbica)_.+)_[0-9]+",
         r"(Brats1[789]_.+)_[0-9]+",
@@ -26,19 +26,61 @@ _TIME_POINTS = tuple(
     )
 )
 
+_DATE = r"(?:19|20)[0-9]{2}(?P<dash>[-_.]?)[01][0-9](?P=dash)[0-3][0-9](?:[-_.T ]?[0-9]{4,6})?"
+_WHEN = (
+    r"(?:ses|session|sess|tp|time[-_ ]?point|time|visit|week|wk|day|month|mon|year|yr|follow[-_ ]?up|fup?|baseline|base|bl"
+    r"|(?:pre|post|intra)[-_ ]?(?:op|operative|operation|surgery|rt|treatment|therapy)?)"
+)
+_TIME = re.compile(rf"{_WHEN}(?:[-_ ]?[0-9]+[a-z]?)*|ses[-_ ]?[0-9A-Za-z]+|{_DATE}", re.IGNORECASE)
+"""Name of a time point: of a folder, or the end of a patient's name."""
+_PERHAPS_TIME = re.compile(r"(?:scan|exam|examination|study|mri?|acq|[dwmy])?[-_ ]?[0-9]{1,2}", re.IGNORECASE)
+"""Name of a time point below a folder that is called after a patient; elsewhere of a patient."""
+_PERSON = re.compile(
+    r"(?:patient(?:[-_ ]?id)?|pat|pt|subject|subj?|participant|person)[-_ ]?[0-9A-Za-z]*[0-9][0-9A-Za-z]*",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(
+    r"(?!(?:dataset|task|set|fold|batch|part|group|site|cent(?:er|re)|brats)).*[0-9]{3,}", re.IGNORECASE
+)
+"""Folder that is numbered as patients are, with three figures or more."""
+
 
 def patient_id(case_id: str) -> str:
     """Return the patient that a case shows.
 
-    It is the case's id without the session or time point, where the naming is known to have one.
+    It is the case's id without the session, date or time point that a folder at any depth, or the end of a name, gives,
+    and without all that lies below a folder that is called after a patient.
 
-    ``BraTS-GLI-00009-001`` gives ``BraTS-GLI-00009``, ``sub-01/ses-2`` gives ``sub-01``; an id of unknown naming is
-    its own patient.
+    ``BraTS-GLI-00009-001`` gives ``BraTS-GLI-00009``, ``sub-01/ses-2`` gives ``sub-01``, ``site/P1_week-044`` gives
+    ``site/P1``; ``week-044`` alone gives ``.``, the one patient of the root. An id that says nothing of the kind is its
+    own patient.
     """
+    parts = re.split(r"[/\\]", case_id)
     for pattern in _TIME_POINTS:
-        if found := pattern.fullmatch(case_id):
+        if found := pattern.fullmatch(parts[-1]):
             return found[1]
-    return case_id
+    persons = [index for index, part in enumerate(parts) if _PERSON.fullmatch(part)]
+    if persons:
+        parts = parts[: persons[0] + 1]
+    kept = [part for index, part in enumerate(parts) if not _is_time(parts, index)]
+    if not kept:
+        return "."
+    return "/".join([*kept[:-1], _without_time(kept[-1])])
+
+
+def _is_time(parts: Sequence[str], index: int) -> bool:
+    if _TIME.fullmatch(parts[index]):
+        return True
+    above = parts[index - 1] if index else ""
+    return bool(_PERHAPS_TIME.fullmatch(parts[index]) and _NUMBERED.fullmatch(above))
+
+
+def _without_time(name: str) -> str:
+    """Return a name without the time point that follows the patient in it."""
+    for found in re.finditer("[-_. ]", name):
+        if found.start() and _TIME.fullmatch(name, found.end()):
+            return name[: found.start()]
+    return name
 
 
 def known_as(case_id: str) -> str:
@@ -50,11 +92,12 @@ def known_as(case_id: str) -> str:
     """
     same, spelt, _ = _same_patients()
     name = patient_id(case_id)
-    for pattern, form in spelt:
-        if found := pattern.fullmatch(name):
-            name = form.format(*found.groups())
+    own = re.split(r"[/\\]", name)[-1]  # a public set's name is one in any folder
+    for text, (pattern, form) in product((name, own), spelt):
+        if found := pattern.fullmatch(text):
+            name = own = form.format(*found.groups())
             break
-    return same.get(name, name)
+    return same.get(own, name)
 
 
 def perhaps_one_of(case_id: str, others: Iterable[str]) -> bool:

@@ -173,8 +173,8 @@ def test_empty_and_unusable_folders_are_rows_too(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     touch(tmp_path, "odd/scan.nii.gz", "odd/readme.txt", "HGG/also_empty/.DS_Store")
     problems = {case.case_id: case.problems for case in discover_cases(tmp_path)}
-    assert list(problems) == ["BraTS2021_00001", "empty", "also_empty", "odd"]  # by path: HGG/also_empty
-    assert "empty" in problems["empty"][0] and "empty" in problems["also_empty"][0]
+    assert list(problems) == ["BraTS2021_00001", "empty", "HGG/also_empty", "odd"]
+    assert "empty" in problems["empty"][0] and "empty" in problems["HGG/also_empty"][0]
     assert "no image that any layout names" in problems["odd"][0]
 
 
@@ -255,7 +255,7 @@ def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
             os.symlink(tmp_path / f"g{other}", tmp_path / f"g{one}/to{other}")
     started = time.process_time()
     found = [case.case_id for case in discover_cases(tmp_path) if not case.problems]
-    assert sorted(found) == sorted(f"P{one}" for one in range(12)) and time.process_time() - started < 2
+    assert sorted(found) == sorted(f"g{one}/P{one}" for one in range(12)) and time.process_time() - started < 2
 
 
 def test_folders_nested_without_end_are_reported(tmp_path: Path) -> None:
@@ -267,8 +267,33 @@ def test_folders_nested_without_end_are_reported(tmp_path: Path) -> None:
 def test_two_patients_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
     for group in ("HGG", "LGG"):
         brats(tmp_path, "P1", f"{group}/P1")
+        brats(tmp_path, "BraTS2021_00001", f"{group}/BraTS2021_00001")
+    cases = {case.case_id: case.warnings for case in discover_cases(tmp_path)}
+    own = [f"{group}/{name}" for group in ("HGG", "LGG") for name in ("BraTS2021_00001", "P1")]
+    assert sorted(cases) == own and not cases["HGG/P1"]
+    assert "2 patients are called 'BraTS2021_00001'" in cases["LGG/BraTS2021_00001"][0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        ("Patient-001/week-044/T1.nii", "Patient-002/week-044/T1.nii", "Patient-001/week-044"),
+        ("A/P1/t1.nii", "B/P1/t1.nii", "A/P1"),
+        ("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii", "sub-01/ses-1"),
+        ("P1_t1.nii", "P2_t1.nii", "P1"),
+        ("Dataset1/imagesTr/BRATS_001.nii", "Dataset1/imagesTr/BRATS_002.nii", "BRATS_001"),
+        ("site/BraTS2021_00001/BraTS2021_00001_t1.nii", "site/BraTS2021_00002/BraTS2021_00002_t1.nii",
+         "BraTS2021_00001"),
+    ],
+)  # fmt: skip
+def test_a_patients_name_stays_when_another_comes(first: str, second: str, name: str, tmp_path: Path) -> None:
+    for one in (first, first.replace("t1.", "flair.").replace("T1.", "FLAIR.").replace("T1w.", "FLAIR.")):
+        touch(tmp_path, one)
+    assert only(tmp_path).case_id == name
+    for one in (second, second.replace("t1.", "flair.").replace("T1.", "FLAIR.").replace("T1w.", "FLAIR.")):
+        touch(tmp_path, one)
     cases = discover_cases(tmp_path)
-    assert [case.case_id for case in cases] == ["HGG/P1", "LGG/P1"] and all("P1" in case.warnings[0] for case in cases)
+    assert name in [case.case_id for case in cases] and len(cases) == 2 and not cases[0].warnings
 
 
 def test_masks_in_a_folder_of_their_own_find_their_patients(tmp_path: Path) -> None:
@@ -465,13 +490,13 @@ def test_a_folder_that_says_only_what_it_holds_is_its_patients(tmp_path: Path) -
     assert only(tmp_path / "P1/images").case_id == "images"  # what lies above the given folder is not looked at
 
 
-def test_a_bids_patient_is_called_after_its_subject_and_session_only_where_it_has_several(tmp_path: Path) -> None:
+def test_a_bids_patient_is_called_after_its_subject_and_its_session_where_it_names_one(tmp_path: Path) -> None:
     touch(tmp_path, *(f"sub-01/anat/sub-01_{token}.nii.gz" for token in ("T1w", "ce-gadolinium_T1w", "T2w", "FLAIR")))
     touch(tmp_path, *(f"sub-02/ses-1/anat/sub-02_ses-1_{token}.nii.gz" for token in ("T1w", "FLAIR")))
     touch(tmp_path, *(f"sub-03/ses-{n}/anat/sub-03_ses-{n}_T1w.nii.gz" for n in (1, 2)))
     touch(tmp_path, "derivatives/seg/sub-01/anat/sub-01_seg.nii.gz")
     cases = discover_cases(tmp_path)
-    assert [case.case_id for case in cases] == ["sub-01", "sub-02", "sub-03/ses-1", "sub-03/ses-2"]
+    assert [case.case_id for case in cases] == ["sub-01", "sub-02/ses-1", "sub-03/ses-1", "sub-03/ses-2"]
     assert len(cases[0].images) == 4 and cases[0].reference
     assert cases[0].folder == tmp_path / "sub-01/anat" and not cases[1].warnings
     assert [case.case_id for case in discover_cases(tmp_path / "sub-03")] == ["ses-1", "ses-2"]
@@ -541,8 +566,8 @@ def test_patients_within_the_output_of_a_run_keep_their_rows_and_lose_its_masks(
     results(tmp_path, "P2", ("P2/P2_seg.nii.gz", "P2/P2_preview.png"))
     cases = discover_cases(tmp_path)
     assert [(case.case_id, case.reference, bool(case.problems)) for case in cases] == [
-        ("P2", None, False),
-        ("P3", None, True),
+        ("patients/P2", None, False),
+        ("patients/P3", None, True),
     ]
 
 
@@ -583,7 +608,7 @@ def test_a_folder_deep_below_the_root_that_holds_nothing_to_read_is_said_with_it
     brats(tmp_path, "P1")
     touch(tmp_path, "MUELLER/study/series7/IM0.dcm")
     case = discover_cases(tmp_path)[0]
-    assert case.case_id == "series7" and case.problems[0].startswith("MUELLER/study/series7: ")
+    assert case.case_id == "MUELLER/study/series7" and case.problems[0].startswith("MUELLER/study/series7: ")
 
 
 @pytest.mark.parametrize("root", [".", "P1"])
@@ -600,8 +625,8 @@ def test_sessions_and_sites_that_hold_the_same_modalities_stay_apart(tmp_path: P
     brats(tmp_path, "P2", "site/P2", FOUR[:2])
     brats(tmp_path, "P2", "other/P2", FOUR[2:])
     assert {case.case_id: len(case.images) for case in discover_cases(tmp_path)} == {
-        "first": 4,
-        "second": 4,
+        "P1/first": 4,
+        "P1/second": 4,
         "other/P2": 2,
         "site/P2": 2,
     }
@@ -625,10 +650,10 @@ def test_hidden_images_are_said_and_what_programs_hide_is_not(tmp_path: Path, ca
     )
     touch(tmp_path, "g/P3/.P3_t1.nii", "g/P3/.P3_flair.nii.gz", "._P4_t1.nii", ".Trash-1000/P5_t1.nii", ".DS_Store")
     cases = {case.case_id: case for case in discover_cases(tmp_path)}
-    assert sorted(cases) == [".P2", "P1", "P3"] and not caplog.records
+    assert sorted(cases) == [".P2", "P1", "g/P3"] and not caplog.records
     assert [path.name for path in cases["P1"].unrecognised] == [".old", ".P1_t1.nii"] and not cases["P1"].problems
     assert ".P2 holds images" in cases[".P2"].problems[0]
-    assert cases["P3"].problems[0].startswith("g/P3: hidden") and ".P3_t1.nii" in cases["P3"].problems[0]
+    assert cases["g/P3"].problems[0].startswith("g/P3: hidden") and ".P3_t1.nii" in cases["g/P3"].problems[0]
     touch(tmp_path, ".P6_t1.nii")
     discover_cases(tmp_path)
     assert ".P6_t1.nii" in caplog.text
@@ -638,7 +663,7 @@ def test_a_set_without_a_usable_dataset_json_has_one_row_a_patient(tmp_path: Pat
     touch(tmp_path, *(f"set/imagesTr/p_{n:04d}.nii" for n in range(4)), "set/labelsTr/p.nii")
     (tmp_path / "set/dataset.json").write_text("123")
     case = only(tmp_path)
-    assert case.case_id == "p" and len(case.problems) == 1
+    assert case.case_id == "set/p" and len(case.problems) == 1
     assert "dataset.json holds a number" in case.problems[0] and "write a dataset.json" not in case.problems[0]
 
 

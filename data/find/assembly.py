@@ -109,14 +109,17 @@ def split_patients(
 
     Give (patient, case id, own files, files of others) for each patient.
 
-    One name: that patient's folder. Several: the folder's own patient is the one it is called after, and the others
-    are strangers;
-    a folder called after none holds patients side by side, unless a single stray file is all there is of the others.
+    One name: that patient's folder; the root may be called anything, so that there the files' name counts. Several: the
+    folder's own patient is the one it is called after, and the others are strangers; a folder called after none holds
+    patients side by side, unless a single stray file is all there is of the others.
     """
     named = {patient: items for patient, items in groups.items() if patient}
     everything = [item for items in groups.values() for item in items]
     if len(named) <= 1:
-        return [(next(iter(named), ""), base, everything, [])]
+        name = next(iter(named), "")
+        # The input's own folder may be called anything; another one is called after its patient.
+        is_elsewhere = is_root and name and not (base == name or _extends(base, name) or _extends(name, base))
+        return [(name, name if is_elsewhere else base, everything, [])]
     roles = {
         patient: Counter(role for item in items for role, _ in item.match.roles) for patient, items in named.items()
     }

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from data.case import Case
 from data.errors import UsageError
-from data.find.naming import natural_key, patient_name, session_folder
+from data.find.layouts.layout import load_layouts
+from data.find.naming import natural_key, patient_name, says_only_what_it_holds, session_folder
 from data.find.places import Names
 from data.find.walk import find_cases
+from data.io.suffixes import split_suffix
 
 __all__ = ["cases_of_names", "discover_cases"]
 
@@ -77,20 +79,53 @@ def _in_order(cases: list[Case], root: Path) -> list[Case]:
 
 
 def _with_unique_ids(cases: list[Case], root: Path) -> list[Case]:
+    """Give every case a name that follows from its own path and files, whatever other cases there are."""
+    top = os.path.abspath(root)
+    cases = [replace(case, case_id=_own_name(case, top)) for case in cases]
     often = Counter(case.case_id for case in cases)
     unique, taken = [], set(often)
     for case in cases:
         if often[case.case_id] > 1:
             note = f"{often[case.case_id]} patients are called {case.case_id!r}; this one is told apart by its path"
-            name = next(name for name in _longer_names(case, root) if name not in taken)
+            name = next(name for name in _longer_names(case, top) if name not in taken)
             taken.add(name)
             case = replace(case, case_id=name, warnings=(*case.warnings, note))
         unique.append(case)
     return unique
 
 
-def _longer_names(case: Case, root: Path) -> Iterator[str]:
-    top = os.path.abspath(root)
+def _own_name(case: Case, top: str) -> str:
+    """Return the name of a case, a function of its own path and files.
+
+    A public set's own name stands alone; any other patient is called after the path below the root, so that a later
+    patient of the same folder name renames none.
+    """
+    if _is_named_by_its_set(case):
+        return case.case_id
+    folder = str(case.folder)
+    path = os.path.relpath(folder, top)
+    parts = [part for part in path.split(os.sep) if part != os.curdir and not says_only_what_it_holds(part)]
+    if not parts:
+        return case.case_id
+    is_folders = case.case_id in (path, os.path.basename(folder), patient_name(folder, top))
+    return os.sep.join(parts if is_folders else [*parts, case.case_id])
+
+
+def _is_named_by_its_set(case: Case) -> bool:
+    """Tell whether a case bears the patient's name in its data set, which its files bear too."""
+    layout = load_layouts().get(case.layout)
+    sources = [*case.images.values(), *([case.reference] if case.reference else [])]
+    if layout is None or layout.pattern is None or layout.kind == "numbered" or layout.name.startswith("generic"):
+        return False
+    matches = (layout.pattern.fullmatch(split_suffix(source.paths[0].name)[0]) for source in sources)
+    return any(found and _begins(case.case_id, found.groupdict().get("patient")) for found in matches)
+
+
+def _begins(name: str, patient: str | None) -> bool:
+    return bool(patient) and name.startswith(patient or "")
+
+
+def _longer_names(case: Case, top: str) -> Iterator[str]:
     wanted = os.path.relpath(session_folder(str(case.folder), top), top)
     if wanted == os.curdir or patient_name(str(case.folder), top) != case.case_id:
         wanted = os.path.join(wanted, case.case_id)

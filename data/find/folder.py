@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from data.find.assembly import Draft, Named, drafts_of_volumes
 from data.find.image_folder import read_image_folder
-from data.find.naming import REFERENCE, Match, is_ignored, load_layouts, match_volume
+from data.find.naming import REFERENCE, Match, folders_of_a_set, is_ignored, load_layouts, match_volume
 from data.find.ownership import LooseMask
 from data.find.places import Places
 from data.find.stacks import drafts_of_slices
@@ -47,14 +47,14 @@ def read_folder(
     base, parent = os.path.basename(folder), os.path.dirname(folder)
     drafts: list[Draft] = []
     loose: list[LooseMask] = []
-    if base in _folders("image"):
+    if base in folders_of_a_set("image"):
         drafts, files = read_image_folder(folder, files, via, places)
     named, rest = [], []
     for entry in files:
         stem, extension = split_suffix(entry.name)
         match = match_volume(stem) if extension in VOLUME_SUFFIXES else None
         if (
-            base in _folders(REFERENCE)
+            base in folders_of_a_set(REFERENCE)
             and extension in VOLUME_SUFFIXES
             and (match is None or match.layout.kind == "channels")
         ):
@@ -70,15 +70,8 @@ def read_folder(
         drafts += drafts_of_volumes(folder, name, named, _not_companions(rest, named), via, is_root=is_root)
     elif not drafts and not loose:
         drafts = drafts_of_slices(folder, name, files, via, is_leaf=is_leaf)
-    set_folder = base in _folders("image") | _folders(REFERENCE) or _holds_ignored_only(base, rest)
+    set_folder = base in folders_of_a_set() or _holds_ignored_only(base, rest)
     return drafts, loose, bool(drafts or loose or set_folder)
-
-
-def _folders(role: str) -> frozenset[str]:
-    layouts = load_layouts().values()
-    return frozenset().union(
-        *(layout.reference_folders if role == REFERENCE else layout.image_folders for layout in layouts)
-    )
 
 
 def _holds_ignored_only(base: str, rest: Sequence[Entry]) -> bool:

@@ -45,6 +45,11 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return (*numbered, (0, 0, name))
 
 
+def says_only_what_it_holds(name: str) -> bool:
+    """Tell whether a folder's name says what files are in it, and nothing of a patient: ``anat``, ``imagesTr``."""
+    return name.lower() in _WITHIN_PATIENT or name in folders_of_a_set()
+
+
 def session_folder(folder: str, root: str) -> str:
     """Return the folder that is called after a patient or a session.
 
@@ -66,6 +71,15 @@ def patient_name(folder: str, root: str) -> str:
     if folder != root and _SESSION.fullmatch(os.path.basename(folder)):
         folder = os.path.dirname(folder)
     return os.path.basename(folder)
+
+
+def folders_of_a_set(role: str | None = None) -> frozenset[str]:
+    """Return the folder names that say what a set's files are: ``"image"``, ``"reference"`` or both."""
+    layouts = load_layouts().values()
+    return frozenset[str]().union(
+        *(layout.image_folders for layout in layouts if role != REFERENCE),
+        *(layout.reference_folders for layout in layouts if role != "image"),
+    )
 
 
 def match_volume(stem: str) -> Match | None:

@@ -161,7 +161,7 @@ def join_loose_masks(drafts: Sequence[Draft], masks: Sequence[LooseMask], top: s
 def _patients_without_images(folder: str, masks: Sequence[LooseMask], top: str) -> list[Draft]:
     named = [mask.named for mask in masks]
     if not masks[0].scope:
-        return drafts_of_volumes(folder, patient_name(folder, top), named, [], ())
+        return drafts_of_volumes(folder, patient_name(folder, top), named, [], (), is_root=folder == top)
     return [
         assemble(folder, item.match.patient, item.match.patient, [item], [], scope=mask.scope)
         for mask, item in zip(masks, named, strict=True)

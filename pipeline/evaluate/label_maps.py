@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _from_report(root: Path) -> list[LabelMap]:
         path = None if status == "error" else _reported_path(root, folder)
         source = None if path is None else ImageSource((path,))
         missing = f"its report.csv says: {reason}" if reason else "the file that its report.csv names is not there"
-        case, seconds = _bare_case(case_id, root / folder, source), _number(row["seconds"])
+        case, seconds = bare_case(case_id, root / folder, source), _number(row["seconds"])
         found.append(LabelMap(case, folder, missing, convention, model, seconds, **_recorded(run.get(case_id))))
     # Masks that were put there since are patients too.
     named = {name for item in found for name in (item.case.case_id, item.folder, item.folder.removeprefix("'"))}
@@ -194,7 +195,7 @@ def _bare_label_maps(root: Path, cases: Sequence[Case]) -> list[Case]:
             stem = _stem(path)
             case_id = _SUFFIX.sub("", stem)
             if path.is_file() and stem and path not in images and (path is entry or case_id == entry.name):
-                found.append(_bare_case(case_id, path.parent, ImageSource((path,)), naming.get(path, ())))
+                found.append(bare_case(case_id, path.parent, ImageSource((path,)), naming.get(path, ())))
     return found
 
 
@@ -208,7 +209,8 @@ def _stem(path: Path) -> str:
     return stem if is_label_map else ""
 
 
-def _bare_case(case_id: str, folder: Path, source: ImageSource | None, conventions: tuple[str, ...] = ()) -> Case:
+def bare_case(case_id: str, folder: Path, source: ImageSource | None, conventions: tuple[str, ...] = ()) -> Case:
+    """Return a case that is a label map alone."""
     return Case(
         case_id=case_id,
         folder=folder,
@@ -236,11 +238,30 @@ def matched_by_folder_name(
 ) -> dict[str, list[LabelMap]]:
     """Put predictions under the id of their reference.
 
-    A prediction may bear the safe output name of that reference, unless one bears its own id.
+    A prediction may bear the safe output name of that reference, unless one bears its own id; or the end of the path
+    that is its id (``P1`` and ``week-044/P1`` for ``site/week-044/P1``), where that is of one reference alone.
     """
     safe_names = unique_folder_names([items[0].case.case_id for items in expected.values()])
     keys = {safe: text_cell(case_id) for case_id, safe in safe_names.items()}
+    found = {key: key if key in expected else keys.get(items[0].case.case_id, key) for key, items in predicted.items()}
+    found |= _ends_of_one([key for key in predicted if found[key] not in expected], set(expected) - set(found.values()))
     matched: dict[str, list[LabelMap]] = {}
     for key, items in predicted.items():
-        matched.setdefault(key if key in expected else keys.get(items[0].case.case_id, key), []).extend(items)
+        matched.setdefault(found[key], []).extend(items)
     return matched
+
+
+def _ends_of_one(predicted: Sequence[str], expected: Collection[str]) -> dict[str, str]:
+    """Pair ids of which one is the end of the other, as a path or joined by ``_``, where there is one pair alone."""
+    ends: dict[str, set[str]] = {}
+    for key in expected:
+        for end in _ends(key):
+            ends.setdefault(end, set()).add(key)
+    fits = {key: ends.get(key, set()) | {end for end in _ends(key) if end in expected} for key in predicted}
+    often = Counter(one for found in fits.values() for one in found)
+    return {key: next(iter(found)) for key, found in fits.items() if len(found) == 1 and often[next(iter(found))] == 1}
+
+
+def _ends(key: str) -> list[str]:
+    parts = key.split("/")
+    return [joint.join(parts[first:]) for first in range(len(parts)) for joint in ("/", "_")]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from data.case import Case
 from data.errors import UsageError
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
 from data.folder_names import unique_folder_names
+from data.io.equal_files import same_files, same_files_sentence
 from data.labels import load_convention
 from data.output_names import REPORT
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
@@ -98,9 +99,12 @@ def segment_cases(
     require_apart(cases, output, folders)
     with output_lock(output), own_results(output, folders.values()), clean_output(output, folders.values()):
         record_path(output).unlink(missing_ok=True)  # until this run has come to its end
+        doubled = _doubled(cases)
+        if options.strict:
+            cases = [replace(c, warnings=(*c.warnings, *doubled.get(c.case_id, ()))) for c in cases]
         tasks = _tasks(cases, folders, output, options, shard)
         with listening(on_stage):
-            rows = _run(tasks, output, options, executor, progress)
+            rows = _run(tasks, output, options, executor, progress, doubled)
         report = report_of(rows)
         how = {**asdict(options), "executor": executor, "device_used": device}
         write_results(output, tasks, report, how, command, started, interactive, {"shard": str(shard)} if shard else {})
@@ -176,6 +180,7 @@ def _run(
     options: SegmentOptions,
     executor: str,
     progress: Callable[[dict[str, Any]], None] | None,
+    doubled: Mapping[str, tuple[str, ...]],
 ) -> list[ReportRow]:
     """Segment all cases and return their rows in order.
 
@@ -189,7 +194,7 @@ def _run(
     try:
         with closing(results):
             for index, row in results:
-                rows[index] = row
+                rows[index] = row = _warned(row, doubled.get(tasks[index].case.case_id, ()))
                 if progress:
                     progress(row.cells())
                 if time.monotonic() - last_written > 5:
@@ -203,6 +208,19 @@ def _run(
         raise
     write_table(output / REPORT, report_of(_in_order(rows)))
     return _in_order(rows)
+
+
+def _doubled(cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
+    """Return the sentence for each case whose image files another case has too."""
+    groups = same_files(cases)
+    return {case_id: (same_files_sentence(case_id, group),) for group in groups for case_id in group}
+
+
+def _warned(row: ReportRow, warnings: Collection[str]) -> ReportRow:
+    """Return a row with warnings that are no part of the case, so that a finished one is not done again for them."""
+    if row.status == "error" or all(warning in row.reason for warning in warnings):
+        return row
+    return row.model_copy(update={"status": "warn", "reason": "; ".join(filter(None, [row.reason, *warnings]))})
 
 
 def _in_order(rows: Mapping[int, ReportRow]) -> list[ReportRow]:

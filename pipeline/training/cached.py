@@ -113,7 +113,8 @@ def gather(steps: Iterable[Callable[[], Any]]) -> list[Any]:
     FaultyCases
         A step raised :class:`data.errors.InputError`; the others were done all the same.
     """
-    results, sentences = [], []
+    results: list[Any] = []
+    sentences: list[str] = []
     for step in steps:
         try:
             results.append(step())

@@ -13,6 +13,7 @@ import numpy as np
 from data.case import Case
 from data.errors import UsageError
 from data.find.discover import discover_cases
+from data.io.equal_files import same_files, same_files_sentence
 from data.same_patient import known_as, perhaps_one_of
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
@@ -24,7 +25,15 @@ from pipeline.training.sampling import PatchDataset
 from pipeline.training.sources.cubes import LesionCube
 from pipeline.training.sources.kinds import Source, source_of
 from pipeline.training.sources.phantoms import drawn_phantoms
-from pipeline.training.splits import Split, fold_split, listed, match_split, read_split
+from pipeline.training.splits import (
+    Split,
+    described,
+    fold_split,
+    listed,
+    match_split,
+    read_split,
+    refuse_shared_files,
+)
 from pipeline.training.validation import NO_AUGMENTATION
 
 log = logging.getLogger(__name__)
@@ -43,18 +52,26 @@ def chosen_cases(
     Raises :class:`data.errors.UsageError`.
     """
     cases = {case.case_id: case for case in discover_cases(patients, exclude=exclude)}
-    split = split_of(list(cases), replace(options, leave_out=of_patients(options.leave_out, cases)))
+    same = same_files(cases.values())
+    for group in same:
+        log.warning("%s: %s; they stay on one side", group[0], same_files_sentence(group[0], group))
+    split = split_of(list(cases), replace(options, leave_out=of_patients(options.leave_out, cases)), same)
+    log.info("%s", described(split, same))
     further = further_cases(options.extra, split.held_back, split.set_aside)
     names = [*cases, *(name for _, _, found in further for name in found)]
     _check_leave_out(options.leave_out, names)
     return cases, split, further, replace(options, leave_out=of_patients(options.leave_out, names))
 
 
-def split_of(names: Sequence[str], options: TrainOptions) -> Split:
-    """Return the split that the options choose, of a file or a cross-validation."""
+def split_of(names: Sequence[str], options: TrainOptions, same: Sequence[Sequence[str]] = ()) -> Split:
+    """Return the split that the options choose, of a file or a cross-validation.
+
+    ``same`` are groups of cases of one patient under several names.
+    """
     kept = [name for name in names if name not in options.leave_out]
     if options.split is not None:
         split = match_split(read_split(options.split), names, options.split)
+        refuse_shared_files(split, same, options.split)
         parts = {part: tuple(name for name in ids if name in kept) for part, ids in vars(split).items()}
         return replace(split, **parts | {"set_aside": split.set_aside})
     if options.fold == "all":
@@ -63,7 +80,7 @@ def split_of(names: Sequence[str], options: TrainOptions) -> Split:
         fold = int(options.fold)
     except ValueError:
         raise UsageError(f"--fold {options.fold}: a number from 0, or all") from None
-    return fold_split(kept, options.folds, fold)
+    return fold_split(kept, options.folds, fold, same)
 
 
 def further_cases(options: Sequence[str | Path], held_back: Iterable[str], set_aside: Sequence[str] = ()) -> Further:

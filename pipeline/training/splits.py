@@ -61,7 +61,7 @@ class Split:
         return {name: ids for name, ids in lists.items() if ids or name != "set_aside"}
 
 
-def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
+def fold_split(case_ids: Sequence[str], folds: int, fold: int, same: Iterable[Sequence[str]] = ()) -> Split:
     """Return one fold of a cross-validation.
 
     Patients are sorted by id and dealt round-robin.
@@ -74,6 +74,8 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
         How many parts, from 2 to the number of patients.
     fold : int
         Which part is held back, from 0 to ``folds`` - 1. Over all folds each patient is held back exactly once.
+    same : iterable of sequence of str
+        Groups of cases that show one patient, whatever they are called (`data.io.equal_files.same_files`).
 
     Returns
     -------
@@ -86,8 +88,9 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
         The numbers do not fit each other or the patients.
     """
     names: dict[str, str] = {}  # sorted by the name in the data: a second name elsewhere moves no patient
+    whose = patients_of(case_ids, same)
     for case_id in sorted(set(case_ids)):
-        names.setdefault(known_as(case_id), patient_id(case_id))
+        names.setdefault(whose[case_id], patient_id(case_id))
     patients = sorted(names, key=lambda patient: names[patient])
     if folds < 2:
         raise UsageError(f"--folds {folds}: a cross-validation needs at least 2 folds")
@@ -98,9 +101,50 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int) -> Split:
     held_back = set(patients[fold::folds])
     ordered = sorted(set(case_ids))
     return Split(
-        tuple(case_id for case_id in ordered if known_as(case_id) not in held_back),
-        tuple(case_id for case_id in ordered if known_as(case_id) in held_back),
+        tuple(case_id for case_id in ordered if whose[case_id] not in held_back),
+        tuple(case_id for case_id in ordered if whose[case_id] in held_back),
     )
+
+
+def patients_of(case_ids: Iterable[str], same: Iterable[Sequence[str]] = ()) -> dict[str, str]:
+    """Return the patient of each case: by its name (`known_as`), and one for each group of ``same``."""
+    whose = {case_id: known_as(case_id) for case_id in case_ids}
+    for group in same:
+        one = {whose[case_id] for case_id in group if case_id in whose}
+        whose |= {case_id: min(one) for case_id, patient in whose.items() if patient in one}
+    return whose
+
+
+def described(split: Split, same: Iterable[Sequence[str]] = ()) -> str:
+    """Word the patients and scans on each side: ``to learn from: 3 patients (9 scans: A, B, C)``."""
+    whose = patients_of([*split.train, *split.validation, *split.test], same)
+    sides = {"to learn from": split.train, "to validate on": split.validation, "held back": split.test}
+    said = []
+    for side, ids in sides.items():
+        patients = list(dict.fromkeys(whose[case_id] for case_id in ids))
+        if ids:
+            said.append(f"{side}: {_counted(patients, 'patient')} in {_counted(ids, 'scan')} ({listed(patients)})")
+    return "; ".join(said)
+
+
+def _counted(items: Sequence[str], what: str) -> str:
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
+
+
+def refuse_shared_files(split: Split, same: Iterable[Sequence[str]], source: Path | str) -> None:
+    """Refuse a split with the same image files in two of its lists.
+
+    Raises
+    ------
+    data.errors.UsageError
+    """
+    where = {case_id: name for name, ids in split.as_lists().items() for case_id in ids}
+    for group in same:
+        if len({where[case_id] for case_id in group if case_id in where}) > 1:
+            raise UsageError(
+                f"{source}: {listed(group)} have the same image files and are in different lists; a patient belongs to "
+                "one of them"
+            )
 
 
 def read_split(path: Path) -> Split:
