@@ -28,7 +28,8 @@ _TIME_POINTS = tuple(
 
 _DATE = r"(?:19|20)[0-9]{2}(?P<dash>[-_.]?)[01][0-9](?P=dash)[0-3][0-9](?:[-_.T ]?[0-9]{4,6})?"
 _WHEN = (
-    r"(?:ses|session|sess|tp|time[-_ ]?point|time|visit|week|wk|day|month|mon|year|yr|follow[-_ ]?up|fup?|baseline|base|bl"
+    r"(?:ses|session|sess|tp|time[-_ ]?point|time|visit|week|wk|day|month|mon|year|yr|follow[-_ ]?up|fup?|baseline"
+    r"|base|bl"
     r"|(?:pre|post|intra)[-_ ]?(?:op|operative|operation|surgery|rt|treatment|therapy)?)"
 )
 _TIME = re.compile(rf"{_WHEN}(?:[-_ ]?[0-9]+[a-z]?)*|ses[-_ ]?[0-9A-Za-z]+|{_DATE}", re.IGNORECASE)

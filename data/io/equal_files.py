@@ -53,7 +53,7 @@ def _alike(one: Mapping[str, _Key], other: Mapping[str, _Key]) -> bool:
 
 
 def _keys(images: Mapping[str, ImageSource]) -> dict[str, _Key]:
-    found = {}
+    found: dict[str, _Key] = {}
     for modality, source in images.items():
         try:
             found[modality] = (source.channel, *(_key(path) for path in source.paths))

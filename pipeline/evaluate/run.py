@@ -89,10 +89,8 @@ def evaluate(
         Label convention of predictions and of references. A side's that is not given is recognised, that of predictions
         for the folder as a whole; see :func:`pipeline.evaluate.pairs.settle_conventions`. References of which nothing
         is known are read as ``convention`` says.
-    options : ScoreOptions, optional
-        What is measured.
-    compare : sequence of Path
-        Further folders of predictions for the same references.
+    options, compare : ScoreOptions, sequence of Path
+        What is measured; further folders of predictions for the same references.
     resample : bool
         Resample a prediction on another grid onto its reference's; otherwise that patient is an error row. Outside its
         box either side is background.
@@ -103,17 +101,16 @@ def evaluate(
     progress : callable, optional
         Called with each patient's row, in the order of the table, and with their number.
     pictures, interactive : int, sequence of str
-        Number of patients that get a picture, lowest mean Dice first; cases that the page shows in a viewer.
+        Number of patients that get a picture, lowest mean Dice first; cases shown in a viewer.
 
     Returns the rows of report.csv. Raises UsageError and ConventionError where a folder or an option cannot be.
     """
     options, output, references = options or ScoreOptions(), Path(output), Path(references)
-    folders = [Path(predictions), *map(Path, compare)]
-    _check(folders, references, output, (convention, reference_convention), workers, pictures)
+    folders, conventions = [Path(predictions), *map(Path, compare)], (convention, reference_convention)
+    _check(folders, references, output, conventions, workers, pictures)
     systems = dict(zip(system_names(folders), folders, strict=True))
-    conventions = (convention, reference_convention)
-    pairs = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
-    pairs = warn_of_doubles(pairs)
+    found = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
+    pairs = warn_of_doubles(found)
     shown = _require_cases(interactive, pairs)
     images = images_like(like)
     tasks = [PairTask(pair, options, resample, images.get(pair.case)) for pair in pairs]
