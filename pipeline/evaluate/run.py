@@ -92,8 +92,7 @@ def evaluate(
     options, compare : ScoreOptions, sequence of Path
         What is measured; further folders of predictions for the same references.
     resample : bool
-        Resample a prediction on another grid onto its reference's; otherwise that patient is an error row. Outside its
-        box either side is background.
+        Resample onto the reference's grid (background outside a side's box); else another grid is an error row.
     like : Path, optional
         Folder of the images: a prediction that has lost its header, and has their number of voxels, gets theirs.
     workers : int, optional
