@@ -141,7 +141,7 @@ class _Label:
 
 
 def _labels(raw: Mapping[str, Any]) -> list[_Label]:
-    """Return the entries of ``labels`` but for background and what cannot be read."""
+    """Return the readable entries of ``labels`` but for background."""
     found = []
     for key, value in raw.items():
         # MSD writes {"1": "edema"}, nnU-Net {"edema": 1} or, for regions, {"tumor core": [2, 3]}.
@@ -159,7 +159,10 @@ def _labels(raw: Mapping[str, Any]) -> list[_Label]:
 
 
 def _conventions_of(path: str, raw: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    """Return the conventions that ``labels`` says, and a note where these say less than they could."""
+    """Return the conventions of ``labels``.
+
+    A note says where these say less than they could.
+    """
     labels = _labels(raw) if len(raw) <= _MOST_LABELS else []
     if not labels:
         return (), ""
@@ -187,7 +190,10 @@ def _values(labels: Sequence[_Label], region: str, *, listed: bool = False) -> f
 
 
 def _regions(labels: Sequence[_Label]) -> dict[str, frozenset[int]]:
-    """Return the regions that the names tell wholly; one that lacks a part is left out."""
+    """Return the regions that the names tell wholly.
+
+    One that lacks a part is left out.
+    """
     vague = [each.values for each in labels if _is_vague(each)]
     enhancing, core, oedema, cavity = (_values(labels, region) for region in ("ET", "TC", "WT", "RC"))
     tissues = {
@@ -201,12 +207,15 @@ def _regions(labels: Sequence[_Label]) -> dict[str, frozenset[int]]:
 
 
 def _is_vague(label: _Label) -> bool:
-    """Tell whether a label is tumour of a tissue that its name does not tell."""
+    """Tell whether a label is tumour of an unnamed tissue."""
     return not label.told and re.search(_TUMOUR, label.name.lower()) is not None
 
 
 def _agrees(name: str, labels: Sequence[_Label], told: Collection[str]) -> bool:
-    """Tell whether a convention reads every label as its name says, and no region that the names leave open."""
+    """Tell whether a convention reads every label as its name says.
+
+    It adds no region that the names leave open.
+    """
     convention = load_convention(name)
     regions = convention.regions
     if any(region in regions and region not in told for region in ("WT", "ET")):
@@ -231,7 +240,9 @@ def _own(regions: Mapping[str, frozenset[int]], region: str) -> frozenset[int]:
 
 
 def _own_convention(labels: Sequence[_Label], regions: Mapping[str, frozenset[int]]) -> str | None:
-    """Return the spelling of the convention with these regions, a shipped one's where it is the same.
+    """Return the spelling of the convention with these regions.
+
+    A shipped one keeps its name.
 
     None where they are no convention.
     """

@@ -79,7 +79,10 @@ def _in_order(cases: list[Case], root: Path) -> list[Case]:
 
 
 def _with_unique_ids(cases: list[Case], root: Path) -> list[Case]:
-    """Give every case a name that follows from its own path and files, whatever other cases there are."""
+    """Give every case a name from its own path and files.
+
+    Other cases do not change it.
+    """
     top = os.path.abspath(root)
     cases = [replace(case, case_id=_own_name(case, top)) for case in cases]
     often = Counter(case.case_id for case in cases)
@@ -112,7 +115,7 @@ def _own_name(case: Case, top: str) -> str:
 
 
 def _is_named_by_its_set(case: Case) -> bool:
-    """Tell whether a case bears the patient's name in its data set, which its files bear too."""
+    """Tell whether a case bears the name of its files in its set."""
     layout = load_layouts().get(case.layout)
     sources = [*case.images.values(), *([case.reference] if case.reference else [])]
     if layout is None or layout.pattern is None or layout.kind == "numbered" or layout.name.startswith("generic"):

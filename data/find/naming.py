@@ -46,7 +46,10 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def says_only_what_it_holds(name: str) -> bool:
-    """Tell whether a folder's name says what files are in it, and nothing of a patient: ``anat``, ``imagesTr``."""
+    """Tell whether a folder's name describes its files and no patient:
+
+    ``anat``, ``imagesTr``.
+    """
     return name.lower() in _WITHIN_PATIENT or name in folders_of_a_set()
 
 
@@ -74,7 +77,10 @@ def patient_name(folder: str, root: str) -> str:
 
 
 def folders_of_a_set(role: str | None = None) -> frozenset[str]:
-    """Return the folder names that say what a set's files are: ``"image"``, ``"reference"`` or both."""
+    """Return the folder names that describe a set's files:
+
+    ``"image"``, ``"reference"`` or both.
+    """
     layouts = load_layouts().values()
     return frozenset[str]().union(
         *(layout.image_folders for layout in layouts if role != REFERENCE),

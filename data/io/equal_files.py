@@ -63,7 +63,10 @@ def _keys(images: Mapping[str, ImageSource]) -> dict[str, _Key]:
 
 
 def _key(path: Path) -> _Key:
-    """Return what tells most files apart: size and check sum of a gzip file's content, or size and blocks."""
+    """Return a key that tells most files apart.
+
+    It is size and check sum of a gzip file's content, or size and blocks.
+    """
     with open_regular_file(path) as (file, size):
         if file.read(2) == b"\x1f\x8b" and size > 18:
             file.seek(-8, 2)
@@ -76,7 +79,7 @@ def _key(path: Path) -> _Key:
 
 
 def _are_equal(one: Mapping[str, ImageSource], other: Mapping[str, ImageSource]) -> bool:
-    """Compare the files whose check sum stands nowhere."""
+    """Compare files without a stored check sum."""
     pairs = [(one[name].paths, other[name].paths) for name in one.keys() & other.keys()]
     try:
         return all(

@@ -62,7 +62,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PairMasks:
-    """One patient's two sides as masks on one grid, the reference's where it holds the prediction's."""
+    """Two sides of one patient as masks on one grid.
+
+    It is the reference's where that holds the prediction's.
+    """
 
     prediction: dict[str, Mask]
     reference: dict[str, Mask]

@@ -25,7 +25,9 @@ Masks = dict[str, Mask]
 def to_one_grid(
     reference: tuple[Volume, Masks], prediction: tuple[Volume, Masks], resample: bool
 ) -> tuple[Masks, Masks, Grid, list[str]]:
-    """Bring the masks of both sides to one grid: the reference's, where that holds the prediction's.
+    """Bring the masks of both sides to one grid.
+
+    It is the reference's where that holds the prediction's.
 
     Else it is the reference's lattice over both: outside its own box either side is background.
 
@@ -95,7 +97,10 @@ def _sized(grid: Grid) -> str:
 
 
 def has_lost_header(grid: Grid) -> bool:
-    """Tell whether an affine is the identity but for signs, as tools write that know none."""
+    """Tell whether an affine is the identity but for signs.
+
+    Tools that know none write it so.
+    """
     linear = np.abs(grid.affine[:3, :3])
     return bool(np.abs(linear - np.eye(3)).max() <= TOLERANCE_MM and np.abs(grid.affine[:3, 3]).max() <= TOLERANCE_MM)
 
@@ -112,7 +117,9 @@ def _refuse_lost(differ: str, predicted: Volume, expected: Volume) -> None:
 
 
 def images_like(folder: Path | None) -> dict[str, ImageSource]:
-    """Return one image of each case of a folder, by the case's cell; none without a folder.
+    """Return one image of each case of a folder, by cell.
+
+    Without a folder there is none.
 
     Raises
     ------
@@ -132,7 +139,9 @@ def images_like(folder: Path | None) -> dict[str, ImageSource]:
 
 
 def with_header_of(volume: Volume, image: ImageSource | None) -> tuple[Volume, list[str]]:
-    """Give a label map that has lost its header the place of its image, and say so.
+    """Give a label map without header the place of its image.
+
+    A warning says so.
 
     One stored with its axes reversed, as arrays of SimpleITK are, is turned. Any other label map stays as it is.
     """
@@ -182,7 +191,7 @@ def _enlarged(grid: Grid, before: list[int], after: list[int], differ: str) -> G
 
 
 def _on_one_lattice(one: Grid, other: Grid) -> bool:
-    """Tell whether voxel centres coincide wherever both grids have some, in any order of axes."""
+    """Tell whether voxel centres of both grids coincide, in any order of axes."""
     turned = one.reoriented(other.orientation)
     moved = np.linalg.solve(other.affine, turned.affine)
     drift = np.abs(moved[:3, :3] - np.eye(3)) * np.array(turned.shape)

@@ -252,7 +252,10 @@ def matched_by_folder_name(
 
 
 def _ends_of_one(predicted: Sequence[str], expected: Collection[str]) -> dict[str, str]:
-    """Pair ids of which one is the end of the other, as a path or joined by ``_``, where there is one pair alone."""
+    """Pair ids of which one is the end of the other.
+
+    The end is that of a path, or joined by ``_``; only a pair that stands alone counts.
+    """
     ends: dict[str, set[str]] = {}
     for key in expected:
         for end in _ends(key):

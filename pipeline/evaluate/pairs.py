@@ -146,7 +146,9 @@ def _pooled(
 
 
 def warn_of_doubles(pairs: Sequence[Pair]) -> list[Pair]:
-    """Warn, in each row, of a patient under two ids: prediction and reference are the same files.
+    """Warn of a patient under two ids in each row.
+
+    Prediction and reference are then the same files.
 
     Two references without a label say nothing.
     """
@@ -233,7 +235,7 @@ def settle_conventions(
 
 
 def _alike(names: Sequence[str], expected: LabelConvention, labels: Labels) -> bool:
-    """Tell whether conventions put labels into the same regions, of those that the reference tells."""
+    """Tell whether conventions agree on the regions that the reference tells."""
     regions = [load_convention(name).regions for name in names]
     known = set(labels)
     return all(
@@ -255,7 +257,9 @@ def _admitted(pair: Pair) -> tuple[str, ...]:
 def _choose(
     found: Mapping[str, Sequence[LabelMap]], asked: str | None, map_labels: MapLabels, option: str
 ) -> tuple[dict[str, ConventionChoice], dict[str, Labels]]:
-    """Return each patient's own evidence, on its side of the comparison, and the labels that had to be read for it.
+    """Return each patient's own evidence and the labels read for it.
+
+    The evidence is that of one side of the comparison.
 
     Patients without one label map have none.
     """
@@ -276,7 +280,10 @@ def _choose(
 
 
 def _asked(item: LabelMap, asked: str, option: str) -> ConventionChoice:
-    """Return the convention that the user names, with a warning where report or names say another."""
+    """Return the convention that the user names.
+
+    A warning says where report or names say another.
+    """
     others = (item.reported,) if item.reported else item.case.conventions
     warnings: tuple[str, ...] = ()
     if others and asked not in others:

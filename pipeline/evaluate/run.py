@@ -124,7 +124,7 @@ def evaluate(
 
 
 def _warn_of_one_sided(rows: Sequence[Row]) -> None:
-    """Log each region that one side of a system never has, and the other does.
+    """Log each region that one side alone of a system has.
 
     Its numbers may mean something else on that side.
     """

@@ -71,15 +71,13 @@ def segment_cases(
     progress : callable, optional
         Called with the columns of each row of report.csv as soon as it is known, in order of completion.
     on_stage : callable, optional
-        Of the executor "serial": called with the :class:`pipeline.execute.stages.Stage` of the case, and its share
-        done.
+        Of the executor "serial": called with the stage (:mod:`pipeline.execute.stages`) of the case, and its share.
     interactive : collection of str
         Cases that the page shows in a 3D viewer; one without a mask has none. Each adds megabytes.
     command : str
         The command line, for run.json.
     shard : Shard, optional
-        The part of ``cases``, which are all of them, to segment; :func:`pipeline.segment.merge.merge_shards` joins
-        parts.
+        The part of ``cases``, which are all of them, to segment; :mod:`pipeline.segment.merge` joins parts.
 
     Returns
     -------
@@ -211,13 +209,16 @@ def _run(
 
 
 def _doubled(cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
-    """Return the sentence for each case whose image files another case has too."""
+    """Return a sentence for each case that shares image files with another."""
     groups = same_files(cases)
     return {case_id: (same_files_sentence(case_id, group),) for group in groups for case_id in group}
 
 
 def _warned(row: ReportRow, warnings: Collection[str]) -> ReportRow:
-    """Return a row with warnings that are no part of the case, so that a finished one is not done again for them."""
+    """Return a row with warnings of the run.
+
+    They are no part of the case, so that a finished one is not done again for them.
+    """
     if row.status == "error" or all(warning in row.reason for warning in warnings):
         return row
     return row.model_copy(update={"status": "warn", "reason": "; ".join(filter(None, [row.reason, *warnings]))})

@@ -30,7 +30,9 @@ Masks = Mapping[str, Mask]
 
 
 def settled(task: CaseTask, model: Checkpoint) -> CaseTask:
-    """Return the task with the convention of its mask, and that of its reference where it is another.
+    """Return the task with the convention of its mask.
+
+    That of its reference is set where it is another.
 
     The mask is written in the reference's convention unless the user asks for another, the reference's is undecided,
     or it has no label for a region of the model: then it is the model's own.
@@ -57,7 +59,7 @@ def settled(task: CaseTask, model: Checkpoint) -> CaseTask:
 
 
 def convention_remarks(task: CaseTask) -> list[str]:
-    """Return a flag where the reference is read in another convention than the mask is written in."""
+    """Return a flag where reference and mask differ in convention."""
     if task.case.reference is None or task.reference is None or task.reference.name is None:
         return []
     reason = task.reference.reason.replace("; ", ", ")

@@ -106,7 +106,7 @@ class FaultyCases(InputError):
 
 
 def gather(steps: Iterable[Callable[[], Any]]) -> list[Any]:
-    """Return the results of all steps, or raise the faults of all of them together.
+    """Return the results of all steps, or raise their faults together.
 
     Raises
     ------

@@ -107,7 +107,10 @@ def fold_split(case_ids: Sequence[str], folds: int, fold: int, same: Iterable[Se
 
 
 def patients_of(case_ids: Iterable[str], same: Iterable[Sequence[str]] = ()) -> dict[str, str]:
-    """Return the patient of each case: by its name (`known_as`), and one for each group of ``same``."""
+    """Return the patient of each case.
+
+    It follows from the name (`known_as`), and is one for each group of ``same``.
+    """
     whose = {case_id: known_as(case_id) for case_id in case_ids}
     for group in same:
         one = {whose[case_id] for case_id in group if case_id in whose}
