@@ -4,9 +4,25 @@ The names in ``__all__`` are the public ones: ``from pipeline import Predictor, 
 its module when it is first asked for, because torch's import takes seconds.
 """
 
+from getpass import getuser as _getuser
 from importlib import import_module as _import_module
+from os import environ as _environ
 
 __version__ = "0.5.0"
+
+
+def _name_the_user() -> None:
+    """Give a user without an entry in the system's list a name, as containers run with any number.
+
+    MONAI asks for one when it is imported.
+    """
+    try:
+        _getuser()
+    except (KeyError, OSError, ImportError):
+        _environ["LOGNAME"] = "user"
+
+
+_name_the_user()
 
 _PLACES = {
     "Case": "data.case",

@@ -469,7 +469,7 @@ def test_numbered_volumes_that_say_no_modality_are_not_taken_for_slices(tmp_path
     names = ("P1.nii.gz", "P2.nii", "3.mha", "P2_3.mhd")
     case = only(touch(tmp_path, *names))
     assert not case.images and case.case_id == tmp_path.name and len(case.unrecognised) == 4
-    assert "no file name tells a modality" in case.problems[0] and "3_t1c.mha" in case.problems[0]
+    assert "no file name tells a modality" in case.problems[0] and "NAME_t1c.mha" in case.problems[0]
 
 
 def test_files_that_are_no_images_are_said_to_need_conversion(tmp_path: Path) -> None:
@@ -676,3 +676,63 @@ def test_long_lists_of_names_are_cut(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / f"pipes/flair_{n}.png")
     for case in discover_cases(tmp_path):
         assert case.problems and len(" ".join(case.problems)) < 600 and "more" in " ".join(case.problems), case.case_id
+
+
+def four(root: Path, pattern: str) -> Path:
+    return touch(root, *(pattern.format(token=token) for token in FOUR))
+
+
+@pytest.mark.parametrize(
+    ("images", "mask"),
+    [
+        ("P1/P1_brain_{token}.nii", "P1/P1_tumorMask.nii"),
+        ("P1/P1_{token}.nii", "P1/P1_t1c_seg.nii"),
+        ("P1/P1_reg_{token}.nii", "P1/manual_seg.nii"),
+        ("P1/sub-7_ses-1_space-T1w_{token}.nii", "P1/sub-7_ses-1_desc-tumor_mask.nii"),
+        ("P1/P1_{token}_bet.nii", "P1/P1_seg.nii"),
+    ],
+)
+def test_a_mask_is_its_patients_whatever_else_its_name_says(images: str, mask: str, tmp_path: Path) -> None:
+    case = only(touch(four(tmp_path, images), mask))
+    assert not case.problems and len(case.images) == 4 and case.case_id == "P1"
+    assert case.reference is not None and case.reference.paths == (tmp_path / mask,)
+
+
+def test_two_patients_images_in_one_folder_are_told_apart_all_the_same(tmp_path: Path) -> None:
+    four(four(tmp_path, "both/P1_brain_{token}.nii"), "both/P2_brain_{token}.nii")
+    assert [len(case.images) for case in discover_cases(tmp_path)] == [4, 4]
+    touch(tmp_path, "P3/P3_t1.nii", "P3/P3_flair.nii", "P3/P4_seg.nii")
+    assert "another patient's file: P4_seg.nii" in discover_cases(tmp_path)[-1].problems[0]
+
+
+def test_the_brain_masks_of_hd_bet_are_no_tumours(tmp_path: Path) -> None:
+    four(four(tmp_path, "P1/P1_{token}_bet.nii"), "P1/P1_{token}_bet_mask.nii")
+    case = only(tmp_path)
+    assert len(case.images) == 4 and case.reference is None and not case.problems
+
+
+@pytest.mark.parametrize("below", ["", "NIFTI/"])
+def test_a_numbered_folder_for_each_sequence_is_part_of_its_patient(below: str, tmp_path: Path) -> None:
+    for patient in ("PAT-1", "PAT-2"):
+        for number, token in enumerate(("T1", "T1GD", "T2", "FLAIR"), 1):
+            touch(tmp_path, f"{patient}/{number}_{token}/{below}{token}.nii")
+    cases = discover_cases(tmp_path)
+    assert [(case.case_id, len(case.images), case.problems) for case in cases] == [("PAT-1", 4, ()), ("PAT-2", 4, ())]
+
+
+def test_numbered_channels_are_read_in_any_folder_by_the_dataset_json_beside_them(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"input/{name}_{channel:04d}.nii" for name in "ab" for channel in range(4)))
+    for case in discover_cases(tmp_path / "input"):
+        assert not case.images and "dataset.json" in case.problems[0]
+    text = json.dumps({"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}})
+    (tmp_path / "input/dataset.json").write_text(text)
+    cases = discover_cases(tmp_path / "input")
+    assert [(case.case_id, list(case.images)) for case in cases] == [
+        (name, ["t1", "t1c", "t2", "flair"]) for name in "ab"
+    ]
+    assert cases[1].images["t1c"].paths == (tmp_path / "input/b_0001.nii",)
+
+
+def test_ct1_is_the_scan_with_contrast_and_an_unread_segmentation_is_said(tmp_path: Path) -> None:
+    case = only(touch(tmp_path, "P1/P1_CT1.nii", "P1/P1_T1.nii", "P1/Segmentation.seg.nrrd"))
+    assert list(case.images) == ["t1", "t1c"] and "Segmentation.seg.nrrd: NRRD is not read" in case.warnings[0]

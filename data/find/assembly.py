@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.case import Case, ImageSource
 from data.errors import Mend, advise, few
-from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts
+from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts, plain_name
 from data.find.tree import Entry
 from data.io.suffixes import split_suffix
 
@@ -113,6 +113,7 @@ def split_patients(
     folder's own patient is the one it is called after, and the others are strangers; a folder called after none holds
     patients side by side, unless a single stray file is all there is of the others.
     """
+    groups = _one_spelling(groups)
     named = {patient: items for patient, items in groups.items() if patient}
     everything = [item for items in groups.values() for item in items]
     if len(named) <= 1:
@@ -144,6 +145,34 @@ def split_patients(
     if not own:
         return [("", base, everything, everything)]
     return [(owner or "", base, own, [item for item in everything if item not in own])]
+
+
+def _one_spelling(groups: dict[str, list[Named]]) -> dict[str, list[Named]]:
+    """Put files together whose names differ in nothing that tells a patient, where no modality is doubled by it.
+
+    ``P1_reg_t1`` and ``P1_t1c_seg`` are P1's, and ``manual_seg`` is the one patient's in whose folder it lies.
+    """
+    generic = {name for name, items in groups.items() if all(item.match.layout.name == "generic" for item in items)}
+    together: dict[str, list[str]] = {}
+    for name in groups:
+        plain = plain_name(name) if name in generic else name
+        is_series = plain.isdigit() and len(plain) < 4 and len(groups[name]) == 1  # 1_T1, 2_T1GD, 3_T2
+        together.setdefault("" if is_series else plain, []).append(name)
+    nameless = together.pop("", [])
+    if len(together) <= 1:
+        key = next(iter(together), "")
+        together[key] = [*together.get(key, []), *nameless]
+    else:
+        together |= {name: [name] for name in nameless}
+    merged: dict[str, list[Named]] = {}
+    for key, names in together.items():
+        items = [item for name in names for item in groups[name]]
+        roles = Counter(role for item in items for role, _ in item.match.roles)
+        if len(names) > 1 and all(count == 1 for count in roles.values()):
+            merged[key] = items
+        else:
+            merged |= {name: groups[name] for name in names}
+    return merged
 
 
 def _extends(longer: str, name: str) -> bool:
@@ -199,6 +228,8 @@ def assemble(
             sources[role] = ImageSource((Path(entry.path),), channel, item.match.volumes)
     problems += entry_problems([item.entry for item in named if not item.match.is_reference])
     warnings += link_warnings([item.entry for item in named])
+    if REFERENCE not in by_role:
+        warnings += _unread_segmentations(rest)
     renamed = _called_after_another(case_id, patient, named)
     images = {modality: sources[modality] for modality in MODALITIES if modality in sources}
     case = Case(
@@ -263,6 +294,16 @@ def _choose_layout(named: Sequence[Named]) -> tuple[Layout, str]:
     if best == "generic":
         return layout, f"no data set's naming fits, so the modality is taken from the end of the name ({example})"
     return layout, f"{count[best]} of {len(images)} image files are named as in {layout.title} ({example})"
+
+
+def _unread_segmentations(rest: Sequence[Entry]) -> list[str]:
+    """Warn of segmentations in a format that is not read, where there is no other reference."""
+    unread = [entry.name for entry in rest if entry.name.lower().endswith((".nrrd", ".nhdr"))]
+    if not unread:
+        return []
+    return [
+        f"{few(unread, 3)}: NRRD is not read, so that nothing is scored against it; export it as NIfTI, NAME_seg.nii.gz"
+    ]
 
 
 def _called_after_another(case_id: str, patient: str, named: Sequence[Named]) -> list[str]:

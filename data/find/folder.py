@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from data.find.assembly import Draft, Named, drafts_of_volumes
-from data.find.image_folder import read_image_folder
+from data.find.image_folder import holds_numbered_channels, read_image_folder
 from data.find.naming import REFERENCE, Match, folders_of_a_set, is_ignored, load_layouts, match_volume
 from data.find.ownership import LooseMask
 from data.find.places import Places
@@ -47,7 +47,7 @@ def read_folder(
     base, parent = os.path.basename(folder), os.path.dirname(folder)
     drafts: list[Draft] = []
     loose: list[LooseMask] = []
-    if base in folders_of_a_set("image"):
+    if base in folders_of_a_set("image") or holds_numbered_channels(files):
         drafts, files = read_image_folder(folder, files, via, places)
     named, rest = [], []
     for entry in files:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from data.errors import few
 from data.find.assembly import Draft, Named, assemble, link_warnings, unusable
 from data.find.dataset_json import DatasetJson
-from data.find.naming import Match, load_layouts, match_volume
+from data.find.naming import Match, folders_of_a_set, load_layouts, match_volume
 from data.find.places import Places
 from data.find.tree import Entry
 from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
@@ -25,7 +25,10 @@ def read_image_folder(
 
     Both MSD and nnU-Net have such folders.
     """
+    # A folder of any name with numbered files may have its dataset.json beside them.
     parent = os.path.dirname(folder)
+    if os.path.basename(folder) not in folders_of_a_set("image") or any(f.name == "dataset.json" for f in files):
+        parent = folder
     content, linked = places.dataset_json(os.path.join(parent, "dataset.json"))
     via = (*via, *link_warnings(linked))
     groups: dict[str, list[Named]] = {}
@@ -61,6 +64,18 @@ def read_image_folder(
             )
         )
     return drafts, rest
+
+
+def holds_numbered_channels(files: Sequence[Entry]) -> bool:
+    """Tell whether a folder's files are numbered as nnU-Net wants them: ``a_0000.nii.gz``, ``a_0001.nii.gz``."""
+    pattern = load_layouts()["nnunet"].pattern
+    channels: dict[str, set[int]] = {}
+    for entry in files:
+        stem, extension = split_suffix(entry.name)
+        found = pattern.fullmatch(stem) if pattern and extension in VOLUME_SUFFIXES else None
+        if found and match_volume(stem) is None:
+            channels.setdefault(found["patient"], set()).add(int(found["channel"]))
+    return any({0, 1} <= numbers for numbers in channels.values())
 
 
 def _unnamed(content: DatasetJson) -> str:

@@ -124,11 +124,62 @@ def is_ignored(stem: str) -> bool:
     return any(pattern.fullmatch(stem) for layout in load_layouts().values() for pattern in layout.ignored)
 
 
+_PROCESSED = re.compile(
+    r"(?:[-_. ](?:hd[-_]?bet|bet|brain|ss|stripped|skull[-_]?stripped|n4|bfc|reg|registered|coreg|mni|resampled|norm))+$",
+    re.IGNORECASE,
+)
+"""What programs write behind a name: brain extraction, registration and the like."""
+_ENTITY = re.compile(
+    r"_(?:acq|ce|rec|dir|run|mod|echo|part|space|res|den|label|desc|hemi|recon|chunk)(?:-[0-9A-Za-z]+|$)", re.IGNORECASE
+)
+"""Pair of key and value in a BIDS name that tells no patient."""
+_OF_A_MASK = re.compile(
+    r"(?:^|[-_. ])(?:manual|expert|consensus|final|gt|ground[-_ ]?truth|corrected|edited|reviewed|tumou?r|lesion|roi|"
+    r"annotations?|rater[-_ ]?[0-9a-z]?)$",
+    re.IGNORECASE,
+)
+
+
+def plain_name(patient: str) -> str:
+    """Return the patient's name without all that tells an image or a mask of his.
+
+    ``P1_reg``, ``P1_t1c`` (of ``P1_t1c_seg``) and ``P1_space-T1w`` give ``P1``, ``manual`` gives ``""``.
+    """
+    name, before = _ENTITY.sub("", patient), ""
+    while name != before:
+        before, name = name, _OF_A_MASK.sub("", _PROCESSED.sub("", name))
+        found = _match_end(name)
+        if found and not found.is_reference:
+            name = found.patient
+    return name
+
+
 def match_suffix(stem: str) -> Match | None:
     """Match the end of a name under the generic layout.
 
-    ``smith_T1_post`` is t1c of ``smith``; None when it says nothing.
+    ``smith_T1_post`` is t1c of ``smith``; None when it says nothing. An image may bear the word of a program behind
+    its modality: ``smith_T1_bet``.
     """
+    if (found := _match_end(stem)) or is_not_ours(stem):
+        return found
+    found = _match_end(_PROCESSED.sub("", stem))
+    return found if found and not found.is_reference else None
+
+
+def is_not_ours(stem: str) -> bool:
+    """Tell whether the end of a name says that the file is nothing of ours, as of a brain mask."""
+    return _role_at_the_end(stem)[0] == "ignored"
+
+
+def _match_end(stem: str) -> Match | None:
+    role, start = _role_at_the_end(stem)
+    if role in ("", "ignored"):
+        return None
+    return Match(load_layouts()["generic"], stem[:start].rstrip("-_. "), ((role, None),))
+
+
+def _role_at_the_end(stem: str) -> tuple[str, int]:
+    """Return what the end of a name shows, and where that begins; ``""`` for nothing."""
     layout = load_layouts()["generic"]
     for start in range(max(0, len(stem) - 24), len(stem)):
         if not stem[start].isalnum() or not _begins_word(stem, start):
@@ -137,8 +188,8 @@ def match_suffix(stem: str) -> Match | None:
         # mask.
         role = layout.tokens.get(re.sub(r"[-_. ]", "", stem[start:]).lower())
         if role:
-            return None if role == "ignored" else Match(layout, stem[:start].rstrip("-_. "), ((role, None),))
-    return None
+            return role, start
+    return "", 0
 
 
 def _begins_word(stem: str, start: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from data.find.naming import is_ignored, match_volume, natural_key
+from data.find.naming import is_ignored, match_volume, natural_key, says_only_what_it_holds
 from data.io.suffixes import SLICE_SUFFIXES, VOLUME_SUFFIXES, split_suffix
 from data.output_names import STATE_FOLDER
 
@@ -169,6 +169,11 @@ def _unwrap(folder: Entry, stem: str, extension: str, listing: Callable[[str], L
         files, folders, _ = listing(folder.path)
     except OSError:
         return None
+    if not files and len(folders) == 1 and says_only_what_it_holds(folders[0].name):  # 1_T1/NIFTI/T1.nii
+        try:
+            files, folders, _ = listing(folders[0].path)
+        except OSError:
+            return None
     volumes = [entry for entry in files if split_suffix(entry.name)[1] in VOLUME_SUFFIXES]
     roles = {match.roles[0][0] for entry in volumes if (match := match_volume(split_suffix(entry.name)[0]))}
     if folders or len(roles) > 1 or any(split_suffix(entry.name)[1] in SLICE_SUFFIXES for entry in files):

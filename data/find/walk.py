@@ -223,12 +223,18 @@ def _nothing_known(files: Sequence[Entry]) -> str:
     if not files:
         return "the folder is empty; put the patient's images in"
     example = next((entry for entry in files if split_suffix(entry.name)[1]), files[0])
-    stem, extension = split_suffix(example.name)
+    extension = split_suffix(example.name)[1]
     fault = f"no image that any layout names among its {len(files)} files (such as {example.name})"
     if not extension:
         return f"{fault}; export the patient's images as NIfTI, named like NAME_t1c.nii.gz"
-    expected = ", ".join(f"{stem}_{modality}{extension}" for modality in MODALITIES)
-    return f"{fault}: no file name tells a modality; one folder a patient, and in it names like {expected}"
+    return (
+        f"{fault}: no file name tells a modality; put a modality at the end of each name, as in {_example(extension)}"
+    )
+
+
+def _example(extension: str) -> str:
+    """Return short names that each tell a modality; a user's own stem may be the name of one image alone."""
+    return ", ".join(f"NAME_{modality}{extension}" for modality in MODALITIES)
 
 
 def _report(walk: _Walk, owner: int | None, entry: Entry, sentence: str) -> bool:

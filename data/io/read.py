@@ -24,6 +24,7 @@ from data.grid import Grid
 from data.io.header import ImageHeader, pick_channel
 from data.io.metaimage import read_metaimage
 from data.io.nifti import read_nifti
+from data.io.outside import is_unfinished, with_background
 from data.io.slices import SLICE_AFFINE, read_slice_headers, read_slices
 from data.io.stream import StoredVoxels, load_voxels, refuse
 from data.io.suffixes import NIFTI_SUFFIXES, SLICE_SUFFIXES, SUFFIXES
@@ -135,13 +136,26 @@ def read_volume(source: ImageSource, *, max_voxels: int = MAX_VOXELS, as_stored:
     InputError
         Also for NaN or infinite voxels, and for an image that is all zero or constant.
     """
+    volume = _read_unchecked(source, max_voxels, as_stored=as_stored)
+    check_voxels(volume.header.path, volume.array)
+    return volume
+
+
+def _read_unchecked(source: ImageSource, max_voxels: int, *, as_stored: bool) -> Volume:
     header, array, slope, intercept = _read_stored(source, max_voxels, _kept_integers if as_stored else _as_float32)
     with np.errstate(all="ignore"):  # an overflow to inf is counted below
         if (slope, intercept) != (1.0, 0.0):
             array *= np.float32(slope)
             array += np.float32(intercept)
-    check_voxels(header.path, array)
     return Volume(array, header)
+
+
+def _read_for_a_patient(source: ImageSource, max_voxels: int) -> Volume:
+    """Read an image and check it, unless it has NaN: the patient's other images tell whether these matter."""
+    volume = _read_unchecked(source, max_voxels, as_stored=True)
+    if not is_unfinished(volume):
+        check_voxels(volume.header.path, volume.array)
+    return volume
 
 
 def read_volumes(sources: Mapping[str, ImageSource], *, max_voxels: int = MAX_VOXELS) -> dict[str, Volume]:
@@ -155,7 +169,7 @@ def read_volumes(sources: Mapping[str, ImageSource], *, max_voxels: int = MAX_VO
     Returns
     -------
     dict of modality to Volume
-        In the order of ``sources``; empty for none.
+        In the order of ``sources``; empty for none. NaN outside the brain in all images are 0, with a warning.
 
     Raises
     ------
@@ -164,12 +178,12 @@ def read_volumes(sources: Mapping[str, ImageSource], *, max_voxels: int = MAX_VO
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(max(1, min(cores, len(sources))), "read") as threads:
-        futures = {
-            name: threads.submit(read_volume, source, max_voxels=max_voxels, as_stored=True)
-            for name, source in sources.items()
-        }
+        futures = {name: threads.submit(_read_for_a_patient, source, max_voxels) for name, source in sources.items()}
         try:
-            return {name: future.result() for name, future in futures.items()}
+            volumes = with_background({name: future.result() for name, future in futures.items()})
+            for volume in filter(is_unfinished, volumes.values()):
+                check_voxels(volume.header.path, volume.array)
+            return volumes
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
 

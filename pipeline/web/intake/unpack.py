@@ -80,9 +80,9 @@ def unpack_zip(
         with _Bounded(packed, shown) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             _check_entries(entries, shown, packed.stat().st_size, max_bytes, most)
-            wanted = [entry for entry in entries if not entry.is_dir() and not _hidden(entry.filename)]
+            wanted = [entry for entry in entries if not _path(entry).endswith("/") and not _hidden(_path(entry))]
             return [
-                Member(entry.filename, _unpack(archive, entry, shown, folder / f"zip-{first + number}"))
+                Member(_path(entry), _unpack(archive, entry, shown, folder / f"zip-{first + number}"))
                 for number, entry in enumerate(wanted)
             ]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, ValueError, OverflowError):
@@ -140,13 +140,7 @@ def _check_entry(entry: zipfile.ZipInfo, shown: str) -> None:
     parts = re.split(r"[/\\]", entry.orig_filename)
     if entry.flag_bits & 0x41:
         raise _refuse(shown, "is encrypted", "unpack it, or pack it without a password")
-    if (
-        ".." in parts
-        or parts[0] == ""
-        or _DRIVE.match(name)
-        or "\0" in entry.orig_filename
-        or "\\" in entry.orig_filename
-    ):
+    if ".." in parts or parts[0] == "" or _DRIVE.match(name) or "\0" in entry.orig_filename:
         raise _refuse(shown, f"holds the name {said}, which would lead out of its folder")
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise _refuse(shown, f"holds {said}, which is a link or a device and no file")
@@ -156,6 +150,11 @@ def _check_entry(entry: zipfile.ZipInfo, shown: str) -> None:
         raise _refuse(
             shown, f"holds {said} packed by method {entry.compress_type}", "pack it by deflate, the usual method"
         )
+
+
+def _path(entry: zipfile.ZipInfo) -> str:
+    """Return an entry's path with slashes; some programs of Windows write backslashes, against the format."""
+    return entry.filename.replace("\\", "/")
 
 
 def _said(entry: zipfile.ZipInfo) -> str:
