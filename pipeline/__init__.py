@@ -12,7 +12,9 @@ __version__ = "0.5.0"
 
 
 def _name_the_user() -> None:
-    """Give a user without an entry in the system's list a name, as containers run with any number.
+    """Name a user without an entry in the system's list.
+
+    Containers run with any number.
 
     MONAI asks for one when it is imported.
     """

@@ -148,7 +148,9 @@ def split_patients(
 
 
 def _one_spelling(groups: dict[str, list[Named]]) -> dict[str, list[Named]]:
-    """Put files together whose names differ in nothing that tells a patient, where no modality is doubled by it.
+    """Put files together that differ only in their spelling of one patient.
+
+    No modality is doubled by it.
 
     ``P1_reg_t1`` and ``P1_t1c_seg`` are P1's, and ``manual_seg`` is the one patient's in whose folder it lies.
     """
@@ -297,7 +299,10 @@ def _choose_layout(named: Sequence[Named]) -> tuple[Layout, str]:
 
 
 def _unread_segmentations(rest: Sequence[Entry]) -> list[str]:
-    """Warn of segmentations in a format that is not read, where there is no other reference."""
+    """Warn of segmentations in a format that is not read.
+
+    Another reference makes the warning needless.
+    """
     unread = [entry.name for entry in rest if entry.name.lower().endswith((".nrrd", ".nhdr"))]
     if not unread:
         return []

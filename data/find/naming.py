@@ -125,7 +125,8 @@ def is_ignored(stem: str) -> bool:
 
 
 _PROCESSED = re.compile(
-    r"(?:[-_. ](?:hd[-_]?bet|bet|brain|ss|stripped|skull[-_]?stripped|n4|bfc|reg|registered|coreg|mni|resampled|norm))+$",
+    r"(?:[-_. ](?:hd[-_]?bet|bet|brain|ss|stripped|skull[-_]?stripped"
+    r"|n4|bfc|reg|registered|coreg|mni|resampled|norm))+$",
     re.IGNORECASE,
 )
 """What programs write behind a name: brain extraction, registration and the like."""
@@ -141,7 +142,7 @@ _OF_A_MASK = re.compile(
 
 
 def plain_name(patient: str) -> str:
-    """Return the patient's name without all that tells an image or a mask of his.
+    """Return the patient's name without the parts that name an image or a mask.
 
     ``P1_reg``, ``P1_t1c`` (of ``P1_t1c_seg``) and ``P1_space-T1w`` give ``P1``, ``manual`` gives ``""``.
     """
@@ -167,7 +168,10 @@ def match_suffix(stem: str) -> Match | None:
 
 
 def is_not_ours(stem: str) -> bool:
-    """Tell whether the end of a name says that the file is nothing of ours, as of a brain mask."""
+    """Tell whether the end of a name marks a file as foreign.
+
+    A brain mask is such a file.
+    """
     return _role_at_the_end(stem)[0] == "ignored"
 
 
@@ -179,7 +183,10 @@ def _match_end(stem: str) -> Match | None:
 
 
 def _role_at_the_end(stem: str) -> tuple[str, int]:
-    """Return what the end of a name shows, and where that begins; ``""`` for nothing."""
+    """Return the role that the end of a name shows, and its place;
+
+    ``""`` for nothing.
+    """
     layout = load_layouts()["generic"]
     for start in range(max(0, len(stem) - 24), len(stem)):
         if not stem[start].isalnum() or not _begins_word(stem, start):

@@ -233,7 +233,10 @@ def _nothing_known(files: Sequence[Entry]) -> str:
 
 
 def _example(extension: str) -> str:
-    """Return short names that each tell a modality; a user's own stem may be the name of one image alone."""
+    """Return short names that each tell a modality.
+
+    A user's own stem may be the name of one image alone.
+    """
     return ", ".join(f"NAME_{modality}{extension}" for modality in MODALITIES)
 
 

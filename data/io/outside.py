@@ -20,7 +20,9 @@ def is_unfinished(volume: Volume) -> bool:
 
 
 def with_background(volumes: Mapping[str, Volume]) -> dict[str, Volume]:
-    """Set NaN to 0 where no image of the patient shows anything, with a warning.
+    """Set NaN to 0 where no image shows anything.
+
+    A warning says so.
 
     NaN are background where they reach from every corner inwards without a hole in the brain, and where each image has
     NaN or 0 there. All other images come back as they are, for whoever checks them.

@@ -151,7 +151,10 @@ def _read_unchecked(source: ImageSource, max_voxels: int, *, as_stored: bool) ->
 
 
 def _read_for_a_patient(source: ImageSource, max_voxels: int) -> Volume:
-    """Read an image and check it, unless it has NaN: the patient's other images tell whether these matter."""
+    """Read an image and check it, unless it has NaN.
+
+    The patient's other images tell whether these matter.
+    """
     volume = _read_unchecked(source, max_voxels, as_stored=True)
     if not is_unfinished(volume):
         check_voxels(volume.header.path, volume.array)

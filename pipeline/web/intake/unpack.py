@@ -153,7 +153,10 @@ def _check_entry(entry: zipfile.ZipInfo, shown: str) -> None:
 
 
 def _path(entry: zipfile.ZipInfo) -> str:
-    """Return an entry's path with slashes; some programs of Windows write backslashes, against the format."""
+    """Return an entry's path with slashes.
+
+    Some programs of Windows write backslashes, against the format.
+    """
     return entry.filename.replace("\\", "/")
 
 
