@@ -474,12 +474,20 @@ def refusal(content, tmp_path, max_bytes=2**26):
         "C:/evil.nii",
         "C:evil.nii",
         "..\\evil.nii",
-        "a\\b.nii",
+        "a\\..\\..\\b.nii",
+        "\\\\x\\y.nii",
         "//x/y.nii",
     ],
 )
 def test_a_zip_whose_names_lead_out_of_it_is_refused(tmp_path, name):
     assert "lead out of its folder" in refusal(zip_of([("t1.nii", b"x"), (name, b"x")]), tmp_path)
+
+
+def test_a_zip_of_windows_has_folders_too(tmp_path):
+    (tmp_path / "x.zip").write_bytes(zip_of([("P1\\", b""), ("P1\\t1.nii", b"x"), ("P1\\.hidden\\t2.nii", b"x")]))
+    (tmp_path / "out").mkdir()
+    unpacked = unpack_zip(tmp_path / "x.zip", "x.zip", tmp_path / "out", max_bytes=2**20)
+    assert [member.name for member in unpacked] == ["P1/t1.nii"]
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK])
