@@ -111,7 +111,7 @@ def _own_name(case: Case, top: str) -> str:
     if not parts:
         return case.case_id
     is_folders = case.case_id in (path, os.path.basename(folder), patient_name(folder, top))
-    return os.sep.join(parts if is_folders else [*parts, case.case_id])
+    return os.sep.join(parts if is_folders or parts[-1] == case.case_id else [*parts, case.case_id])
 
 
 def _is_named_by_its_set(case: Case) -> bool:

@@ -389,7 +389,7 @@ def folders_without_end(patient: Patient) -> Sequence[str]:
     for path in list(patient.folder.iterdir()):
         if path.is_file():
             os.rename(path, deep / path.name)
-    return ("down",)
+    return ("/".join([patient.name, *["down"] * 16]),)  # the walk goes no deeper
 
 
 @fault("ok")
@@ -401,9 +401,9 @@ def patient_in_a_folder_of_its_own(patient: Patient) -> None:
             os.rename(path, patient.folder / "anat" / path.name)
 
 
-@fault("warn", "2 patients are called", "told apart by its path")
+@fault("ok")
 def two_of_one_name(patient: Patient) -> Sequence[str]:
-    """Two patients of one name in two folders."""
+    """Two patients of one name in two folders: each is called after its own path."""
     ids = []
     for side in ("site_a", "site_b"):
         place = patient.folder.parent / f"{side}-{patient.name}"
@@ -521,10 +521,11 @@ def called_alike_once_made_safe(patient: Patient) -> Sequence[str]:
 
 
 @fault("error", "t1c.nii.gz", "0 bytes", folder="=cmd|' /C calc'!A0 <b>")
-def hostile_name_in_an_error(patient: Patient) -> None:
+def hostile_name_in_an_error(patient: Patient) -> Sequence[str]:
     """A hostile name whose error sentence holds it: defused and escaped there too."""
     patient.remove("seg")
     patient.path("t1c").write_bytes(b"")
+    return (f"{patient.folder.parent.name}/{patient.name}",)  # the slash in it makes two folders
 
 
 @fault("error", "t1c.nii.gz", "0 bytes", folder="a\nb\r=1+2")
