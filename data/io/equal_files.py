@@ -27,8 +27,8 @@ def same_files(cases: Iterable[Case]) -> list[tuple[str, ...]]:
         Ids of two cases or more, in the order of ``cases``; empty where all differ. What cannot be read is alike to
         nothing.
     """
-    keys = {case.case_id: _keys(case.images) for case in cases}
     sources = {case.case_id: case.images for case in cases}
+    keys = {case_id: _keys(images) for case_id, images in sources.items()}
     alike: dict[tuple[str, _Key], list[str]] = {}
     group_of: dict[str, list[str]] = {}
     for case_id, own in keys.items():

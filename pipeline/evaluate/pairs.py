@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.case import ImageSource
 from data.errors import InputError
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
-from data.io.equal_files import same_files, same_files_sentence
 from data.labels import CONVENTIONS, LabelConvention, convention_name, load_convention
-from pipeline.evaluate.label_maps import LabelMap, bare_case, by_patient, find_label_maps, matched_by_folder_name
+from pipeline.evaluate.label_maps import LabelMap, by_patient, find_label_maps, matched_by_folder_name
 from pipeline.score.tables import text_cell
 
 Labels = Collection[float]
@@ -143,39 +142,6 @@ def _pooled(
             theirs = map_labels([source for source in sources if source is not None])
             found |= dict.fromkeys(keys, (labels, frozenset().union(*theirs)))
     return found
-
-
-def warn_of_doubles(pairs: Sequence[Pair]) -> list[Pair]:
-    """Warn of a patient under two ids in each row.
-
-    Prediction and reference are then the same files.
-
-    Two references without a label say nothing.
-    """
-    said: dict[tuple[str, str], str] = {}
-    for system in dict.fromkeys(pair.system for pair in pairs):
-        sides = {
-            pair.case: {
-                "prediction": pair.predictions[0].case.reference,
-                "reference": pair.references[0].case.reference,
-            }
-            for pair in pairs
-            if pair.system == system and len(pair.predictions) == len(pair.references) == 1
-        }
-        whole = {case: {s: source for s, source in both.items() if source} for case, both in sides.items()}
-        cases = [bare_case(case, Path(), None) for case, both in whole.items() if len(both) == 2]
-        for group in same_files(replace(case, images=whole[case.case_id]) for case in cases):
-            if labels_of(whole[group[0]]["reference"]):
-                said |= {(case, system): same_files_sentence(case, group, "label maps") for case in group}
-    return [_with_warning(pair, said.get((pair.case, pair.system))) for pair in pairs]
-
-
-def _with_warning(pair: Pair, warning: str | None) -> Pair:
-    if warning is None:
-        return pair
-    mask = pair.predictions[0]
-    case = replace(mask.case, warnings=(*mask.case.warnings, warning))
-    return replace(pair, predictions=(replace(mask, case=case),))
 
 
 def labels_of(source: ImageSource) -> Labels:

@@ -34,7 +34,7 @@ from data.regular_file import open_regular_file
 from pipeline.evaluate.case import Outcome, PairTask, Row, error_row, score_pair
 from pipeline.evaluate.grids import images_like
 from pipeline.evaluate.page import draw_worst, write_evaluation_page
-from pipeline.evaluate.pairs import Labels, Pair, find_pairs, labels_of, system_names, warn_of_doubles
+from pipeline.evaluate.pairs import Labels, Pair, find_pairs, labels_of, system_names
 from pipeline.execute.executors import WORKER_DIED, run_tasks, spec_for
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.own_folder import own_output
@@ -108,8 +108,7 @@ def evaluate(
     folders, conventions = [Path(predictions), *map(Path, compare)], (convention, reference_convention)
     _check(folders, references, output, conventions, workers, pictures)
     systems = dict(zip(system_names(folders), folders, strict=True))
-    found = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
-    pairs = warn_of_doubles(found)
+    pairs = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
     shown = _require_cases(interactive, pairs)
     images = images_like(like)
     tasks = [PairTask(pair, options, resample, images.get(pair.case)) for pair in pairs]
