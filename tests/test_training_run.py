@@ -662,8 +662,6 @@ def whole_recipe(folder, recipe) -> str:
 def test_binary_masks_are_learnt_from_in_the_convention_that_is_named_and_the_model_writes_it(
     binary, whole_recipe, options, tmp_path
 ):
-    with pytest.raises(InputError, match=r"p\d: .* fit .*whole-tumour alike; say which with --convention NAME$"):
-        run_training(binary, whole_recipe, tmp_path / "none", TrainOptions(**options))
     named = TrainOptions(**options, convention="whole-tumour")
     model = open_checkpoint(run_training(binary, whole_recipe, tmp_path / "out", named))
     assert model.config.convention == "whole-tumour" and set(model.card["scores"]) == {"dice_WT"}
@@ -738,8 +736,9 @@ def test_a_convention_that_tells_no_region_of_the_recipe_is_refused_before_anyth
 
 def test_a_further_folder_of_patients_has_a_convention_of_its_own(patients, binary, options, tmp_path, learnt_from):
     settings = write_recipe(tmp_path / "r.yaml", sampling={"extra_share": 0.5})
-    with pytest.raises(InputError, match=f"p1: .*say which with --extra {binary}:patient:NAME"):
-        run_training(patients, settings, tmp_path / "a", TrainOptions(**options, extra=[str(binary)]))
+    # Zeros and ones are the whole tumour, also where nothing names the convention.
+    run_training(patients, settings, tmp_path / "a", TrainOptions(**options, extra=[str(binary)]))
+    assert learnt_from == [*FOLD_0[0], "p1", "p2", "p3", "p4"]
     named = TrainOptions(**options, extra=[f"{binary}:patient:whole-tumour"])
     run_training(patients, settings, tmp_path / "b", named)
     assert learnt_from == [*FOLD_0[0], "p1", "p2", "p3", "p4"]
