@@ -25,8 +25,7 @@ UNITS = {"m": 2**20, "MB": 10**6, "MiB": 2**20}
 def test_the_table_of_bounds_tells_the_numbers_of_the_code():
     told = {
         row[0]: [int(number) for number in re.findall(r"[0-9]+", row[1])]
-        for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", PAGE, re.M)
-        if row[0] != "what"
+        for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", PAGE.partition("| what | bound |")[2], re.M)
     }
     assert told == {
         "connections": [protocol.MAX_CONNECTIONS, 503],
