@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.io.equal_files import same_files
+from pipeline.segment.run import _doubled
 from pipeline.training.splits import Split, fold_split, refuse_shared_files
 
 
@@ -42,3 +44,11 @@ def test_cases_of_the_same_files_stay_on_one_side() -> None:
     assert fold_split(ids, 2, 0, [("a", "d")]) == Split(("b",), ("a", "c", "d"))
     with pytest.raises(UsageError, match="split.json: a, d have the same image files"):
         refuse_shared_files(Split(("a",), ("d",)), [("a", "d")], "split.json")
+
+
+def test_a_patient_is_said_to_be_scored_twice_only_where_there_is_a_reference(tmp_path: Path) -> None:
+    cases = [case(tmp_path, name, t1=b"one") for name in ("a", "b", "c")]
+    scored = [replace(one, reference=ImageSource((tmp_path / "seg",))) for one in cases[:2]]
+    assert _doubled(cases) == {}
+    assert list(_doubled([*scored, cases[2]])) == ["a", "b"]
+    assert "the same files as those of b" in _doubled(scored)["a"][0]

@@ -209,8 +209,11 @@ def _run(
 
 
 def _doubled(cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
-    """Return a sentence for each case that shares image files with another."""
-    groups = same_files(cases)
+    """Return a sentence for each case that is scored and shares image files with another.
+
+    Without references nothing is counted twice, and two equal masks do no harm.
+    """
+    groups = same_files(case for case in cases if case.reference is not None)
     return {case_id: (same_files_sentence(case_id, group),) for group in groups for case_id in group}
 
 
