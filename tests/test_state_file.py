@@ -150,3 +150,9 @@ def test_names_whose_bytes_are_no_text_are_read_back():
     found = ReportRow.from_json(row, "b\udcff", "y").cells()
     assert found["case"] == "b\udcff" and found["folder"] == "y" and found["reason"] == "a\udcfe"
     assert math.isnan(found["dice_WT"])
+
+
+def test_a_case_that_took_no_time_keeps_its_seconds_in_the_table_and_an_unknown_time_is_left_out():
+    row = {"case": "X", "folder": "X", "status": "error", "reason": "X: is empty; add images"}
+    assert ReportRow.from_json(row | {"seconds": 0.0}).cells()["seconds"] == 0.0
+    assert "seconds" not in ReportRow.from_json(row | {"seconds": None}).cells()
