@@ -97,8 +97,9 @@ def line_of(path: Path, location: Sequence[str | int]) -> int | None:
 def _read_text(path: Path) -> str:
     try:
         return read_regular_file(path, LARGEST_FILE).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise
+    except UnicodeDecodeError as error:
+        fault = f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        raise ValueError(fault) from None
     except ValueError as error:
         raise ValueError(f"{path} {error}; give a YAML file") from None
 

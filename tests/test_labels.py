@@ -104,7 +104,7 @@ def test_wrong_requests_are_refused_with_the_choices() -> None:
     ("change", "message"),
     [
         ({"regions": {"WT": [1, 2], "TC": [1, 2]}}, "lossy"),
-        ({"regions": {"WT": [1, 2], "TC": [1], "ET": [2]}}, "lossy"),
+        ({"regions": {"WT": [1, 2], "TC": [1], "ET": [2]}}, "ET .* must lie in TC"),
         ({"labels": {1: "a", 2: "b", 3: "c"}, "regions": {"WT": [1, 2], "TC": [2, 3]}}, "nested or disjoint"),
         ({"labels": {1: "a", 2: "b", 3: "c"}, "regions": {"WT": [1, 2, 3], "TC": [1]}}, "written_as"),
         ({"written_as": {"WT": 1}}, "lossy"),

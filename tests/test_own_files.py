@@ -177,6 +177,8 @@ def test_a_spelling_gives_the_convention_back_without_its_file(tmp_path):
         (("name: st-elsewhere", "name: ../x"), "letters, digits"),
         (("30: enhancing", "300: enhancing"), "300"),
         (("TC: [10, 30], ET: [30]", "TC: [10, 20], ET: [20, 30]"), "nested or disjoint"),
+        (("WT: [10, 20, 30], TC: [10, 30], ET: [30]", "WT: [20], TC: [10], ET: [30]"), r"ET \[30\] must lie in TC"),
+        (("WT: [10, 20, 30], TC: [10, 30]", "WT: [20], TC: [10, 30]"), r"TC \[10, 30\] must lie in WT \[20\]"),
         (("name:", "nam:"), "has the keys"),
         (("oedema", '"oe\\u200bdema"'), "printable"),
         (("oedema", "x" * 900), "shorter"),
@@ -191,6 +193,15 @@ def test_a_convention_of_ones_own_is_read_as_strictly_as_ours(change, message, t
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert run("inspect", tmp_path, "--convention", path) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_files_that_are_not_utf_8_are_named_with_the_fix(tmp_path, capsys):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(LABELS.replace("oedema", "\u00f6dem").encode("latin-1"))
+    for option in ("--convention", "--layout"):
+        assert run("inspect", tmp_path, option, path) == 2
+        said = capsys.readouterr().err
+        assert f"{path}: is not UTF-8 text" in said and "save it as UTF-8" in said
 
 
 @pytest.mark.parametrize(
@@ -211,6 +222,8 @@ def test_a_damaged_spelling_is_refused(spelling):
         (("(?P<patient>", "(?P<patient"), "regular expression"),
         (("images: {t1: [NATIVE]", "images: {t9: [NATIVE]"), "modalities are"),
         (("[NATIVE]", "NATIVE"), "lists"),
+        (("[GADO]", "[GADO, native]"), "'native' stands for t1 and for t1c"),
+        (("[CONTOUR]", "[CONTOUR, Dark]"), "'Dark' stands for flair and for reference"),
         (("kind: files", "kind: [files]"), "kind and pattern"),
         (("[labels.yaml]", "[nonsense]"), "nonsense"),
         (("[labels.yaml]", "[lost.yaml]"), "lost.yaml: cannot be read"),

@@ -49,6 +49,12 @@ def parse_regions(raw: Any, labels: Mapping[int, str], source: str) -> dict[str,
                 f"{source}: the regions {name} {sorted(own)} and {other_name} {sorted(other)} must be nested or "
                 "disjoint"
             )
+    for inner, outer in (("ET", "TC"), ("TC", "WT"), ("ET", "WT")):
+        if inner in regions and outer in regions and not regions[inner] <= regions[outer]:
+            raise ConventionError(
+                f"{source}: {inner} {sorted(regions[inner])} must lie in {outer} {sorted(regions[outer])}, or a mask "
+                f"loses it: a region holds the labels of all its parts, so add those of {inner} to {outer}"
+            )
     homeless = set(labels) - frozenset().union(*regions.values())
     if homeless:
         raise ConventionError(

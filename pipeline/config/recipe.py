@@ -85,9 +85,5 @@ def _read_recipe(name_or_path: str) -> tuple[Path, dict[Any, Any]]:
         raise UsageError(f"no recipe {name_or_path!r}; give a .yaml file or one of: {known}") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -209,7 +209,7 @@ def _run(
 
 
 def _doubled(cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
-    """Return a sentence for each case that is scored and shares image files with another.
+    """Return a sentence for each scored case that shares image files with another.
 
     Without references nothing is counted twice, and two equal masks do no harm.
     """

@@ -91,11 +91,7 @@ def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
         conventions = tuple(_convention(text, source) for text in raw["conventions"])
     except ConventionError as error:
         raise UsageError(f"{source}: {error}") from None
-    tokens = {str(token).lower(): modality for modality, spelt in raw["images"].items() for token in spelt}
-    tokens.update(
-        {str(token).lower(): REFERENCE for token in raw["reference"]},
-        **{str(token).lower(): "ignored" for token in raw["not_ours"]},
-    )
+    tokens = _tokens({**raw["images"], REFERENCE: raw["reference"], "ignored": raw["not_ours"]}, source)
     # Longest first, so that "t1ce" is not read as "t1" with something behind it.
     token_group = "(?P<token>" + "|".join(sorted(map(re.escape, tokens), key=len, reverse=True)) + ")"
     try:
@@ -124,6 +120,18 @@ def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
         conventions=conventions,
         example=raw["example"],
     )
+
+
+def _tokens(roles: Mapping[str, Iterable[str | int]], source: str) -> dict[str, str]:
+    """Return the role of each word, in small letters. A word of two roles is an error."""
+    tokens: dict[str, str] = {}
+    for role, words in roles.items():
+        for word in map(str, words):
+            if tokens.setdefault(word.lower(), role) != role:
+                raise UsageError(
+                    f"{source}: the word {word!r} stands for {tokens[word.lower()]} and for {role}; keep it for one"
+                )
+    return tokens
 
 
 def _check_forms(raw: Mapping[str, Any], source: str) -> None:
