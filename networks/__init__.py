@@ -21,7 +21,7 @@ import torch
 
 from networks.architecture import Architecture
 from networks.attention_unet import AttentionUNet
-from networks.cascade import Cascade, stages_of
+from networks.cascade import Cascade, networks_of
 from networks.layers import PaddedNetwork, check_widths
 from networks.unet_plus_plus import UNetPlusPlus
 from networks.vgg19_unet import VGG19_WIDTHS, VGG19UNet, load_vgg19_bn
@@ -141,5 +141,5 @@ __all__ = [
     "VGG19UNet",
     "build_network",
     "load_vgg19_bn",
-    "stages_of",
+    "networks_of",
 ]

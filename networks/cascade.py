@@ -26,7 +26,7 @@ class Cascade(nn.Module):
         )
 
 
-def stages_of(network: nn.Module) -> list[nn.Module]:
+def networks_of(network: nn.Module) -> list[nn.Module]:
     """List the networks of a model in the order in which they run.
 
     They are both of a cascade, else the one.

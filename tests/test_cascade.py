@@ -22,7 +22,7 @@ from pipeline.config import FirstStageConfig, parse_config
 from pipeline.predict import inference
 from pipeline.predict import predictor as module
 from pipeline.predict.cascade import BOX_MULTIPLE, blend_into, blend_weights, second_input, tumour_box
-from pipeline.predict.memory.forecast import stages
+from pipeline.predict.memory.forecast import phases
 from pipeline.predict.openvino import installed
 from pipeline.predict.predictor import Predictor, Segmentation
 from pipeline.predict.uncertainty import MemberSpread
@@ -447,10 +447,10 @@ def test_memory_of_both_networks_is_predicted(tiny_cascade: Path, tmp_path: Path
     (first,) = Predictor(alone(tiny_cascade, tmp_path), "cpu").costs
     assert second.first == first
     for tta in (False, True):
-        both, only = stages(four(), [second], tta=tta), stages(four(), [first], tta=tta)
+        both, only = phases(four(), [second], tta=tta), phases(four(), [first], tta=tta)
         assert all(both[stage] >= only[stage] for stage in both)
     # A million voxels at 1 mm, 5 mm and 10 mm: 8000 and 1000. While the first's image is made, all that was read stays.
-    found = stages(four(), [second])
+    found = phases(four(), [second])
     assert found["preprocess"] == 4 * 10**6 + 16 * 10**6 + 2 * 16 * 10**6
 
 
@@ -464,7 +464,7 @@ def test_a_mirrored_first_network_is_predicted_to_take_the_mirrored_image_and_th
         config = parse_config(cascade_settings(dims=(3, 3), spacing_mm=(1.0, 10.0), mirrored=mirrored), "test")
         assert config.first is not None
         cost = ModelCost(config, 0.0, ModelCost(config.first.recipe, 0.0))
-        taken.append(stages(four(), [cost])["network"])
+        taken.append(phases(four(), [cost])["network"])
     assert taken[1] - taken[0] == 4 * 10**6 * (4 + 3)  # four modalities, three regions
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from data.errors import CheckpointError, InputError
 from data.find.discover import discover_cases
 from data.phantom.patient import write_phantom
-from networks import build_network, stages_of
+from networks import build_network, networks_of
 from pipeline.checkpoint import (
     FORMAT,
     FORMAT_WITHOUT_DIGEST,
@@ -501,7 +501,7 @@ def test_every_shipped_model_loads_answers_and_matches_its_listing(path: Path) -
     assert tuple(listing["modalities"]) == config.modalities and tuple(listing["regions"]) == config.regions
     assert listing["convention"] == config.convention and len(listing["sha256"]) == 64
     torch.set_num_threads(1)
-    for network, stage in zip(stages_of(checkpoint.build()), config.stages, strict=True):
+    for network, stage in zip(networks_of(checkpoint.build()), config.stages, strict=True):
         with torch.no_grad():
             answer = network(torch.randn(1, stage.network.in_channels, *(17,) * stage.network.spatial_dims))
         assert answer.shape[1] == len(stage.regions) and torch.isfinite(answer).all()

@@ -137,7 +137,7 @@ def test_a_worker_that_dies_costs_its_own_task_and_no_other():
 
 def test_results_in_order_hold_back_no_more_than_the_window():
     begun: list[int] = []
-    for index, _ in run_tasks(begun.append, range(9), "serial", lambda task: None, window=2):
+    for index, _ in run_tasks(begun.append, range(9), "serial", lambda task: None, ahead=2):
         assert len(begun) <= index + 2
     assert begun == list(range(9))
 

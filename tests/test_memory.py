@@ -17,7 +17,7 @@ from data.io.read import ImageHeader
 from pipeline.config import RunConfig, parse_config
 from pipeline.predict.memory import forecast as memory
 from pipeline.predict.memory import machine as free_memory
-from pipeline.predict.memory.forecast import ModelCost, predicted_bytes, stages
+from pipeline.predict.memory.forecast import ModelCost, phases, predicted_bytes
 from pipeline.predict.memory.network import activation_bytes_per_voxel
 from pipeline.predict.predictor import Predictor
 
@@ -69,10 +69,10 @@ def four(**options: object) -> dict[str, ImageHeader]:
 # ---------------------------------------------------------------------------------------------------- the formula
 
 
-def test_the_stages_are_the_arrays_that_they_hold() -> None:
+def test_the_phases_are_the_arrays_that_they_hold() -> None:
     """A million voxels, four modalities, three regions, no resampling; activations of 100 bytes a voxel."""
     million, window = 10**6, 50**3
-    found = stages(four(), [ModelCost(config(), 100.0)])
+    found = phases(four(), [ModelCost(config(), 100.0)])
     assert found["read"] == 4 * 4 * million + 4 * million  # four float32 images, and one as float32 twice
     assert found["preprocess"] == 4 * million + 16 * million + 24 * million  # background, stack, normalising a channel
     batch = window * 100.0 * memory.ACTIVATION_FACTOR + 2 * 4 * 3 * window
@@ -86,38 +86,38 @@ def test_the_stages_are_the_arrays_that_they_hold() -> None:
     picture = memory.HEADROOM * found["picture"] + memory.FIXED_BYTES  # the largest
     assert predicted_bytes(four(), [ModelCost(config(), 100.0)]) == int(picture)
     hungry = ModelCost(config(), 10_000.0)
-    network = memory.HEADROOM * stages(four(), [hungry])["network"] + memory.FIXED_BYTES
+    network = memory.HEADROOM * phases(four(), [hungry])["network"] + memory.FIXED_BYTES
     assert predicted_bytes(four(), [hungry]) == int(network) > 2 * picture
 
 
 def test_stored_float64_counts_while_it_is_read() -> None:
     cost = ModelCost(config(), 0.0)
-    read = stages(four(dtype="float64"), [cost])["read"]
+    read = phases(four(dtype="float64"), [cost])["read"]
     assert read == 4 * 4 * 10**6 + 8 * 10**6
     one_is_larger = four() | {"t2": header((200, 100, 100))}
-    assert stages(one_is_larger, [cost])["read"] == 4 * 5 * 10**6 + 4 * 2 * 10**6
+    assert phases(one_is_larger, [cost])["read"] == 4 * 5 * 10**6 + 4 * 2 * 10**6
 
 
 def test_members_are_gathered_with_mean_spread_and_masks() -> None:
-    plain, mirrored = (stages(four(), [ModelCost(config(), 0.0)], tta=tta) for tta in (False, True))
+    plain, mirrored = (phases(four(), [ModelCost(config(), 0.0)], tta=tta) for tta in (False, True))
     spread = 3 * 10**6 * (8 + 1)  # two float32 and one byte for up to eight members
     # The mirrored copy of the image, the sum of the passes, the spread, and four more temporaries.
     assert mirrored["network"] - plain["network"] == 16 * 10**6 + 12 * 10**6 + spread + 4 * 12 * 10**6
     assert mirrored["uncertainty"] - plain["uncertainty"] == 24 * 10**6 + spread
     assert mirrored["picture"] - plain["picture"] == 12 * 10**6
     unmirrored = config(flip_axes=())
-    assert stages(four(), [ModelCost(unmirrored, 0.0)], tta=True)["uncertainty"] == plain["uncertainty"]
+    assert phases(four(), [ModelCost(unmirrored, 0.0)], tta=True)["uncertainty"] == plain["uncertainty"]
 
 
 def test_a_card_takes_the_windows_off_the_machines_memory() -> None:
     cost = ModelCost(config(dims=2, batch=64), 3000.0)
-    assert stages(four(), [cost], on_card=True)["network"] < 10**8 < stages(four(), [cost])["network"]
+    assert phases(four(), [cost], on_card=True)["network"] < 10**8 < phases(four(), [cost])["network"]
 
 
 def test_a_finer_working_grid_takes_more_and_a_known_crop_less() -> None:
     fine = ModelCost(config(spacing_mm=(0.5, 0.5, 0.5)), 100.0)
     whole = predicted_bytes(four(), [fine])
-    assert stages(four(), [fine])["network"] > 8 * 16 * 10**6  # eight times the voxels
+    assert phases(four(), [fine])["network"] > 8 * 16 * 10**6  # eight times the voxels
     assert predicted_bytes(four(), [fine], working=(60, 60, 60)) < whole
 
 
@@ -136,8 +136,8 @@ def test_more_of_anything_never_takes_less(change: str) -> None:
     }
     if change in ("modalities", "regions"):
         few["models"] = [ModelCost(config(**{change: 1}), 200.0)]  # type: ignore[arg-type]
-    before, after = stages(**few), stages(**{**few, **more[change]})
-    assert all(after[stage] >= before[stage] for stage in before) and after != before
+    before, after = phases(**few), phases(**{**few, **more[change]})
+    assert all(after[phase] >= before[phase] for phase in before) and after != before
 
 
 def test_a_networks_activations_are_counted_while_they_are_alive() -> None:

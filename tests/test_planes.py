@@ -27,7 +27,7 @@ from pipeline.config import RECIPES, RunConfig, load_recipe, parse_config
 from pipeline.predict import cascade as cascade_module
 from pipeline.predict import windows
 from pipeline.predict.engines import ENGINES, PAYS_FROM, multiplications
-from pipeline.predict.memory.forecast import HEADROOM, ModelCost, one_window_bytes, stages
+from pipeline.predict.memory.forecast import HEADROOM, ModelCost, one_window_bytes, phases
 from pipeline.predict.openvino import installed
 from pipeline.predict.passes import Pass, passes
 from pipeline.predict.predictor import Predictor
@@ -344,7 +344,7 @@ def test_memory_counts_the_turned_copy_the_sum_and_the_largest_window_of_all_dir
 
 
 def test_memory_counts_each_direction_as_a_member() -> None:
-    plain, several = (stages(four(), [ModelCost(with_planes(sized(dims=2), p), 0.0)]) for p in (["axial"], ALL))
+    plain, several = (phases(four(), [ModelCost(with_planes(sized(dims=2), p), 0.0)]) for p in (["axial"], ALL))
     spread = 3 * 10**6 * (8 + 1)
     assert several["network"] - plain["network"] == 16 * 10**6 + 12 * 10**6 + spread + 4 * 12 * 10**6
     assert several["uncertainty"] - plain["uncertainty"] == 24 * 10**6 + spread

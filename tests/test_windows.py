@@ -16,7 +16,7 @@ from pipeline.checkpoint import open_checkpoint, save_checkpoint, shipped_models
 from pipeline.config import RunConfig
 from pipeline.predict import inference
 from pipeline.predict.memory import forecast as memory
-from pipeline.predict.memory.forecast import ModelCost, one_window_bytes, stages
+from pipeline.predict.memory.forecast import ModelCost, one_window_bytes, phases
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.windows import infer, sliding, window_size, with_window
 from tests.conftest import make_model
@@ -140,9 +140,9 @@ def test_the_window_that_holds_everything_counts_where_the_grid_is_known(config:
     from tests.test_memory import four
 
     one, apart = (ModelCost(changed(config, whole=w), 1000.0) for w in (True, False))
-    assert stages(four(), [one])["network"] == stages(four(), [apart])["network"]
+    assert phases(four(), [one])["network"] == phases(four(), [apart])["network"]
     grid = (64, 64, 64)
-    known, slid = (stages(four(), [cost], working=grid)["network"] for cost in (one, apart))
+    known, slid = (phases(four(), [cost], working=grid)["network"] for cost in (one, apart))
     more = (64**3 - 32**3) * (1000 * memory.ACTIVATION_FACTOR + 2 * 4 * 3)
     assert known - slid == pytest.approx(more, rel=1e-4)
     # Alone: maps, counts and the window, a tenth more; the image is there already.

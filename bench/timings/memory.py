@@ -37,12 +37,12 @@ MODALITIES = ("t1", "t1c", "t2", "flair")
 def measure(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
     """Measure the peak above idle; return it with the prediction.
 
-    Both are in MiB, with the largest stage, of the first patient, in this process.
+    Both are in MiB, with the largest phase, of the first patient, in this process.
     """
     import torch
 
     from pipeline.options import SegmentOptions
-    from pipeline.predict.memory.forecast import stages
+    from pipeline.predict.memory.forecast import phases
     from pipeline.predict.predictor import Predictor
     from pipeline.segment.run import segment_cases
 
@@ -51,7 +51,7 @@ def measure(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
     predictor = Predictor(models, "cpu", tta=tta)
     predicted = predictor.predicted_bytes(case)
     headers = {m: read_header(case.images[m]) for m in predictor.modalities}
-    of_stages = stages(headers, predictor.costs, tta=tta)
+    of_phases = phases(headers, predictor.costs, tta=tta)
     idle = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     with tempfile.TemporaryDirectory() as folder:
         options = SegmentOptions(models=tuple(models), device="cpu", tta=tta, threads=1)
@@ -59,8 +59,8 @@ def measure(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
     if row["status"] == "error":
         raise SystemExit(f"{case.case_id}: {row['reason']}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - idle
-    largest = max(of_stages, key=of_stages.__getitem__)
-    return {"measured": peak / 2**20, "predicted": predicted / 2**20, "stage": largest}  # type: ignore[dict-item]
+    largest = max(of_phases, key=of_phases.__getitem__)
+    return {"measured": peak / 2**20, "predicted": predicted / 2**20, "phase": largest}  # type: ignore[dict-item]
 
 
 def in_own_process(patients: Path, models: list[str], tta: bool) -> dict[str, float]:
@@ -175,7 +175,7 @@ def main() -> None:
         return
     short = False
     print(
-        "| case | model | mirrored | measured MiB | predicted MiB | ratio | largest stage "
+        "| case | model | mirrored | measured MiB | predicted MiB | ratio | largest phase "
         "|\n|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +185,7 @@ def main() -> None:
             model = " + ".join(Path(m).stem for m in models)
             print(
                 f"| {name} | {model} | {'yes' if tta else 'no'} | {found['measured']:.0f} | {found['predicted']:.0f} "
-                f"| {found['predicted'] / found['measured']:.2f} | {found['stage']} |",
+                f"| {found['predicted'] / found['measured']:.2f} | {found['phase']} |",
                 flush=True,
             )
     sys.exit(1 if short else 0)

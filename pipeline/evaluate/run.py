@@ -277,7 +277,7 @@ def _score(
     """
     tables = _Tables(compared)
     spec = spec_for(len(tasks), workers)
-    results = run_tasks(score_pair, tasks, spec, _died, window=_AHEAD)
+    results = run_tasks(score_pair, tasks, spec, _died, ahead=_AHEAD)
     columns = ["case", "system", *LESION_COLUMNS[1:]] if compared else LESION_COLUMNS
     with closing(results), lesion_file(output / "lesions.csv", columns) as write:
         for task, outcome in zip(tasks, _in_order(results), strict=True):

@@ -187,7 +187,7 @@ def run_tasks(
     *,
     initializer: Callable[..., None] = no_preparation,
     initargs: tuple[Any, ...] = (),
-    window: int | None = None,
+    ahead: int | None = None,
 ) -> Generator[tuple[int, Result], None, None]:
     """Yield the results of many tasks with their indices, in order of completion.
 
@@ -200,7 +200,7 @@ def run_tasks(
     died : callable
         The result of a task that was lost with its worker twice. One death costs every running task a second try,
         one at a time, so that the next death has one name.
-    window : int, optional
+    ahead : int, optional
         No task is begun that is this far ahead of the oldest unfinished one: bounds what a caller holds who wants
         results in order.
 
@@ -220,7 +220,7 @@ def run_tasks(
     try:
         while queue.waiting or queue.running:
             check_stopped()
-            while queue.may_begin(workers, window):
+            while queue.may_begin(workers, ahead):
                 index, task = queue.waiting.pop(0)
                 queue.running[_submit(executor, function, task)] = (index, task)
             done, _ = wait(queue.running, return_when=FIRST_COMPLETED)
@@ -267,14 +267,14 @@ class _Queue:
     running: dict[Future[Any], tuple[int, Any]] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
 
-    def may_begin(self, workers: int, window: int | None) -> bool:
+    def may_begin(self, workers: int, ahead: int | None) -> bool:
         """Check whether the next task may begin now."""
         if not self.waiting or len(self.running) >= workers:
             return False
         first, begun = self.waiting[0][0], [index for index, _ in self.running.values()]
         if begun and not self.retried.isdisjoint((first, *begun)):
             return False  # a second try is alone, so that nobody else's death is taken for its own
-        return window is None or first < min([first, *begun]) + window
+        return ahead is None or first < min([first, *begun]) + ahead
 
     def put_back(self, broken: Sequence[tuple[int, Any]]) -> None:
         """Let the tasks that ran when a worker died wait for a second try.

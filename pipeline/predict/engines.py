@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from data.errors import UsageError
-from networks import ARCHITECTURES, Cascade, PaddedNetwork, UNetPlusPlus, stages_of
+from networks import ARCHITECTURES, Cascade, PaddedNetwork, UNetPlusPlus, networks_of
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
 
@@ -150,8 +150,8 @@ def prune(network: nn.Module, level: int | None, name: str) -> nn.Module:
     """
     if level is None:
         return network
-    if isinstance(network, Cascade) and any(isinstance(stage, UNetPlusPlus) for stage in stages_of(network)):
-        cut = (prune(n, level, name) if isinstance(n, UNetPlusPlus) else n for n in stages_of(network))
+    if isinstance(network, Cascade) and any(isinstance(stage, UNetPlusPlus) for stage in networks_of(network)):
+        cut = (prune(n, level, name) if isinstance(n, UNetPlusPlus) else n for n in networks_of(network))
         return Cascade(*cut)
     if not isinstance(network, UNetPlusPlus):
         raise UsageError(f"--level {level}: {name} is no UNet++, the one that has levels; leave it out")

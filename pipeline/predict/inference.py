@@ -20,7 +20,7 @@ from torch import nn
 from data.case import Case
 from data.grid import Grid
 from data.io.read import Volume, read_volumes
-from networks import stages_of
+from networks import networks_of
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
 from pipeline.execute.stages import Stage
@@ -128,7 +128,7 @@ def ready_networks(
     ``reading`` are options of :func:`transforms.preprocess.preprocess_chain` that no model has.
     """
     ready: list[ReadyNetwork] = []
-    for config, plain in zip(settings.stages, stages_of(network), strict=True):
+    for config, plain in zip(settings.stages, networks_of(network), strict=True):
         first = ready[0].cost if ready else None
         cost = ModelCost(config, activation_bytes_per_voxel(plain, config), first)
         chain = preprocess_chain(config.modalities, **config.preprocess.model_dump(), **reading)

@@ -159,7 +159,7 @@ def _check_model_options(options: SegmentOptions, device: torch.device | None) -
         open_checkpoint(name).config  # noqa: B018  it is checked
     if options.window == "auto" and options.engine == "auto" and options.level is None:
         return
-    from networks import stages_of  # they import MONAI, beside which the first case is read
+    from networks import networks_of  # they import MONAI, beside which the first case is read
     from pipeline.predict.engines import choose_engine, prune
     from pipeline.predict.windows import with_window
 
@@ -168,7 +168,7 @@ def _check_model_options(options: SegmentOptions, device: torch.device | None) -
         if options.level is not None and options.models:  # of those that are not named, the one that fits is cut
             prune(model.build(), options.level, model.name)
         if options.engine != "auto" and device is not None:
-            for network, stage in zip(stages_of(model.build()), model.config.stages, strict=True):
+            for network, stage in zip(networks_of(model.build()), model.config.stages, strict=True):
                 choose_engine(options.engine, network, stage, device)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from data.errors import UsageError
 from data.regular_file import open_regular_file
-from networks import ARCHITECTURES, build_network, stages_of
+from networks import ARCHITECTURES, build_network, networks_of
 from networks.vgg19_unet import VGG19UNet, load_vgg19_bn
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
@@ -57,7 +57,7 @@ def initial_network(source: str, config: RunConfig) -> nn.Module:
         return network
     model = open_checkpoint(source)
     own = network.state_dict()
-    given = _by_name(stages_of(model.build())[-1].state_dict(), model.config, own, config)
+    given = _by_name(networks_of(model.build())[-1].state_dict(), model.config, own, config)
     fitting = {name: w for name, w in given.items() if name in own and own[name].shape == w.shape}
     if not any(w.ndim > 1 for w in fitting.values()):  # step counts and a head's biases fit whatever the widths are
         theirs, wanted = (

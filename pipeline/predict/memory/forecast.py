@@ -1,7 +1,7 @@
 """Memory that a case takes, computed from headers alone, and memory that there is.
 
-The formula follows the life of a case. Each stage holds arrays whose sizes follow from the headers and the model's
-configuration; the peak is the largest stage. ``python -m bench.timings.memory`` measures it against real runs and
+The formula follows the life of a case. Each phase holds arrays whose sizes follow from the headers and the model's
+configuration; the peak is the largest phase. ``python -m bench.timings.memory`` measures it against real runs and
 prints both; the constants below come from that command.
 """
 
@@ -32,7 +32,7 @@ LIBRARY_BYTES = 128 * 2**20
 ACTIVATION_FACTOR = 1.3
 """Measured over counted bytes of a network's pass: scratch of the convolutions, gaps between freed blocks."""
 HEADROOM = 1.1
-"""On the arrays of the other stages: small temporaries that are not listed, gaps between freed blocks."""
+"""On the arrays of the other phases: small temporaries that are not listed, gaps between freed blocks."""
 
 FLOAT = 4
 """Bytes of a float32, the type of every image and probability here."""
@@ -57,7 +57,7 @@ class ModelCost:
     first: ModelCost | None = None
 
 
-def stages(
+def phases(
     headers: Mapping[str, ImageHeader],
     models: Sequence[ModelCost],
     *,
@@ -65,7 +65,7 @@ def stages(
     on_card: bool = False,
     working: Shape | None = None,
 ) -> dict[str, int]:
-    """Count the bytes of the arrays of each stage of a case.
+    """Count the bytes of the arrays of each phase of a case.
 
     Parameters as for :func:`predicted_bytes`.
 
@@ -101,7 +101,7 @@ def stages(
     for model in models:
         here, spread = _of_one_model(model, headers, native, held, spread, members, tta, on_card, working)
         here["read"] += held if len(models) > 1 else 0
-        result |= {stage: max(result[stage], size) for stage, size in here.items()}
+        result |= {phase: max(result[phase], size) for phase, size in here.items()}
     made = voxels * (FLOAT * (regions + 1) + 2 * regions + 1)
     several = FLOAT * regions * voxels if members > 1 else 0
     result["uncertainty"] = made + 2 * several + spread
@@ -121,7 +121,7 @@ def _of_one_model(
     on_card: bool,
     working: Shape | None,
 ) -> tuple[dict[str, int], int]:
-    """Count the bytes of each stage of one model.
+    """Count the bytes of each phase of one model.
 
     Those of the spread so far are included.
     """
@@ -225,7 +225,7 @@ def predicted_bytes(
         leaves empty stands in no header. A window that is to hold the whole grid counts only then: it is taken where
         this fits, and is a sliding one elsewhere (:func:`one_window_bytes`).
     """
-    largest = max(stages(headers, models, tta=tta, on_card=on_card, working=working).values())
+    largest = max(phases(headers, models, tta=tta, on_card=on_card, working=working).values())
     return int(HEADROOM * largest) + FIXED_BYTES
 
 
