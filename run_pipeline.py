@@ -42,7 +42,8 @@ except ModuleNotFoundError as missing:
 
 from data.errors import SegmentationError, UsageError, explain
 from data.visible import visible
-from pipeline.options import SegmentOptions
+from pipeline.options import SegmentOptions, TrainOptions
+from pipeline.web.settings import Settings
 
 OK, SOME_FAILED, CANNOT_START = 0, 1, 2
 
@@ -124,7 +125,7 @@ class Segment(SegmentOptions):
             from pipeline.segment.run import segment_cases
 
             cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
-            options = SegmentOptions(**{each.name: getattr(self, each.name) for each in fields(SegmentOptions)})
+            options = SegmentOptions(**_options_of(self, SegmentOptions))
             here = len(shard.part_of(case.case_id for case in cases)) if shard else len(cases)
             with _Progress(here, self.quiet) as progress:
                 report = segment_cases(
@@ -288,8 +289,8 @@ class Seal:
         return status
 
 
-@dataclass
-class Train:
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainOptions):
     """Train a recipe on a folder of patients with references.
 
     Model, history and curves are written to a folder.
@@ -301,39 +302,13 @@ class Train:
     """A shipped recipe's name, or a YAML file: what is computed."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder for model.safetensors, history.csv, curves.png and what --resume needs."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N; under torchrun each process takes its own card."""
-    folds: int = 5
-    """Parts of the cross-validation, by patient."""
     fold: str = "0"
-    """The part that is validated on, from 0; "all" learns from every patient."""
-    split: Path | None = None
-    """JSON file with the lists train, validation and test of case ids, instead of folds."""
-    extra: list[str] = field(default_factory=list)
-    """Further folders to learn from, FOLDER or FOLDER:kind (cube, slice, t1c-slice, lesion-slice, silver, tumour-free,
-    head, patient) or FOLDER:patient:CONVENTION; none of them is validated on."""
-    convention: str | None = None
-    """Label convention of the references, and of the masks that the model writes where it has all of the recipe's
-    regions: a name, or a YAML file of your own. Default: each case's own, and the recipe's."""
+    extra: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    command: Annotated[str, tyro.conf.Suppress] = ""
+    on_step: Annotated[Any, tyro.conf.Suppress] = None
     layout: list[Path] = field(default_factory=list)
     """YAML files that say how the files of your own data are named, in the form of the shipped layouts."""
-    leave_out: list[str] = field(default_factory=list)
-    """Cases that are neither learnt from nor validated on."""
-    first: str | None = None
-    """Of a cascade: a finished model for its first stage, which is otherwise trained in OUTPUT/first."""
-    init: str | None = None
-    """A model to go on from; for vgg19_unet also a file with torchvision's vgg19_bn weights (.pth)."""
-    resume: bool = False
-    """Go on with the run in OUTPUT, as if it had never stopped; more --minutes extend it."""
-    cache: Path | None = None
-    """Folder for preprocessed cases, which runs may share; OUTPUT/cache by default."""
-    minutes: float | None = None
-    """Wall-clock time (of each stage) once the cases are prepared, instead of the recipe's; the schedule then follows
-    the clock. The recipe's epochs may end the run sooner."""
-    workers: int = 0
-    """Processes that load and augment; 0: the training process itself."""
-    licence: str = "as its training data"
-    """Stands in the model file."""
     quiet: bool = False
     """Print nothing but errors."""
     debug: bool = False
@@ -347,17 +322,13 @@ class Train:
             return self._train(leads)
 
     def _train(self, leads: bool) -> int:
-        from pipeline.training.options import TrainOptions
         from pipeline.training.run import run_training
 
-        names = (field.name for field in fields(TrainOptions) if field.name not in ("command", "on_step"))
-        options = {name: getattr(self, name) for name in names}
         if leads and not self.quiet:
             logging.getLogger("pipeline").setLevel(logging.INFO)
         with _Steps(self.quiet or not leads) as bar:
-            model = run_training(
-                self.input, self.recipe, self.output, TrainOptions(**options, command=_command_line(), on_step=bar)
-            )
+            options = TrainOptions(**_options_of(self, TrainOptions) | {"command": _command_line(), "on_step": bar})
+            model = run_training(self.input, self.recipe, self.output, options)
         if leads and not self.quiet:
             print(f"model: {model}")
         return OK
@@ -384,39 +355,20 @@ class Demo:
         return _conclude(report, self.output, self.quiet)
 
 
-@dataclass
-class Serve:
+@dataclass(frozen=True, kw_only=True)
+class Serve(Settings):
     """Show the web app.
 
     A clinician drops images into a browser and sees the tumour. Everything stays on this machine.
     """
 
-    host: str = "127.0.0.1"
-    """Address to listen on; any but this machine's own needs --token-file."""
-    port: int = 8000
-    """Port to listen on."""
-    model: list[str] = field(default_factory=list)
-    """Shipped names or .safetensors files that can be chosen. Default: those that are shipped."""
-    data: Path | None = None
-    """Output folder of an earlier `segment` run, whose results can be opened."""
-    max_upload_mb: int = 512
-    """Most megabytes of one upload."""
+    workspace: Path = Path("out/web")
+    models: Annotated[tuple[str, ...], tyro.conf.arg(name="model")] = ()
+    allowed_hosts: Annotated[tuple[str, ...], tyro.conf.arg(name="allowed-host")] = ()
     token_file: Path | None = None
     """File whose first line every user must know, at least 16 characters."""
-    allowed_host: list[str] = field(default_factory=list)
-    """Names, without a port, by which a browser may ask for the server, beside localhost and IP addresses."""
-    public_url: str | None = None
-    """https://NAME[:PORT] of the TLS proxy through which browsers come; needs --token-file. See docs/web.md."""
-    workspace: Path = Path("out/web")
-    """Folder for uploads and results; readable by its owner alone."""
-    keep_hours: float = 24.0
-    """After so long an upload and its results are removed."""
-    session_hours: float = 168.0
-    """A session ends so long after it began, with its uploads and results."""
-    idle_hours: float | None = None
-    """A session ends after so long without a request, with its uploads and results. Default: as --keep-hours."""
-    job_minutes: float = 30.0
-    """A case that takes longer is stopped."""
+    token: Annotated[str | None, tyro.conf.Suppress] = None
+    job_memory_bytes: Annotated[int | None, tyro.conf.Suppress] = Settings.job_memory_bytes
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -425,26 +377,10 @@ class Serve:
             from pipeline.web.app import serve
         except ModuleNotFoundError as error:
             raise UsageError(f"the web app needs {error.name}; install it with: pip install '.[web]'") from None
-        from pipeline.web.settings import Settings
 
         token = self.token_file.read_text(encoding="utf-8").partition("\n")[0].strip() if self.token_file else None
-        settings = Settings(
-            workspace=self.workspace,
-            models=tuple(self.model),
-            data=self.data,
-            host=self.host,
-            port=self.port,
-            max_upload_bytes=self.max_upload_mb * 2**20,
-            token=token,
-            keep_hours=self.keep_hours,
-            job_seconds=60 * self.job_minutes,
-            allowed_hosts=tuple(self.allowed_host),
-            public_url=self.public_url,
-            session_hours=self.session_hours,
-            idle_hours=self.idle_hours,
-        )
         logging.getLogger("pipeline").setLevel(logging.INFO)
-        serve(settings)
+        serve(Settings(**_options_of(self, Settings) | {"token": token}))
         return OK
 
 
@@ -524,6 +460,11 @@ class _Steps:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _options_of(command: Any, options: type) -> dict[str, Any]:
+    """Return the values of the options that a command has inherited."""
+    return {each.name: getattr(command, each.name) for each in fields(options)}
 
 
 def _command_line() -> str:

@@ -21,10 +21,9 @@ import pandas as pd
 from bench.heldout import as_markdown, score_missing, score_patients
 from data.case import Case
 from data.find.discover import discover_cases
-from pipeline.options import SegmentOptions
+from pipeline.options import SegmentOptions, TrainOptions
 from pipeline.score.tables import write_table
 from pipeline.segment.run import segment_cases
-from pipeline.training.options import TrainOptions
 from pipeline.training.run import run_training
 from pipeline.training.splits import fold_split
 

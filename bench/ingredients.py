@@ -33,9 +33,9 @@ from bench.slices import mean_dice, score_slices, slices_of
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
+from pipeline.options import TrainOptions
 from pipeline.training.cube_validation import cubes_of, validate_cubes
 from pipeline.training.distributed import Process
-from pipeline.training.options import TrainOptions
 from pipeline.training.progress.files import LAST_NAME
 from pipeline.training.run import run_training
 from pipeline.training.splits import read_split

@@ -34,7 +34,7 @@ _PLACES = {
     "ScoreOptions": "pipeline.evaluate.run",
     "SegmentOptions": "pipeline.options",
     "Segmentation": "pipeline.predict.segmentation",
-    "TrainOptions": "pipeline.training.run",
+    "TrainOptions": "pipeline.options",
     "discover_cases": "data.find.discover",
     "evaluate_masks": "pipeline.evaluate.run:evaluate",
     "inspect_cases": "pipeline.inspect",

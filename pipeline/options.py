@@ -1,9 +1,15 @@
-"""Options of a segmentation, each marked with the results that it decides."""
+"""Options of a segmentation and of a training run.
+
+The command line inherits from them, so that each option, its default and its help stand here once; those of a
+segmentation are marked with the results that they decide. Light on purpose: ``--help`` reads this module.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal
 
 from data.case import MAX_VOXELS
@@ -69,3 +75,44 @@ class SegmentOptions:
 def options_that_decide(options: SegmentOptions, *decided: Decides) -> dict[str, Any]:
     """Return the values of the options with one of these marks, by name."""
     return {each.name: getattr(options, each.name) for each in fields(options) if each.metadata["decides"] in decided}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of a training run: place and conduct. The recipe decides the computation."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; under torchrun each process takes its own card."""
+    folds: int = 5
+    """Parts of the cross-validation, by patient."""
+    fold: int | str = 0
+    """The part that is validated on, from 0; "all" learns from every patient."""
+    split: Path | None = None
+    """JSON file with the lists train, validation and test of case ids, instead of folds."""
+    extra: Sequence[str | Path] = ()
+    """Further folders to learn from, FOLDER or FOLDER:kind (cube, slice, t1c-slice, lesion-slice, silver, tumour-free,
+    head, patient) or FOLDER:patient:CONVENTION; none of them is validated on."""
+    convention: str | None = None
+    """Label convention of the references, and of the masks that the model writes where it has all of the recipe's
+    regions: a name, or a YAML file of your own. Default: each case's own, and the recipe's."""
+    leave_out: Sequence[str] = ()
+    """Cases that are neither learnt from nor validated on."""
+    first: str | None = None
+    """Of a cascade: a finished model for its first stage, which is otherwise trained in OUTPUT/first."""
+    init: str | None = None
+    """A model to go on from; for vgg19_unet also a file with torchvision's vgg19_bn weights (.pth)."""
+    resume: bool = False
+    """Go on with the run in OUTPUT, as if it had never stopped; more --minutes extend it."""
+    cache: Path | None = None
+    """Folder for preprocessed cases, which runs may share; OUTPUT/cache by default."""
+    minutes: float | None = None
+    """Wall-clock time (of each stage) once the cases are prepared, instead of the recipe's; the schedule then follows
+    the clock. The recipe's epochs may end the run sooner."""
+    workers: int = 0
+    """Processes that load and augment; 0: the training process itself."""
+    licence: str = "as its training data"
+    """Stands in the model file."""
+    command: str = ""
+    """Command line, for the model file."""
+    on_step: Callable[[int, int, float], None] = field(default=lambda done, total, loss: None)
+    """See :func:`pipeline.training.loop.train`."""

@@ -32,11 +32,11 @@ from data.phantom.patient import write_phantom
 from networks import build_network
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import load_recipe, parse_config
+from pipeline.options import TrainOptions
 from pipeline.predict.predictor import Predictor
 from pipeline.training import plan
 from pipeline.training.distributed import Process
 from pipeline.training.loop import _batches
-from pipeline.training.options import TrainOptions
 from pipeline.training.plan import chosen_cases
 from pipeline.training.progress import files as run_files
 from pipeline.training.progress.extension import BEFORE_COOLDOWN, STATE_NAME

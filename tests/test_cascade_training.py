@@ -17,9 +17,9 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from networks import Cascade, build_network
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
+from pipeline.options import TrainOptions
 from pipeline.predict.predictor import Predictor
 from pipeline.training.initial import initial_network
-from pipeline.training.options import TrainOptions
 from pipeline.training.progress import files as run_files
 from pipeline.training.run import run_training
 from tests.conftest import cascade_settings, make_model

@@ -319,7 +319,7 @@ def test_train_hands_every_option_on_and_says_where_the_model_is(tmp_path, monke
     ((patients, recipe, output, options),) = asked
     assert (patients, recipe, output) == (Path("a b"), "demo", tmp_path)
     assert (options.device, options.folds, options.fold, options.split) == ("cpu", 3, "all", None)
-    assert (options.extra, options.leave_out, options.convention) == (["x", "y"], ["p", "q"], "msd")
+    assert (options.extra, options.leave_out, options.convention) == (("x", "y"), ("p", "q"), "msd")
     assert (options.init, options.resume, options.minutes, options.workers) == ("m", True, 2.0, 4)
     assert options.command == "python run_pipeline.py train 'a b'"
     assert capsys.readouterr().out == f"model: {tmp_path / 'model.safetensors'}\n"

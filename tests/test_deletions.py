@@ -21,12 +21,11 @@ from pipeline.demo import run_demo
 from pipeline.evaluate.run import evaluate
 from pipeline.execute.lock import output_lock
 from pipeline.execute.lock_owner import LOCK_NAME
-from pipeline.options import SegmentOptions
+from pipeline.options import SegmentOptions, TrainOptions
 from pipeline.predict import engine_cache
 from pipeline.segment.merge import merge_shards
 from pipeline.segment.run import segment_cases
 from pipeline.segment.shards import parse_shard
-from pipeline.training.options import TrainOptions
 from pipeline.training.progress.files import RunFiles
 from pipeline.training.run import run_training
 

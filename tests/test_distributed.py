@@ -15,8 +15,9 @@ import yaml
 
 from data.errors import UsageError
 from data.phantom.patient import write_phantom
+from pipeline.options import TrainOptions
 from pipeline.training.distributed import Process, joined
-from pipeline.training.options import TrainOptions, check_batch
+from pipeline.training.options import check_batch
 from pipeline.training.run import run_training
 from tests.conftest import read_history
 from tests.test_training_run import ROOT, write_recipe

@@ -24,6 +24,7 @@ from data.phantom.patient import write_phantom
 from networks import ARCHITECTURES, build_network
 from pipeline.checkpoint import open_checkpoint, save_checkpoint
 from pipeline.config import RECIPES, RunConfig, load_recipe, parse_config
+from pipeline.options import TrainOptions
 from pipeline.predict import cascade as cascade_module
 from pipeline.predict import windows
 from pipeline.predict.engines import ENGINES, PAYS_FROM, multiplications
@@ -32,7 +33,6 @@ from pipeline.predict.openvino import installed
 from pipeline.predict.passes import Pass, passes
 from pipeline.predict.predictor import Predictor
 from pipeline.training.cached import TrainingCase
-from pipeline.training.options import TrainOptions
 from pipeline.training.progress import files as run_files
 from pipeline.training.run import run_training
 from pipeline.training.sampling import PatchDataset

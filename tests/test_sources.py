@@ -12,8 +12,8 @@ from PIL import Image
 
 from data.errors import InputError, UsageError
 from pipeline.config import ExtraKind, RunConfig, parse_config
+from pipeline.options import TrainOptions
 from pipeline.training import plan
-from pipeline.training.options import TrainOptions
 from pipeline.training.sources.cubes import BRAIN_BOX_LPS, CUBE_SPACING_MM, cube_cases, place_in_brain, read_cubes
 from pipeline.training.sources.heads import HEAD_PIXEL_MM, head_cases
 from pipeline.training.sources.kinds import SOURCES, source_of

@@ -28,10 +28,10 @@ from pipeline.checkpoint import open_checkpoint
 from pipeline.config import load_recipe
 from pipeline.execute.lock_owner import LOCK_NAME
 from pipeline.execute.own_folder import MARK
+from pipeline.options import TrainOptions
 from pipeline.predict.predictor import Predictor
 from pipeline.training import plan
 from pipeline.training import run as training_run
-from pipeline.training.options import TrainOptions
 from pipeline.training.progress import files as run_files
 from pipeline.training.progress.identity import run_identity
 from pipeline.training.progress.state import load_state, save_state

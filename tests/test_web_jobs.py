@@ -33,7 +33,7 @@ def patient(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     workspace = tmp_path_factory.mktemp("workspace")
-    with running(workspace, job_seconds=8.0, job_memory_bytes=MEMORY) as server:
+    with running(workspace, job_minutes=8.0 / 60, job_memory_bytes=MEMORY) as server:
         yield server
 
 
@@ -253,7 +253,7 @@ def test_time_left_comes_from_earlier_runs(server, patient):
 
 
 def test_time_left_of_the_first_case_does_not_count_what_came_before_its_first_progress(tmp_path, patient):
-    with running(tmp_path, job_seconds=60.0) as server, server.client() as client:
+    with running(tmp_path, job_minutes=1.0) as server, server.client() as client:
         case = run(client, patient, "late", "running")
         while (case := client.get(f"/api/cases/{case['id']}").json())["progress"] < 0.5:
             assert case["state"] == "running" and case["seconds_left"] is None
@@ -336,7 +336,7 @@ def test_a_long_line_is_reckoned_once_and_not_for_each_case_in_it(tmp_path):
 
 
 def test_a_restart_shows_what_is_done_runs_what_waited_and_marks_what_was_interrupted(tmp_path, patient):
-    options = {"job_seconds": 60.0}
+    options = {"job_minutes": 1.0}
     with running(tmp_path, **options) as server, server.client() as client:
         done = run(client, patient, "quick", "done")
         first = run(client, patient, "hang", "running")

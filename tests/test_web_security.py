@@ -29,7 +29,7 @@ def patient(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("workspace"), max_upload_bytes=4 * 2**20) as server:
+    with running(tmp_path_factory.mktemp("workspace"), max_upload_mb=4) as server:
         yield server
 
 

@@ -332,7 +332,11 @@ def test_the_room_that_one_upload_was_promised_is_not_anothers(tmp_path, monkeyp
     free = shutil.disk_usage(tmp_path)._replace(free=2 * 100_000 + 50_000)
     monkeypatch.setattr("pipeline.web.context.shutil.disk_usage", lambda _: free)
     image = [("files", ("x.nii", b"x" * 20_000))]
-    with running(tmp_path / "w", max_upload_bytes=100_000) as server, server.client() as one, server.client() as other:
+    with (
+        running(tmp_path / "w", max_upload_mb=100_000 / 2**20) as server,
+        server.client() as one,
+        server.client() as other,
+    ):
         one.get("/"), other.get("/")
         with upload_under_way(server, one, 40_000):
             refused = other.post("/api/cases", files=image)

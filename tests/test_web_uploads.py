@@ -42,7 +42,7 @@ def patient(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("workspace"), max_upload_bytes=LIMIT) as server:
+    with running(tmp_path_factory.mktemp("workspace"), max_upload_mb=LIMIT / 2**20) as server:
         yield server
 
 
@@ -340,7 +340,7 @@ def test_an_upload_is_never_in_memory(tmp_path, monkeypatch):
     """Pieces of a megabyte go to the disk; a form of many of them takes no more."""
     import tracemalloc
 
-    with running(tmp_path, max_upload_bytes=64 * 2**20) as server, server.client() as client:
+    with running(tmp_path, max_upload_mb=64) as server, server.client() as client:
         body = tmp_path / "body"
         begin = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x_t1.nii"\r\n\r\n'
         with body.open("wb") as file:

@@ -25,7 +25,7 @@ from bench.card.packing import pack
 from bench.card.parts import MIB
 from bench.card.training import train_on_card
 from data.errors import SegmentationError, UsageError
-from pipeline.training.options import TrainOptions
+from pipeline.options import TrainOptions
 
 WHEELS = {
     "SimpleITK": "simpleitk",

@@ -12,11 +12,12 @@ from data.case import Case
 from data.errors import UsageError
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, load_recipe
+from pipeline.options import TrainOptions
 from pipeline.provenance import as_listing, patient_entries
 from pipeline.training.cached import TrainingCase
 from pipeline.training.cases import patient_cases
 from pipeline.training.cube_validation import cube_files_of
-from pipeline.training.options import TrainOptions, behind, checked
+from pipeline.training.options import behind, checked
 from pipeline.training.plan import (
     Further,
     chosen_cases,

@@ -20,10 +20,10 @@ from bench.card.unpacking import packed_aside, packed_first_stage, unpack
 from data.io.write import write_text_atomically
 from pipeline.config import RunConfig, parse_config
 from pipeline.execute.lock import output_lock, remove_temporary_files
+from pipeline.options import TrainOptions
 from pipeline.predict.memory.machine import tune_malloc
 from pipeline.provenance import entries_of
 from pipeline.training.distributed import joined
-from pipeline.training.options import TrainOptions
 from pipeline.training.plan import (
     check_told,
     names_by_kind,

@@ -24,8 +24,8 @@ import yaml
 from bench.heldout import as_markdown, score_patients
 from data.find.discover import discover_cases
 from data.io.write import write_text_atomically
+from pipeline.options import TrainOptions
 from pipeline.score.tables import write_table
-from pipeline.training.options import TrainOptions
 from pipeline.training.run import run_training
 from pipeline.training.splits import fold_split
 

@@ -1,10 +1,9 @@
-"""Options of a training run, and the recipe checked with them."""
+"""Recipe of a training run, checked with the options of the command line."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +12,10 @@ from data.labels import LabelConvention, load_convention
 from networks.losses import build_loss
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig, parse_config
+from pipeline.options import TrainOptions
 from pipeline.training.distributed import Process
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of a training run: place and conduct. The recipe decides the computation."""
-
-    device: str = "auto"
-    split: Path | None = None
-    """File with the lists train, validation and test, instead of folds."""
-    folds: int = 5
-    """Parts of a cross-validation by patient."""
-    fold: int | str = 0
-    """The part that is validated on; "all" learns from every patient and validates on none."""
-    extra: Sequence[str | Path] = ()
-    """Further folders to learn from, FOLDER or FOLDER:KIND (see pipeline.training.sources.kinds).
-
-    A patient that is held back is left out of them.
-    """
-    leave_out: Sequence[str] = ()
-    """Cases that are neither learnt from nor validated on."""
-    convention: str | None = None
-    """Label convention of the references, and of the model's masks where it has all of the recipe's regions.
-
-    None: each reference's own, and the recipe's for the masks.
-    """
-    cache: Path | None = None
-    """Folder of preprocessed cases, to be shared between runs; None: OUTPUT/cache."""
-    first: str | None = None
-    """Model for the first stage of a cascade, which is then not trained."""
-    init: str | None = None
-    """Model with the first weights, of a cascade those of the second stage."""
-    resume: bool = False
-    minutes: float | None = None
-    """Of each stage, instead of the recipe's."""
-    workers: int = 0
-    """Processes that load and augment."""
-    licence: str = "as its training data"
-    command: str = ""
-    on_step: Callable[[int, int, float], None] = field(default=lambda done, total, loss: None)
-    """See :func:`pipeline.training.loop.train`."""
 
 
 def behind(first: Checkpoint, config: RunConfig) -> RunConfig:

@@ -17,10 +17,11 @@ from data.io.equal_files import same_files, same_files_sentence
 from data.same_patient import known_as, perhaps_one_of
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import RunConfig
+from pipeline.options import TrainOptions
 from pipeline.training.cached import TrainingCase, gather
 from pipeline.training.cases import patient_cases
 from pipeline.training.cube_validation import cubes_of
-from pipeline.training.options import TrainOptions, cache_of
+from pipeline.training.options import cache_of
 from pipeline.training.sampling import PatchDataset
 from pipeline.training.sources.cubes import LesionCube
 from pipeline.training.sources.kinds import Source, source_of

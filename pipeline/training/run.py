@@ -25,6 +25,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, load_recipe
 from pipeline.execute.lock import output_lock, remove_stale_files, remove_temporary_files
 from pipeline.execute.own_folder import own_output
+from pipeline.options import TrainOptions
 from pipeline.predict.memory.machine import tune_malloc
 from pipeline.provenance import Learnt, as_listing, part_entries, patient_entries, with_earlier, with_parent
 from pipeline.training.cached import gather
@@ -32,7 +33,7 @@ from pipeline.training.cases import patient_cases
 from pipeline.training.distributed import Process, joined
 from pipeline.training.initial import initial_network
 from pipeline.training.loop import train
-from pipeline.training.options import TrainOptions, behind, cache_of, check_batch, checked
+from pipeline.training.options import behind, cache_of, check_batch, checked
 from pipeline.training.plan import (
     Further,
     check_told,

@@ -18,51 +18,46 @@ _PUBLIC_URL = re.compile(
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one server.
-
-    Parameters
-    ----------
-    workspace : Path
-        Uploads, results and the data base of jobs; made if missing, readable by its owner alone.
-    models : tuple of str
-        Names or files that may be chosen; empty: those that are shipped.
-    data : Path, optional
-        Output folder of earlier `segment` runs whose results can be opened.
-    host, port :
-        Loopback, or a token is needed.
-    max_upload_bytes : int
-        Of one upload. A zip may unpack to four times that.
-    token : str, optional
-        What a user must know. At least 16 characters.
-    keep_hours : float
-        After so long a case and its files are removed.
-    job_seconds : float
-        A job that takes longer is stopped.
-    job_memory_bytes : int, optional
-        A job that takes more is stopped. None: no limit.
-    allowed_hosts : tuple of str
-        Names under which a browser may ask for this server, beside IP addresses and localhost.
-    public_url : str, optional
-        ``https://NAME[:PORT]`` of the TLS proxy through which browsers come. Needs a token.
-    session_hours, idle_hours : float
-        A session ends so long after it began, and after so long without a request, with its cases. ``idle_hours`` None:
-        as ``keep_hours``, when none of its cases is left.
-    """
+    """Settings of one server."""
 
     workspace: Path
+    """Folder for uploads, results and the data base of jobs; made if missing, readable by its owner alone."""
     models: tuple[str, ...] = ()
+    """Shipped names or .safetensors files that can be chosen. Default: those that are shipped."""
     data: Path | None = None
+    """Output folder of an earlier `segment` run, whose results can be opened."""
     host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs --token-file."""
     port: int = 8000
-    max_upload_bytes: int = 512 * 2**20
+    """Port to listen on."""
+    max_upload_mb: float = 512
+    """Most megabytes of one upload. A zip may unpack to four times that."""
     token: str | None = None
+    """Secret that every user must know, at least 16 characters."""
     keep_hours: float = 24.0
-    job_seconds: float = 1800.0
+    """After so long an upload and its results are removed."""
+    job_minutes: float = 30.0
+    """A case that takes longer is stopped."""
     job_memory_bytes: int | None = 8 * 2**30
+    """A case that takes more is stopped. None: no limit."""
     allowed_hosts: tuple[str, ...] = ()
+    """Names, without a port, by which a browser may ask for the server, beside localhost and IP addresses."""
     public_url: str | None = None
+    """https://NAME[:PORT] of the TLS proxy through which browsers come; needs --token-file. See docs/web.md."""
     session_hours: float = 168.0
+    """A session ends so long after it began, with its uploads and results."""
     idle_hours: float | None = None
+    """A session ends after so long without a request, with its uploads and results. Default: as --keep-hours."""
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """Limit on one upload."""
+        return int(self.max_upload_mb * 2**20)
+
+    @property
+    def job_seconds(self) -> float:
+        """Limit on the time of one case."""
+        return 60 * self.job_minutes
 
     @property
     def idle_hours_or_keep(self) -> float:
@@ -129,6 +124,6 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.public_url is not None:
         _public_host(settings.public_url)
-    for name in ("max_upload_bytes", "keep_hours", "job_seconds", "session_hours", "idle_hours_or_keep"):
+    for name in ("max_upload_mb", "keep_hours", "job_minutes", "session_hours", "idle_hours_or_keep"):
         if getattr(settings, name) <= 0:
             raise UsageError(f"{name} is {getattr(settings, name)}; give a number above 0")

@@ -15,9 +15,9 @@ import numpy as np
 from data.errors import UsageError
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.config import RunConfig, parse_config
+from pipeline.options import TrainOptions
 from pipeline.score.tables import read_columns
 from pipeline.soup import flat_settings
-from pipeline.training.options import TrainOptions
 from pipeline.training.plan import Further
 from pipeline.training.progress.extension import BUDGET, STATE_NAME
 from pipeline.training.progress.files import LESION_TABLE, MODEL_NAME
