@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import shutil
@@ -18,10 +20,14 @@ import pytest
 
 import run_pipeline
 from pipeline.checkpoint import open_checkpoint
+from pipeline.commands.segment import Segment
+from pipeline.commands.serve import Serve
+from pipeline.commands.train import Train
 from pipeline.execute.lock import output_lock
-from pipeline.options import SegmentOptions
+from pipeline.options import SegmentOptions, TrainOptions
 from pipeline.segment.shards import Shard
 from pipeline.training.sources.kinds import SOURCES
+from pipeline.web.settings import Settings
 from tests.conftest import make_model, read_mask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +82,32 @@ def test_inspect_advises_zeros_where_the_model_was_trained_for_a_missing_modalit
     (tmp_path / "p" / FIRST / f"{FIRST}-t2w.nii.gz").unlink()
     call("inspect", tmp_path / "p")
     assert ("choose --missing zero or skip, or" in capsys.readouterr().out) == trained
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [(Segment, SegmentOptions), (Train, TrainOptions), (Serve, Settings)],
+    ids=lambda c: c.__name__,
+)
+def test_an_option_of_the_library_has_its_help_and_its_default_in_one_place(command, options):
+    assert issubclass(command, options)
+    told_again = [name for name, text in attribute_texts(command).items() if name in attribute_texts(options) and text]
+    assert told_again == []
+    hidden = {"command", "on_step", "job_memory_bytes", "token"}
+    assert [name for name, text in attribute_texts(options).items() if not text and name not in hidden] == []
+
+
+def attribute_texts(owner: type) -> dict[str, str]:
+    """The attributes that a class itself declares, each with the docstring below it."""
+    (tree,) = ast.parse(inspect.getsource(owner)).body
+    texts, last = {}, ""
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign):
+            last = ast.unparse(node.target)
+            texts[last] = ""
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and last:
+            texts[last] = str(node.value.value)
+    return texts
 
 
 def test_every_kind_of_extra_folder_stands_in_the_help_of_train(capsys):
@@ -441,7 +473,7 @@ def test_every_option_of_a_segmentation_is_one_of_the_command_with_the_librarys_
     with pytest.raises(SystemExit):
         run_pipeline.main(["segment", "--help"])
     shown = " ".join(re.sub(r"[^\w.,:;()<>/`-]+", " ", capsys.readouterr().out).split())
-    assert issubclass(run_pipeline.Segment, SegmentOptions)
+    assert issubclass(Segment, SegmentOptions)
     for option in fields(SegmentOptions):
         assert f"--{option.name.replace('_', '-').removesuffix('s' if option.name == 'models' else '')}" in shown
     assert "Also write one float image a region." in shown  # of the library alone

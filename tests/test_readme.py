@@ -14,6 +14,7 @@ import pytest
 
 import run_pipeline
 from pipeline.checkpoint import shipped_models
+from pipeline.commands import parser
 from pipeline.score import catalogue
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.statistics import COMPARISON_COLUMNS, SUMMARY_COLUMNS
@@ -197,7 +198,7 @@ def test_the_exit_codes_are_those_of_the_command_line():
     ("command", "subject"), [("Segment", "segment"), ("Evaluate", "evaluate"), ("Train", "train"), ("Serve", "web")]
 )
 def test_every_option_of_a_command_stands_on_its_page(command, subject):
-    options = {field.name for field in fields(getattr(run_pipeline, command))} - {"input", "predictions", "references"}
+    options = {field.name for field in fields(getattr(parser, command))} - {"input", "predictions", "references"}
     options = {"model" if name == "models" else name for name in options}  # called so where it is a list in Python
     assert [name for name in sorted(options) if f"--{name.replace('_', '-')}" not in DOCS[subject]] == []
 

@@ -1,0 +1,32 @@
+"""Command `demo`: masks and scores of synthetic patients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipeline.commands.console import Console
+from pipeline.commands.lines import conclude
+from pipeline.commands.options import Debug, Quiet, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Make three phantom patients, segment them with a shipped model, and evaluate the result."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/demo")
+    """Folder for patients, masks and reports."""
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def run(self, console: Console) -> int:
+        from pipeline.execute.lock import output_lock
+
+        with output_lock(self.output), console.cases(3, self.quiet) as progress:
+            from pipeline.demo import run_demo
+
+            report = run_demo(self.output, progress, command=command_line())
+        return conclude(report, self.output, self.quiet, console)

@@ -1,0 +1,73 @@
+"""Command `evaluate`: scores of masks against references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipeline.commands.console import Console
+from pipeline.commands.lines import conclude
+from pipeline.commands.options import Debug, Interactive, Layouts, Quiet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Score masks against references, matched by case: tables and a page."""
+
+    predictions: tyro.conf.Positional[Path]
+    """Folder of masks, nested or flat."""
+    references: tyro.conf.Positional[Path]
+    """Folder of reference masks, nested or flat."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder for report.csv, metrics.csv, lesions.csv, detection.csv, summary.csv and report.html."""
+    metrics: tuple[str, ...] = ("standard",)
+    """standard (always there) and lesion-wise sets: brats2023-gli, -ssa, -ped, -men, -met, brats2024-gli."""
+    tolerance_mm: float = 1.0
+    """Of the normalised surface Dice (nsd)."""
+    compare: tuple[Path, ...] = ()
+    """Folders of other systems' masks of the same patients: side by side, with paired differences."""
+    convention: str | None = None
+    """Label convention of the masks, and of references of which nothing is known: a name, or a YAML file of your own.
+    Default: recognised."""
+    reference_convention: str | None = None
+    """Label convention of the references: a name, or a YAML file of your own. Default: recognised."""
+    layout: Layouts = ()
+    resample: bool = False
+    """Resample masks that lie on another grid than their reference; otherwise they are error rows."""
+    like: Path | None = None
+    """Folder of the images: masks that have lost their header, and have their number of voxels, get theirs."""
+    split_lesions: bool = False
+    """Tell touching lesions apart by watershed before they are listed and counted."""
+    workers: int | None = None
+    """Processes; 1: this one. Default: one for each CPU."""
+    pictures: int = 50
+    """So many patients, those with the lowest mean Dice, get a picture."""
+    interactive: Interactive = ()
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def run(self, console: Console) -> int:
+        from pipeline.execute.lock import output_lock
+
+        with output_lock(self.output), console.cases(0, self.quiet) as progress:
+            from pipeline.evaluate.run import ScoreOptions, evaluate
+
+            report = evaluate(
+                self.predictions,
+                self.references,
+                self.output,
+                convention=self.convention,
+                reference_convention=self.reference_convention,
+                options=ScoreOptions(self.metrics, self.tolerance_mm, self.split_lesions),
+                compare=list(self.compare),
+                resample=self.resample,
+                like=self.like,
+                workers=self.workers,
+                progress=progress,
+                pictures=self.pictures,
+                interactive=list(self.interactive),
+            )
+        return conclude(report, self.output, self.quiet, console)

@@ -1,0 +1,49 @@
+"""Command `inspect`: the content of a folder, before any work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from pipeline.commands.console import OK, SOME_FAILED, Console
+from pipeline.commands.lines import inspection_lines
+from pipeline.commands.options import Debug, Layouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Show the content of a folder before any work.
+
+    Shown are the layout, the label convention, the images, and each fault or gap.
+    """
+
+    input: tyro.conf.Positional[Path]
+    """A data set's folder, or one patient's folder of files."""
+    full: bool = False
+    """Read every voxel, not only headers."""
+    json: bool = False
+    """Print JSON for programs."""
+    convention: str | None = None
+    """Label convention of all masks, whatever the evidence says: a name, or a YAML file of your own."""
+    layout: Layouts = ()
+    strict: bool = False
+    """A warning is an error."""
+    max_voxels: int = 2**28
+    """A file whose header promises more voxels is refused, unread."""
+    debug: Debug = False
+
+    def run(self, console: Console) -> int:
+        from pipeline.inspect import inspect_cases
+
+        found = inspect_cases(
+            self.input, full=self.full, convention=self.convention, strict=self.strict, max_voxels=self.max_voxels
+        )
+        if self.json:
+            console.raw(json.dumps(found, indent=1))
+        else:
+            for line in inspection_lines(found):
+                console.say(line)
+        return SOME_FAILED if any(case["status"] == "error" for case in found) else OK
