@@ -56,6 +56,8 @@ class Case:
     reference : ImageSource or None
     conventions : tuple of str
         Label conventions that the naming admits, best first; empty when it says nothing.
+    conventions_from : str
+        What tells them where it is not the naming: the names in the header of a segmentation.
     problems : tuple of str
         Sentences that make the patient an error row.
     warnings : tuple of str
@@ -71,6 +73,7 @@ class Case:
     images: Mapping[str, ImageSource]
     reference: ImageSource | None
     conventions: tuple[str, ...] = ()
+    conventions_from: str = ""
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unrecognised: tuple[Path, ...] = ()

@@ -107,6 +107,22 @@ class Grid:
         """Tell whether both grids have the same voxels, stored in any order of axes."""
         return self.reoriented(other.orientation).matches(other)
 
+    def offset_in(self, whole: Grid) -> tuple[int, int, int] | None:
+        """Return the place of this grid's first voxel in one that holds them all.
+
+        It is the index in ``whole`` once this grid is turned to its order of axes; None where some voxel is none of
+        ``whole``'s.
+        """
+        turned = self.reoriented(whole.orientation)
+        first = np.round(np.linalg.solve(whole.affine, turned.affine)[:3, 3])
+        if not np.isfinite(first).all() or (first < 0).any() or (first + turned.shape > whole.shape).any():
+            return None
+        moved = whole.affine.copy()
+        moved[:3, 3] += whole.affine[:3, :3] @ first
+        if not turned.matches(Grid(turned.shape, moved)):
+            return None
+        return (int(first[0]), int(first[1]), int(first[2]))
+
     def orientation_to(self, codes: str) -> NDArray[np.float64]:
         """nibabel's orientation transform from this grid's array axes to ``codes``, for ``apply_orientation``."""
         return nib.orientations.ornt_transform(

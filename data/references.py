@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from data.case import ImageSource
 from data.errors import InputError, Mend, advise, few
 from data.grid import Grid
-from data.io.read import MAX_VOXELS, Volume, read_header, read_label_map
+from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_header, read_label_map
 from data.labels import LabelConvention, Mask, count_labels
 
 
@@ -50,7 +51,8 @@ def read_reference(
     ----------
     source : ImageSource
     grid : Grid
-        Of the images. The reference may be stored in another order of axes, which changes no voxel.
+        Of the images. The reference may be stored in another order of axes, which changes no voxel, and
+        one of 3D Slicer for the box around its segments alone.
     convention : LabelConvention
         Of the reference.
     regions : collection of str, optional
@@ -69,9 +71,9 @@ def read_reference(
         header = read_header(source, max_voxels=max_voxels)
         warnings = header.warnings
         # Its header first: one of another grid, however large, is not unpacked.
-        if doubt := other_grid(header.grid, grid):
+        if doubt := other_grid(header, grid):
             return ReferenceMasks(doubt=f"{name} {doubt}; resample it onto theirs", warnings=warnings)
-        volume = read_label_map(source, max_voxels=max_voxels)
+        volume = filled(read_label_map(source, max_voxels=max_voxels), grid)
     except InputError as error:
         return ReferenceMasks(doubt=str(error), warnings=warnings)
     except MemoryError:
@@ -83,14 +85,30 @@ def read_reference(
     return ReferenceMasks(masks=convention.region_masks(turned, regions), warnings=warnings)
 
 
-def other_grid(grid: Grid, images: Grid) -> str:
+def other_grid(header: ImageHeader, images: Grid) -> str:
     """Return the doubt on a label map that lies on another grid.
 
-    It is empty where it does not.
+    It is empty where it does not, and for a segmentation of 3D Slicer that is stored for a part of their voxels.
     """
-    if grid.holds_voxels_of(images):
+    grid = header.grid
+    if grid.holds_voxels_of(images) or (header.is_segmentation and grid.offset_in(images) is not None):
         return ""
     return f"lies on another grid ({grid.described()}) than the images ({images.described()})"
+
+
+def filled(volume: Volume, images: Grid) -> Volume:
+    """Return a segmentation of 3D Slicer on the grid of its images.
+
+    Outside the box for which it is stored it is background. All other label maps, and one that does not lie within the
+    images, come back as they are.
+    """
+    offset = volume.grid.offset_in(images) if volume.header.is_segmentation else None
+    if offset is None or volume.grid.holds_voxels_of(images):
+        return volume
+    part = volume.grid.turn(volume.array, images.orientation)
+    array = np.zeros(images.shape, part.dtype, order="F")
+    array[tuple(slice(first, first + n) for first, n in zip(offset, part.shape, strict=True))] = part
+    return replace(volume, array=array, header=replace(volume.header, grid=images))
 
 
 def strange_labels(labels: Collection[float], convention: LabelConvention) -> str:
@@ -109,6 +127,7 @@ def voxels_on(volume: Volume, grid: Grid) -> NDArray[Any] | None:
 
     Where ``grid`` gives no voxel size there is no place to compare, only the number of voxels.
     """
+    volume = filled(volume, grid)
     turned = volume.grid.reoriented(grid.orientation)
     if not (turned.matches(grid) if grid.spacing_known else turned.shape == grid.shape):
         return None

@@ -210,7 +210,7 @@ def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
         for name, header in headers.items()
         if native is not None and name != "reference" and not header.grid.matches(native.grid)
     ]
-    doubt = other_grid(reference.grid, native.grid) if reference is not None and native is not None else ""
+    doubt = other_grid(reference, native.grid) if reference is not None and native is not None else ""
     return [*differing, f"{reference.path.name} {doubt}; resample it onto theirs"] if doubt and reference else differing
 
 

@@ -40,6 +40,12 @@ META = (
     b"ObjectType = Image\nNDims = 3\nBinaryData = True\nCompressedData = %s\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
     b"Offset = 0 0 0\nElementSpacing = 1 1 1\nDimSize = 5 6 7\nElementType = MET_SHORT\nElementDataFile = %s\n"
 )
+NRRD = (
+    b"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 5 6 7\n"
+    b"space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nendian: little\nencoding: %s\n"
+    b"space origin: (0,0,0)\n%s\n"
+)
+SEGMENTS = b"Segment0_ID:=Segment_1\nSegment0_LabelValue:=1\nSegment0_Name:=edema\n"
 OUTCOMES: Counter[tuple[str, str]] = Counter()
 
 
@@ -70,6 +76,8 @@ SEEDS: dict[str, tuple[str, bytes, bool]] = {
     "metaimage": ("a.mha", META % (b"False", b"LOCAL") + RAW, False),
     "metaimage, packed": ("a.mha", META % (b"True", b"LOCAL") + zlib.compress(RAW), False),
     "metaimage header beside its voxels": ("a.mhd", META % (b"False", b"a.raw"), False),
+    "nrrd": ("a.nrrd", NRRD % (b"raw", b"") + RAW, False),
+    "segmentation of 3D Slicer, packed": ("a.seg.nrrd", NRRD % (b"gzip", SEGMENTS) + gzip.compress(RAW), False),
     "tiff": ("a.tif", _picture("TIFF", COLOUR), False),
     "tiff, packed": ("a.tif", _picture("TIFF", GREY, compression="tiff_lzw"), False),
     "png": ("a.png", _picture("PNG", GREY), False),
@@ -180,7 +188,10 @@ def test_damaged_bytes_give_a_checked_volume_or_one_sentence(scratch: Path, kind
 
 
 @settings(max_examples=max(TRIES // 8, 25), deadline=LONGEST_MS, database=None)
-@given(name=st.sampled_from(["a.nii", "a.nii.gz", "a.mha", "a.mhd", "a.tif", "a.png"]), content=st.binary(max_size=700))
+@given(
+    name=st.sampled_from(["a.nii", "a.nii.gz", "a.mha", "a.mhd", "a.nrrd", "a.tif", "a.png"]),
+    content=st.binary(max_size=700),
+)
 def test_bytes_of_no_format_are_refused(scratch: Path, name: str, content: bytes):
     (scratch / name).write_bytes(content)
     outcome = outcome_of(read_volume, ImageSource((scratch / name,)))

@@ -80,7 +80,7 @@ def test_voxels_of_a_grid_without_size_are_compared_by_their_number_alone(labels
     assert voxels_on(volume, Grid((3, 4, 5), elsewhere)) is None
     assert np.array_equal(voxels_on(volume, Grid((3, 4, 5), elsewhere, False)), labels)
     assert voxels_on(volume, Grid((3, 4, 6), elsewhere, False)) is None
-    assert other_grid(volume.grid, volume.grid) == ""
+    assert other_grid(volume.header, volume.grid) == ""
 
 
 def test_an_array_is_turned_as_its_grid_is():

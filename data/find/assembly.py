@@ -303,12 +303,10 @@ def _unread_segmentations(rest: Sequence[Entry]) -> list[str]:
 
     Another reference makes the warning needless.
     """
-    unread = [entry.name for entry in rest if entry.name.lower().endswith((".nrrd", ".nhdr"))]
+    unread = [entry.name for entry in rest if entry.name.lower().endswith(".nhdr")]
     if not unread:
         return []
-    return [
-        f"{few(unread, 3)}: NRRD is not read, so that nothing is scored against it; export it as NIfTI, NAME_seg.nii.gz"
-    ]
+    return [f"{few(unread, 3)}: voxels beside an NRRD header are not read; save it as one .nrrd file, NAME_seg.nrrd"]
 
 
 def _called_after_another(case_id: str, patient: str, named: Sequence[Named]) -> list[str]:

@@ -25,12 +25,12 @@ _MOST_LABELS = 1000
 # Order matters: "surrounding non-enhancing FLAIR hyperintensity" holds "non-enhancing", and that "enhancing".
 _TISSUES = (
     ("RC", r"cavity|resect|\brc\b"),
-    ("WT", r"o?edema|\bed\b|snfh|surrounding|peritumo"),
+    ("WT", r"o?edema|\bed\b|snfh|surrounding|peritumo|whole|\bwt\b"),  # painted over, the whole tumour is its rim
     ("TC", r"non.?enh|necro|cyst|\bncr\b|\bnetc?\b|\bcc\b"),
     ("ET", r"enhanc|\bet\b"),
     ("TC", r"core|\btc\b"),
 )
-_TUMOUR = r"tumou?r|lesion|glioma|metasta|whole|\bwt\b"
+_TUMOUR = r"tumou?r|lesion|glioma|metasta"
 """Names of a tumour that say nothing of its tissue."""
 _NOTHING = r"background|ignore"
 _REGION_NAMES = (("WT", r"whole|\bwt\b"), ("RC", r"cavity|\brc\b"), ("TC", r"core|\btc\b"), ("ET", r"enhanc|\bet\b"))
@@ -90,7 +90,7 @@ def parse_dataset_json(path: str, text: bytes) -> DatasetJson:
     channels = content.get("channel_names", content.get("modality"))
     labels = content.get("labels")
     named = _channels(channels) if isinstance(channels, dict) else ()
-    conventions, note = _conventions_of(path, labels) if isinstance(labels, dict) else ((), "")
+    conventions, note = conventions_of(path, labels) if isinstance(labels, dict) else ((), "")
     return DatasetJson(
         named,
         conventions,
@@ -158,24 +158,33 @@ def _labels(raw: Mapping[str, Any]) -> list[_Label]:
     return found
 
 
-def _conventions_of(path: str, raw: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    """Return the conventions of ``labels``.
+def conventions_of(path: str, raw: Mapping[str, Any], name: str = "dataset.json") -> tuple[tuple[str, ...], str]:
+    """Return the conventions that the names of labels tell.
 
     A note says where these say less than they could.
+
+    Parameters
+    ----------
+    path : str
+        The file, for the note.
+    raw : mapping
+        ``labels`` as MSD or nnU-Net write them.
+    name : str
+        Of a convention that is none of the shipped ones.
     """
     labels = _labels(raw) if len(raw) <= _MOST_LABELS else []
     if not labels:
         return (), ""
     regions = _regions(labels)
     if any(label.told for label in labels):
-        agreeing = tuple(name for name in CONVENTIONS if _agrees(name, labels, set(regions)))
+        agreeing = tuple(known for known in CONVENTIONS if _agrees(known, labels, set(regions)))
         if agreeing:
             return agreeing, ""
-        if own := _own_convention(labels, regions):
+        if own := _own_convention(labels, regions, name):
             return (own,), ""
     cavity = _values(labels, "RC")
     whole = frozenset().union(*(label.values for label in labels)) - cavity - {0}
-    if not (own := _own_convention(labels, {"WT": whole})):
+    if not (own := _own_convention(labels, {"WT": whole}, name)):
         return (), f"{path}: its labels are no label convention and were not used; correct them"
     listed = few(sorted(whole))
     return (own,), (
@@ -239,7 +248,7 @@ def _own(regions: Mapping[str, frozenset[int]], region: str) -> frozenset[int]:
     return regions[region].difference(*(other for other in regions.values() if other < regions[region]))
 
 
-def _own_convention(labels: Sequence[_Label], regions: Mapping[str, frozenset[int]]) -> str | None:
+def _own_convention(labels: Sequence[_Label], regions: Mapping[str, frozenset[int]], own_name: str) -> str | None:
     """Return the spelling of the convention with these regions.
 
     A shipped one keeps its name.
@@ -256,12 +265,12 @@ def _own_convention(labels: Sequence[_Label], regions: Mapping[str, frozenset[in
             for value in sorted(frozenset().union(*regions.values()))
         }
         content = {
-            "name": "dataset.json",
-            "source": "labels of dataset.json",
+            "name": own_name,
+            "source": f"labels of {own_name}",
             "labels": tissues,
             "regions": {region: sorted(values) for region, values in regions.items()},
             "written_as": {region: min(own) for region in regions if (own := _own(regions, region))},
         }
         with suppress(ConventionError):
-            return load_convention(parse_convention(content, "dataset.json").spelling).spelling
+            return load_convention(parse_convention(content, own_name).spelling).spelling
     return None

@@ -136,7 +136,7 @@ _ENTITY = re.compile(
 """Pair of key and value in a BIDS name that tells no patient."""
 _OF_A_MASK = re.compile(
     r"(?:^|[-_. ])(?:manual|expert|consensus|final|gt|ground[-_ ]?truth|corrected|edited|reviewed|tumou?r|lesion|roi|"
-    r"annotations?|rater[-_ ]?[0-9a-z]?)$",
+    r"annotations?|segmentation[-_ ]?[0-9]*|rater[-_ ]?[0-9a-z]?)$",
     re.IGNORECASE,
 )
 

@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from data.case import Case
 from data.find.dataset_json import DatasetJson, parse_dataset_json, read_dataset_json
 from data.find.earlier_run import EarlierRun, read_earlier_run
 from data.find.naming import natural_key
+from data.find.recognise import with_segment_names
 from data.find.tree import NEVER, Entry, Listing, linked_out, list_folder
 
 
@@ -32,6 +34,10 @@ class Disk:
         The second item is the file itself where it is a link out of the input.
         """
         return read_dataset_json(path), linked_out(path, self.root_real)
+
+    def with_segment_names(self, case: Case) -> Case:
+        """Read the names of segments as :func:`data.find.recognise.with_segment_names` does."""
+        return with_segment_names(case)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,10 @@ class Names:
         """Parse a ``dataset.json``; it is no link."""
         text = self._texts.get(path)
         return (DatasetJson() if text is None else parse_dataset_json(path, text)), ()
+
+    def with_segment_names(self, case: Case) -> Case:
+        """Return the case as it is: names have no header."""
+        return case
 
 
 def _is_listed(name: str) -> bool:

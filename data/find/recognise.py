@@ -5,14 +5,17 @@ Evidence is taken from names, then values, then the set's other patients; never 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from data.case import Case, ImageSource
 from data.errors import InputError, Mend, advise, few
-from data.io.read import MAX_VOXELS, read_label_map
+from data.find.dataset_json import conventions_of
+from data.io.read import MAX_VOXELS, read_header, read_label_map
 from data.io.stream import printable
+from data.io.suffixes import NRRD_SUFFIX
 from data.labels import CONVENTIONS, convention_name, count_labels, load_convention
 
 # Label 3 was dropped in 2017 and nobody else left that gap. A post-operative or paediatric mask may show it by
@@ -63,6 +66,31 @@ def read_label_values(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> f
     It is checked as `data.io.read.read_label_map` checks it, and raises as that does; ``max_voxels`` is as there.
     """
     return frozenset(count_labels(read_label_map(source, max_voxels=max_voxels).array))
+
+
+_SAYS_NOTHING = re.compile(r"(?:segment|label|region|class|roi|layer)?[-_ ]*[0-9]*", re.IGNORECASE)
+"""Names that 3D Slicer and others give to a segment by themselves."""
+
+
+def with_segment_names(case: Case) -> Case:
+    """Let the names in the header of a case's segmentation tell its convention.
+
+    They have the last word, as ``dataset.json`` has. Nothing changes where there are none, where they say nothing
+    (``Segment_1``), and where the file cannot be read, as its reader says.
+    """
+    if case.reference is None or not case.reference.paths[0].name.lower().endswith(NRRD_SUFFIX):
+        return case
+    try:
+        segments = read_header(case.reference).segments
+    except InputError:
+        return case
+    if all(_SAYS_NOTHING.fullmatch(name) for name in segments.values()):
+        return case
+    named = {str(value): name for value, name in segments.items()}
+    conventions, note = conventions_of(case.reference.paths[0].name, named, "segments")
+    source = "the names of its segments say so" if conventions else ""
+    warnings = (*case.warnings, note) if note else case.warnings
+    return replace(case, conventions=conventions or case.conventions, conventions_from=source, warnings=warnings)
 
 
 def choose_conventions(
@@ -173,7 +201,7 @@ def _choose(
     if evidence.decided is not None:
         only_names = len(case.conventions) == 1
         reason = (
-            f"the file naming ({case.layout}) admits no other"
+            case.conventions_from or f"the file naming ({case.layout}) admits no other"
             if only_names
             else f"the label values {shown} of the reference" + _among(case)
         )

@@ -69,7 +69,8 @@ def find_cases(root: Path, places: Places | None = None) -> list[Case]:
             printable(Path(folder)),
             count,
         )
-    return [draft.case for draft in name_below_the_root(gather_split_patients(walk.drafts, walk.top), walk.top)]
+    drafts = name_below_the_root(gather_split_patients(walk.drafts, walk.top), walk.top)
+    return [walk.places.with_segment_names(draft.case) for draft in drafts]
 
 
 def _walk(root: Path, places: Places | None, *, takes_results: bool) -> _Walk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -28,6 +29,9 @@ PLACEMENT_FIELDS = (
 FAR = 1e9
 """No coordinate is larger, in any unit: a kilometre in microns."""
 
+LENGTHS_MM = {"mm": 1.0, "um": 1e-3, "cm": 10.0, "m": 1e3}
+"""Units of length of MetaImage and NRRD headers, in mm."""
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 SPACING_RANGE_MM = (0.01, 100.0)
 """A voxel of a head measures so much along each axis."""
 
@@ -58,6 +62,10 @@ class ImageHeader:
         2 for a NIfTI file that declares two axes, else 3: a mask gets the same.
     placement : mapping
         `PLACEMENT_FIELDS` of the file, for the writer to copy; empty where the file is no NIfTI.
+    segments : mapping of int to str
+        Name of each label, where the header of a segmentation gives them.
+    is_segmentation : bool
+        A segmentation of 3D Slicer, which may be stored no larger than its segments.
     """
 
     path: Path
@@ -71,6 +79,14 @@ class ImageHeader:
     warnings: tuple[str, ...] = ()
     ndim: int = 3
     placement: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    segments: Mapping[int, str] = field(default_factory=dict)
+    is_segmentation: bool = False
+
+
+def number(word: str) -> float:
+    """Return the number that a word of a header spells, NaN for none."""
+    # float() takes "2_0", "nan" and digits of other scripts.
+    return float(word.strip()) if _NUMBER.fullmatch(word.strip()) else math.nan
 
 
 def check_affine(path: Path, affine: NDArray[np.float64]) -> None:

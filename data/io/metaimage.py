@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.io.header import ImageHeader, check_affine, far_away, millimetres
+from data.io.header import LENGTHS_MM, ImageHeader, check_affine, far_away, millimetres, number
 from data.io.stream import StoredVoxels, check_declared, describe_bytes, open_regular, printable, refuse
 
 _META_DTYPES = {
@@ -31,8 +31,6 @@ _META_DTYPES = {
 _META_DTYPES |= {"LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}
 _META_HEADER_BYTES = 2**16
 _TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_UNITS_MM = {"mm": 1.0, "um": 1e-3, "cm": 10.0, "m": 1e3}
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
@@ -148,9 +146,9 @@ def _unit(fields: dict[str, str], warn: Callable[[str], None]) -> tuple[str, flo
     Without a word on it, or with ``?``, it is mm.
     """
     unit = fields.get("distanceunits", "mm")
-    if unit not in ("", "?") and unit.lower() not in _UNITS_MM:
+    if unit not in ("", "?") and unit.lower() not in LENGTHS_MM:
         warn(f"its DistanceUnits are {unit[:40]!r}; they were read as mm")
-    return unit[:40], _UNITS_MM.get(unit.lower(), 1.0)
+    return unit[:40], LENGTHS_MM.get(unit.lower(), 1.0)
 
 
 def _linked_away(path: Path, voxels_path: Path) -> tuple[str, ...]:
@@ -175,8 +173,7 @@ def _numbers(path: Path, fields: dict[str, str], names: tuple[str, ...], default
     if text is None:
         return np.array(default)
     words = text.split()
-    # float() takes "2_0", "nan" and digits of other scripts.
-    values = np.array([float(word) if _NUMBER.fullmatch(word) else np.nan for word in words])
+    values = np.array([number(word) for word in words])
     if len(values) != len(default) or not np.isfinite(values).all():
         refuse(path, f"its {names[0]} is {text[:80]!r}, not {len(default)} numbers", "export the image again")
     return values

@@ -1,6 +1,7 @@
 """Checked reader of image files, the one place where they are opened.
 
-Each format is decoded in a module of its own (`data.io.nifti`, `data.io.metaimage`, `data.io.slices`); whatever the
+Each format is decoded in a module of its own (`data.io.nifti`, `data.io.metaimage`, `data.io.nrrd`,
+`data.io.slices`); whatever the
 format, a `Volume` has passed the same checks, and everything that was repaired stands in its header's warnings. The
 writer is `data.io.write`, re-exported.
 """
@@ -24,10 +25,11 @@ from data.grid import Grid
 from data.io.header import ImageHeader, pick_channel
 from data.io.metaimage import read_metaimage
 from data.io.nifti import read_nifti
+from data.io.nrrd import read_nrrd
 from data.io.outside import is_unfinished, with_background
 from data.io.slices import SLICE_AFFINE, read_slice_headers, read_slices
 from data.io.stream import StoredVoxels, load_voxels, refuse
-from data.io.suffixes import NIFTI_SUFFIXES, SLICE_SUFFIXES, SUFFIXES
+from data.io.suffixes import NIFTI_SUFFIXES, NRRD_SUFFIX, SLICE_SUFFIXES, SUFFIXES
 from data.io.write import (
     atomic_write,
     is_temporary_name,
@@ -308,9 +310,16 @@ def _read_header(source: ImageSource, max_voxels: int) -> tuple[ImageHeader, Sto
             f"only slices ({', '.join(SLICE_SUFFIXES)}) are stacked: name one file",
         )
     with np.errstate(all="ignore"):  # hostile values overflow before they are refused
-        header, stored = (read_nifti if name.endswith(NIFTI_SUFFIXES) else read_metaimage)(path, max_voxels)
+        header, stored = _reader(name)(path, max_voxels)
     pick_channel(source, path, header.channels, "volumes")
     return header, stored
+
+
+def _reader(name: str) -> Callable[[Path, int], tuple[ImageHeader, StoredVoxels]]:
+    """Return the reader of a format by the end of a file's name."""
+    if name.endswith(NIFTI_SUFFIXES):
+        return read_nifti
+    return read_nrrd if name.endswith(NRRD_SUFFIX) else read_metaimage
 
 
 def _as_float32(dtype: np.dtype, scaled: bool) -> np.dtype:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES)
+NRRD_SUFFIX, SEGMENTATION_SUFFIX = ".nrrd", ".seg.nrrd"
+"""The second is how 3D Slicer names its segmentations: "seg" stays in the stem and tells what they are."""
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *METAIMAGE_SUFFIXES, NRRD_SUFFIX)
 SLICE_SUFFIXES = (".tif", ".tiff", ".png")
 SUFFIXES = (*VOLUME_SUFFIXES, *SLICE_SUFFIXES)
 """All that the reader reads."""

@@ -56,21 +56,30 @@ def to_one_grid(
         _refuse_unplaced(differ, resample)
     _refuse_lost(differ, predicted, expected)
     before, after, share = _beyond(one, other)
-    if share < LEAST_OVERLAP:
+    by_format = _are_stored_as_boxes(predicted, expected)
+    if share < LEAST_OVERLAP and not by_format:
         raise InputError(
             f"{differ}; only {100 * share:.0f} % of the smaller one lies within the other, so that they do not show "
             "one head: correct the header of one"
         )
-    if not resample:
+    if not resample and not by_format:
         raise InputError(f"{differ}; resample one onto the other, or ask for it with --resample")
     target = _enlarged(other, before, after, differ)
+    if target is not other:
+        truth = {region: _padded(mask, before, after) for region, mask in truth.items()}
+    moved = {region: _resampled(mask, one, target) for region, mask in masks.items()}
+    # A box around the segments is how 3D Slicer stores them: nothing to remark.
+    return truth, moved, target, [] if by_format else _remarks(one, other, target)
+
+
+def _remarks(one: Grid, other: Grid, target: Grid) -> list[str]:
+    """Return how both sides were brought to one grid, a sentence each."""
     remarks = []
     if not _on_one_lattice(one, other):
         remarks.append(
             f"the prediction was resampled onto the reference's grid, from {one.described()} to {other.described()}"
         )
     if target is not other:
-        truth = {region: _padded(mask, before, after) for region, mask in truth.items()}
         remarks.append(
             f"the reference is stored for {_sized(other)} voxels of {_sized(target)}; outside that box it was taken "
             "for background"
@@ -80,7 +89,7 @@ def to_one_grid(
             f"the prediction is stored for {_sized(one)} voxels of {_sized(other)}; outside that box it was taken for "
             "background"
         )
-    return truth, {region: _resampled(mask, one, target) for region, mask in masks.items()}, target, remarks
+    return remarks
 
 
 def _refuse_unplaced(differ: str, resample: bool) -> None:
@@ -91,6 +100,16 @@ def _refuse_unplaced(differ: str, resample: bool) -> None:
 
 def _sized(grid: Grid) -> str:
     return "x".join(map(str, grid.shape))
+
+
+def _are_stored_as_boxes(predicted: Volume, expected: Volume) -> bool:
+    """Tell whether two grids differ only as 3D Slicer stores boxes."""
+    one, other = predicted.grid, expected.grid
+    return (
+        _on_one_lattice(one, other)
+        and (expected.header.is_segmentation or one.offset_in(other) is not None)
+        and (predicted.header.is_segmentation or other.offset_in(one) is not None)
+    )
 
 
 # ---- lost headers ----

@@ -14,6 +14,7 @@ from typing import Any
 from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.find.discover import discover_cases
+from data.find.recognise import with_segment_names
 from data.folder_names import folder_name, unique_folder_names
 from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
 from data.output_names import MASK, REPORT, RUN_RECORD, result_paths
@@ -22,7 +23,7 @@ from pipeline.score.tables import read_columns, text_cell
 
 log = logging.getLogger(__name__)
 
-_SUFFIX = re.compile(r"[_-](seg|segm|segmentation|mask|label|pred|prediction)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"[._-](seg|segm|segmentation|mask|label|pred|prediction)$", re.IGNORECASE)
 _REPORTED = ("model", "reason", "status", "seconds")
 _PROBABILITY = re.compile(r"_prob_[A-Z]+$")
 
@@ -195,7 +196,8 @@ def _bare_label_maps(root: Path, cases: Sequence[Case]) -> list[Case]:
             stem = _stem(path)
             case_id = _SUFFIX.sub("", stem)
             if path.is_file() and stem and path not in images and (path is entry or case_id == entry.name):
-                found.append(bare_case(case_id, path.parent, ImageSource((path,)), naming.get(path, ())))
+                bare = bare_case(case_id, path.parent, ImageSource((path,)), naming.get(path, ()))
+                found.append(with_segment_names(bare))
     return found
 
 

@@ -27,7 +27,7 @@ from data.io.metaimage import read_metaimage
 from data.io.read import MAX_VOXELS, Volume, read_header, read_label_map, read_volume
 from data.labels import count_labels, load_convention
 from data.plausibility import reference_doubts
-from data.references import other_grid, strange_labels
+from data.references import filled, other_grid, strange_labels
 from data.same_patient import known_as
 from pipeline.array_cache import array_path, file_digest, open_array, write_array
 from pipeline.config import RunConfig
@@ -196,9 +196,10 @@ def _on_working_grid(case: Case, config: RunConfig, convention: str) -> tuple[to
     """Return images and region shares of a patient, (channels, d1, d2, d3) float32 each."""
     image = images_on_working_grid(case, config)
     assert case.reference is not None  # the callers have looked
-    reference = read_label_map(case.reference)
     first = next(case.images[m] for m in GRID_ORDER if m in case.images and m in config.modalities)
-    if doubt := other_grid(reference.grid, read_header(first).grid):
+    images = read_header(first).grid
+    reference = filled(read_label_map(case.reference), images)
+    if doubt := other_grid(reference.header, images):
         raise InputError(f"{case.case_id}: its reference {doubt}; resample it onto theirs, or leave the case out")
     _refuse_no_tumour(case, read_volume(first), reference, convention)
     shares = region_shares(case.case_id, reference.array, reference.grid, convention, grid_of(image), config)

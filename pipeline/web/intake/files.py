@@ -19,6 +19,7 @@ from data.errors import InputError
 from data.find.discover import cases_of_names
 from data.find.naming import MODALITIES, REFERENCE, match_volume
 from data.find.places import Names
+from data.find.recognise import with_segment_names
 from data.io.read import read_header
 from data.io.suffixes import SLICE_SUFFIXES, split_suffix
 from pipeline.web.compute.advice import with_places
@@ -233,6 +234,11 @@ def _from_cases(
     if len(left) > _MOST_UNASSIGNED:
         notes.append(f"not used: {_listed([item.name for item in left[_MOST_UNASSIGNED:]])}")
     main = max(known, key=lambda case: len(case.images), default=None)
+    truth = next((source for source in sources if source.role == REFERENCE), None)
+    if main is not None and truth is not None:
+        files = tuple(folder / name for name in truth.files)
+        main = with_segment_names(replace(main, reference=ImageSource(files, truth.channel), warnings=()))
+        notes += main.warnings
     return Intake(
         name=_name(main, label, sources),
         sources=tuple(replace(source, id=str(number)) for number, source in enumerate(sources, 1)),
