@@ -163,6 +163,22 @@ def reference_doubts(name: str, whole: NDArray[np.bool_], shown: NDArray[np.bool
     return []
 
 
+HEAD_SIDE_MM = 100.0
+"""Shortest side of the box around a head with its skull, at least; smaller images that are filled are no heads."""
+
+
+def shows_head(seen: Impression) -> bool:
+    """Tell whether an image shows a head with its skull, not a brain alone.
+
+    An image without a known voxel size, or a single slice, is never told to.
+    """
+    grid = seen.header.grid
+    sides_mm = [n * mm for n, mm in zip(seen.box, grid.spacing_mm, strict=True)]
+    if not grid.spacing_known or min(sides_mm) < HEAD_SIDE_MM:
+        return False
+    return seen.filled > FILLED[1] or seen.count * grid.voxel_volume_ml > BRAIN_ML[1]
+
+
 def expects_brain_alone(crop: str, blank_air: bool) -> bool:
     """Tell whether a model's preprocessing takes 0 for "outside the brain" (`pipeline.config.PreprocessConfig`)."""
     return crop == "nonzero" and not blank_air

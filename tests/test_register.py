@@ -1,0 +1,109 @@
+"""Rigid registration: known moves are found, and a move says how far it goes."""
+
+import math
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from data.grid import Grid
+from data.phantom.patient import draw_patient
+from transforms.register import Move, picture, register, write_move
+
+
+def turn(axis: int, degrees: float) -> np.ndarray:
+    """Return the right-handed turn about x, y or z as a 4x4 matrix."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    a, b = [(1, 2), (2, 0), (0, 1)][axis]
+    matrix = np.eye(4)
+    matrix[a, a], matrix[a, b], matrix[b, a], matrix[b, b] = c, -s, s, c
+    return matrix
+
+
+def shift(*mm: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = mm
+    return matrix
+
+
+def about(middle_mm: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return shift(*middle_mm) @ matrix @ shift(*-middle_mm)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return draw_patient(3, 2.5, contrast="mri")
+
+
+@pytest.fixture(scope="module")
+def fixed(patient):
+    return picture(patient.images["t1c"], patient.grid)
+
+
+def farthest_mm(patient, found: np.ndarray, truth: np.ndarray) -> float:
+    """Largest distance within the brain between two places of one voxel."""
+    voxels = np.argwhere(patient.images["t1c"] > 0)[::50]
+    places = np.c_[voxels @ patient.grid.affine[:3, :3].T + patient.grid.affine[:3, 3], np.ones(len(voxels))]
+    return float(np.linalg.norm(places @ (found - truth).T, axis=1).max())
+
+
+def middle(patient) -> np.ndarray:
+    return patient.grid.corners_mm().mean(axis=0)
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [np.eye(4), shift(0, 0, 14) @ turn(0, 8), shift(9, -12, 10) @ turn(2, 12) @ turn(1, 6), turn(2, 90), turn(0, 180)],
+    ids=["none", "nod", "far", "quarter-turn", "upside-down"],
+)
+def test_an_image_that_was_moved_is_laid_back_within_a_millimetre(patient, fixed, truth):
+    truth = about(middle(patient), truth)
+    elsewhere = Grid(patient.grid.shape, truth @ patient.grid.affine)
+    move = register(fixed, picture(patient.images["flair"], elsewhere))
+    assert farthest_mm(patient, move.matrix, truth) < 1.0
+    assert np.abs(move.lay(elsewhere).corners_mm() - patient.grid.corners_mm()).max() < 2.0
+
+
+def test_an_image_beyond_the_other_is_found_by_its_middle(patient, fixed):
+    truth = shift(400, 0, 300)
+    move = register(fixed, picture(patient.images["t2"], Grid(patient.grid.shape, truth @ patient.grid.affine)))
+    assert farthest_mm(patient, move.matrix, truth) < 1.0
+    assert move.moved_mm == pytest.approx(500, abs=1)
+
+
+def test_thick_slices_and_another_order_of_axes_are_no_hindrance(patient, fixed):
+    thick = patient.images["flair"][:, ::-1, ::2].transpose(2, 0, 1)
+    affine = patient.grid.affine @ np.array(
+        [[0, 1, 0, 0], [0, 0, -1, patient.grid.shape[1] - 1], [2, 0, 0, 0], [0, 0, 0, 1.0]]
+    )
+    truth = about(middle(patient), shift(5, 6, 7) @ turn(1, 7))
+    move = register(fixed, picture(thick, Grid(thick.shape, truth @ affine)))
+    assert farthest_mm(patient, move.matrix, truth) < 1.5
+
+
+def test_the_same_images_give_the_same_move_to_the_bit(patient, fixed):
+    elsewhere = Grid(patient.grid.shape, shift(3, 4, 5) @ patient.grid.affine)
+    moves = [register(fixed, picture(patient.images["t1"], elsewhere)).matrix for _ in range(2)]
+    assert np.array_equal(*moves)
+
+
+def test_a_move_says_how_far_the_middle_goes_and_how_much_it_turns():
+    at = np.array([10.0, -20.0, 30.0])
+    move = Move(about(at, shift(3, 4, 0) @ turn(2, 30)), at, 1.0)
+    assert (move.moved_mm, move.degrees) == (pytest.approx(5), pytest.approx(30))
+    assert Move(turn(0, 180), np.zeros(3), 1.0).degrees == pytest.approx(180)
+    assert Move(np.eye(4), at, 1.0).degrees == 0
+
+
+def test_a_written_move_takes_the_same_places_to_the_same_places_in_itk(tmp_path):
+    move = Move(shift(3, 4, 5) @ turn(1, 20), np.array([1.0, 2, 3]), 1.0)
+    write_move(tmp_path / "p_xfm_flair.txt", move)
+    x, y, z = 11.0, -7.0, 5.0
+    there = move.matrix @ [x, y, z, 1]
+    lps = sitk.ReadTransform(str(tmp_path / "p_xfm_flair.txt")).TransformPoint((-x, -y, z))
+    assert lps == pytest.approx((-there[0], -there[1], there[2]), abs=1e-6)
+
+
+def test_an_image_of_nothing_is_left_where_it_is(patient, fixed):
+    empty = np.zeros(patient.grid.shape, np.int16)
+    assert np.isfinite(register(fixed, picture(empty, patient.grid)).matrix).all()

@@ -1,0 +1,263 @@
+"""Rigid registration of one image to another, by mutual information.
+
+Images are arrays on a `data.grid.Grid`; a move is a 4x4 matrix in millimetres, so that no voxel is interpolated here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from data.grid import Grid
+
+COARSE_MM = 4.0
+"""Voxel of the grid on which starts are compared and large moves are found."""
+FINE_MM = (4.0, 2.0)
+"""Voxels of the levels of a registration, coarse to fine."""
+BINS = 32
+"""Of the joint histogram, along each axis."""
+SAMPLED = {2.0: 0.25}
+"""Part of the voxels that a level looks at; all of a coarse one."""
+SEED = 1
+RADIUS_MM = 60.0
+"""Of the ball that moves as far by a turn as the optimiser's steps are long: a brain's."""
+TURNS_BELOW = 0.5
+"""Mutual information in nats at the coarse level below which the header's position is given up for 24 turns."""
+MARGIN_MM = 12.0
+"""Around the fixed image's voxels other than 0, in which the metric looks."""
+
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Rigid move that lays one image on another.
+
+    Parameters
+    ----------
+    matrix : (4, 4) float64
+        Takes a place in the fixed image to the same anatomy's place in the moving image, both in mm (RAS+).
+    middle_mm : (3,) float64
+        Middle of the fixed image's content, where the shift is measured.
+    information : float
+        Mutual information in nats at the last level; larger is better.
+    """
+
+    matrix: NDArray[np.float64]
+    middle_mm: NDArray[np.float64]
+    information: float
+
+    @property
+    def moved_mm(self) -> float:
+        """Distance that the middle of the head is moved."""
+        return float(np.linalg.norm(self.matrix[:3, :3] @ self.middle_mm + self.matrix[:3, 3] - self.middle_mm))
+
+    @property
+    def degrees(self) -> float:
+        """Angle of the turn about its axis, 0 to 180."""
+        cosine = (np.trace(self.matrix[:3, :3]) - 1) / 2
+        sine = np.linalg.norm(self.matrix[:3, :3] - self.matrix[:3, :3].T) / math.sqrt(8)
+        return math.degrees(math.atan2(sine, cosine))
+
+    def lay(self, moving: Grid) -> Grid:
+        """Return the moving image's grid where its voxels belong in the fixed image."""
+        return Grid(moving.shape, np.linalg.inv(self.matrix) @ moving.affine, moving.spacing_known)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Image as the registration sees it: clipped, in SimpleITK, on coarse grids.
+
+    Parameters
+    ----------
+    levels : dict of mm to SimpleITK image
+        Averaged to voxels of about so many mm, values from 0 to 1.
+    centre_mm : (3,) float64
+        Of mass, LPS+.
+    """
+
+    levels: dict[float, Any]
+    centre_mm: NDArray[np.float64]
+
+
+def picture(array: NDArray[Any], grid: Grid, levels: Sequence[float] = FINE_MM) -> Picture:
+    """Reduce an image for `register` and `small_move`.
+
+    The array is (d1, d2, d3) of any number type.
+
+    Its brightest hundredth (vessels, fat) is cut off. An image of one value is all 0.
+    """
+    shown = array[::2, ::2, ::2]
+    shown = shown[shown != 0]
+    low, high = np.percentile(shown, [0.5, 99]) if shown.size else (0.0, 0.0)
+    low = min(float(low), 0.0)
+    whole = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0), dtype=np.float32))
+    _place(whole, grid)
+    made = {mm: _shrunk(whole, grid, mm, low, float(high)) for mm in levels}
+    return Picture(made, _centre(made[max(levels)]))
+
+
+def register(fixed: Picture, moving: Picture) -> Move:
+    """Find the rigid move that lays ``moving`` on ``fixed``.
+
+    The header's position comes first, then the centres of mass, then 24 turns where neither fits. The same pictures
+    give the same move.
+    """
+    starts = [np.eye(4), _shift(moving.centre_mm - fixed.centre_mm)]
+    found = max((_search(fixed, moving, start, COARSE_MM) for start in starts), key=lambda each: each[1])
+    if found[1] < TURNS_BELOW:
+        turned = [_about(turn, fixed.centre_mm, moving.centre_mm) for turn in _turns()]
+        best = sorted(turned, key=lambda start: -_information(fixed, moving, start, COARSE_MM))[:4]
+        found = max((found, *(_search(fixed, moving, start, COARSE_MM) for start in best)), key=lambda each: each[1])
+    for mm in sorted(fixed.levels, reverse=True)[1:]:
+        found = _search(fixed, moving, found[0], mm)
+    return _move(fixed, *found)
+
+
+def small_move(fixed: Picture, moving: Picture) -> tuple[Move, float]:
+    """Return the best small move on the coarse grid.
+
+    The mutual information where the images are comes with it.
+    """
+    here = _information(fixed, moving, np.eye(4), COARSE_MM)
+    return _move(fixed, *_search(fixed, moving, np.eye(4), COARSE_MM)), here
+
+
+def write_move(path: Path, move: Move) -> None:
+    """Write a move as an ITK transform, a text file.
+
+    It takes the fixed image's places to the moving one's, in LPS+.
+    """
+    matrix = _LPS @ move.matrix @ _LPS
+    sitk.WriteTransform(_euler(matrix, _LPS[:3, :3] @ move.middle_mm), str(path))
+
+
+def _move(fixed: Picture, matrix: NDArray[np.float64], information: float) -> Move:
+    return Move(_LPS @ matrix @ _LPS, (_LPS[:3, :3] @ fixed.centre_mm), information)
+
+
+def _place(image: Any, grid: Grid) -> None:
+    affine = _LPS @ grid.affine
+    spacing = np.array(grid.spacing_mm)
+    # A sheared affine has no place in ITK: the nearest rotation stands for it.
+    u, _, v = np.linalg.svd(affine[:3, :3] / spacing)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((u @ v).ravel().tolist())
+
+
+def _shrunk(whole: Any, grid: Grid, mm: float, low: float, high: float) -> Any:
+    factors = [max(1, min(round(mm / own), n)) for own, n in zip(grid.spacing_mm, grid.shape, strict=True)]
+    small = sitk.BinShrink(whole, factors) if max(factors) > 1 else whole
+    scaled = sitk.Clamp(small, sitk.sitkFloat32, low, max(high, low))
+    return (scaled - low) / max(high - low, 1e-6)
+
+
+def _centre(image: Any) -> NDArray[np.float64]:
+    weights = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0).astype(np.float64)
+    total = weights.sum()
+    if total <= 0:
+        index = (np.array(weights.shape) - 1) / 2
+    else:
+        axes = [weights.sum(axis=tuple({0, 1, 2} - {k})) for k in range(3)]
+        index = np.array([float(side @ np.arange(len(side))) / total for side in axes])
+    return np.array(image.TransformContinuousIndexToPhysicalPoint(index.tolist()))
+
+
+def _shift(by_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, 3] = by_mm
+    return matrix
+
+
+def _about(turn: NDArray[np.float64], fixed_mm: NDArray[np.float64], moving_mm: NDArray[np.float64]) -> Any:
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn
+    matrix[:3, 3] = moving_mm - turn @ fixed_mm
+    return matrix
+
+
+def _turns() -> list[NDArray[np.float64]]:
+    """Return the 24 turns of a cube, as 3x3 matrices."""
+    found = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            turn = np.eye(3)[list(order)] * np.array(signs)[:, None]
+            if np.linalg.det(turn) > 0:
+                found.append(turn)
+    return found
+
+
+def _method(fixed: Any) -> Any:
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetInterpolator(sitk.sitkLinear)
+    # Threads would add in another order, and another sum is another move.
+    method.SetNumberOfThreads(1)
+    method.SetGlobalDefaultNumberOfThreads(1)
+    shown = sitk.GetArrayViewFromImage(fixed) > 0.05
+    if 0 < shown.sum() < 0.6 * shown.size:
+        mask = sitk.GetImageFromArray(shown.astype(np.uint8))
+        mask.CopyInformation(fixed)
+        radius = [max(1, round(MARGIN_MM / mm)) for mm in fixed.GetSpacing()]
+        method.SetMetricFixedMask(sitk.BinaryDilate(mask, radius, sitk.sitkBall))
+    return method
+
+
+def _euler(matrix: NDArray[np.float64], centre_mm: NDArray[np.float64]) -> Any:
+    euler = sitk.Euler3DTransform()
+    euler.SetCenter(centre_mm.tolist())
+    euler.SetMatrix(matrix[:3, :3].ravel().tolist(), 1e-6)
+    euler.SetTranslation((matrix[:3, :3] @ centre_mm + matrix[:3, 3] - centre_mm).tolist())
+    return euler
+
+
+def _matrix(euler: Any) -> NDArray[np.float64]:
+    turn = np.array(euler.GetMatrix()).reshape(3, 3)
+    centre, shift = np.array(euler.GetCenter()), np.array(euler.GetTranslation())
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turn, centre + shift - turn @ centre
+    return matrix
+
+
+def _information(fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float) -> float:
+    method = _method(fixed.levels[mm])
+    method.SetInitialTransform(_euler(start, fixed.centre_mm))
+    try:
+        return -float(method.MetricEvaluate(fixed.levels[mm], moving.levels[mm]))
+    except RuntimeError:  # the images do not overlap
+        return 0.0
+
+
+def _search(
+    fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float
+) -> tuple[NDArray[np.float64], float]:
+    """Climb from a start at one level; the matrix is in LPS."""
+    method = _method(fixed.levels[mm])
+    euler = _euler(start, fixed.centre_mm)
+    method.SetInitialTransform(euler, inPlace=True)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=mm,
+        minStep=mm / 100,
+        numberOfIterations=100,
+        relaxationFactor=0.6,
+        gradientMagnitudeTolerance=1e-6,
+    )
+    # SimpleITK's own scales go by the corners of the image, which turn twice as far as a brain: turns then stop short.
+    method.SetOptimizerScales([RADIUS_MM**2] * 3 + [1.0] * 3)
+    if mm in SAMPLED:
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(SAMPLED[mm], SEED)
+    try:
+        method.Execute(fixed.levels[mm], moving.levels[mm])
+    except RuntimeError:
+        return start, 0.0
+    return _matrix(euler), -float(method.GetMetricValue())
