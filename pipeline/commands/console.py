@@ -26,7 +26,10 @@ class Console(Protocol):
         """Print a line about a fault."""
 
     def cases(self, total: int, quiet: bool) -> AbstractContextManager[Callable[..., None]]:
-        """Return the progress of a run over cases, called with each row of its report."""
+        """Return the progress of a run over cases.
+
+        It is called with each row of the report.
+        """
 
     def steps(self, quiet: bool) -> AbstractContextManager[Callable[[int, int, float], None]]:
         """Return the progress of a training run, called after each step."""

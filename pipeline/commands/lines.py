@@ -15,7 +15,7 @@ def row_line(row: Mapping[str, Any]) -> str:
 
 
 def conclude(report: Any, output: Path, quiet: bool, console: Console) -> int:
-    """Say how many cases are done, their scores and where they stand; return the exit status."""
+    """Say the number of cases, their scores and files; return the exit status."""
     errors = report[report["status"] == "error"].to_dict("records")
     if quiet:
         for row in errors:
