@@ -79,10 +79,7 @@ class Impression:
 
     @property
     def filled(self) -> float:
-        """Part of the box that is not 0.
-
-        It is 0 for an image that is all zero.
-        """
+        """Part of the box that is not 0; 0 for an image that is all zero."""
         return self.count / max(math.prod(self.box), 1)
 
 
@@ -91,9 +88,14 @@ def impression(array: NDArray[Any], header: ImageHeader) -> Impression:
     shown = nonzero_box(array)
     box = tuple(side.stop - side.start for side in shown) if shown else (0, 0, 0)
     turned = header.grid.turn(array, "RAS")
-    step = max(1, math.ceil((array.size / _MOST_SAMPLES) ** (1 / 3)))
-    sample = turned[tuple(slice(None, None, step if n >= 4 * step else 1) for n in turned.shape)].astype(np.float32)
+    sample = turned[tuple(slice(None, None, step) for step in _steps(turned.shape))].astype(np.float32)
     return Impression(header, turned.shape, sample, int(np.count_nonzero(array)), box)  # type: ignore[arg-type]
+
+
+def _steps(shape: Sequence[int]) -> list[int]:
+    """Return the distance in voxels between samples along each axis of an image."""
+    step = max(1, math.ceil((math.prod(shape) / _MOST_SAMPLES) ** (1 / 3)))
+    return [step if n >= 4 * step else 1 for n in shape]
 
 
 def patient_doubts(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], *, skull_stripped: bool) -> list[str]:
@@ -268,14 +270,15 @@ def _same_sentence(group: Sequence[str], impressions: Mapping[str, Impression]) 
 
 
 def _apart(impressions: Mapping[str, Impression], is_brain: bool) -> list[str]:
-    """Return one sentence for every image that shows another place.
-
-    Of a brain it may also show much less than the image that shows most.
-    """
+    """Return a sentence for each image that shows another place, or little of the brain."""
     found = []
-    most = max(impressions.values(), key=lambda seen: seen.count, default=None)
+    most = max(impressions.values(), key=lambda seen: seen.count * seen.header.grid.voxel_volume_ml, default=None)
     for seen in impressions.values():
-        if most is None or seen is most or not _same_grid(seen, most):
+        if most is None or seen is most:
+            continue
+        if not _same_grid(seen, most):
+            if is_brain and (share := 100 * _covered(seen, most)) < 100 * COVERED:
+                found.append(_covers_little(seen, most, share))
             continue
         shown, wanted = seen.sample != 0, most.sample != 0
         if min(shown.sum(), wanted.sum()) < _FEWEST_SAMPLES:
@@ -288,11 +291,31 @@ def _apart(impressions: Mapping[str, Impression], is_brain: bool) -> list[str]:
                 f"(only {overlap:.0f} % of the first overlaps); register the images to each other"
             )
         elif is_brain and covered < 100 * COVERED:
-            found.append(
-                f"{seen.header.path.name} is 0 where {most.header.path.name} is not: it covers only {covered:.0f} % of "
-                "it; the model expects the whole brain in every image, with one brain mask: check both"
-            )
+            found.append(_covers_little(seen, most, covered))
     return found
+
+
+def _covers_little(seen: Impression, most: Impression, percent: float) -> str:
+    return (
+        f"{seen.header.path.name} is 0 where {most.header.path.name} is not: it covers only {percent:.0f} % of it; the "
+        "model expects the whole brain in every image, with one brain mask: check both"
+    )
+
+
+def _covered(seen: Impression, most: Impression) -> float:
+    """Return the part of an image that one on another grid shows, 0 to 1.
+
+    It is 1 where a voxel size is unknown and nothing can be compared.
+    """
+    grid, wanted = seen.header.grid, most.header.grid
+    places = np.argwhere(most.sample != 0) * _steps(most.shape)
+    if not (grid.spacing_known and wanted.spacing_known) or len(places) < _FEWEST_SAMPLES:
+        return 1.0
+    own = np.linalg.solve(grid.reoriented("RAS").affine, wanted.reoriented("RAS").affine)
+    there = places @ own[:3, :3].T + own[:3, 3]
+    inside = ((there >= -0.5) & (there <= np.array(seen.shape) - 0.5)).all(axis=1)
+    nearest = np.round(there[inside] / _steps(seen.shape)).astype(int).clip(0, np.array(seen.sample.shape) - 1)
+    return float(np.count_nonzero(seen.sample[tuple(nearest.T)]) / len(places))
 
 
 def _same_grid(one: Impression, other: Impression) -> bool:
@@ -333,10 +356,7 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[
 
 
 def _centred(sample: NDArray[np.float32], inside: NDArray[np.bool_], n_inside: int) -> NDArray[np.float64]:
-    """Return the sample less its mean over ``inside``, flat.
-
-    Outside it is 0, and was already.
-    """
+    """Return the sample less its mean over ``inside``, flat, and 0 outside."""
     mean = float(sample.sum(dtype=np.float64)) / n_inside
     centred: NDArray[np.float64] = (sample.astype(np.float64) - mean) * inside
     return centred.ravel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -226,6 +227,30 @@ def test_an_image_that_lacks_half_of_the_brain_that_the_others_show_is_told() ->
     (sentence,) = doubts_of(texture(BRAIN), half, texture(BRAIN, 2))
     assert sentence.startswith("t1c.nii.gz is 0 where t1.nii.gz is not: it covers only 50 %")
     assert doubts_of(texture(BRAIN), half, skull_stripped=False) == []
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SAL"])
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_a_scan_of_a_part_of_the_brain_is_told_on_a_grid_of_its_own(codes, thickness) -> None:
+    """Slices up to the middle of an ellipsoid show half of it, whatever their thickness and order of axes."""
+    whole, part = texture(BRAIN), texture(BRAIN, 1)[:, :, :30:thickness]
+    grid = grid_of()
+    thicker = grid.affine @ np.diag([1.0, 1.0, thickness, 1.0])
+    slab = Grid(part.shape, thicker)
+    images = {
+        "t1": (whole, header("t1", grid)),
+        "flair": (slab.turn(part, codes), header("flair", slab.reoriented(codes))),
+    }
+    (sentence,) = patient_doubts(images, skull_stripped=True)
+    share = int(re.search("covers only ([0-9]+) %", sentence)[1])
+    assert sentence.startswith("flair.nii.gz is 0 where t1.nii.gz is not") and abs(share - 50) <= 2
+
+
+def test_a_scan_of_thick_slices_that_shows_the_whole_brain_is_no_doubt() -> None:
+    whole, thick = texture(BRAIN), texture(BRAIN, 1)[:, :, ::4]
+    slab = Grid(thick.shape, grid_of().affine @ np.diag([1.0, 1.0, 4, 1.0]))
+    images = {"t1": (whole, header("t1", grid_of())), "flair": (thick, header("flair", slab))}
+    assert patient_doubts(images, skull_stripped=True) == []
 
 
 def test_one_slice_has_no_volume() -> None:
