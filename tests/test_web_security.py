@@ -6,6 +6,7 @@ import dataclasses
 import re
 import secrets
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -194,7 +195,7 @@ def test_without_the_token_there_is_nothing_but_the_way_in(locked):
             reply = client.get(path)
             assert reply.status_code == 401 and "token" in reply.json()["error"]
         assert client.post("/api/cases", files=[("files", ("x_t1.nii", b"x"))]).status_code == 401
-        assert (client.get("/").status_code, client.get("/").headers["location"]) == (303, "/login")
+        assert (client.get("/").status_code, client.get("/").headers["location"]) == (303, "login")
         assert client.get("/healthz").status_code == 200
         assert client.get("/static/niivue.umd.js").status_code == 200
 
@@ -202,10 +203,10 @@ def test_without_the_token_there_is_nothing_but_the_way_in(locked):
 def test_the_token_opens_by_form_and_by_header(locked):
     with locked.client() as client:
         wrong = client.post("/login", data={"token": "wrong horse battery"})
-        assert (wrong.status_code, wrong.headers["location"]) == (303, "/login?wrong") and not client.cookies
+        assert (wrong.status_code, wrong.headers["location"]) == (303, "login?wrong") and not client.cookies
         assert client.get("/api/cases", headers={"authorization": "Bearer wrong horse battery"}).status_code == 401
         right = client.post("/login", data={"token": TOKEN})
-        assert (right.status_code, right.headers["location"]) == (303, "/")
+        assert (right.status_code, right.headers["location"]) == (303, "./")
         assert client.get("/api/cases").json() == []
     with locked.client(headers={"authorization": f"Bearer {TOKEN}"}) as program:
         reply = program.post("/api/cases", files=[("files", ("x_t1.nii", b"x"))])
@@ -336,3 +337,11 @@ def test_settings_are_checked(tmp_path):
     for changes, text in (({"data": tmp_path / "no"}, "not a folder"), ({"keep_hours": 0.0}, "above 0")):
         with pytest.raises(UsageError, match=text):
             check_settings(dataclasses.replace(good, **changes))
+
+
+def test_the_pages_name_no_address_from_the_root_so_that_a_proxy_may_put_them_behind_a_path() -> None:
+    web = Path(__file__).resolve().parent.parent / "pipeline/web"
+    pages = [*(web / "templates").glob("*.html"), *(web / "static").glob("*.js")]
+    absolute = re.compile(r"""(?:src|href|action)="/|["'`]/(?:api|static|login)\b""")
+    assert len(pages) > 10
+    assert [page.name for page in pages if absolute.search(page.read_text())] == []

@@ -461,11 +461,11 @@ def test_guesses_on_many_connections_are_refused_and_a_session_is_not(tmp_path):
         statuses = asyncio.run(guess())
         assert set(statuses) == {401, 429} and 10 <= statuses.count(401) <= 12
         with server.client() as stranger:
-            assert stranger.post("/login", data={"token": TOKEN}).headers["location"] == "/login?wait"
+            assert stranger.post("/login", data={"token": TOKEN}).headers["location"] == "login?wait"
             waiting = stranger.get("/api/cases", headers={"authorization": f"Bearer {TOKEN}"})
             assert waiting.status_code == 429 and 1 <= int(waiting.headers["retry-after"]) <= 6
         assert browser.get("/api/cases").status_code == 200
-        assert browser.post("/login", data={"token": TOKEN}).headers["location"] == "/"
+        assert browser.post("/login", data={"token": TOKEN}).headers["location"] == "./"
 
 
 def test_a_token_with_odd_bytes_is_wrong_and_nothing_else(tmp_path):

@@ -117,7 +117,7 @@ class Guard:
                 return await reply.error(429, str(many), [(b"retry-after", str(many.seconds).encode())])
             if not let_in:
                 if scope["path"] == "/":
-                    return await reply.redirect("/login")
+                    return await reply.redirect("../" * (scope["path"].count("/") - 1) + "login")
                 return await reply.error(
                     401, "this server needs its token: sign in at /login, or send it as a bearer token"
                 )

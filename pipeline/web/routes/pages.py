@@ -43,13 +43,13 @@ async def sign_in(request: Request, context: Shared) -> Response:
     fields = parse_qs((await request.body()).decode("utf-8", "replace"))
     try:
         if not context.guesses.is_right(fields.get("token", [""])[0].strip(), request.state.visitor):
-            return RedirectResponse("/login?wrong", 303)
+            return RedirectResponse("login?wrong", 303)
     except TooManyGuesses:
-        return RedirectResponse("/login?wait", 303)
+        return RedirectResponse("login?wait", 303)
     # Always a new session: another page may have set the old cookie.
     cookie = context.sessions.new()
     context.sessions.begin(cookie)
-    return RedirectResponse("/", 303, {"set-cookie": context.sessions.header(cookie)})
+    return RedirectResponse("./", 303, {"set-cookie": context.sessions.header(cookie)})
 
 
 @router.post("/api/sign-out", status_code=204, summary="End this session and remove its cases")

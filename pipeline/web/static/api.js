@@ -50,19 +50,19 @@ function answer(status, text) {
     /* not JSON: a proxy's page, say */
   }
   if (status >= 200 && status < 300) return said;
-  if (status === 401) location.assign("/login");
+  if (status === 401) location.assign("login");
   throw new Error(said?.error ?? `The server answered with status ${status}; try again.`);
 }
 
-const at = id => `/api/cases/${encodeURIComponent(id)}`;
+const at = id => `api/cases/${encodeURIComponent(id)}`;
 
-export const listModels = () => request("GET", "/api/models");
-export const listGallery = () => request("GET", "/api/gallery");
-export const openGallery = id => request("POST", `/api/gallery/${encodeURIComponent(id)}`, {});
-export const listResults = () => request("GET", "/api/results");
-export const openResult = id => request("POST", `/api/results/${encodeURIComponent(id)}`, {});
-export const signOut = () => request("POST", "/api/sign-out", {});
-export const listCases = () => request("GET", "/api/cases");
+export const listModels = () => request("GET", "api/models");
+export const listGallery = () => request("GET", "api/gallery");
+export const openGallery = id => request("POST", `api/gallery/${encodeURIComponent(id)}`, {});
+export const listResults = () => request("GET", "api/results");
+export const openResult = id => request("POST", `api/results/${encodeURIComponent(id)}`, {});
+export const signOut = () => request("POST", "api/sign-out", {});
+export const listCases = () => request("GET", "api/cases");
 export const getCase = id => request("GET", at(id));
 export const changeCase = (id, change) => request("PATCH", at(id), change);
 export const runCase = id => request("POST", `${at(id)}/run`, {});
@@ -70,9 +70,12 @@ export const cancelCase = id => request("POST", `${at(id)}/cancel`, {});
 export const deleteCase = id => request("DELETE", at(id));
 export const saveEdit = (id, nifti) => request("POST", `${at(id)}/edits`, nifti);
 
+/** An address of the server's, relative to the page: a proxy may have put both behind a path. */
+export const here = url => url.replace(/^\//, "");
+
 /** The bytes of one of a case's files. */
 export async function fetchBytes(url) {
-  const response = await fetch(url);
+  const response = await fetch(here(url));
   if (!response.ok) answer(response.status, await response.text());
   return new Uint8Array(await response.arrayBuffer());
 }
@@ -89,7 +92,7 @@ export function upload(files, onProgress, signal) {
   for (const {file, path} of files) form.append("files", file, path);
   return new Promise((resolve, reject) => {
     const sent = new XMLHttpRequest();
-    sent.open("POST", "/api/cases");
+    sent.open("POST", "api/cases");
     sent.setRequestHeader("Accept", "application/json");
     sent.upload.addEventListener("progress", event => event.lengthComputable && onProgress(event.loaded / event.total));
     sent.addEventListener("load", () => {

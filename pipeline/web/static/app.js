@@ -292,7 +292,7 @@ async function signOut() {
     return fail(error);
   }
   shown.isDrawn = () => false;
-  location.replace("/");
+  location.replace("./");
 }
 
 async function begin() {

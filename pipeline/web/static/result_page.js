@@ -2,6 +2,7 @@
 
 import {el, swatch, announce} from "./dom.js";
 import {bytes, clock, duration, fixed, isNumber, measure, millilitres, regionName} from "./format.js";
+import {here} from "./api.js";
 import {editBar} from "./editing.js";
 import {markdown} from "./markdown.js";
 import {makeViewer} from "./viewer.js";
@@ -256,7 +257,7 @@ function downloadsPanel(result) {
         el(
           "li",
           {},
-          el("a", {href: file.url, download: file.name.split("/").pop()}, file.what || file.name),
+          el("a", {href: here(file.url), download: file.name.split("/").pop()}, file.what || file.name),
           el("span.quiet-text", {}, [file.what ? file.name : "", bytes(file.bytes)].filter(Boolean).join(", ")),
         ),
       ),

@@ -26,7 +26,7 @@ let library = null;
 function loadLibrary() {
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = "/static/niivue.umd.js";
+    script.src = "static/niivue.umd.js";
     script.addEventListener("load", () => resolve(globalThis.niivue));
     script.addEventListener("error", () => {
       library = null;
