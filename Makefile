@@ -20,7 +20,7 @@ $(VENV)/.ready: constraints.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-a.json \
 	  --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json \
-	  --constraint constraints.txt --editable '.[cluster,cpu,dev,web]'
+	  --constraint constraints.txt --editable '.[cluster,cpu,dev,dicom,web]'
 	touch $@
 
 .venv: $(VENV)/.ready

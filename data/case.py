@@ -5,16 +5,22 @@ Plain frozen data, made by `data.find.walk` and used by everything above.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 GRID_ORDER = ("t1c", "flair", "t1", "t2")
 """The first of these that a patient has gives the grid; the contrast-enhanced scan usually has the smallest voxels."""
 
+DICOM = "dicom"
+"""Layout of a DICOM examination."""
+
 MAX_VOXELS = 2**28
 """Most voxels of up to 4 bytes that one file may declare, all its volumes together (float64 counts double)."""
+
+
+_SERIES = "series "
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,58 @@ class ImageSource:
         Index of the volume in a 4D file or of the band in colour slices; None when there is only one.
     volumes : int or None
         So many volumes the names, or dataset.json, give the file; None where they say nothing of it.
+    series : str
+        SeriesInstanceUID where the files are DICOM, which their names do not tell; else ``""``.
     """
 
     paths: tuple[Path, ...]
     channel: int | None = None
     volumes: int | None = field(default=None, compare=False)
+    series: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Paths as records and pages may show them.
+
+        Of DICOM it is the series, for its files may bear a person's name.
+        """
+        return [f"{_SERIES}{self.series}"] if self.series else [str(path) for path in self.paths]
+
+    @classmethod
+    def named(cls, names: Sequence[str], channel: int | None) -> ImageSource:
+        """Make an image of its `names`; that of a DICOM series has no paths."""
+        series = names[0].removeprefix(_SERIES) if names and names[0].startswith(_SERIES) else ""
+        return cls(() if series else tuple(map(Path, names)), channel, series=series)
+
+    def absolute(self) -> ImageSource:
+        """Return the image with absolute paths."""
+        return replace(self, paths=tuple(path.absolute() for path in self.paths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One series of an examination, and the use made of it.
+
+    Parameters
+    ----------
+    uid : str
+        SeriesInstanceUID.
+    number : int or None
+    description : str
+        Without the words of a person's name.
+    role : str
+        The modality that it was taken for; ``""`` where it was left aside.
+    pictures : int
+    reasons : tuple of str
+        Why it was taken, or left aside.
+    """
+
+    uid: str
+    number: int | None
+    description: str
+    role: str
+    pictures: int
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +117,8 @@ class Case:
         Sentences about what is doubtful.
     unrecognised : tuple of Path
         Files (and folders within) that no layout names; they change nothing.
+    series : tuple of Series
+        All series of a DICOM examination, in the order of their numbers; empty for other patients.
     """
 
     case_id: str
@@ -77,3 +132,12 @@ class Case:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unrecognised: tuple[Path, ...] = ()
+    series: tuple[Series, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """Place of the patient in sentences.
+
+        Of a DICOM examination it is the case's id, for folders may bear a person's name.
+        """
+        return self.case_id if self.layout == DICOM else str(self.folder)

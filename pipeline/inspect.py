@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def inspect_cases(
     list of dict
         One a patient: case, status (ok, warn, error), layout, layout_reason, convention (None: not decided),
         convention_reason, images {modality or "reference": {file, shape, spacing_mm (None: unknown), orientation,
-        dtype}}, missing (modalities), problems, warnings, unrecognised (file names). Plain values only.
+        dtype}}, missing (modalities), problems, warnings, unrecognised (file names), series (of a DICOM examination:
+        uid, number, description, role, pictures, reasons). Plain values only.
     """
     if max_voxels < 1:
         raise UsageError(f"--max-voxels {max_voxels}: give a number of at least 1")
@@ -153,6 +155,7 @@ def inspect_case(
         "problems": list(dict.fromkeys(problems)),
         "warnings": list(dict.fromkeys(warnings)),
         "unrecognised": [path.name for path in case.unrecognised],
+        "series": [asdict(line) for line in case.series],
     }
 
 
@@ -169,7 +172,7 @@ def _known_model(case: Case, first: ImageHeader | None, models: dict[Any, Checkp
 
 def _unread(source: ImageSource) -> dict[str, Any]:
     entry: dict[str, Any] = {
-        "file": str(source.paths[0]),
+        "file": source.names[0],
         "shape": None,
         "spacing_mm": None,
         "orientation": None,
@@ -231,8 +234,8 @@ def _lacking(case: Case, model: Checkpoint) -> list[str]:
     zeros = len(lacking) < len(needed) and _does_without(model.settings)
     return [
         advise(
-            f"{case.folder.name}: no {', '.join(lacking)} image, and {model.name}, the shipped model that fits best, "
-            f"needs {', '.join(needed)}",
+            f"{Path(case.shown).name}: no {', '.join(lacking)} image, and {model.name}, the shipped model that fits "
+            f"best, needs {', '.join(needed)}",
             Mend.ADD_IMAGE_OR_TAKE_ZEROS if zeros else Mend.ADD_IMAGE,
         )
     ]

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "brain-tumour-segmentation"
-OPTIONAL = ("cluster", "cpu", "web")
+OPTIONAL = ("cluster", "cpu", "dicom", "web")
 """The extras that a user may ask for; `dev` only develops and tests."""
 PINS = ROOT / "constraints.txt"
 BOOTSTRAP = {"pip", "setuptools", "wheel"}

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data.case import Case
+from data.case import DICOM, Case
 from data.errors import UsageError
 from data.find.layouts.layout import load_layouts
 from data.find.naming import natural_key, patient_name, says_only_what_it_holds, session_folder
@@ -20,10 +21,15 @@ from data.find.places import Names
 from data.find.walk import find_cases
 from data.io.suffixes import split_suffix
 
+if TYPE_CHECKING:
+    from data.find.dicom.examinations import DicomOptions
+
 __all__ = ["cases_of_names", "discover_cases"]
 
 
-def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> list[Case]:
+def discover_cases(
+    root: Path | str, *, exclude: Path | str | None = None, dicom: DicomOptions | None = None
+) -> list[Case]:
     """Return all patients below a folder, in natural order of their paths.
 
     Parameters
@@ -32,6 +38,8 @@ def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> li
         A data set's folder in any layout, several data sets mixed, or one patient's folder of files.
     exclude : Path or str, optional
         A folder whose content is no input: an output folder that lies inside ``root``.
+    dicom : DicomOptions, optional
+        Choices about DICOM examinations.
 
     Returns
     -------
@@ -52,7 +60,7 @@ def discover_cases(root: Path | str, *, exclude: Path | str | None = None) -> li
         os.scandir(root).close()
     except OSError as error:
         raise UsageError(f"{root} cannot be listed ({error.strerror}): check its permissions") from error
-    cases = find_cases(root)
+    cases = find_cases(root, dicom=dicom)
     outside = None if exclude is None else Path(exclude).resolve()
     if outside is not None and outside.is_relative_to(root.resolve()):  # an input inside the output is all input
         cases = [case for case in cases if not case.folder.resolve().is_relative_to(outside)]
@@ -103,7 +111,7 @@ def _own_name(case: Case, top: str) -> str:
     A public set's own name stands alone; any other patient is called after the path below the root, so that a later
     patient of the same folder name renames none.
     """
-    if _is_named_by_its_set(case):
+    if case.layout == DICOM or _is_named_by_its_set(case):
         return case.case_id
     folder = str(case.folder)
     path = os.path.relpath(folder, top)
@@ -129,6 +137,8 @@ def _begins(name: str, patient: str | None) -> bool:
 
 
 def _longer_names(case: Case, top: str) -> Iterator[str]:
+    if case.layout == DICOM:  # its folders may bear the patient's name
+        yield from (f"{case.case_id}#{number}" for number in count(2))
     wanted = os.path.relpath(session_folder(str(case.folder), top), top)
     if wanted == os.curdir or patient_name(str(case.folder), top) != case.case_id:
         wanted = os.path.join(wanted, case.case_id)

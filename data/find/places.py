@@ -11,7 +11,7 @@ from data.find.dataset_json import DatasetJson, parse_dataset_json, read_dataset
 from data.find.earlier_run import EarlierRun, read_earlier_run
 from data.find.naming import natural_key
 from data.find.recognise import with_segment_names
-from data.find.tree import NEVER, Entry, Listing, linked_out, list_folder
+from data.find.tree import NEVER, Entry, Listing, begins_as_dicom, linked_out, list_folder
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,13 @@ class Disk:
     def list_folder(self, folder: str) -> Listing:
         """List a folder as :func:`data.find.tree.list_folder` does."""
         return list_folder(folder, self.root_real)
+
+    def is_dicom(self, entry: Entry) -> bool:
+        """Tell whether a file begins as DICOM does.
+
+        One with the name of another format is not opened.
+        """
+        return begins_as_dicom(entry)
 
     def earlier_run(self, folder: str) -> EarlierRun | None:
         """Read an earlier run as :func:`data.find.earlier_run.read_earlier_run` does."""
@@ -92,6 +99,10 @@ class Names:
             for names in (self._files.get(folder, ()), self._folders.get(folder, ()))
         )
         return Listing(files, folders, [])
+
+    def is_dicom(self, entry: Entry) -> bool:
+        """False: names do not tell."""
+        return False
 
     def earlier_run(self, folder: str) -> EarlierRun | None:
         """None: names are no run's output."""

@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from data.find.naming import is_ignored, match_volume, natural_key, says_only_what_it_holds
-from data.io.suffixes import SLICE_SUFFIXES, VOLUME_SUFFIXES, split_suffix
+from data.io.dicom.dataset import is_dicom
+from data.io.suffixes import SLICE_SUFFIXES, SUFFIXES, VOLUME_SUFFIXES, split_suffix
 from data.output_names import STATE_FOLDER
+from data.regular_file import open_regular_file
 
+_DICOM_HEAD = 132
 NEVER = {"__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r", ".DS_Store"}
 _PROGRAMS_OWN = (".git", ".svn", ".hg", ".datalad", STATE_FOLDER, ".cache", ".trash", ".snapshot", ".ipynb_checkpoints")
 """How hidden folders begin in which programs keep copies of files: nobody's patients."""
@@ -110,6 +113,27 @@ def _hides_images(item: os.DirEntry[str]) -> bool:
     except OSError:
         return False
     return any(match_volume(stem) for stem, extension in inside if extension in VOLUME_SUFFIXES)
+
+
+_NO_DICOM = (
+    *(*SUFFIXES, ".json", ".csv", ".tsv", ".txt", ".html", ".pdf", ".xml", ".bval", ".bvec", ".raw", ".zraw", ".gz"),
+    *(".jpg", ".jpeg", ".gif", ".bmp", ".zip", ".tar", ".7z", ".rar", ".mat", ".npy", ".npz", ".nrrd", ".h5", ".py"),
+    *(".md", ".yaml", ".yml", ".safetensors", ".pt", ".xlsx", ".xls", ".docx", ".log", ".exe", ".dll", ".inf", ".jar"),
+)
+
+
+def begins_as_dicom(entry: Entry) -> bool:
+    """Tell whether a file begins as DICOM does.
+
+    One with the name of another format is not opened.
+    """
+    if entry.problem or entry.name.lower().endswith(_NO_DICOM):
+        return False
+    try:
+        with open_regular_file(entry.path) as (file, _):
+            return is_dicom(file.read(_DICOM_HEAD))
+    except (OSError, ValueError):
+        return False
 
 
 def linked_out(path: str, root_real: str) -> list[Entry]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.case import Case
 from data.errors import few
@@ -32,6 +33,9 @@ from data.find.tree import Entry, lift_wrapped_files
 from data.io.stream import printable
 from data.io.suffixes import split_suffix
 
+if TYPE_CHECKING:
+    from data.find.dicom.examinations import DicomOptions
+
 log = logging.getLogger(__name__)
 
 _DEEPEST = 16
@@ -49,9 +53,10 @@ class _Walk:
     groups: set[str] = field(default_factory=set)  # real paths of folders that hold folders
     parts: dict[str, list[tuple[str, list[Entry]]]] = field(default_factory=dict)  # folders called T1 and the like
     results: dict[str, int] = field(default_factory=dict)  # of a folder that a run wrote into, how many were left out
+    dicom: list[str] = field(default_factory=list)  # files of any depth: their headers tell whose they are
 
 
-def find_cases(root: Path, places: Places | None = None) -> list[Case]:
+def find_cases(root: Path, places: Places | None = None, dicom: DicomOptions | None = None) -> list[Case]:
     """Return every patient below `root`, in no particular order.
 
     See `data.find.discover.discover_cases`. Without ``places`` it is a folder on the disk.
@@ -60,7 +65,7 @@ def find_cases(root: Path, places: Places | None = None) -> list[Case]:
     from. Only where there is nothing else below `root` are these masks what is meant.
     """
     walk = _walk(root, places, takes_results=False)
-    if walk.results and not any(draft.n_roles for draft in walk.drafts):
+    if walk.results and not walk.dicom and not any(draft.n_roles for draft in walk.drafts):
         walk = _walk(root, places, takes_results=True)
     for folder, count in walk.results.items():
         log.warning(
@@ -70,7 +75,12 @@ def find_cases(root: Path, places: Places | None = None) -> list[Case]:
             count,
         )
     drafts = name_below_the_root(gather_split_patients(walk.drafts, walk.top), walk.top)
-    return [walk.places.with_segment_names(draft.case) for draft in drafts]
+    cases = [walk.places.with_segment_names(draft.case) for draft in drafts]
+    if walk.dicom:
+        from data.find.dicom.examinations import DicomOptions, examinations  # pydicom, which NIfTI does without
+
+        cases += examinations(walk.dicom, dicom or DicomOptions())
+    return cases
 
 
 def _walk(root: Path, places: Places | None, *, takes_results: bool) -> _Walk:
@@ -115,12 +125,18 @@ def _visit(
         walk.groups.add(real)
     run = None if walk.takes_results else walk.places.earlier_run(folder) or run
     files, results = _without_results(walk, run, files + lifted)
+    files, dicom = _without_dicom(walk, files)
     name = patient_name(folder, walk.top)
     drafts, loose, found = read_folder(
         folder, name, files, via, walk.places, is_leaf=not folders, is_root=folder == walk.top
     )
     # A run leaves empty folders too, of patients that it had to refuse, and tables beside them.
-    found = found or bool(results) or (run is not None and _is_runs_own(run, folder, empty=not (files or folders)))
+    found = (
+        found
+        or bool(results)
+        or bool(dicom)
+        or (run is not None and _is_runs_own(run, folder, empty=not (files or folders)))
+    )
     owner = len(walk.drafts) if len(drafts) == 1 and drafts[0].n_roles > 1 else within
     walk.drafts.extend(drafts)
     walk.loose.extend(loose)
@@ -213,6 +229,16 @@ def _without_results(walk: _Walk, run: EarlierRun | None, files: Sequence[Entry]
         walk.results[run.folder] = walk.results.get(run.folder, 0) + len(results)
     written = set(results)
     return [entry for entry in files if entry not in written], results
+
+
+def _without_dicom(walk: _Walk, files: Sequence[Entry]) -> tuple[list[Entry], int]:
+    """Take DICOM files out of a folder's files and count them.
+
+    Their headers tell whose they are, not their folders.
+    """
+    dicom = {entry.path for entry in files if walk.places.is_dicom(entry)}
+    walk.dicom.extend(sorted(dicom))
+    return [entry for entry in files if entry.path not in dicom], len(dicom)
 
 
 def _is_runs_own(run: EarlierRun, folder: str, *, empty: bool) -> bool:

@@ -42,6 +42,7 @@ from data.io.write import (
 
 if TYPE_CHECKING:
     from data.case import ImageSource
+    from data.io.dicom.geometry import Stack
 
 __all__ = [
     "MAX_VOXELS",
@@ -293,10 +294,14 @@ def _check_finite(path: Path, array: NDArray[np.generic], low: float, high: floa
         )
 
 
-def _read_header(source: ImageSource, max_voxels: int) -> tuple[ImageHeader, StoredVoxels | None]:
+def _read_header(source: ImageSource, max_voxels: int) -> tuple[ImageHeader, StoredVoxels | Stack | None]:
     """Return the checked header and the place of the voxels (None: in slices)."""
     if not source.paths:
         raise InputError("an image without files; name at least one")
+    if source.series:
+        from data.io.dicom.volume import read_dicom_stack  # NIfTI does without
+
+        return read_dicom_stack(source, max_voxels)
     path = Path(source.paths[0])
     name = path.name.lower()
     if not name.endswith(SUFFIXES):
@@ -340,6 +345,10 @@ def _read_stored(
         pixels = read_slices(source, header)
         dtype = type_for(pixels.dtype.newbyteorder("="), False)
         return header, pixels.astype(dtype, order="F", copy=False), 1.0, 0.0
+    if not isinstance(stored, StoredVoxels):
+        from data.io.dicom.volume import read_dicom_voxels
+
+        return header, read_dicom_voxels(stored, type_for), 1.0, 0.0
     scaled = (stored.slope, stored.intercept) != (1.0, 0.0)
     array, doubts = load_voxels(stored, source.channel or 0, type_for(stored.dtype.newbyteorder("="), scaled))
     if doubts:

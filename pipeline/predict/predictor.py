@@ -148,14 +148,14 @@ class Predictor:
         """
         self._check_modalities(case)
         needed = self.predicted_bytes(case)
-        require_room(str(case.folder), needed)
+        require_room(case.shown, needed)
         try:
             return self._segment(case, convention, {} if volumes is None else volumes, Clock(on_stage))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             log.debug("out of memory in case %r", case.case_id, exc_info=True)
-            raise too_large(str(case.folder), needed, available_bytes()) from error
+            raise too_large(case.shown, needed, available_bytes()) from error
 
     def predicted_bytes(self, case: Case, *, on_card: bool | None = None) -> int:
         """Predict the peak memory of segmenting a case with all modalities.
@@ -179,7 +179,7 @@ class Predictor:
             self._n_members(),
             self._spread(),
             self.several,
-            lambda: require_room(str(case.folder), self.predicted_bytes(case, on_card=False)),
+            lambda: require_room(case.shown, self.predicted_bytes(case, on_card=False)),
         )
         mean: dict[str, NDArray[np.float32]] = {}
         warnings: list[str] = []
@@ -246,7 +246,8 @@ class Predictor:
         ]
         if not missing or (self.zero_missing and not untrained and len(missing) < len(self.modalities)):
             return
-        lack = f"{case.folder.name}: no {', '.join(missing)} image, and {self.name} needs {', '.join(self.modalities)}"
+        needed = ", ".join(self.modalities)
+        lack = f"{Path(case.shown).name}: no {', '.join(missing)} image, and {self.name} needs {needed}"
         if self.zero_missing and untrained:
             raise InputError(
                 f"{lack}; {', '.join(untrained)} was not trained for missing modalities: "

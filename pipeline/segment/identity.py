@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
+from data.case import ImageSource
 from data.errors import InputError
 from data.io.read import read_header
 from pipeline.checkpoint import Checkpoint
@@ -65,10 +66,10 @@ def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[st
     for _, source in sources:
         with suppress(InputError):
             read_header(source, max_voxels=task.options.max_voxels)
-            inputs |= {str(path): sha256_of(path) for path in source.paths}
+            inputs |= hashes_of(source)
     parts = {
         "options": options_that_decide(task.options, Decides.FILES),
-        "inputs": [[role, [inputs.get(str(p), "") for p in source.paths], source.channel] for role, source in sources],
+        "inputs": [[role, [inputs.get(name, "") for name in source.names], source.channel] for role, source in sources],
         "models": [model.sha256 for model in models],
         "convention": task.convention.name,
         "warnings": [*task.case.warnings, *task.convention.warnings],
@@ -77,6 +78,17 @@ def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[st
     if task.reference is not None:  # else it is the mask's
         parts["reference convention"] = task.reference.name
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs
+
+
+def hashes_of(source: ImageSource) -> dict[str, str]:
+    """Return the SHA-256 of an image's files by name.
+
+    A DICOM series has one for all of its files, in any order.
+    """
+    hashes = {path: sha256_of(path) for path in source.paths}
+    if not source.series:
+        return {str(path): value for path, value in hashes.items()}
+    return {source.names[0]: hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()}
 
 
 def made_with(options: SegmentOptions, models: Mapping[str, str]) -> dict[str, Any]:

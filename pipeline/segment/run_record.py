@@ -56,7 +56,7 @@ def write_run_record(
     cases: dict[str, Any] = {}
     models: dict[str, str] = {}
     for task, state in zip(tasks, states, strict=True):
-        files = {m: [str(path) for path in source.paths] for m, source in task.case.images.items()}
+        files = {m: source.names for m, source in task.case.images.items()}
         about = {"folder": task.folder, "layout": task.case.layout, "files": files}
         cases[text_cell(task.case.case_id)] = about | ({} if state is None else state.about())
         models |= {} if state is None else {Path(file).stem: sha256 for file, sha256 in state.models.items()}

@@ -150,7 +150,7 @@ def write_shard_record(
                 "index": place[task.case.case_id],
                 "case": task.case.case_id,
                 "layout": task.case.layout,
-                "images": {m: [[str(p.absolute()) for p in s.paths], s.channel] for m, s in task.case.images.items()},
+                "images": {m: [s.absolute().names, s.channel] for m, s in task.case.images.items()},
                 "folder": task.folder,
                 "row": row.to_json(),
                 "mask_sha256": "" if (state := read_state(state_path(task))) is None else state.mask_sha256,
@@ -224,8 +224,8 @@ def _read_case(entry: Mapping[str, Any]) -> ShardCase:
     if Path(folder).name != folder or folder in ("", ".."):
         raise ValueError(folder)  # it would lie elsewhere
     images = {
-        modality: ImageSource(tuple(map(Path, _PATHS.validate_python(paths))), _CHANNEL.validate_python(channel))
-        for modality, (paths, channel) in _IMAGES.validate_python(entry["images"]).items()
+        modality: ImageSource.named(_PATHS.validate_python(names), _CHANNEL.validate_python(channel))
+        for modality, (names, channel) in _IMAGES.validate_python(entry["images"]).items()
     }
     row, mask = (
         ReportRow.from_json(entry["row"], case_id, folder),

@@ -1,0 +1,1 @@
+"""Examinations as DICOM: series grouped, told apart by rules, and made patients."""

@@ -1,0 +1,133 @@
+"""Patients of DICOM files: one case for each study."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.case import DICOM, MODALITIES, Case
+from data.errors import InputError, UsageError, few
+from data.find.dicom.choice import choose_series
+from data.io.dicom.record import Record, read_record
+
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_MOST_FILES = 2**18
+
+
+@dataclass(frozen=True)
+class DicomOptions:
+    """Choices of a user about DICOM examinations.
+
+    Parameters
+    ----------
+    series : mapping of modality to SeriesInstanceUID
+        Series to take, whatever the rules say.
+    keep_identity : bool
+        Call cases by PatientID, as it is.
+    """
+
+    series: Mapping[str, str] = field(default_factory=dict)
+    keep_identity: bool = False
+
+
+def parse_series(texts: Sequence[str]) -> dict[str, str]:
+    """Parse choices such as ``t1c=1.2.840.1``.
+
+    Raises
+    ------
+    UsageError
+        A text is no MODALITY=UID, or a modality is named twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        role, _, uid = text.partition("=")
+        if role not in MODALITIES or not uid or role in found:
+            raise UsageError(f"--series {text}: give MODALITY=UID, each of {', '.join(MODALITIES)} once")
+        found[role] = uid
+    return found
+
+
+def examinations(paths: Sequence[str], options: DicomOptions) -> list[Case]:
+    """Return one case for each study among DICOM files.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files that begin as DICOM does, in any order.
+    options : DicomOptions
+
+    Returns
+    -------
+    list of Case
+        In the order of patients and dates. A study without a usable series is a case with problems.
+    """
+    if len(paths) > _MOST_FILES:
+        raise UsageError(f"{len(paths)} DICOM files are there; give at most {_MOST_FILES} at once")
+    studies: dict[tuple[str, str], list[Record]] = {}
+    broken: list[str] = []
+    for path in paths:
+        try:
+            record = read_record(Path(path))
+        except InputError as error:
+            broken.append(str(error))
+            continue
+        if record.sop_class != _DIRECTORY and record.series:
+            studies.setdefault((record.patient, record.study), []).append(record)
+    _require_known(options, studies)
+    ordered = sorted(studies, key=lambda key: (key[0], studies[key][0].study_date, key[1]))
+    often = [patient for patient, _ in studies]
+    cases = [_case(key, studies[key], options, often.count(key[0]) > 1) for key in ordered]
+    return [*cases, *([_damaged(paths, broken)] if broken else [])]
+
+
+def _require_known(options: DicomOptions, studies: Mapping[tuple[str, str], Sequence[Record]]) -> None:
+    known = {record.series for records in studies.values() for record in records}
+    for role, uid in options.series.items():
+        if uid not in known:
+            raise UsageError(f"--series {role}={uid}: no series has this UID; `inspect` lists those that there are")
+
+
+def _case(key: tuple[str, str], records: Sequence[Record], options: DicomOptions, told_apart: bool) -> Case:
+    patient, study = key
+    chosen = choose_series(records, options.series)
+    name = records[0].patient_id.replace(os.sep, "_") if options.keep_identity else ""
+    name = name or patient
+    if told_apart:
+        name = f"{name}-{hashlib.sha256(study.encode()).hexdigest()[:6]}"
+    problems = list(chosen.problems)
+    if not chosen.images and not problems:
+        problems.append(f"{name}: no series shows T1, T1c, T2 or FLAIR; `inspect` lists the series, --series names one")
+    warnings = list(chosen.warnings)
+    if told_apart:
+        warnings.append("the patient has several studies; each is a case of its own")
+    files = sum(line.pictures for line in chosen.series)
+    return Case(
+        case_id=name,
+        folder=Path(os.path.commonpath([record.path.parent for record in records])),
+        layout=DICOM,
+        layout_reason=f"a DICOM study of {len(chosen.series)} series, {files} pictures",
+        images=chosen.images,
+        reference=None,
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+        series=chosen.series,
+    )
+
+
+def _damaged(paths: Sequence[str], broken: Sequence[str]) -> Case:
+    """Return a row for DICOM files that cannot be read.
+
+    They may be any patient's.
+    """
+    return Case(
+        case_id="damaged DICOM files",
+        folder=Path(os.path.commonpath([os.path.dirname(path) for path in paths])),
+        layout=DICOM,
+        layout_reason="files begin as DICOM does",
+        images={},
+        reference=None,
+        problems=(f"{len(broken)} DICOM files cannot be read ({few(dict.fromkeys(broken), 2)})",),
+    )

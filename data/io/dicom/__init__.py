@@ -1,0 +1,1 @@
+"""DICOM series: headers by pydicom, compressed pixels by GDCM."""
