@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.output_names import PAGE, REPORT
 from pipeline.commands.console import OK, SOME_FAILED, Console
 
 
@@ -37,9 +38,9 @@ def conclusion_lines(report: Any, output: Path) -> Iterator[str]:
             yield f"  {name}"
         for column in (c for c in rows.columns if c.startswith(shown) and rows[c].notna().any()):
             yield f"  {column}: mean {rows[column].mean():.3f}, median {rows[column].median():.3f}"
-    yield f"report: {output / 'report.csv'}"
-    if (output / "report.html").is_file():
-        yield f"page: {output / 'report.html'}"
+    yield f"report: {output / REPORT}"
+    if (output / PAGE).is_file():
+        yield f"page: {output / PAGE}"
 
 
 def counted(statuses: Sequence[str]) -> str:
