@@ -43,12 +43,6 @@ OVERLAP = 0.5
 COVERED = 0.75
 """Part of the brain in one image that every other image shows; 1 in real BraTS patients, whose mask is one for all."""
 
-TUMOUR = 0.5
-"""Part of what an image shows that a tumour fills at most: the largest of BraTS fill a quarter of the brain."""
-OUTSIDE = 0.1
-"""Part of a reference that may lie where its image is 0: a real one, drawn within the brain mask, has next to nothing
-there, but a tumour's dark voxels may be 0."""
-
 _MOST_SAMPLES = 2**18
 _ENOUGH_SAMPLES = 1024  # their correlation is off by .03 at most
 _FEWEST_SAMPLES = 64  # below, a correlation near 1 may be chance, and only equal voxels count
@@ -79,7 +73,7 @@ class Impression:
 
     @property
     def filled(self) -> float:
-        """Part of the box that is not 0; 0 for an image that is all zero."""
+        """Part of the box that is not 0, or 0 for an empty image."""
         return self.count / max(math.prod(self.box), 1)
 
 
@@ -129,40 +123,6 @@ def doubts(impressions: Mapping[str, Impression], *, skull_stripped: bool) -> li
         more = f" (and {', '.join(name for name, _ in cases[1:])})" if len(cases) > 1 else ""
         found.append(f"{cases[0][0]}{more}: {cases[0][1]}; {_EXPECTED[kind]}")
     return [*found, *_apart(impressions, is_brain=skull_stripped and not by_kind)]
-
-
-def reference_doubts(name: str, whole: NDArray[np.bool_], shown: NDArray[np.bool_]) -> list[str]:
-    """Return warnings about a reference that cannot be a tumour's.
-
-    It may be a brain mask, or have labels in the air.
-
-    Parameters
-    ----------
-    name : str
-        Of its file.
-    whole : (d1, d2, d3) bool
-        Its outermost region.
-    shown : (d1, d2, d3) bool
-        Where the image on the same grid is not 0.
-
-    Returns
-    -------
-    list of str
-        Empty for an empty reference.
-    """
-    marked, inside = int(np.count_nonzero(whole)), int(np.count_nonzero(whole & shown))
-    brain = int(np.count_nonzero(shown))
-    if marked and inside < (1 - OUTSIDE) * marked:
-        return [
-            f"{name}: {100 * (1 - inside / marked):.0f} % of what it marks lies where the image is 0; check that it is "
-            "this patient's tumour"
-        ]
-    if marked and inside > TUMOUR * brain:
-        return [
-            f"{name}: it marks {100 * inside / brain:.0f} % of what the image shows, more than a tumour fills; check "
-            "that it is no brain mask"
-        ]
-    return []
 
 
 HEAD_SIDE_MM = 100.0
@@ -270,7 +230,7 @@ def _same_sentence(group: Sequence[str], impressions: Mapping[str, Impression]) 
 
 
 def _apart(impressions: Mapping[str, Impression], is_brain: bool) -> list[str]:
-    """Return a sentence for each image that shows another place, or little of the brain."""
+    """Return a sentence for each image of another place, or of little brain."""
     found = []
     most = max(impressions.values(), key=lambda seen: seen.count * seen.header.grid.voxel_volume_ml, default=None)
     for seen in impressions.values():
@@ -303,7 +263,7 @@ def _covers_little(seen: Impression, most: Impression, percent: float) -> str:
 
 
 def _covered(seen: Impression, most: Impression) -> float:
-    """Return the part of an image that one on another grid shows, 0 to 1.
+    """Return the part of an image, 0 to 1, that another one shows.
 
     It is 1 where a voxel size is unknown and nothing can be compared.
     """

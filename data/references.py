@@ -15,6 +15,12 @@ from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, Volume, read_header, read_label_map
 from data.labels import LabelConvention, Mask, count_labels
 
+TUMOUR = 0.5
+"""Part of what an image shows that a tumour fills at most: the largest of BraTS fill a quarter of the brain."""
+OUTSIDE = 0.1
+"""Part of a reference that may lie where its image is 0: a real one, drawn within the brain mask, has next to nothing
+there, but a tumour's dark voxels may be 0."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceMasks:
@@ -132,3 +138,37 @@ def voxels_on(volume: Volume, grid: Grid) -> NDArray[Any] | None:
     if not (turned.matches(grid) if grid.spacing_known else turned.shape == grid.shape):
         return None
     return volume.grid.turn(volume.array, grid.orientation)
+
+
+def reference_doubts(name: str, whole: NDArray[np.bool_], shown: NDArray[np.bool_]) -> list[str]:
+    """Return warnings about a reference that cannot be a tumour's.
+
+    It may be a brain mask, or have labels in the air.
+
+    Parameters
+    ----------
+    name : str
+        Of its file.
+    whole : (d1, d2, d3) bool
+        Its outermost region.
+    shown : (d1, d2, d3) bool
+        Where the image on the same grid is not 0.
+
+    Returns
+    -------
+    list of str
+        Empty for an empty reference.
+    """
+    marked, inside = int(np.count_nonzero(whole)), int(np.count_nonzero(whole & shown))
+    brain = int(np.count_nonzero(shown))
+    if marked and inside < (1 - OUTSIDE) * marked:
+        return [
+            f"{name}: {100 * (1 - inside / marked):.0f} % of what it marks lies where the image is 0; check that it is "
+            "this patient's tumour"
+        ]
+    if marked and inside > TUMOUR * brain:
+        return [
+            f"{name}: it marks {100 * inside / brain:.0f} % of what the image shows, more than a tumour fills; check "
+            "that it is no brain mask"
+        ]
+    return []

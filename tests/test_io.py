@@ -26,7 +26,7 @@ from data.case import ImageSource
 from data.errors import InputError
 from data.grid import Grid
 from data.io import read as io
-from data.io import stream, write
+from data.io import stream, values, write
 from data.io.nifti import read_nifti
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -453,7 +453,7 @@ def test_labels_of_many_pieces_are_those_of_one(tmp_path, monkeypatch) -> None:
     labels = RNG.integers(0, 5, (6, 7, 8))
     path = tmp_path / "x.nii"
     path.write_bytes(nifti_bytes((labels * 2).astype("f4"), scl_slope=0.5, scl_inter=0))
-    monkeypatch.setattr(io, "_PIECE_VOXELS", 11)
+    monkeypatch.setattr(values, "_PIECE_VOXELS", 11)
     assert np.array_equal(io.read_label_map(source(path)).array, labels)
 
 

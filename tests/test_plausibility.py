@@ -19,7 +19,8 @@ from data.grid import Grid
 from data.io.header import ImageHeader
 from data.io.read import read_volume
 from data.phantom.patient import draw_patient, make_phantom
-from data.plausibility import expects_brain_alone, impression, patient_doubts, reference_doubts
+from data.plausibility import expects_brain_alone, impression, patient_doubts
+from data.references import reference_doubts
 from pipeline.inspect import inspect_cases
 from tests.conftest import make_phantom_slice
 from transforms.preprocess import preprocess_chain, run_chain

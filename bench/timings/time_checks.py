@@ -21,8 +21,9 @@ import numpy as np
 from data.case import MAX_VOXELS, Case
 from data.find.discover import discover_cases
 from data.io.nifti import read_nifti
-from data.io.read import check_voxels, read_header, read_volume
+from data.io.read import read_header, read_volume
 from data.io.stream import StoredVoxels, load_voxels
+from data.io.values import check_voxels
 from data.plausibility import patient_doubts
 
 

@@ -1,14 +1,12 @@
 """Checked reader of image files, the one place where they are opened.
 
 Each format is decoded in a module of its own (`data.io.nifti`, `data.io.metaimage`, `data.io.nrrd`,
-`data.io.slices`); whatever the
-format, a `Volume` has passed the same checks, and everything that was repaired stands in its header's warnings. The
-writer is `data.io.write`, re-exported.
+`data.io.slices`); whatever the format, a `Volume` has passed the same checks (`data.io.values`), and everything
+that was repaired stands in its header's warnings. The writer is `data.io.write`, re-exported.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +28,7 @@ from data.io.outside import is_unfinished, with_background
 from data.io.slices import SLICE_AFFINE, read_slice_headers, read_slices
 from data.io.stream import StoredVoxels, load_voxels, refuse
 from data.io.suffixes import NIFTI_SUFFIXES, NRRD_SUFFIX, SLICE_SUFFIXES, SUFFIXES
+from data.io.values import LABEL_ROUNDING, check_finite, check_voxels, exactly, whole_labels
 from data.io.write import (
     atomic_write,
     is_temporary_name,
@@ -61,14 +60,6 @@ __all__ = [
     "write_probability",
     "write_text_atomically",
 ]
-
-LABEL_ROUNDING = 1e-5
-"""A label may be so far from a whole number, times the label between 1 and 1000: what float32 arithmetic leaves of
-it."""
-_PIECE_VOXELS = 2**20
-INTENSITIES = (1e-15, 1e15)
-"""Where the largest value of an image may lie: the squares of all voxels must add up in float32 to neither 0 nor
-inf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,28 +185,6 @@ def read_volumes(sources: Mapping[str, ImageSource], *, max_voxels: int = MAX_VO
             threads.shutdown(wait=True, cancel_futures=True)
 
 
-def check_voxels(path: Path, array: NDArray[Any]) -> None:
-    """Refuse an image, (d1, d2, d3), with unusable voxels.
-
-    These are NaN or infinite ones, one value only, or values beyond `INTENSITIES`.
-    """
-    low, high = float(np.float32(array.min())), float(np.float32(array.max()))  # as they will be seen
-    _check_finite(path, array, low, high)
-    if low == high:
-        refuse(
-            path,
-            "all its voxels are zero" if low == 0 else f"all its voxels have the one value {low:g}",
-            "export the image again",
-        )
-    largest = max(abs(low), abs(high))
-    if not INTENSITIES[0] <= largest <= INTENSITIES[1]:
-        refuse(
-            path,
-            f"its values reach {largest:.3g}, outside {INTENSITIES[0]:g} to {INTENSITIES[1]:g}",
-            "correct the scaling (slope) in its header, or scale the image",
-        )
-
-
 def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read a label map: whole numbers from 0 on.
 
@@ -235,63 +204,19 @@ def read_label_map(source: ImageSource, *, max_voxels: int = MAX_VOXELS) -> Volu
     header, array, slope, intercept = _read_stored(source, max_voxels, lambda dtype, scaled: dtype)
     with np.errstate(all="ignore"):
         ends = float(array.min()), float(array.max())
-        _check_finite(header.path, array, *ends)
+        check_finite(header.path, array, *ends)
         low, high = sorted(end * slope + intercept for end in ends)
         if low < -LABEL_ROUNDING or high > np.iinfo(np.int32).max:
             refuse(
                 header.path,
-                f"holds the label {_exactly(low if low < -LABEL_ROUNDING else high)}",
+                f"holds the label {exactly(low if low < -LABEL_ROUNDING else high)}",
                 "a label is a whole number from 0 to 2147483647: correct the label map",
             )
         kind = np.int16 if round(high) <= np.iinfo(np.int16).max else np.int32
         if array.dtype.kind in "iu" and (slope, intercept) == (1.0, 0.0):
             return Volume(array.astype(kind, order="F", copy=False), header)
-        labels = _whole_labels(header.path, array, slope, intercept, kind)
+        labels = whole_labels(header.path, array, slope, intercept, kind)
     return Volume(labels, header)
-
-
-def _whole_labels(path: Path, array: NDArray[Any], slope: float, intercept: float, kind: type) -> NDArray[Any]:
-    """Return stored values as whole labels of type ``kind``.
-
-    It goes piece by piece: float64 of all would take eight bytes a voxel.
-    """
-    labels: NDArray[Any] = np.empty(array.shape, kind, order="F")
-    stored, target = array.ravel(order="F"), labels.ravel(order="F")  # views: readers give Fortran order
-    wrong, example = 0, 0.0
-    for start in range(0, stored.size, _PIECE_VOXELS):
-        values = stored[start : start + _PIECE_VOXELS].astype(np.float64) * slope + intercept
-        whole = np.rint(values)
-        odd = np.abs(values - whole) > LABEL_ROUNDING * np.clip(whole, 1, 1000)
-        if odd.any():
-            example = example if wrong else float(values[odd][0])
-            wrong += int(np.count_nonzero(odd))
-        target[start : start + _PIECE_VOXELS] = whole
-    if wrong:
-        refuse(
-            path,
-            f"holds {wrong} labels that are no whole numbers, such as {_exactly(example)}",
-            "resample label maps with nearest neighbour",
-        )
-    return labels
-
-
-def _exactly(value: float) -> str:
-    """Return a number with the digits that matter, and no more.
-
-    They tell it from its neighbours' rounding.
-    """
-    return f"{value:.9g}"
-
-
-def _check_finite(path: Path, array: NDArray[np.generic], low: float, high: float) -> None:
-    # Minimum and maximum carry a NaN or an infinity to the surface, so that the count is made only where there is one.
-    if not (math.isfinite(low) and math.isfinite(high)):
-        count = array.size - int(np.count_nonzero(np.isfinite(array)))
-        refuse(
-            path,
-            f"{count} of its voxels are NaN or infinite",
-            "export the image again, or set them to 0 if you know why they are there",
-        )
 
 
 def _read_header(source: ImageSource, max_voxels: int) -> tuple[ImageHeader, StoredVoxels | Stack | None]:

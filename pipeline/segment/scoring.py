@@ -17,8 +17,7 @@ from data.io.read import read_label_map
 from data.io.write import write_text_atomically
 from data.labels import Mask, convention_name, load_convention
 from data.output_names import MASK, result_path
-from data.plausibility import reference_doubts
-from data.references import read_reference
+from data.references import read_reference, reference_doubts
 from pipeline.checkpoint import Checkpoint
 from pipeline.score.case import CaseScores, score_masks
 from pipeline.score.quality import quality_flags

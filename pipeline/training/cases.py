@@ -26,8 +26,7 @@ from data.grid import Grid
 from data.io.metaimage import read_metaimage
 from data.io.read import MAX_VOXELS, Volume, read_header, read_label_map, read_volume
 from data.labels import count_labels, load_convention
-from data.plausibility import reference_doubts
-from data.references import filled, other_grid, strange_labels
+from data.references import filled, other_grid, reference_doubts, strange_labels
 from data.same_patient import known_as
 from pipeline.array_cache import array_path, file_digest, open_array, write_array
 from pipeline.config import RunConfig
