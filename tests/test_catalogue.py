@@ -99,7 +99,7 @@ def test_every_numeric_column_of_metrics_csv_is_in_the_catalogue(patients):
     evaluate(*patients, options=ScoreOptions(tuple(LESIONWISE)), pictures=0)
     metrics = pd.read_csv(patients[2] / "metrics.csv")
     numeric = metrics.select_dtypes("number").columns
-    assert len(numeric) == len(metrics.columns) - 2  # case and region
+    assert len(numeric) == len(metrics.columns) - 3  # case, system and region
     found = {column: find_metric(column) for column in numeric}
     assert {column: metric and metric.key for column, metric in found.items()} == {column: column for column in numeric}
 
@@ -137,7 +137,7 @@ def test_the_better_end_of_a_metric_is_the_one_that_a_perfect_mask_reaches():
     better = {metric.key: metric.better for metric in (*catalogue.measured(), *catalogue.DETECTION) if metric.better}
     higher = {"dice", "iou", "sensitivity", "specificity", "precision", "accuracy", "tversky", "nsd"}
     higher |= {"lesions_tp", "lesions_f1"}
-    lower = {"hd_mm", "hd95_mm", "assd_mm", "lesions_fp", "lesions_fn"}
+    lower = {"hd_mm", "hd95_mm", "assd_mm", "lesions_fp", "lesions_fn", "small_lesions_fp", "small_lesions_fn"}
     assert better == dict.fromkeys(higher, 1) | dict.fromkeys(lower, -1)
 
 

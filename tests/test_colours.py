@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 
 import pytest
 
 from data.labels import CONVENTIONS, REGIONS, load_convention
 from pipeline.report.colours import (
+    DARK_STATUS_COLOURS,
     NO_REGION_COLOUR,
     REGION_COLOURS,
     STATUS_COLOURS,
@@ -76,6 +78,21 @@ def test_a_state_is_read_easily_and_has_a_sign_besides_its_colour():
     assert all(contrast(*pair) >= 7 for pair in STATUS_COLOURS.values())
     assert set(STATUS_SIGNS) == set(STATUS_COLOURS) and len(set(STATUS_SIGNS.values())) == 3
     assert all(ink in page_style() and ground in page_style() for ink, ground in STATUS_COLOURS.values())
+    assert DARK_STATUS_COLOURS.keys() == STATUS_COLOURS.keys()
+    assert all(contrast(*pair) >= 7 for pair in DARK_STATUS_COLOURS.values())
+
+
+def dark_colours() -> dict[str, str]:
+    """Colours of the dark page by name."""
+    rules = re.findall(r"@media screen and \(prefers-color-scheme:dark\)\{:root\{(.*?)\}", page_style(), re.DOTALL)
+    return dict(re.findall(r"--([a-z-]+):(#[0-9a-fA-F]{6})", "".join(rules)))
+
+
+@pytest.mark.parametrize("ink", ["ink", "quiet", "soft", "link"])
+def test_text_on_the_dark_page_has_the_contrast_of_level_aa_too(ink):
+    colours = dark_colours()
+    assert min(contrast(colours[ink], colours[ground]) for ground in ("page", "card", "head", "hover")) >= 4.5
+    assert contrast(colours["doubt"], colours["doubt-ground"]) >= 7
 
 
 @pytest.mark.parametrize("ink", ["#1f2933", "#52606d", "#3e4c59", "#0b5394", "#5c3d00"])

@@ -112,8 +112,8 @@ def test_two_folders_are_matched_by_case_id_and_scored(folders, layout):
     assert report["hd95_mm_TC"].tolist() == [0.0, 1.0]
     assert report["volume_ml_WT"].tolist() == [pytest.approx(0.512)] * 2
     rows = read_csv(output / "report.csv")
-    assert list(rows[0])[:11] == [
-        *("case", "folder", "status", "reason", "flags", "model", "convention", "seconds"),
+    assert list(rows[0])[:12] == [
+        *("case", "system", "folder", "status", "reason", "flags", "model", "convention", "seconds"),
         *("volume_ml_WT", "volume_ml_TC", "volume_ml_ET"),
     ]
     assert [float(row["dice_WT"]) for row in rows] == report["dice_WT"].tolist()
@@ -393,7 +393,7 @@ def boxes(*places: tuple[tuple[int, int, int], int]) -> np.ndarray:
 
 
 METRICS_COLUMNS = (
-    "case,region,dice,iou,sensitivity,specificity,precision,accuracy,tversky,hd_mm,hd95_mm,assd_mm,nsd,"
+    "case,system,region,dice,iou,sensitivity,specificity,precision,accuracy,tversky,hd_mm,hd95_mm,assd_mm,nsd,"
     "volume_ml_prediction,volume_ml_reference,volume_error_ml,volume_error_percent"
 )
 SET_KEYS = ("dice", "hd95_mm", "whole_dice", "whole_hd95_mm", "tp", "fp", "fn")
@@ -407,10 +407,21 @@ def test_the_columns_of_every_table_are_those_promised(folders):
     header = (output / "metrics.csv").read_text().splitlines()[0]
     sets = ",".join(f"{name}_{key}" for name in ("brats2023_gli", "brats2024_gli") for key in SET_KEYS)
     assert header.startswith(f"{METRICS_COLUMNS},{sets},lesions_prediction,")
-    assert header.endswith(",lesions_f1,voxels_prediction,voxels_reference")
+    assert header.endswith(
+        ",lesions_f1,small_lesions_prediction,small_lesions_reference,small_lesions_fp,small_lesions_fn,"
+        "voxels_prediction,voxels_reference"
+    )
     assert [row["region"] for row in read_csv(output / "metrics.csv")] == ["WT", "TC", "ET"]
-    assert list(read_csv(output / "detection.csv")[0]) == ["region", "size_class", "n", "found", "sensitivity"]
-    assert list(read_csv(output / "lesions.csv")[0])[:6] == ["case", "region", "side", "lesion", "voxels", "volume_ml"]
+    assert list(read_csv(output / "detection.csv")[0]) == [
+        "system",
+        "region",
+        "size_class",
+        "n",
+        "found",
+        "sensitivity",
+    ]
+    lesions = ["case", "system", "region", "side", "lesion", "voxels", "volume_ml"]
+    assert list(read_csv(output / "lesions.csv")[0])[:7] == lesions
     assert {"case", "nsd_WT", "reference_volume_ml_WT"} <= set(read_csv(output / "report.csv")[0])
 
 
@@ -599,9 +610,13 @@ def test_every_table_names_the_system_and_the_rows_of_each_are_together(compared
     )
 
 
-def test_the_next_evaluation_of_one_system_leaves_no_comparison_behind(compared, folders):
+def test_one_system_has_the_columns_of_several_and_leaves_no_comparison_behind(compared, folders):
+    names = ("report", "metrics", "lesions", "summary", "detection")
+    several = {name: list(read_csv(compared / f"{name}.csv")[0]) for name in names}
     evaluate(*folders, convention="brats2017")
-    assert not list(compared.glob("comparison*")) and "system" not in read_csv(compared / "metrics.csv")[0]
+    assert {name: list(read_csv(compared / f"{name}.csv")[0]) for name in names} == several
+    assert {row["system"] for name in names for row in read_csv(compared / f"{name}.csv")} == {"predictions"}
+    assert not list(compared.glob("comparison*"))
 
 
 def test_systems_of_one_name_are_told_apart():

@@ -367,6 +367,9 @@ def test_masks_of_the_wrong_kind_or_shape_are_refused() -> None:
 # --- detection
 
 
+SMALL_COUNTS = tuple(f"small_lesions_{name}" for name in ("prediction", "reference", "fp", "fn"))
+
+
 def row(side: str, volume_ml: float, detected: bool | None) -> dict:
     return {"side": side, "volume_ml": volume_ml, "detected": detected}
 
@@ -383,7 +386,30 @@ def test_found_missed_and_invented_lesions_are_counted() -> None:
             "lesions_fn": 1,
             "lesions_f1": 4 / 7,  # 2 * 2 / (2 * 2 + 2 + 1)
         }
+        | dict.fromkeys(SMALL_COUNTS, 0)
     )
+
+
+def test_lesions_below_a_twentieth_of_a_millilitre_are_counted_apart() -> None:
+    rows = [row("prediction", 1, True), row("prediction", 0.049, False), row("prediction", 0.05, False)]
+    rows += [row("prediction", 0.01, True), row("reference", 0.05, False), row("reference", 1, True)]
+    rows += [row("reference", 0.0499, False), row("reference", 0.001, False), row("reference", 0.02, True)]
+    scores = detection_scores(rows)
+    assert [scores[f"lesions_{name}"] for name in ("prediction", "reference", "tp", "fp", "fn")] == [2, 2, 1, 1, 1]
+    assert scores["lesions_f1"] == 0.5  # 2 * 1 / (2 * 1 + 1 + 1)
+    assert [scores[name] for name in SMALL_COUNTS] == [2, 3, 1, 2]
+
+
+def test_a_large_lesion_that_shares_a_voxel_with_a_speck_alone_is_found() -> None:
+    large, speck = boxes((20, 8, 8), ((1, 1, 1), (4, 4, 4))), boxes((20, 8, 8), ((4, 4, 4), (1, 1, 1)))
+    scores = detection_scores(lesion_table(speck, large, grid_of(large)))  # 64 voxels of 1 mm, and one of them
+    assert [scores[f"lesions_{name}"] for name in ("prediction", "reference", "tp", "fn")] == [0, 1, 1, 0]
+    assert [scores[name] for name in SMALL_COUNTS] == [1, 0, 0, 0]
+
+
+def test_a_lesion_of_unknown_volume_is_not_small() -> None:
+    scores = detection_scores([row("prediction", math.nan, True), row("reference", math.nan, True)])
+    assert scores["lesions_tp"] == 1 and scores["small_lesions_reference"] == 0
 
 
 def test_two_empty_masks_agree_and_one_empty_mask_does_not() -> None:
@@ -393,22 +419,23 @@ def test_two_empty_masks_agree_and_one_empty_mask_does_not() -> None:
 
 
 def test_without_a_reference_only_the_prediction_is_counted() -> None:
-    scores = detection_scores([row("prediction", 1, None)] * 2)
-    assert scores.pop("lesions_prediction") == 2
-    assert len(scores) == 5 and all(math.isnan(value) for value in scores.values())
+    scores = detection_scores([row("prediction", 1, None)] * 2 + [row("prediction", 0.04, None)])
+    assert scores.pop("lesions_prediction") == 2 and scores.pop("small_lesions_prediction") == 1
+    assert len(scores) == 8 and all(math.isnan(value) for value in scores.values())
 
 
 def test_sensitivity_is_given_for_each_class_of_size_and_its_lower_end_belongs_to_it() -> None:
-    sizes = [(0.05, False), (0.1, True), (0.99, False), (1.0, True), (10.0, True), (500.0, True)]
+    sizes = [(0.049, True), (0.05, False), (0.1, True), (0.99, False), (1.0, True), (10.0, True), (500.0, True)]
     rows = [row("reference", *size) for size in sizes] + [row("prediction", 5.0, False)]
     table = sensitivity_by_size(rows)
     assert [(entry["size_class"], entry["n"], entry["found"]) for entry in table] == [
-        ("below 0.1 ml", 1, 0),
+        ("below 0.05 ml", 1, 1),
+        ("0.05 to 0.1 ml", 1, 0),
         ("0.1 to 1 ml", 2, 1),
         ("1 to 10 ml", 1, 1),
         ("10 ml and more", 2, 2),
     ]
-    assert [entry["sensitivity"] for entry in table] == [0.0, 0.5, 1.0, 1.0]
+    assert [entry["sensitivity"] for entry in table] == [1.0, 0.0, 0.5, 1.0, 1.0]
     assert all(math.isnan(entry["sensitivity"]) for entry in sensitivity_by_size([]))
     assert len(table) == len(SIZE_CLASSES_ML)
 

@@ -102,7 +102,8 @@ def test_masks_are_written_and_scored_in_the_hospitals_own_numbers(hospital, pha
         assert np.array_equal(mask, wanted)
     assert "enhancing tumour" in (output / "labels.txt").read_text()
 
-    # The run's own report says how its masks are numbered: no file is asked for again.
+    # Both tables have its name; the run's state files say how its masks are numbered: no file is asked for again.
+    assert pd.read_csv(output / "report.csv")["convention"].tolist() == ["st-elsewhere"] * 2
     assert run("evaluate", output, scans, "-o", hospital / "scores", "--workers", 1, "--quiet", *own) == 0
     report = pd.read_csv(hospital / "scores" / "report.csv")
     assert report["case"].tolist() == ["ELS-1", "ELS-2"] and (report["status"] == "ok").all()

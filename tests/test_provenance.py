@@ -114,7 +114,7 @@ def seen(phantoms, tiny_model, tmp_path_factory) -> Path:
 
 def test_segment_remarks_on_a_patient_whom_the_model_has_learnt_from(phantoms, seen, tmp_path):
     report = segment_cases(discover_cases(phantoms), tmp_path, SegmentOptions(models=(str(seen),)))
-    sentence = "the model m has learnt from this patient (by image, somebody); its Dice says nothing"
+    sentence = "the model m has learnt from this patient (by image, somebody), so that its Dice says nothing"
     assert [sentence in flags for flags in report["flags"]] == [True, False]
     assert list(report["status"]) == ["ok", "ok"]
 

@@ -13,7 +13,9 @@ import pytest
 from jinja2 import UndefinedError
 
 from data.grid import Grid
+from pipeline import __version__
 from pipeline.report.colours import REGION_COLOURS
+from pipeline.report.head import Head
 from pipeline.report.overview import Charts
 from pipeline.report.page import UNFOLDED, write_page
 from pipeline.report.preview import write_preview
@@ -93,7 +95,7 @@ def picture(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """No charts, which take most of the time, for tests that speak of something else."""
-    monkeypatch.setattr("pipeline.report.page.draw_charts", lambda metrics: Charts())
+    monkeypatch.setattr("pipeline.report.page.draw_charts", lambda *given: Charts())
 
 
 def headings(reader: Reader) -> list[str]:
@@ -138,7 +140,7 @@ def test_hostile_texts_are_shown_as_texts_wherever_they_stand(tmp_path):
         detection=detection,
         details=details,
     )
-    assert "<script" not in page and "\u202e" not in page
+    assert len(reader.all("script")) == 1 and page.count("<script") == 1 and "\u202e" not in page
     assert reader.text.count("<script>alert(1)</script>\"'&") >= 10
 
 
@@ -267,6 +269,76 @@ def test_more_than_twenty_lesions_are_counted_and_not_listed(tmp_path):
     assert "missed" in reader.texts and "prediction 1, 3" in reader.texts
 
 
+@pytest.mark.usefixtures("quick")
+def test_lesions_below_a_twentieth_of_a_millilitre_are_counted_apart_and_not_listed(tmp_path):
+    rows = [
+        {"case": "a", "region": "ET", "side": "reference", "lesion": k, "volume_ml": volume, "detected": True}
+        for k, volume in enumerate((3.0, 0.05, 0.049, 0.01, 0.002), 1)
+    ]
+    _, reader = write(tmp_path, lesions=pd.DataFrame(rows))
+    assert [text for text in reader.texts if text.startswith("reference ")] == ["reference 1", "reference 2"]
+    assert "Lesions (2)" in reader.texts and "Counted apart: 3 below 0.05 ml, in lesions.csv." in reader.texts
+    _, reader = write(tmp_path, lesions=pd.DataFrame(rows[2:]))
+    assert "Lesions (0)" in reader.texts and "reference 3" not in reader.texts
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_head_tells_date_command_folders_models_and_version(tmp_path):
+    head = Head(1.8e9, "run a b", {"Predictions": "a", "References": "b"}, ["net"], 2.5)
+    _, reader = write(tmp_path, **run(2), head=head)
+    shown = reader.text
+    for text in ("2027-01-15 08:00 UTC", "run a b", "Predictions\na", "References\nb", "Model\nnet", __version__):
+        assert text in shown, text
+    assert "NSD (2.5 mm)" not in shown  # no patient has one here
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_call_from_python_has_no_date_and_the_same_page_at_any_time(tmp_path):
+    pages = [write(tmp_path, **run(2), head=Head(started, "", {}, ["net"]))[0] for started in (1.0, 1.8e9)]
+    assert pages[0] == pages[1] and "UTC" not in pages[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_definitions_stand_on_the_page_and_the_tolerance_in_every_heading_of_the_nsd(tmp_path):
+    tables = run(2)
+    tables["metrics"]["nsd"] = 0.5
+    summary = pd.DataFrame([{"region": "WT", "metric": name, "mean": 0.5, "n": 2} for name in ("dice", "nsd")])
+    comparison = pd.DataFrame([{"region": "WT", "metric": "nsd", "system": "a", "other": "b", "n": 2}])
+    _, reader = write(tmp_path, **tables, summary=summary, comparison=comparison, head=Head(tolerance_mm=0.5))
+    assert reader.texts.count("NSD (0.5 mm)") == 5 and "NSD" not in reader.texts  # two patients, three tables
+    shown = reader.text
+    assert "within 0.5 mm of the other boundary" in shown and "between voxel centres" in shown
+    assert "374 mm" in shown and "0.05 ml" in shown and "Below 6 patients" in shown
+
+
+@pytest.mark.usefixtures("quick")
+def test_only_a_row_that_is_not_ok_has_a_coloured_reason_and_flags_are_plain(tmp_path):
+    rows = [{"case": s, "status": s, "reason": "why", "flags": "ET is empty"} for s in ("ok", "warn", "error")]
+    page, reader = write(tmp_path, report=pd.DataFrame(rows))
+    assert [a["class"] for a in reader.all("p") if (a.get("class") or "").startswith("reason")] == [
+        "reason error", "reason warn", "reason ok",
+    ]  # fmt: skip
+    rules = dict(re.findall(r"^(\.flags li|\.reason\.\w+)\{(.*)", page, re.MULTILINE))
+    assert "doubt" not in rules[".flags li"] and "doubt" in rules[".reason.warn"] and ".reason.ok" not in rules
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_patient_whom_the_model_has_learnt_from_bears_a_badge(tmp_path):
+    seen = "the model m has learnt from this patient (by name, b), so that its Dice says nothing"
+    rows = [{"case": "a", "status": "ok", "flags": ""}, {"case": "b", "status": "ok", "flags": f"x; {seen}"}]
+    _, reader = write(tmp_path, report=pd.DataFrame(rows))
+    assert reader.texts.count("learnt from") == 1 and seen in reader.texts
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_remark_names_its_system_unless_it_holds_for_all(tmp_path):
+    rows = [{"case": "a", "status": "ok", "system": s, "flags": f"same; {s} alone"} for s in ("one", "two")]
+    _, reader = write(tmp_path, report=pd.DataFrame(rows))
+    assert {"same", "one: one alone", "two: two alone"} <= set(reader.texts)
+    _, reader = write(tmp_path, report=pd.DataFrame(rows[:1]))
+    assert {"same", "one alone"} <= set(reader.texts)  # one system needs no name in a patient's section
+
+
 def test_systems_stand_side_by_side(tmp_path, picture):
     tables = run(2)
     both = {name: pd.concat([f.assign(system="one"), f.assign(system="two")]) for name, f in tables.items()}
@@ -372,7 +444,7 @@ def render_in_pieces_of(path, tables, pictures) -> list[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.report.page.render_in_pieces", listened)
-        patch.setattr("pipeline.report.page.draw_charts", lambda metrics: Charts())
+        patch.setattr("pipeline.report.page.draw_charts", lambda *given: Charts())
         write(path, **tables, pictures=pictures)
     return pieces
 

@@ -520,9 +520,10 @@ def test_every_table_says_the_same_of_a_patient_and_its_lesions(phantoms, tiny_m
         own = lesions[(lesions["case"] == row["case"]) & (lesions["region"] == row["region"])]
         for side in ("prediction", "reference"):
             assert own.loc[own["side"] == side, "voxels"].sum() == row[f"voxels_{side}"]
-            assert (own["side"] == side).sum() == row[f"lesions_{side}"]
+            assert (own["side"] == side).sum() == row[f"lesions_{side}"] + row[f"small_lesions_{side}"]
     for region, rows in detection.groupby("region"):
-        assert rows["n"].sum() == metrics.loc[metrics["region"] == region, "lesions_reference"].sum()
+        of_region = metrics[metrics["region"] == region]
+        assert rows["n"].sum() == of_region["lesions_reference"].sum() + of_region["small_lesions_reference"].sum()
     dice = summary[(summary["region"] == "WT") & (summary["metric"] == "dice")].iloc[0]
     assert dice["n"] == 2 and dice["mean"] == pytest.approx(report["dice_WT"].mean())
 

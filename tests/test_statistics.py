@@ -154,11 +154,35 @@ def test_patients_with_an_error_or_without_any_score_are_counted_as_failed():
 
 
 def test_the_intervals_of_the_summary_are_those_of_the_values_in_the_order_of_the_cases():
-    metrics, report = worked()
-    summary = summarise_metrics(metrics, report).set_index("metric")
-    for name in ("dice", "hd95_mm", "tp"):
+    values = np.random.default_rng(8).gamma(1, 5, (6, 2))
+    rows = region_rows({f"{number}": value for number, value in enumerate(values[:, 0])}).assign(nsd=values[:, 1])
+    summary = summarise_metrics(rows, pd.DataFrame()).set_index("metric")
+    for name, column in (("dice", 0), ("nsd", 1)):
         ends = summary.loc[name, ["ci95_low", "ci95_high"]].tolist()
-        assert ends == pytest.approx(bootstrap_interval(metrics[name]), rel=1e-12)
+        assert ends == pytest.approx(bootstrap_interval(values[:, column]), rel=1e-12)
+
+
+def test_below_six_patients_there_is_no_interval_and_no_p():
+    gains = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.15, "e": 0.25, "f": 0.05}
+    for n, known in ((5, False), (6, True)):
+        first, other = (region_rows({case: value + gain for case, gain in list(gains.items())[:n]})
+                        for value, gain in ((0.5, 0), (0.4, 0)))  # fmt: skip
+        summary, compared = one(summarise_metrics(first, pd.DataFrame())), one(compare({"x": first, "y": other}))
+        for row in (summary, compared):
+            assert math.isnan(row["ci95_low"]) is math.isnan(row["ci95_high"]) is not known, n
+        assert (summary["n"], compared["n"], compared["wins"]) == (n, n, n)
+        if known:
+            assert compared["p_wilcoxon"] == pytest.approx(2 / 2**6)  # all of six pairs to one side
+        else:
+            assert math.isnan(compared["p_wilcoxon"])
+
+
+def test_the_patients_whom_a_model_has_learnt_from_are_counted_beside_their_mean():
+    seen = "no ET found; the model m has learnt from this patient (by name, b), so that its Dice says nothing"
+    rows = region_rows({"a": 0.5, "b": 1.0, "c": 0.9})
+    report = report_of(a="ok", b="ok", c="ok", d="error").assign(flags=["", seen, math.nan, seen])
+    assert one(summarise_metrics(rows, report))["n_learnt_from"] == 1  # d is in no mean
+    assert pd.isna(one(summarise_metrics(rows, report.drop(columns="flags")))["n_learnt_from"])
 
 
 def test_the_order_of_the_rows_does_not_change_the_summary():
@@ -182,7 +206,7 @@ def test_empties_are_told_by_ml_where_no_voxels_are_and_unknown_where_nothing_te
 def test_a_metric_that_no_patient_has_is_a_row_without_numbers_and_one_value_has_no_sd():
     rows = region_rows({"a": 0.5}).assign(nsd=math.nan)
     dice, nsd = summarise_metrics(rows, report_of(a="ok")).to_dict("records")
-    assert dice["n"] == 1 and math.isnan(dice["sd"]) and dice["ci95_low"] == dice["ci95_high"] == 0.5
+    assert dice["n"] == 1 and math.isnan(dice["sd"]) and dice["mean"] == 0.5
     assert nsd["n"] == 0 and all(math.isnan(nsd[name]) for name in ("mean", "median", "q1", "max", "ci95_low"))
 
 
@@ -295,17 +319,18 @@ def test_p_of_many_tied_differences_is_near_the_normal_approximation_by_hand(n):
 
 
 def test_a_worked_comparison():
-    first = region_rows({"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.4, "only first": 0.1, "neither": math.nan})
-    other = region_rows({"b": 0.6, "a": 0.8, "c": 0.5, "d": 0.7, "neither": math.nan, "x": 1.0, "y": 1.0})
+    own, same = {"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.4}, {"e": 0.6, "f": 0.7}
+    first = region_rows(own | same | {"only first": 0.1, "neither": math.nan})
+    other = region_rows({"b": 0.6, "a": 0.8, "c": 0.5, "d": 0.7, "neither": math.nan, "x": 1.0, "y": 1.0} | same)
     row = one(compare({"first": first, "other": other}))
     assert list(row) == list(COMPARISON_COLUMNS)
     assert [row[name] for name in ("region", "metric", "system", "other")] == ["WT", "dice", "first", "other"]
-    # Differences .1, .2, 0, -.3: mean 0, median .05; ranks of the three that differ 1, 2 and -3: every sum is as far.
-    assert row["n"] == 4 and row["mean_system"] == pytest.approx(0.65) and row["mean_other"] == pytest.approx(0.65)
-    assert row["mean_difference"] == pytest.approx(0) and row["median_difference"] == pytest.approx(0.05)
-    assert row["p_wilcoxon"] == 1 and (row["wins"], row["losses"], row["ties"]) == (2, 1, 1)
+    # Differences .1, .2, 0, -.3, 0, 0: mean 0, median 0; ranks 1, 2 and -3 of those that differ: every sum is as far.
+    assert row["n"] == 6 and row["mean_system"] == pytest.approx(0.65) and row["mean_other"] == pytest.approx(0.65)
+    assert row["mean_difference"] == pytest.approx(0) and row["median_difference"] == pytest.approx(0)
+    assert row["p_wilcoxon"] == 1 and (row["wins"], row["losses"], row["ties"]) == (2, 1, 3)
     assert (row["n_only_system"], row["n_only_other"]) == (1, 2)
-    assert (row["ci95_low"], row["ci95_high"]) == pytest.approx(bootstrap_interval([0.1, 0.2, 0, -0.3]))
+    assert (row["ci95_low"], row["ci95_high"]) == pytest.approx(bootstrap_interval([0.1, 0.2, 0, -0.3, 0, 0]))
 
 
 def test_a_smaller_distance_wins_and_the_difference_keeps_its_sign():
@@ -320,10 +345,14 @@ def test_a_smaller_distance_wins_and_the_difference_keeps_its_sign():
 def test_what_is_equal_on_paper_is_a_tie_whatever_the_last_bits():
     frames = {"x": region_rows({"a": 0.1 + 0.2}), "y": region_rows({"a": 0.3})}
     row = one(compare(frames))
-    assert row["ties"] == 1 and row["p_wilcoxon"] == 1 and row["mean_difference"] == 0
+    assert row["ties"] == 1 and row["mean_difference"] == 0
     assert one(compare_cases(frames))["better"] == "tie"
     # -.1 and .1 differ in the last bit; as equal ranks, 1.5 each, they give 6 ways of 8.
-    frames = {"x": region_rows({"a": 0.2, "b": 0.1, "c": 0.3}), "y": region_rows({"a": 0.3, "b": 0.0, "c": 0.0})}
+    same = dict.fromkeys("def", 0.5)
+    frames = {
+        name: region_rows(dict(zip("abc", values, strict=True)) | same)
+        for name, values in (("x", (0.2, 0.1, 0.3)), ("y", (0.3, 0.0, 0.0)))
+    }
     assert one(compare(frames))["p_wilcoxon"] == 0.75
 
 

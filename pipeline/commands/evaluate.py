@@ -10,7 +10,7 @@ import tyro
 
 from pipeline.commands.console import Console
 from pipeline.commands.lines import conclude
-from pipeline.commands.options import Debug, Interactive, Layouts, Quiet
+from pipeline.commands.options import Debug, Interactive, Layouts, Quiet, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,5 +69,6 @@ class Evaluate:
                 progress=progress,
                 pictures=self.pictures,
                 interactive=list(self.interactive),
+                command=command_line(),
             )
         return conclude(report, self.output, self.quiet, console)

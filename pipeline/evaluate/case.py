@@ -42,6 +42,8 @@ class PairTask:
     resample: bool
     image: ImageSource | None = None
     """Whose header a prediction gets that has lost its own."""
+    doubled: str = ""
+    """Flag where other cases have the same files; of a reference without any label it is not said."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def read_pair(task: PairTask) -> PairMasks:
     # A semicolon parts one flag from the next.
     read_as = f"prediction read as {convention.name} ({reason})"
     read_as += f", reference as {reference_convention.name} ({reference_reason})"
-    flags.append(read_as.replace("; ", ", "))
+    doubled = [task.doubled] if task.doubled and any(reference_counts) else []
+    flags += [flag.replace("; ", ", ") for flag in (*predicted.remarks, *doubled, read_as)]
     return PairMasks(masks, truth, Grid(grid.shape, grid.affine, known), convention, warnings + given + moved, flags)
 
 

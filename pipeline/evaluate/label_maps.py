@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,18 @@ from data.find.discover import discover_cases
 from data.find.recognise import with_segment_names
 from data.folder_names import folder_name, unique_folder_names
 from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
-from data.output_names import MASK, REPORT, RUN_RECORD, result_paths
-from data.regular_file import read_json_object
+from data.labels import convention_name
+from data.output_names import MASK, REPORT, RUN_RECORD, result_paths, state_file
+from data.regular_file import open_regular_file, read_json_object
+from pipeline.score.quality import is_learnt_from
 from pipeline.score.tables import read_columns, text_cell
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = re.compile(r"[._-](seg|segm|segmentation|mask|label|pred|prediction)$", re.IGNORECASE)
-_REPORTED = ("model", "reason", "status", "seconds")
+_REPORTED = ("model", "reason", "status", "seconds", "flags")
+CORRECTED = "the mask is not the one that the run wrote there: it was corrected by hand"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PROBABILITY = re.compile(r"_prob_[A-Z]+$")
 
 
@@ -41,6 +47,7 @@ class LabelMap:
     images: Mapping[str, ImageSource] = field(default_factory=dict)  # what it was drawn on, where that is known
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds of each step of the run that made it
     missing_images: tuple[str, ...] = ()  # modalities that its model wanted and did not have
+    remarks: tuple[str, ...] = ()  # flags for its row that the run's own records give
 
 
 def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap]:
@@ -102,12 +109,18 @@ def _from_report(root: Path) -> list[LabelMap]:
         case_id, folder, convention, model, reason, status = (
             row[name] for name in ("case", "folder", "convention", "model", "reason", "status")
         )
-        # What lies there after a failure is left from an earlier run, of who knows what.
-        path = None if status == "error" else _reported_path(root, folder)
-        source = None if path is None else ImageSource((path,))
+        path, state = _reported_path(root, folder), _state_of(root, folder)
+        by_hand = path is not None and _is_corrected(root, path, state)
+        # What else lies there after a failure is left from an earlier run, of who knows what.
+        source = None if path is None or (status == "error" and not by_hand) else ImageSource((path,))
         missing = f"its report.csv says: {reason}" if reason else "the file that its report.csv names is not there"
         case, seconds = bare_case(case_id, root / folder, source), _number(row["seconds"])
-        found.append(LabelMap(case, folder, missing, convention, model, seconds, **_recorded(run.get(case_id))))
+        convention = _own_convention(convention, state)
+        recorded = _recorded(run.get(case_id))
+        learnt_from = [flag for flag in row["flags"].split("; ") if is_learnt_from(flag)]
+        remarks = (*learnt_from, *recorded.pop("remarks"), *([CORRECTED] if by_hand else ()))
+        known = {"remarks": tuple(dict.fromkeys(remarks)), **recorded}
+        found.append(LabelMap(case, folder, missing, convention, model, seconds, **known))
     # Masks that were put there since are patients too.
     named = {name for item in found for name in (item.case.case_id, item.folder, item.folder.removeprefix("'"))}
     beside = [case for case in _bare_label_maps(root, []) if text_cell(case.case_id) not in named]
@@ -124,7 +137,7 @@ def _run_record(root: Path) -> Mapping[str, Any]:
 
 
 def _recorded(record: Any) -> dict[str, Any]:
-    """Return images, stages and missing images from one case of run.json.
+    """Return images, stages, missing images and remarks from one case of run.json.
 
     Images are those that are still there. The record may hold anything.
     """
@@ -136,12 +149,47 @@ def _recorded(record: Any) -> dict[str, Any]:
             paths = tuple(Path(name) for name in names)
             if all(_is_file(path) for path in paths):
                 images[str(modality)] = ImageSource(paths)
-    missing = record["missing"] if isinstance(record.get("missing"), list) else []
+    missing, learnt_from = (
+        record[key] if isinstance(record.get(key), list) else [] for key in ("missing", "learnt_from")
+    )
     return {
         "images": images,
         "stages": {str(name): float(spent) for name, spent in stages.items() if _is_time(spent)},
         "missing_images": tuple(map(str, missing)),
+        "remarks": [str(flag) for flag in learnt_from if is_learnt_from(flag)],
     }
+
+
+def _state_of(root: Path, folder: str) -> Mapping[str, Any]:
+    """Return the content of a finished case's state file; empty without one."""
+    name = folder.removeprefix("'")
+    return read_json_object(state_file(root, name)) if name and Path(name).name == name else {}
+
+
+def _is_corrected(root: Path, path: Path, state: Mapping[str, Any]) -> bool:
+    """Tell whether a mask has other bytes than the run wrote.
+
+    Without a record of the run there is no telling.
+    """
+    written, files = state.get("mask_sha256"), state.get("files")
+    listed = isinstance(files, list) and path.relative_to(root).as_posix() in files
+    if not (listed and isinstance(written, str) and _DIGEST.fullmatch(written)):
+        return False
+    with suppress(OSError, ValueError), open_regular_file(path) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest() != written
+    return False
+
+
+def _own_convention(reported: str, state: Mapping[str, Any]) -> str:
+    """Return the spelling of the convention that a report.csv names.
+
+    A table has the name alone of a user's own one, whose content stands in the case's state file. A row without a mask
+    names none, and the mask beside it has that of the state file.
+    """
+    row = state.get("row")
+    spelling = row.get("convention") if isinstance(row, dict) else None
+    known = isinstance(spelling, str) and bool(spelling) and reported in ("", convention_name(spelling))
+    return str(spelling) if known else reported
 
 
 def _is_file(path: Path) -> bool:

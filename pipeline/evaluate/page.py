@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import pandas as pd
 
 from data.errors import SegmentationError, UsageError
 from data.folder_names import unique_folder_names
-from pipeline.evaluate.case import PairTask, background_of, draw_pair, read_pair
+from pipeline.evaluate.case import PairMasks, PairTask, background_of, draw_pair, read_pair
 from pipeline.evaluate.pairs import Pair
 from pipeline.execute.executors import run_tasks, spec_for
+from pipeline.report.head import Head
 from pipeline.score.tables import read_lesions
+
+log = logging.getLogger(__name__)
 
 Picture = Path | dict[str, Path]
 
@@ -69,6 +74,7 @@ def write_evaluation_page(
     frames: Mapping[str, pd.DataFrame],
     drawn: Mapping[str, Picture],
     interactive: Sequence[str],
+    head: Head,
 ) -> None:
     """Write ``output/report.html``.
 
@@ -80,13 +86,14 @@ def write_evaluation_page(
         From :func:`draw_worst`.
     interactive : sequence of str
         Cases for the viewer; one that could not be scored has none, and its row says why.
+    head : Head
     """
     from pipeline.report.page import write_page
 
     first = {task.pair.case: task for task in tasks if task.pair.system == tasks[0].pair.system}
     views = {}
     for case in interactive:
-        view = _view(first[case]) if case in first else None
+        view = _view([task for task in tasks if task.pair.case == case])
         if view is not None:
             views[case] = view
     write_page(
@@ -101,21 +108,37 @@ def write_evaluation_page(
         detection=frames["detection"],
         viewers=views,
         details={case: _details(task.pair) for case, task in first.items()},
+        head=head,
     )
 
 
-def _view(task: PairTask) -> Any:
-    """Return the patient for the page's viewer.
+def _view(tasks: Sequence[PairTask]) -> Any:
+    """Return a patient of all systems for the page's viewer.
 
-    None where it could not be scored either; its row gives the reason.
+    Without the systems that could not be scored; None where none could. The rows give the reasons.
     """
     from pipeline.report.viewer import View
 
-    try:
-        read = read_pair(task)
-    except SegmentationError:
+    read: dict[str, PairMasks] = {}
+    for task in tasks:
+        with suppress(SegmentationError):
+            found = read_pair(task)
+            first = next(iter(read.values()), found)
+            if found.grid.matches(first.grid):
+                read[task.pair.system] = found
+            else:
+                log.warning("%s: %s lies on another grid and is not in the viewer", task.pair.case, task.pair.system)
+    if not read:
         return None
-    return View(background_of(task.pair, read.grid), read.prediction, read.grid, read.reference)
+    (system, shown), *others = read.items()
+    return View(
+        background_of(next(task.pair for task in tasks if task.pair.system == system), shown.grid),
+        shown.prediction,
+        shown.grid,
+        shown.reference,
+        name=system if len(tasks) > 1 else "prediction",
+        others={name: each.prediction for name, each in others},
+    )
 
 
 def _details(pair: Pair) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.case import ImageSource
 from data.errors import InputError
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
+from data.io.equal_files import same_files, same_files_sentence
 from data.labels import CONVENTIONS, LabelConvention, convention_name, load_convention
 from pipeline.evaluate.label_maps import LabelMap, by_patient, find_label_maps, matched_by_folder_name
 from pipeline.score.tables import text_cell
@@ -116,6 +117,26 @@ def find_pairs(
             for key in dict.fromkeys([*expected, *predicted])
         ]
     return pairs
+
+
+def doubled_cases(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return a sentence for each case that has the same files as another.
+
+    Compared are the images of the reference, else those of the prediction, else the reference itself.
+    """
+    cases, alone = {}, set()
+    for pair in pairs:
+        if pair.case not in cases and len(pair.references) == 1 and len(pair.predictions) == 1:
+            reference, images = pair.references[0].case, pair.references[0].images or pair.predictions[0].images
+            if not images and reference.reference is not None:
+                images = {"reference": reference.reference}
+                alone.add(pair.case)
+            cases[pair.case] = replace(reference, case_id=pair.case, images=dict(images))
+    return {
+        case: same_files_sentence(case, group, "reference masks" if case in alone else "images")
+        for group in same_files(cases.values())
+        for case in group
+    }
 
 
 def _pooled(

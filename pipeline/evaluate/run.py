@@ -8,8 +8,8 @@ it says which file is whose, and in which label convention.
   the prediction took, where its run's report says so.
 - metrics.csv (a row for each patient and region), lesions.csv, detection.csv, summary.csv, report.html and
   ``pictures/``.
-- Of several folders of predictions: a column ``system`` (the folder's name) in all tables, and comparison.csv and
-  comparison_cases.csv, which hold the first one against each other.
+- All tables have a column ``system``, the name of the predictions' folder. Of several folders there are also
+  comparison.csv and comparison_cases.csv, which hold the first one against each other.
 
 Tables are written when all patients are done, each whole or not at all: nothing of an interrupted run is in them. The
 number of processes changes no byte of them; a script that asks for several needs the ``if __name__ == "__main__"`` of
@@ -20,7 +20,8 @@ so as a warning; the same voxels stored in another order of axes are put in orde
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,16 +29,17 @@ from pathlib import Path
 import pandas as pd
 
 from data.case import ImageSource
-from data.errors import UsageError
+from data.errors import UsageError, few
 from data.labels import load_convention
 from data.regular_file import open_regular_file
 from pipeline.evaluate.case import Outcome, PairTask, Row, error_row, score_pair
 from pipeline.evaluate.grids import images_like
 from pipeline.evaluate.page import draw_worst, write_evaluation_page
-from pipeline.evaluate.pairs import Labels, Pair, find_pairs, labels_of, system_names
+from pipeline.evaluate.pairs import Labels, Pair, doubled_cases, find_pairs, labels_of, system_names
 from pipeline.execute.executors import WORKER_DIED, run_tasks, spec_for
 from pipeline.execute.lock import output_lock, remove_temporary_files
 from pipeline.execute.own_folder import own_output
+from pipeline.report.head import Head
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.tables import (
     DETECTION_COLUMNS,
@@ -76,6 +78,7 @@ def evaluate(
     progress: Callable[[Row, int], None] | None = None,
     pictures: int = PICTURES,
     interactive: Sequence[str] = (),
+    command: str = "",
 ) -> pd.DataFrame:
     """Score every patient of two folders, and write tables and page.
 
@@ -86,9 +89,8 @@ def evaluate(
     output : Path
         Folder for the files of the module's docstring; made if missing.
     convention, reference_convention : str, optional
-        Label convention of predictions and of references. A side's that is not given is recognised, that of predictions
-        for the folder as a whole; see :func:`pipeline.evaluate.pairs.settle_conventions`. References of which nothing
-        is known are read as ``convention`` says.
+        Of either side. What is not given is recognised, for a folder of predictions as a whole, by
+        :func:`pipeline.evaluate.pairs.settle_conventions`; references without evidence are read as ``convention`` says.
     options, compare : ScoreOptions, sequence of Path
         What is measured; further folders of predictions for the same references.
     resample : bool
@@ -101,25 +103,38 @@ def evaluate(
         Called with each patient's row, in the order of the table, and with their number.
     pictures, interactive : int, sequence of str
         Number of patients that get a picture, lowest mean Dice first; cases shown in a viewer.
+    command : str
+        The command line, for the page, which then has the date too.
 
     Returns the rows of report.csv. Raises UsageError and ConventionError where a folder or an option cannot be.
     """
     options, output, references = options or ScoreOptions(), Path(output), Path(references)
-    folders, conventions = [Path(predictions), *map(Path, compare)], (convention, reference_convention)
-    _check(folders, references, output, conventions, workers, pictures)
+    folders, named = [Path(predictions), *map(Path, compare)], (convention, reference_convention)
+    _check(folders, references, output, named, workers, pictures)
     systems = dict(zip(system_names(folders), folders, strict=True))
-    pairs = find_pairs(systems, references, conventions, lambda s: _read_labels(s, workers), exclude=output)
-    shown = _require_cases(interactive, pairs)
-    images = images_like(like)
-    tasks = [PairTask(pair, options, resample, images.get(pair.case)) for pair in pairs]
+    pairs = find_pairs(systems, references, named, lambda s: _read_labels(s, workers), exclude=output)
+    shown, tasks = _require_cases(interactive, pairs), _tasks(pairs, options, resample, like)
     with output_lock(output), _own_scores(output):
         remove_temporary_files(output, ["pictures"])
         tables = _score(tasks, output, workers, progress, compared=len(systems) > 1)
         frames = _write_tables(output, tables.frames(options), compared=bool(compare))
         drawn = draw_worst(tasks, frames["report"], output / "pictures", pictures, workers)
-        write_evaluation_page(output, tasks, frames, drawn, shown)
+        write_evaluation_page(output, tasks, frames, drawn, shown, _head(command, systems, references, tasks))
     _warn_of_one_sided(tables.regions)
+    _warn_of_doubled(frames["report"])
     return frames["report"]
+
+
+def _tasks(pairs: Sequence[Pair], options: ScoreOptions, resample: bool, like: Path | None) -> list[PairTask]:
+    images, doubled = images_like(like), doubled_cases(pairs)
+    return [PairTask(pair, options, resample, images.get(pair.case), doubled.get(pair.case, "")) for pair in pairs]
+
+
+def _head(command: str, systems: Mapping[str, Path], references: Path, tasks: Sequence[PairTask]) -> Head:
+    named = [f"{name}: {folder}" if len(systems) > 1 else str(folder) for name, folder in systems.items()]
+    models = dict.fromkeys(model for task in tasks for each in task.pair.predictions if (model := each.model))
+    sides = {"Predictions": ", ".join(named), "References": str(references)}
+    return Head(time.time(), command, sides, list(models), tasks[0].options.tolerance_mm)
 
 
 def _warn_of_one_sided(rows: Sequence[Row]) -> None:
@@ -143,6 +158,16 @@ def _warn_of_one_sided(rows: Sequence[Row]) -> None:
                 "--reference-convention)",
                 *(system, side, region, other),
             )
+
+
+def _warn_of_doubled(report: pd.DataFrame) -> None:
+    """Log the patients that are scored under several ids.
+
+    Their rows have a flag and no warning: each is scored rightly, but the means count one patient twice.
+    """
+    flagged = report["flags"].str.contains("one patient under several ids", regex=False)
+    if cases := list(dict.fromkeys(report.loc[flagged, "case"])):
+        log.warning("%s: one patient under several ids, by equal files; the means count each of them", few(cases, 6))
 
 
 def _write_tables(output: Path, frames: dict[str, pd.DataFrame], *, compared: bool) -> dict[str, pd.DataFrame]:
@@ -257,8 +282,6 @@ class _Tables:
         detection = pd.concat(
             [pooled_detection(rows).assign(system=system) for system, rows in self.detection.items()]
         )[["system", *DETECTION_COLUMNS]]
-        if not self.compared:
-            report, metrics, detection = (frame.drop(columns="system") for frame in (report, metrics, detection))
         frames |= {"report": report, "metrics": metrics, "detection": detection.reset_index(drop=True)}
         return frames | {"summary": summarise_metrics(metrics, report)}
 
@@ -278,7 +301,7 @@ def _score(
     tables = _Tables(compared)
     spec = spec_for(len(tasks), workers)
     results = run_tasks(score_pair, tasks, spec, _died, ahead=_AHEAD)
-    columns = ["case", "system", *LESION_COLUMNS[1:]] if compared else LESION_COLUMNS
+    columns = ["case", "system", *LESION_COLUMNS[1:]]
     with closing(results), lesion_file(output / "lesions.csv", columns) as write:
         for task, outcome in zip(tasks, _in_order(results), strict=True):
             tables.add(task, outcome)

@@ -19,6 +19,8 @@ STATUS_COLOURS = {"ok": ("#00563F", "#E3F2EC"), "warn": ("#6B4700", "#FBF0D9"), 
 
 Each pair has a contrast of at least 7 (WCAG 2.2, level AAA).
 """
+DARK_STATUS_COLOURS = {"ok": ("#7FD6B4", "#0F2B22"), "warn": ("#F2C877", "#33270F"), "error": ("#FFB4AB", "#3B1512")}
+"""The same pairs of a dark page."""
 STATUS_SIGNS = {"ok": "\N{CHECK MARK}", "warn": "!", "error": "\N{MULTIPLICATION SIGN}"}
 
 

@@ -13,13 +13,21 @@ from typing import Any
 import pandas as pd
 
 from data.io.write import atomic_write
-from pipeline import __version__
 from pipeline.report.colours import STATUS_SIGNS
-from pipeline.report.overview import comparison_table, detection_table, draw_charts, has_scores, summary_table
+from pipeline.report.head import Head
+from pipeline.report.matrix import score_matrix
+from pipeline.report.overview import (
+    comparison_table,
+    definitions,
+    detection_table,
+    draw_charts,
+    has_scores,
+    summary_table,
+)
 from pipeline.report.patient import Patient, PatientEntry, gather_patients
 from pipeline.report.pictures import Picture
-from pipeline.report.rendering import page_style, render_in_pieces
-from pipeline.report.viewer import View, script_policy, viewer_scripts
+from pipeline.report.rendering import page_style, read_asset, render_in_pieces
+from pipeline.report.viewer import View, own_scripts_alone, script_policy, viewer_scripts
 
 UNFOLDED = 30
 """So many patients are shown open; the rest opens at a click, for a page of 500 must stay quick to scroll."""
@@ -41,6 +49,7 @@ def write_page(
     detection: pd.DataFrame | None = None,
     viewers: Mapping[str, View] | None = None,
     details: Mapping[str, Mapping[str, Any]] | None = None,
+    head: Head | None = None,
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -60,6 +69,8 @@ def write_page(
         The patients that get an interactive view: about 2 MB each, and 2.3 MB once.
     details : mapping of case to mapping
         ``missing`` (modalities), ``seconds``, ``stages`` (name to seconds), ``model``, ``convention``: any of them.
+    head : Head, optional
+        What is known of the run as a whole.
 
     Raises
     ------
@@ -68,26 +79,51 @@ def write_page(
     OSError
         Disk full, no permission: for the caller to report.
     """
+    head = head or Head()
+    tolerance_mm = head.tolerance_mm
+    report, metrics, lesions = _told_apart(report, metrics, lesions)
     found = gather_patients(report, metrics, lesions, details or {})
-    patients = _entries(found, pictures, viewers or {})
-    scripts = viewer_scripts() if any(entry.view is not None for entry in patients) else []
-    overview = {
-        "summary": summary_table(summary),
-        "summary_scored": has_scores(summary),
-        "comparison": comparison_table(comparison),
-        "detection": detection_table(detection),
-        "charts": draw_charts(metrics),
-    }
-    policy = f"{_POLICY}; {script_policy(scripts)}" if scripts else _POLICY
-    frame = {"title": title, "version": __version__, "policy": policy, "style": page_style(), "scripts": scripts}
+    patients = _entries(found, pictures, viewers or {}, tolerance_mm)
+    overview = {"charts": draw_charts(metrics, tolerance_mm), "detection": detection_table(detection)}
+    overview |= _means(summary, comparison, tolerance_mm)
+    scripts, policy = _scripts(overview["matrix"] is not None, any(entry.view is not None for entry in patients))
+    frame = {"title": title, "policy": policy, "style": page_style(), "scripts": scripts, "facts": head.facts()}
     pieces = render_in_pieces("page.html", **frame, **overview, **_listing(patients))
     with atomic_write(path) as file:
         for piece in pieces:
             file.write(piece.encode("utf-8"))
 
 
+def _told_apart(*frames: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
+    """Return tables of patients, without the column ``system`` where there is one system.
+
+    The tables of means name it; in each patient's section it would be noise.
+    """
+    systems = {name for frame in frames if "system" in frame for name in frame["system"].dropna()}
+    return frames if len(systems) > 1 else tuple(frame.drop(columns="system", errors="ignore") for frame in frames)
+
+
+def _means(summary: pd.DataFrame, comparison: pd.DataFrame | None, tolerance_mm: float) -> dict[str, Any]:
+    scored = has_scores(summary)
+    return {
+        "matrix": score_matrix(summary),
+        "summary": summary_table(summary, tolerance_mm),
+        "summary_scored": scored,
+        "comparison": comparison_table(comparison, tolerance_mm),
+        "definitions": definitions(tolerance_mm) if scored else {},
+    }
+
+
+def _scripts(copied: bool, viewed: bool) -> tuple[list[str], str]:
+    """Return the scripts of the page, and the policy that lets no other run."""
+    scripts = [*([read_asset("copy.js")] if copied else []), *(viewer_scripts() if viewed else [])]
+    if not scripts:
+        return [], _POLICY
+    return scripts, f"{_POLICY}; {script_policy(scripts) if viewed else own_scripts_alone(scripts)}"
+
+
 def _entries(
-    patients: Sequence[Patient], pictures: Mapping[str, Picture], viewers: Mapping[str, View]
+    patients: Sequence[Patient], pictures: Mapping[str, Picture], viewers: Mapping[str, View], tolerance_mm: float
 ) -> list[PatientEntry]:
     return [
         PatientEntry(
@@ -96,6 +132,7 @@ def _entries(
             picture=pictures.get(patient.case),
             view=viewers.get(patient.case),
             folded=place >= UNFOLDED,
+            tolerance_mm=tolerance_mm,
         )
         for place, patient in enumerate(patients)
     ]

@@ -11,9 +11,11 @@ import pandas as pd
 
 from data.labels import REGIONS, convention_name, sort_regions
 from pipeline.report.pictures import EmbeddedImage, Picture, embed_pictures, thumbnail
-from pipeline.report.texts import Table, as_number, is_known, make_table, number, plain, seconds
+from pipeline.report.texts import Table, as_number, is_known, make_table, metric_name, number, plain, seconds
 from pipeline.report.viewer import View, viewer_panel
 from pipeline.score.catalogue import Metric, Place, find_metric, report_name, shown_in
+from pipeline.score.lesions import is_small
+from pipeline.score.quality import is_learnt_from
 
 Row = dict[Any, Any]
 
@@ -36,6 +38,11 @@ class Patient:
         """Worst state of its rows; empty where there is none."""
         states = [str(row["status"]) for row in self.report if is_known(row.get("status"))]
         return min(states, key=lambda state: _RANKS.get(state, 3), default="")
+
+    @property
+    def learnt_from(self) -> bool:
+        """True where a flag says that a model has learnt from the patient."""
+        return any(is_learnt_from(row.get("flags")) for row in self.report)
 
     @property
     def mean_dice(self) -> float:
@@ -108,6 +115,8 @@ class PatientEntry:
     view: View | None
     folded: bool
     """Whether the name alone is shown until it is opened."""
+    tolerance_mm: float | None = None
+    """Of the normalised surface Dice."""
 
     @property
     def mean_dice(self) -> str:
@@ -143,11 +152,20 @@ class PatientEntry:
 
     def scores(self) -> Table | None:
         """Make the table of volumes and scores; None where nothing is known."""
-        return _scores(self.patient)
+        return _scores(self.patient, self.tolerance_mm)
+
+    @property
+    def n_small(self) -> int:
+        """Number of its lesions that are counted apart."""
+        return sum(map(_is_small, self.patient.lesions))
 
     def lesions(self) -> Table | None:
-        """Make the table of its first `LESIONS_SHOWN` lesions; None where there are none."""
-        cells = [_lesion(row) for row in self.patient.lesions[:LESIONS_SHOWN]]
+        """Make the table of its first `LESIONS_SHOWN` lesions; None where there are none.
+
+        Small ones are not in it.
+        """
+        shown = [row for row in self.patient.lesions if not _is_small(row)][:LESIONS_SHOWN]
+        cells = [_lesion(row) for row in shown]
         sizes = [metric.title for metric in shown_in(Place.LESIONS)]
         head = ["Region", "System", "Lesion", "Overlap", *sizes, "Centroid x, y, z (mm)", "Slice"]
         return make_table(head, cells, label=f"Lesions of {self.patient.case}", text_columns=4)
@@ -158,14 +176,24 @@ class PatientEntry:
 
 
 def _each_once(said: Iterable[tuple[Row, Sequence[Any]]]) -> list[str]:
-    found: dict[str, None] = {}
+    by_text: dict[str, list[str]] = {}
+    said = list(said)
     for row, texts in said:
-        system = f"{row['system']}: " if is_known(row.get("system")) else ""
-        found |= dict.fromkeys(f"{plain(system)} {text}".strip() for text in map(plain, texts) if text)
-    return list(found)
+        system = plain(row["system"]) if is_known(row.get("system")) else ""
+        for text in dict.fromkeys(text for each in texts if (text := plain(each))):
+            by_text.setdefault(text, []).append(system)
+    # What holds for all systems needs no name.
+    return [
+        f"{', '.join(systems)}: {text}" if any(systems) and len(systems) < len(said) else text
+        for text, systems in by_text.items()
+    ]
 
 
-def _scores(patient: Patient) -> Table | None:
+def _is_small(row: Row) -> bool:
+    return is_small({"volume_ml": as_number(row.get("volume_ml"))})
+
+
+def _scores(patient: Patient, tolerance_mm: float | None) -> Table | None:
     known = {(str(r.get("system", "")), str(r.get("region"))): r for line in patient.report for r in _from_report(line)}
     rows = [known.get((str(row.get("system", "")), str(row.get("region"))), {}) | row for row in patient.regions()]
     metrics = _shown_metrics(rows)
@@ -176,7 +204,7 @@ def _scores(patient: Patient) -> Table | None:
     ]
     if not any(any(row[2:]) for row in cells):
         return None
-    head = ["Region", "System", *(metric.title for metric in metrics)]
+    head = ["Region", "System", *(metric_name(metric.key, tolerance_mm) for metric in metrics)]
     return make_table(head, cells, label=f"Volumes and scores of {patient.case}", text_columns=2)
 
 

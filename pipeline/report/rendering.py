@@ -5,15 +5,19 @@ Unseen characters are shown as U+FFFD, unknown values are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.report.colours import REGION_COLOURS, STATUS_COLOURS, STATUS_SIGNS, region_colour
+from pipeline.report.colours import DARK_STATUS_COLOURS, REGION_COLOURS, STATUS_COLOURS, STATUS_SIGNS, region_colour
 from pipeline.report.texts import is_known, plain
+from pipeline.score.compared import PENALTY_MM
+from pipeline.score.lesions import SMALL_ML
+
+_DARK = "screen and (prefers-color-scheme:dark)"
 
 
 def render(template: str, **context: Any) -> str:
@@ -40,11 +44,18 @@ def page_style() -> str:
 
     The colours of regions and states are variables of it.
     """
-    colours = dict(REGION_COLOURS)
-    for status, (ink, ground) in STATUS_COLOURS.items():
-        colours |= {f"{status}-ink": ink, f"{status}-ground": ground}
-    variables = "".join(f"--{name}:{colour};" for name, colour in colours.items())
-    return f":root{{{variables}}}\n{read_asset('style.css')}"
+    light = _variables(REGION_COLOURS) + _variables(_of_states(STATUS_COLOURS))
+    dark = _variables(_of_states(DARK_STATUS_COLOURS))
+    return f":root{{{light}}}\n@media {_DARK}{{:root{{{dark}}}}}\n{read_asset('style.css')}"
+
+
+def _of_states(pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    inks = {f"{status}-ink": ink for status, (ink, _) in pairs.items()}
+    return inks | {f"{status}-ground": ground for status, (_, ground) in pairs.items()}
+
+
+def _variables(colours: Mapping[str, str]) -> str:
+    return "".join(f"--{name}:{colour};" for name, colour in colours.items())
 
 
 def read_asset(name: str) -> str:
@@ -64,5 +75,5 @@ def _environment() -> Environment:
     )
     environment.filters["region_colour"] = lambda region: region_colour(str(region))
     environment.tests["known"] = lambda value: is_known(value) and value != ""
-    environment.globals["signs"] = STATUS_SIGNS
+    environment.globals |= {"signs": STATUS_SIGNS, "small_ml": f"{SMALL_ML:g}", "penalty_mm": f"{PENALTY_MM:g}"}
     return environment

@@ -40,10 +40,14 @@ def as_number(value: Any) -> float:
         return math.nan
 
 
-def metric_name(column: str) -> str:
-    """Return the heading of a column of metrics.csv, with its unit."""
+def metric_name(column: str, tolerance_mm: float | None = None) -> str:
+    """Return the heading of a column of metrics.csv, with its unit.
+
+    The normalised surface Dice has its tolerance in it, where that is given.
+    """
     metric = find_metric(column)
-    return metric.title if metric is not None else column.replace("_", " ").capitalize()
+    title = metric.title if metric is not None else column.replace("_", " ").capitalize()
+    return f"{title} ({tolerance_mm:g} mm)" if column == "nsd" and tolerance_mm is not None else title
 
 
 def number(value: Any, metric: str = "", *, signed: bool = False) -> str:

@@ -25,10 +25,11 @@ async function openView(box) {
       logLevel: "error"});
     await view.attachToCanvas(box.querySelector("canvas"));
     if (!view.gl) throw new Error("no WebGL 2");
+    data.others.forEach((other, i) => { data["others" + i] = other; });
     const load = (name, options) =>
       niivue.NVImage.loadFromBase64({base64: data[name], name: name + ".nii.gz", ...options});
     view.addVolume(await load("background", {colormap: "gray", cal_min: data.window[0], cal_max: data.window[1]}));
-    const sides = ["prediction", "reference"].filter(name => data[name]);
+    const sides = find(".side").map(input => input.value);
     for (const name of sides) view.addVolume(await load(name, {opacity: 0}));
     const redraw = () => {
       const shown = find(".region").map(input => input.checked);

@@ -12,7 +12,7 @@ import base64
 import gzip
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nibabel as nib
@@ -40,12 +40,18 @@ class View:
         The prediction, the outermost region first; at most 8.
     grid : Grid
     reference_masks : region -> (d1, d2, d3) bool, optional
+    name : str
+        Of the prediction; its system's where there are others.
+    others : name -> region -> (d1, d2, d3) bool
+        Predictions of other systems.
     """
 
     background: NDArray[Any] | None
     masks: Mapping[str, Mask]
     grid: Grid
     reference_masks: Mapping[str, Mask] | None = None
+    name: str = "prediction"
+    others: Mapping[str, Mapping[str, Mask]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class ViewData:
     regions: tuple[str, ...]
     centre_mm: tuple[float, float, float]
     window: tuple[float, float]
+    others: Sequence[bytes] = ()
+    """Predictions of other systems, in the order of :attr:`View.others`."""
 
 
 def view_data(view: View) -> ViewData:
@@ -74,10 +82,11 @@ def view_data(view: View) -> ViewData:
     ValueError
         More than 8 regions, or an array of another shape than the grid's.
     """
-    regions = tuple(dict.fromkeys((*view.masks, *(view.reference_masks or {}))))
+    others = list(view.others.values())
+    regions = tuple(dict.fromkeys(r for named in (view.masks, view.reference_masks or {}, *others) for r in named))
     if len(regions) > 8:
         raise ValueError(f"a view shows at most 8 regions, not {len(regions)}: {', '.join(regions)}")
-    arrays = [*view.masks.values(), *(view.reference_masks or {}).values()]
+    arrays = [mask for named in (view.masks, view.reference_masks or {}, *others) for mask in named.values()]
     arrays += [] if view.background is None else [view.background]
     for array in arrays:
         if array.shape != view.grid.shape:
@@ -103,6 +112,9 @@ def view_data(view: View) -> ViewData:
         regions=regions,
         centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
         window=(low, high),
+        others=[
+            _nifti(_bits({r: mask[box] for r, mask in named.items()}, regions, grey.shape), affine) for named in others
+        ],
     )
 
 
@@ -146,12 +158,14 @@ def viewer_panel(view: View, name: str) -> str:
         "background": base64.b64encode(packed.background).decode(),
         "prediction": base64.b64encode(packed.prediction).decode(),
         "reference": base64.b64encode(packed.reference).decode() if packed.reference is not None else None,
+        "others": [base64.b64encode(other).decode() for other in packed.others],
         "regions": packed.regions,
         "colours": [rgb(region_colour(region)) for region in packed.regions],
         "centre": packed.centre_mm,
         "window": packed.window,
     }
-    sides = ["prediction"] + (["reference"] if packed.reference is not None else [])
+    sides = [("prediction", view.name), *((f"others{number}", name) for number, name in enumerate(view.others))]
+    sides += [("reference", "reference")] if packed.reference is not None else []
     return render("viewer.html", data=data, sides=sides, name=name)
 
 
@@ -180,6 +194,10 @@ def script_policy(scripts: Sequence[str]) -> str:
 
     No other script runs.
     """
+    return f"{own_scripts_alone(scripts)} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:"
+
+
+def own_scripts_alone(scripts: Sequence[str]) -> str:
+    """Return the Content-Security-Policy directive that lets these scripts run and no other."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    listed = " ".join(f"'sha256-{value}'" for value in hashes)
-    return f"script-src {listed} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:"
+    return " ".join(["script-src", *(f"'sha256-{value}'" for value in hashes)])

@@ -239,6 +239,5 @@ def _lesionwise_columns(
 
 
 def _detection_columns(found: Sequence[Mapping[str, Any]], referenced: bool) -> dict[str, Any]:
-    if referenced:
-        return dict(detection_scores(found))
-    return {metric.key: None for metric in catalogue.DETECTION} | {"lesions_prediction": len(found)}
+    known = detection_scores(found).items()
+    return {name: value if referenced or name.endswith("_prediction") else None for name, value in known}

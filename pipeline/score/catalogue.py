@@ -243,6 +243,10 @@ DETECTION = (
     Metric("lesions_fp", "False lesions", "lesions", LOWER, shown_in={_P.PATIENT: 16}),
     Metric("lesions_fn", "Lesions missed", "lesions", LOWER, shown_in={_P.PATIENT: 15}),
     Metric("lesions_f1", "Lesion F1", "", HIGHER),
+    Metric("small_lesions_prediction", "Predicted small lesions", "lesions"),
+    Metric("small_lesions_reference", "Reference small lesions", "lesions"),
+    Metric("small_lesions_fp", "False small lesions", "lesions", LOWER),
+    Metric("small_lesions_fn", "Small lesions missed", "lesions", LOWER),
 )
 """Numbers of :func:`pipeline.score.lesions.detection_scores`."""
 VOXELS = (

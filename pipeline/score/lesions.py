@@ -11,6 +11,9 @@ axial slice, diameter, perpendicular
     See :mod:`pipeline.score.diameters`.
 found
     A lesion is found when at least one voxel of it is in a lesion of the other side.
+small
+    A lesion below :data:`SMALL_ML` is counted apart: as often a speck of the annotation as a lesion, it would swamp
+    the others.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ from pipeline.score.diameters import AxialDiameters, axial_diameters, slice_axis
 from transforms.postprocess import bounding_box, label_components, union_box
 from transforms.watershed import split_touching
 
-SIZE_CLASSES_ML = ((0.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, math.inf))
+SMALL_ML = 0.05
+"""Volume below which a lesion is small: 50 voxels of 1 mm, a sphere of 4.6 mm."""
+SIZE_CLASSES_ML = ((0.0, SMALL_ML), (SMALL_ML, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, math.inf))
 """Classes of a reference lesion's volume; the lower end belongs to the class, the upper one does not."""
 
 _SPECK_VOXELS = 64
@@ -140,23 +145,30 @@ def detection_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     dict
         ``lesions_prediction``, ``lesions_reference``: how many there are. ``lesions_tp``, ``lesions_fn``: reference
         lesions found and missed. ``lesions_fp``: predicted lesions that find none. ``lesions_f1``:
-        2 tp / (2 tp + fp + fn). No rows, as of two empty masks: counts of 0 and F1 1. Rows without a reference: all
-        but ``lesions_prediction`` are NaN.
+        2 tp / (2 tp + fp + fn). Small lesions are in none of these; ``small_lesions_prediction``,
+        ``small_lesions_reference``, ``small_lesions_fp`` and ``small_lesions_fn`` count them likewise. A lesion that
+        shares a voxel with a small one alone is found too. A lesion of unknown volume is not small. No rows, as of two
+        empty masks: counts of 0 and F1 1. Rows without a reference: all but the numbers of predicted lesions are NaN.
     """
     predicted, wanted = _sides(rows)
+    counts: dict[str, float] = {}
+    for prefix, small in (("", False), ("small_", True)):
+        own, others = ([row for row in side if is_small(row) is small] for side in (predicted, wanted))
+        counts |= {f"{prefix}lesions_prediction": len(own), f"{prefix}lesions_reference": len(others)}
+        counts[f"{prefix}lesions_tp"] = sum(bool(row["detected"]) for row in others)
+        counts[f"{prefix}lesions_fp"] = sum(not row["detected"] for row in own)
+        counts[f"{prefix}lesions_fn"] = len(others) - counts[f"{prefix}lesions_tp"]
+    del counts["small_lesions_tp"]  # as many as are not missed
+    tp, fp, fn = (counts[f"lesions_{name}"] for name in ("tp", "fp", "fn"))
+    counts["lesions_f1"] = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
     if any(row["detected"] is None for row in predicted):
-        unknown = ("lesions_reference", "lesions_tp", "lesions_fp", "lesions_fn", "lesions_f1")
-        return {"lesions_prediction": len(predicted)} | dict.fromkeys(unknown, math.nan)
-    tp = sum(bool(row["detected"]) for row in wanted)
-    fp, fn = sum(not row["detected"] for row in predicted), len(wanted) - tp
-    return {
-        "lesions_prediction": len(predicted),
-        "lesions_reference": len(wanted),
-        "lesions_tp": tp,
-        "lesions_fp": fp,
-        "lesions_fn": fn,
-        "lesions_f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0,
-    }
+        counts |= {name: math.nan for name in counts if not name.endswith("_prediction")}
+    return counts
+
+
+def is_small(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row of lesions.csv is of a small lesion."""
+    return bool(row["volume_ml"] < SMALL_ML)
 
 
 def sensitivity_by_size(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -28,6 +28,14 @@ from data.grid import Grid
 USUAL_WHOLE_TUMOUR_ML = (0.5, 400.0)
 USUAL_DISAGREEMENT = 0.1
 
+LEARNT_FROM = "has learnt from this patient"
+"""Part of the flag of a patient whom a model has learnt from, by which it is found again."""
+
+
+def is_learnt_from(flags: object) -> bool:
+    """Tell whether flags say that a model has learnt from the patient."""
+    return isinstance(flags, str) and LEARNT_FROM in flags
+
 
 def quality_flags(
     masks: Mapping[str, NDArray[np.bool_]], grid: Grid, disagreement: Mapping[str, float] | None = None

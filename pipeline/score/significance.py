@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
+LEAST_PATIENTS = 6
+"""Tables give no interval and no p below so many patients: of fewer pairs no signed-rank p is below .05."""
+
 _EXACT_TO = 50
 _BATCH_VALUES = 4_000_000
 

@@ -5,9 +5,10 @@ is counted nowhere. A region that is empty on one side or both is no unknown val
 :mod:`pipeline.score.metrics` gave it a score, so it is in every mean, and the summary counts such patients beside it.
 
 Intervals are of the mean over patients, 95 %, by the percentile bootstrap with a fixed seed, patients in the order of
-their ids: the same scores give the same interval. Differences are paired, patient by patient, and rounded to 1e-9, so
-that what is equal on paper is a tie. p is Wilcoxon's signed-rank test, two-sided, without the ties, and not corrected
-for the number of comparisons. The methods and their sources: :mod:`pipeline.score.significance`.
+their ids: the same scores give the same interval. Below six patients there is neither interval nor p. Differences are
+paired, patient by patient, and rounded to 1e-9, so that what is equal on paper is a tie. p is Wilcoxon's signed-rank
+test, two-sided, without the ties, and not corrected for the number of comparisons. The methods and their sources:
+:mod:`pipeline.score.significance`.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ import pandas as pd
 
 from data.labels import sort_regions
 from pipeline.score import catalogue
-from pipeline.score.significance import bootstrap_interval, bootstrap_intervals, signed_rank_p
+from pipeline.score.quality import is_learnt_from
+from pipeline.score.significance import LEAST_PATIENTS, bootstrap_interval, bootstrap_intervals, signed_rank_p
 
 __all__ = ["bootstrap_interval", "compare", "compare_cases", "summarise_metrics"]
 
 SUMMARY_COLUMNS = (
     *("region", "metric", "n", "mean", "sd", "median", "q1", "q3", "min", "max", "ci95_low", "ci95_high"),
-    *("mean_reference_not_empty", "n_empty_reference", "n_empty_prediction", "n_failed"),
+    *("mean_reference_not_empty", "n_empty_reference", "n_empty_prediction", "n_failed", "n_learnt_from"),
 )
 COMPARISON_COLUMNS = (
     *("region", "metric", "system", "other", "n", "mean_system", "mean_other", "mean_difference"),
     *("ci95_low", "ci95_high", "median_difference", "p_wilcoxon", "wins", "losses", "ties"),
     *("n_only_system", "n_only_other"),
 )
-_COUNTS = ("n", "n_empty_reference", "n_empty_prediction", "n_failed")
+_COUNTS = ("n", "n_empty_reference", "n_empty_prediction", "n_failed", "n_learnt_from")
 _TEXTS = ("case", "system", "region")
 _DECIMALS = 9
 
@@ -59,7 +61,8 @@ def summarise_metrics(metrics: pd.DataFrame, report: pd.DataFrame) -> pd.DataFra
         linearly; ``ci95_*`` see the module; ``mean_reference_not_empty`` over the patients whose reference has voxels
         of the region. ``n_empty_*`` count the region's patients, NA where nothing tells. ``n_failed``, the same for
         all rows of a system, counts the rows of ``report`` with status ``error`` or without a row in ``metrics``; NA
-        where there is no status. No metrics give no rows.
+        where there is no status. ``n_learnt_from`` counts those scored patients whose flags say that the model has
+        learnt from them; NA where there are no flags. No metrics give no rows.
     """
     by_system = "system" in metrics
     columns = [*(["system"] if by_system else []), *SUMMARY_COLUMNS]
@@ -70,10 +73,10 @@ def summarise_metrics(metrics: pd.DataFrame, report: pd.DataFrame) -> pd.DataFra
     ordered, parts = _by_case(metrics), []
     for system in _systems(metrics, report) if by_system else [None]:
         rows, patients = _of_system(ordered, system), _of_system(report, system)
-        n_failed = _count_failed(rows, patients)
+        n_failed, n_learnt_from = _count_failed(rows, patients), _count_learnt_from(rows, patients)
         for region in sort_regions(metrics["region"]):
             part = _summarise_region(rows[rows["region"] == region], names)
-            parts.append(part.assign(system=system, region=region, n_failed=n_failed))
+            parts.append(part.assign(system=system, region=region, n_failed=n_failed, n_learnt_from=n_learnt_from))
     summary = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return summary[columns].astype(dict.fromkeys(_COUNTS, "Int64"))
 
@@ -94,9 +97,9 @@ def compare(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence[str] 
     DataFrame
         ``COMPARISON_COLUMNS``, one row a region, metric and other system. Means, differences (system minus other, in
         the metric's unit) and the interval of the mean difference are over the ``n`` paired patients; NaN for none.
-        ``p_wilcoxon``: see the module; 1 where all differences are zero. ``wins`` counts patients for whom the first
-        system is the better one; wins + losses + ties = n. ``n_only_*`` count patients with a value of one system
-        alone: a system that fails on the hard ones looks better than it is.
+        ``p_wilcoxon``: see the module; 1 where all differences are zero; NaN, like the interval, below six. ``wins``
+        counts patients for whom the first system is the better one; wins + losses + ties = n. ``n_only_*`` count
+        patients with a value of one system alone: a system that fails on the hard ones looks better than it is.
 
     Raises
     ------
@@ -144,7 +147,9 @@ def compare_cases(metrics_by_system: Mapping[str, pd.DataFrame], *, of: Sequence
 def _summarise_region(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     values = pd.DataFrame(rows[names].to_numpy(float, na_value=np.nan), columns=list(names))
     reference, prediction = _size(rows, "reference"), _size(rows, "prediction")
-    intervals = bootstrap_intervals(values.to_numpy().T)
+    enough = (values.notna().sum() >= LEAST_PATIENTS).to_numpy()
+    intervals = np.full((len(names), 2), np.nan)
+    intervals[enough] = bootstrap_intervals(values.to_numpy().T[enough])
     present = np.zeros(len(rows), bool) if reference is None else reference.to_numpy(float, na_value=np.nan) > 0
     summary = pd.DataFrame(
         {
@@ -178,6 +183,12 @@ def _count_failed(rows: pd.DataFrame, report: pd.DataFrame) -> Any:
     if "case" in report and "case" in rows:
         failed |= ~report["case"].isin(rows["case"])
     return int(failed.sum())
+
+
+def _count_learnt_from(rows: pd.DataFrame, report: pd.DataFrame) -> Any:
+    if not {"flags", "case"} <= set(report) or "case" not in rows:
+        return pd.NA
+    return int((report["flags"].map(is_learnt_from) & report["case"].isin(rows["case"])).sum())
 
 
 def _systems(*frames: pd.DataFrame) -> list[str]:
@@ -240,14 +251,15 @@ def _column(system: str, frame: pd.DataFrame | None, region: str, metric: str) -
 def _compared(system: pd.Series, other: pd.Series, metric: str) -> dict[str, Any]:
     both = (system.notna() & other.notna()).to_numpy()
     difference = np.round((system[both] - other[both]).to_numpy(), _DECIMALS)
-    low, high = bootstrap_interval(difference)
+    enough = len(difference) >= LEAST_PATIENTS
+    low, high = bootstrap_interval(difference if enough else ())
     gain = _sign(metric) * difference
     return {
         "system": system.name, "other": other.name, "n": len(difference),
         "mean_system": system[both].mean(), "mean_other": other[both].mean(),
         "mean_difference": difference.mean() if len(difference) else math.nan, "ci95_low": low, "ci95_high": high,
         "median_difference": np.median(difference) if len(difference) else math.nan,
-        "p_wilcoxon": signed_rank_p(difference),
+        "p_wilcoxon": signed_rank_p(difference) if enough else math.nan,
         "wins": int((gain > 0).sum()), "losses": int((gain < 0).sum()), "ties": int((gain == 0).sum()),
         "n_only_system": int((system.notna() & other.isna()).sum()),
         "n_only_other": int((other.notna() & system.isna()).sum()),

@@ -32,6 +32,7 @@ from pipeline.default_model import choose_model
 from pipeline.execute.processes import own_device
 from pipeline.execute.stages import Stage, begin, enter
 from pipeline.score.case import score_masks
+from pipeline.score.quality import LEARNT_FROM
 from pipeline.segment import identity
 from pipeline.segment.commit import NewFiles, new_files
 from pipeline.segment.scoring import convention_remarks, flags_of, reference_masks, scored_again, settled
@@ -131,6 +132,7 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         result = predictor(case, task.convention.name, volumes=volumes, on_stage=enter)
     except InputError as error:
         raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
+    learnt_from = _learnt_from(models, case, result)
     about = {
         "key": key,
         "missing": missing,
@@ -139,7 +141,9 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         "convention_reason": task.convention.reason,
         "models": {str(c.path): c.sha256 for c in models},
         "engine": result.engine,
-        "remarks": [*_learnt_from(models, case, result), *convention_remarks(task), *result.remarks],
+        "learnt_from": learnt_from,
+        # Without a reference no score deceives; `evaluate` finds it in run.json.
+        "remarks": [*(learnt_from if case.reference else ()), *convention_remarks(task), *result.remarks],
     }
     return _keep(task, predictor.name, result, about, start)
 
@@ -191,12 +195,12 @@ def _read_meanwhile(case: Case, modalities: Sequence[str], max_voxels: int) -> I
 
 
 def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation) -> list[str]:
-    """Return a remark for each model that was trained on this patient.
+    """Return a sentence for each model that was trained on this patient.
 
     The scores of such a case deceive.
     """
     listing = [model for model in models if "learnt_from" in model.card]
-    if case.reference is None or not listing:
+    if not listing:
         return []
     from pipeline.fingerprint import fingerprint
     from pipeline.provenance import why_seen
@@ -207,7 +211,7 @@ def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation)
     prints = {shown: fingerprint(result.background, result.native.grid)}
     reasons = {model.name: why_seen(model.card, case.case_id, prints) for model in listing}
     return [
-        f"the model {name} has learnt from this patient ({reason}); its Dice says nothing"
+        f"the model {name} {LEARNT_FROM} ({reason}), so that its Dice says nothing"
         for name, reason in reasons.items()
         if reason
     ]

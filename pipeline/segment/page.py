@@ -14,6 +14,7 @@ from data.errors import InputError
 from data.io.read import read_label_map
 from data.labels import load_convention
 from data.output_names import MASK, PAGE, PREVIEW, result_path
+from pipeline.report.head import Head
 from pipeline.report.preview import read_background
 from pipeline.segment.state import CaseState
 from pipeline.segment.task import CaseTask
@@ -30,6 +31,7 @@ def write_segment_page(
     states: Sequence[CaseState | None],
     tables: Mapping[str, pd.DataFrame],
     interactive: Collection[str] = (),
+    head: Head | None = None,
 ) -> None:
     """Write ``output/report.html``.
 
@@ -41,6 +43,7 @@ def write_segment_page(
         report, metrics, summary, lesions and, where there are references, detection.
     interactive : collection of str
         Cases for the 3D viewer; one whose mask is not there has none, and its row says why.
+    head : Head, optional
     """
     from pipeline.report.page import write_page
 
@@ -51,19 +54,20 @@ def write_segment_page(
         known: dict[str, Any] = {} if state is None else {"missing": state.missing, "stages": state.stages}
         known |= {key: None if pd.isna(row[key]) else row[key] for key in ("seconds", "model")}
         details[case] = {key: value for key, value in known.items() if value}
-        if case in interactive and state is not None and (view := _view(task, str(row["convention"]))) is not None:
+        if case in interactive and state is not None and (view := _view(task, state.row.convention)) is not None:
             views[case] = view
     write_page(
         output / PAGE,
         "Tumour segmentation",
         report=report,
         metrics=tables["metrics"],
-        summary=tables["summary"],
+        summary=tables["summary"].assign(system=", ".join(dict.fromkeys(report["model"].dropna().astype(str)))),
         lesions=tables["lesions"],
         detection=tables.get("detection"),
         pictures={t.case.case_id: result_path(output, t.folder, PREVIEW, t.options.flat) for t in tasks},
         viewers=views,
         details=details,
+        head=head,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from data.labels import load_convention
+from data.labels import convention_name, load_convention
 from data.output_names import DETECTION, LESIONS
+from pipeline.report.head import Head
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.lesions import sensitivity_by_size
 from pipeline.score.statistics import summarise_metrics
@@ -27,7 +29,9 @@ SHOWN_LESIONS = 100
 
 def report_of(rows: Sequence[ReportRow]) -> pd.DataFrame:
     """report.csv from the rows of its cases."""
-    return report_frame([row.cells() for row in rows])
+    cells = [row.cells() for row in rows]
+    # A user's own convention is a page of JSON; the state files keep it.
+    return report_frame([{k: convention_name(v) if k == "convention" else v for k, v in row.items()} for row in cells])
 
 
 def write_results(
@@ -48,10 +52,23 @@ def write_results(
     :func:`pipeline.segment.run_record.write_run_record`.
     """
     states, tables = _write_tables(output, tasks, report)
-    used = list(dict.fromkeys(str(c) for c in report["convention"] if isinstance(c, str) and c))
+    used = list(dict.fromkeys(state.row.convention for state in states if state is not None and state.row.convention))
     _write_labels(output, used)
     write_run_record(output, command, how, tasks, states, started, more)
-    write_segment_page(output, tasks, states, tables, interactive)
+    head = Head(started, command, _folders(output, tasks) if command else {}, _models(states))
+    write_segment_page(output, tasks, states, tables, interactive, head)
+
+
+def _folders(output: Path, tasks: Sequence[CaseTask]) -> dict[str, str]:
+    """Return the folders of a run's page; one is that around all patients."""
+    around = os.path.commonpath([os.path.abspath(task.case.folder) for task in tasks]) if tasks else ""
+    return {"Patients": around, "Output": os.path.abspath(output)}
+
+
+def _models(states: Sequence[CaseState | None]) -> list[str]:
+    """Return the models of a run, each with the beginning of its file's SHA-256."""
+    used = {Path(file).stem: digest for state in states if state is not None for file, digest in state.models.items()}
+    return [f"{name} (SHA-256 {digest[:12]})" for name, digest in used.items()]
 
 
 def _write_tables(

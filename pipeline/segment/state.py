@@ -168,6 +168,7 @@ class CaseState(BaseModel):
 
     ``key`` is its identity (:mod:`pipeline.segment.identity`), ``tables`` the number of the version that scored it.
     ``voxels`` counts each region's mask as it was computed. ``remarks`` are those flags that are not of the scores.
+    ``learnt_from`` says which models have learnt from the patient, and why that is known.
     """
 
     model_config = _FORM | ConfigDict(extra="ignore", frozen=True)
@@ -181,6 +182,7 @@ class CaseState(BaseModel):
     lesions: list[Any]
     voxels: dict[str, Annotated[int, Field(ge=0, lt=2**53)]] = {}
     remarks: list[Text] = []
+    learnt_from: list[Text] = []
     inputs: dict[Text, Digest] = {}
     models: dict[Text, Digest] = {}
     stages: dict[Text, Number] = {}
@@ -229,7 +231,7 @@ class CaseState(BaseModel):
         return state.model_copy(update={"row": row})
 
 
-_IN_RUN_RECORD = ("inputs", "models", "stages", "engine", "missing", "convention_reason", "mask_sha256")
+_IN_RUN_RECORD = ("inputs", "models", "stages", "engine", "missing", "convention_reason", "mask_sha256", "learnt_from")
 
 
 def _unscored(row: Mapping[str, Any]) -> ReportRow:
