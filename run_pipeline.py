@@ -39,21 +39,27 @@ except ModuleNotFoundError as missing:
     print(f"run_pipeline.py: {lacking}; {once}call {here}/.venv/bin/python run_pipeline.py", file=sys.stderr)
     sys.exit(2)
 
-from data.errors import explain
+from data.errors import UsageError, explain
 from data.visible import visible
 from pipeline.commands.console import CANNOT_START, OK, SOME_FAILED
-from pipeline.commands.lines import row_line
+from pipeline.commands.lines import progress_line
+from pipeline.commands.options import command_line, line_that_goes_on
 from pipeline.commands.parser import PROGRAM, parse
+
+log = logging.getLogger("pipeline.commands")
 
 
 class Terminal:
     """Standard output and standard error, as :class:`pipeline.commands.console.Console` describes them."""
 
+    def __init__(self, handler: logging.Handler) -> None:
+        self.handler = handler
+
     def say(self, text: str) -> None:
         print(_printable(text), flush=True)
 
     def raw(self, text: str) -> None:
-        print(text)
+        print(text, flush=True)
 
     def complain(self, text: str) -> None:
         print(_printable(text), file=sys.stderr)
@@ -65,7 +71,9 @@ class Terminal:
         return _Steps(quiet)
 
     def show_log(self) -> None:
-        logging.getLogger("pipeline").setLevel(logging.INFO)
+        self.handler.setLevel(min(self.handler.level, logging.INFO))
+        own = logging.getLogger("pipeline")
+        own.setLevel(min(own.level or logging.INFO, logging.INFO))
 
 
 class _Progress:
@@ -90,13 +98,14 @@ class _Progress:
             if self.bar is not None:
                 self.bar.total = total
         self.done += 1
-        line = _printable(row_line(row))
+        line = progress_line(row, self.done, self.total)
+        log.info("%s", line)
         if self.bar is not None:
             if row["status"] != "ok":
-                self.bar.write(line)
+                self.bar.write(_printable(line))
             self.bar.update()
         elif not self.quiet:
-            print(f"[{self.done}/{self.total}] {line} ({row.get('seconds', 0):.1f} s)", flush=True)
+            print(_printable(line), flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
@@ -150,13 +159,19 @@ def main(arguments: list[str] | None = None) -> int:
     if (sys.argv[1:] if arguments is None else arguments)[:1] == ["--version"]:
         print(f"{PROGRAM} {__version__}")
         return OK
-    command = parse(arguments)
+    try:
+        command = parse(arguments)
+    except UsageError as error:
+        print(f"{PROGRAM}: {_printable(error)}", file=sys.stderr)
+        return CANNOT_START
+    interruption.go_on_with(_printable(line_that_goes_on(command)))
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end the run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with interruption.stoppable(), _log(command.debug), _own_files(command) as command:
-            status: int = command.run(Terminal())
+        file = getattr(command, "log_file", None)
+        with interruption.stoppable(), _log(command.debug, file) as handler, _own_files(command) as command:
+            status: int = command.run(Terminal(handler))
             sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, `head`, has seen enough
@@ -198,18 +213,35 @@ class _OneLine(logging.Formatter):
 
 
 @contextmanager
-def _log(debug: bool) -> Iterator[None]:
-    """Warnings, and with ``debug`` the traceback of every patient's error, go to stderr."""
+def _log(debug: bool, file: Path | None) -> Iterator[logging.Handler]:
+    """Send warnings to stderr, with ``debug`` the traceback of every patient's error, too.
+
+    A file gets them and all information, with times. Yields the handler of stderr.
+    """
     root, own = logging.getLogger(), logging.getLogger("pipeline")
-    handler, level = logging.StreamHandler(sys.stderr), own.level
+    level, handler = own.level, logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
-    root.addHandler(handler)
-    if debug:
-        own.setLevel(logging.DEBUG)
+    handler.setLevel(logging.DEBUG if debug else logging.WARNING)
+    handlers: list[logging.Handler] = [handler]
+    if file is not None:
+        handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+        handlers[1].setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for each in handlers:
+        root.addHandler(each)
+    if debug or file is not None:
+        own.setLevel(logging.DEBUG if debug else logging.INFO)
+    if file is not None:
+        log.info("%s", command_line())
     try:
-        yield
+        yield handler
+    except Exception as error:
+        handler.setLevel(logging.WARNING)  # it is said there anyway
+        log.info("not done: %s", _sentence(error))
+        raise
     finally:
-        root.removeHandler(handler)
+        for each in handlers:
+            root.removeHandler(each)
+            each.close()
         own.setLevel(level)
 
 

@@ -54,8 +54,8 @@ COMMAND_LINE: Mapping[Mend, str] = {
     Mend.NAME_CONVENTION: "name its convention with --convention",
     Mend.NAME_CONVENTION_TO_SCORE: "it will not be scored, name its convention with --convention",
     Mend.WRITE_ANOTHER_CONVENTION: "choose another with --convention",
-    Mend.CHECK_HEADER: "check the header, or raise --max-voxels",
-    Mend.CHECK_SLICES: "check the slices, or raise --max-voxels",
+    Mend.CHECK_HEADER: "check the header, or raise --max-voxels of `segment`",
+    Mend.CHECK_SLICES: "check the slices, or raise --max-voxels of `segment`",
     Mend.NAME_AS_A_LAYOUT: "see the layouts in README",
     Mend.MOVE_TO_ITS_PATIENT: "move it to that patient's folder",
     Mend.PART_THE_PATIENTS: "keep one patient's files in a folder",
@@ -154,3 +154,16 @@ def explain(error: BaseException, subject: str = "", words: Mapping[Mend, str] =
         return f"{where}{error.strerror or error}; {fix}, and run it again"
     text = " ".join(str(error).split())[:300]
     return advise(f"{where}unexpected {type(error).__name__}: {text}", Mend.REPORT, words)
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """Return ``" (did you mean NAME?)"`` for an error; empty where no name is alike.
+
+    A name that begins with the given text, or the other way round, is alike, too.
+    """
+    from difflib import get_close_matches
+
+    there = list(names)
+    begun = [name for name in there if len(given) > 3 and (name.startswith(given) or given.startswith(name))]
+    meant = begun or get_close_matches(given, there, n=1, cutoff=0.6)
+    return f" (did you mean {meant[0]}?)" if meant else ""

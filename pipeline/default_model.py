@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from data.case import Case
+from data.case import MODALITIES, Case
 from data.errors import CheckpointError, InputError
 from data.io.read import read_header
 from pipeline.checkpoint import Checkpoint, shipped_models
@@ -27,12 +27,32 @@ def choose_model(case: Case) -> Checkpoint:
         single_slice = read_header(next(iter(case.images.values()))).grid.shape[2] == 1
         models = [m for m in models if (m.settings["network"]["spatial_dims"] == 2) or not single_slice] or models
 
+    return _best(models, of_heads, case.images)
+
+
+def _best(models: Sequence[Checkpoint], of_heads: bool, images: Collection[str]) -> Checkpoint:
     def rank(model: Checkpoint) -> tuple[bool, int, float]:
-        lacking = len(set(model.settings["modalities"]) - set(case.images))
+        lacking = len(set(model.settings["modalities"]) - set(images))
         made_for_it = model.expects_brain_alone != of_heads
         return (made_for_it, -lacking, float(model.card.get("scores", {}).get("dice_WT", 0)))
 
     return max(models, key=rank)
+
+
+def default_uses() -> dict[str, list[str]]:
+    """Return, by model, the kinds of images for which it is the default.
+
+    The patient has all modalities.
+    """
+    uses: dict[str, list[str]] = {}
+    models = shipped_models()
+    flat = [model for model in models if model.settings["network"]["spatial_dims"] == 2] or models
+    for of_heads, kind in ((False, "skull-stripped"), (True, "whole-head")) if models else ():
+        volumes, slices = (_best(those, of_heads, MODALITIES).name for those in (models, flat))
+        uses.setdefault(volumes, []).append(f"{kind} images" if volumes == slices else f"{kind} volumes")
+        if slices != volumes:
+            uses.setdefault(slices, []).append(f"{kind} single slices")
+    return uses
 
 
 def _shows_whole_heads(case: Case, models: Sequence[Checkpoint]) -> bool:

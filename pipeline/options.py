@@ -83,6 +83,9 @@ class TrainOptions:
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; under torchrun each process takes its own card."""
+    changes: Sequence[str] = ()
+    """KEY=VALUE: another value of one key of the recipe, such as training.learning_rate=0.003; may be given again. It
+    is checked as the recipe is, and stands in the model."""
     folds: int = 5
     """Parts of the cross-validation, by patient."""
     fold: int | str = 0
@@ -106,8 +109,8 @@ class TrainOptions:
     cache: Path | None = None
     """Folder for preprocessed cases, which runs may share; OUTPUT/cache by default."""
     minutes: float | None = None
-    """Wall-clock time (of each stage) once the cases are prepared, instead of the recipe's; the schedule then follows
-    the clock. The recipe's epochs may end the run sooner."""
+    """Wall-clock time (of each stage) instead of the recipe's, counted once the cases are prepared, which is not in it;
+    the schedule then follows the clock. The recipe's epochs may end the run sooner."""
     workers: int = 0
     """Processes that load and augment; 0: the training process itself."""
     licence: str = "as its training data"

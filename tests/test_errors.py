@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_an_error_with_a_fix_is_one_sentence_in_the_words_of_the_command_line():
     error = InputError("x.nii: declares 9 voxels, over the limit of 4", Mend.CHECK_HEADER)
-    assert str(error) == "x.nii: declares 9 voxels, over the limit of 4; check the header, or raise --max-voxels"
+    assert (
+        str(error)
+        == "x.nii: declares 9 voxels, over the limit of 4; check the header, or raise --max-voxels of `segment`"
+    )
     assert (error.fault, error.mend) == ("x.nii: declares 9 voxels, over the limit of 4", Mend.CHECK_HEADER)
     assert explain(error) == str(error)
 

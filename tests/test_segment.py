@@ -29,7 +29,7 @@ from pipeline.default_model import choose_model
 from pipeline.evaluate.label_maps import find_label_maps
 from pipeline.options import SegmentOptions
 from pipeline.predict.predictor import Predictor
-from pipeline.segment.case import STEPS_OF_PROBABILITY, in_steps
+from pipeline.predict.segmentation import STEPS_OF_PROBABILITY, in_steps
 from pipeline.segment.run import segment_cases
 from tests.conftest import make_model, read_mask
 

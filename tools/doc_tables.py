@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
-import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from data.labels import CONVENTIONS, REGIONS, load_convention
-from networks import ARCHITECTURES, NetworkConfig
+from networks import ARCHITECTURES
 from networks.losses import LOSSES
-from pipeline import config
+from pipeline.config import keys
+from pipeline.config.keys import first_sentence
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -29,10 +27,7 @@ PACKAGES = ("data", "transforms", "networks", "pipeline")
 
 def recipe_keys() -> str:
     """Write the table of all keys of a recipe: values, default, meaning."""
-    rows = [
-        f"| `{key}` | {values} | {default} | {meaning} |"
-        for key, values, default, meaning in _keys(config.RunConfig, "")
-    ]
+    rows = [f"| `{key}` | {values} | {default} | {meaning} |" for key, values, default, meaning in keys.recipe_keys()]
     return "\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows])
 
 
@@ -40,7 +35,7 @@ def architectures() -> str:
     """Write the table of the networks that a recipe may name."""
     rows = [
         f"| `{name}` | {' and '.join(f'{dims}D' for dims in entry.spatial_dims)} | "
-        f"{_first_sentence(entry.build.__doc__)} |"
+        f"{first_sentence(entry.build.__doc__)} |"
         for name, entry in ARCHITECTURES.items()
     ]
     return "\n".join(["| `network.architecture` | | |", "|---|---|---|", *rows])
@@ -51,8 +46,10 @@ def losses() -> str:
     lines = ["| `training.loss.name` | | `training.loss.parameters`, with their defaults |", "|---|---|---|"]
     for name, loss in LOSSES.items():
         signature = inspect.signature(loss).parameters.values()
-        defaults = ", ".join(f"`{p.name}: {_shown(p.default)[1:-1]}`" for p in signature if p.kind is p.KEYWORD_ONLY)
-        lines.append(f"| `{name}` | {_first_sentence(loss.__doc__)} | {defaults} |")
+        defaults = ", ".join(
+            f"`{p.name}: {keys.shown(p.default)[1:-1]}`" for p in signature if p.kind is p.KEYWORD_ONLY
+        )
+        lines.append(f"| `{name}` | {first_sentence(loss.__doc__)} | {defaults} |")
     return "\n".join(lines)
 
 
@@ -80,7 +77,7 @@ def modules() -> str:
         if listed:
             lines += ["", f"### {folder.relative_to(ROOT)}/", ""]
         for path in listed:
-            told = _first_sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
+            told = first_sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
             lines += textwrap.wrap(
                 f"- `{path.name}`: {told}", 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
             )
@@ -111,97 +108,6 @@ def write_part(page: str, name: str, text: str) -> str:
     if not (found and closed):
         raise ValueError(f"has no part {name!r}; put the lines {start} and {end} there")
     return f"{before}{start}\n{text}\n{end}{after}"
-
-
-def _keys(model: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """List key, values, default and meaning of each field.
-
-    Those of the parts below it are included.
-    """
-    told = _docstrings(model)
-    for name, schema, default in _fields(model):
-        part = _part(schema)
-        if part is None:
-            yield prefix + name, _values(schema), default, told.get(name, "")
-        elif part is config.RunConfig:  # first.recipe: all of these keys again
-            yield prefix + name, "a recipe", default, told.get(name, "")
-        else:
-            yield f"{prefix}{name}:", "", default, told.get(name, "") or _first_sentence(part.__doc__)
-            yield from _keys(part, f"{prefix}{name}.")
-
-
-def _fields(model: type) -> Iterator[tuple[str, dict[str, Any], str]]:
-    whole = config.RunConfig.model_json_schema(mode="validation")
-    schema = whole["$defs"][model.__name__]
-    needed = set(schema.get("required", ()))
-    for name, field in schema["properties"].items():
-        settings = _part(field) is not None and field.get("default") is not None
-        default = "" if name in needed or settings else _shown(field.get("default"))
-        yield name, field, default
-
-
-def _part(schema: dict[str, Any]) -> type | None:
-    """Return the class of settings that stands at a key, if one does."""
-    for each in (schema, *schema.get("anyOf", ())):
-        if "$ref" in each:
-            name = each["$ref"].rpartition("/")[2]
-            return NetworkConfig if name == "NetworkConfig" else getattr(config, name)
-    return None
-
-
-def _values(schema: dict[str, Any]) -> str:
-    """Word the values that a key may have."""
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_values(each) for each in schema["anyOf"]))
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    kind = schema.get("type", "")
-    if kind == "array":
-        each = schema["prefixItems"] if "prefixItems" in schema else [schema["items"]]
-        inner = " or ".join(dict.fromkeys(map(_values, each)))
-        return f"{len(each)} of: {inner}" if "prefixItems" in schema else f"list of: {inner}"
-    if kind == "object":
-        held = schema.get("additionalProperties", True)
-        return f"name: {_values(held)}" if isinstance(held, dict) and held else "name: value"
-    return {"null": "null", "boolean": "true, false", "string": "text"}.get(kind) or _numbers(schema)
-
-
-def _numbers(schema: dict[str, Any]) -> str:
-    word = "whole number" if schema["type"] == "integer" else "number"
-    bounds = [
-        f"{sign} {schema[key]:g}"
-        for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
-        if key in schema
-    ]
-    return " ".join([word, ", ".join(bounds)]).strip()
-
-
-def _shown(value: Any) -> str:
-    return f"`{json.dumps(value)}`".replace('"', "")
-
-
-def _docstrings(model: type) -> dict[str, str]:
-    """Read the text below each attribute of a class, on one line of Markdown."""
-    (body,) = [node.body for node in ast.parse(inspect.getsource(model)).body if isinstance(node, ast.ClassDef)]
-    told = {}
-    for field, text in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            told[ast.unparse(field.target)] = _plain(str(text.value.value))
-    return told
-
-
-def _first_sentence(docstring: str | None) -> str:
-    return _plain((docstring or "").partition("\n")[0])
-
-
-def _plain(text: str) -> str:
-    """Docstring's text as one line of Markdown: no roles, no references, single backquotes."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", re.sub(r"\s+", " ", text))
-    text = re.sub(r" \[\d+\]_", "", text)
-    text = text.replace("``", "`").replace("`python -m", "`.venv/bin/python -m")
-    return text.replace("|", "\\|").strip()
 
 
 def main() -> None:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from pipeline.commands.console import Console
 from pipeline.commands.lines import conclude
-from pipeline.commands.options import Debug, Quiet, command_line
+from pipeline.commands.options import Debug, LogFile, Output, Quiet, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """Make three phantom patients, segment them with a shipped model, and evaluate the result."""
 
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/demo")
+    output: Output = Path("out/demo")
     """Folder for patients, masks and reports."""
     quiet: Quiet = False
+    log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:

@@ -10,30 +10,31 @@ import tyro
 
 from pipeline.commands.console import Console
 from pipeline.commands.lines import conclude
-from pipeline.commands.options import Debug, Interactive, Layouts, Quiet, command_line
+from pipeline.commands.options import Convention, Debug, Interactive, Layouts, LogFile, Output, Quiet, command_line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Score masks against references, matched by case: tables and a page."""
 
-    predictions: tyro.conf.Positional[Path]
+    predictions: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PREDICTIONS")]
     """Folder of masks, nested or flat."""
-    references: tyro.conf.Positional[Path]
+    references: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCES")]
     """Folder of reference masks, nested or flat."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    output: Output
     """Folder for report.csv, metrics.csv, lesions.csv, detection.csv, summary.csv and report.html."""
     metrics: tuple[str, ...] = ("standard",)
-    """standard (always there) and lesion-wise sets: brats2023-gli, -ssa, -ped, -men, -met, brats2024-gli."""
+    """standard (always there) and lesion-wise sets: brats2023-gli, brats2023-ssa, brats2023-ped, brats2023-men,
+    brats2023-met, brats2024-gli."""
     tolerance_mm: float = 1.0
     """Of the normalised surface Dice (nsd)."""
     compare: tuple[Path, ...] = ()
     """Folders of other systems' masks of the same patients: side by side, with paired differences."""
-    convention: str | None = None
-    """Label convention of the masks, and of references of which nothing is known: a name, or a YAML file of your own.
-    Default: recognised."""
-    reference_convention: str | None = None
-    """Label convention of the references: a name, or a YAML file of your own. Default: recognised."""
+    convention: Convention = None
+    """Label convention of the masks, and of references of which nothing is known: a name, or a YAML file of your
+    own."""
+    reference_convention: Convention = None
+    """Label convention of the references: a name, or a YAML file of your own."""
     layout: Layouts = ()
     resample: bool = False
     """Resample masks that lie on another grid than their reference; otherwise they are error rows."""
@@ -47,6 +48,7 @@ class Evaluate:
     """So many patients, those with the lowest mean Dice, get a picture."""
     interactive: Interactive = ()
     quiet: Quiet = False
+    log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:

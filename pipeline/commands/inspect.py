@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from pipeline.commands.console import OK, SOME_FAILED, Console
 from pipeline.commands.lines import inspection_lines
-from pipeline.commands.options import Debug, Layouts
+from pipeline.commands.options import Convention, Debug, Input, Layouts, LogFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +17,20 @@ class Inspect:
     Shown are the layout, the label convention, the images, and each fault or gap.
     """
 
-    input: tyro.conf.Positional[Path]
-    """A data set's folder, or one patient's folder of files."""
+    input: Input
+    """A data set's folder, or one patient's folder of files; -i INPUT or --input INPUT is the same."""
     full: bool = False
     """Read every voxel, not only headers."""
     json: bool = False
     """Print JSON for programs."""
-    convention: str | None = None
+    convention: Convention = None
     """Label convention of all masks, whatever the evidence says: a name, or a YAML file of your own."""
     layout: Layouts = ()
     strict: bool = False
     """A warning is an error."""
     max_voxels: int = 2**28
     """A file whose header promises more voxels is refused, unread."""
+    log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.output_names import PAGE, REPORT
+from data.output_names import MASK, PAGE, REPORT, result_path
 from pipeline.commands.console import OK, SOME_FAILED, Console
 
 
 def row_line(row: Mapping[str, Any]) -> str:
     """Word a row of report.csv."""
     return f"{row['case']}: {row['status']}" + (f", {row['reason']}" if row.get("reason") else "")
+
+
+def progress_line(row: Mapping[str, Any], done: int, total: int) -> str:
+    """Word the end of a case, with the time that it took.
+
+    That of an earlier run is not told.
+    """
+    taken = "already done" if row.get("already_done") else f"{row.get('seconds', 0):.1f} s"
+    return f"[{done}/{total}] {row_line(row)} ({taken})"
+
+
+def case_object(row: Mapping[str, Any], output: Path, flat: bool) -> dict[str, Any]:
+    """Return a row for JSON, with the mask's path: ``null`` where there is none or a measure is not known."""
+    unknown = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    mask = result_path(output, row["folder"], MASK, flat)
+    there = {"mask": str(mask) if row["status"] != "error" and mask.is_file() else None}
+    return {name: None if name in unknown else value for name, value in row.items()} | there
 
 
 def conclude(report: Any, output: Path, quiet: bool, console: Console) -> int:
@@ -73,7 +91,33 @@ def model_lines(model: Mapping[str, Any]) -> Iterator[str]:
     after = f", in the box that an {model['first']} finds" if "first" in model else ""
     planes = f", slices: {', '.join(model['planes'])}" if "planes" in model else ""
     yield f"{model['name']}: {model['architecture']}, {model['spatial_dims']}D{planes}{after}"
+    if model["default_for"]:
+        yield f"    default for {' and '.join(model['default_for'])}"
     channels = f"from {', '.join(model['modalities'])} to {', '.join(model['regions'])}"
     yield f"    {channels}; trained on {model['trained_on']}"
     scores = ", ".join(f"{name} {value:.3f}" for name, value in model["scores"].items())
     yield f"    {scores}; {model['licence']}"
+
+
+def training_lines(model: Path) -> Iterator[str]:
+    """Yield the last lines of `train`: the model and its scores."""
+    yield f"model: {model}"
+    table = model.parent / "validation.csv"
+    if table.is_file():
+        yield from validation_lines(table)
+
+
+def validation_lines(table: Path) -> Iterator[str]:
+    """Yield mean Dice and HD95 of each region in validation.csv."""
+    from pipeline.score.tables import read_rows
+
+    header, *rows = read_rows(table)
+    yield f"validation: {len(rows)} patient{'' if len(rows) == 1 else 's'}, {table}"
+    for column in (name for name in header if name.startswith("dice_")):
+        region, scores = column.removeprefix("dice_"), []
+        for name, heading, unit, digits in (("dice", "Dice", "", 3), ("hd95_mm", "HD95", " mm", 1)):
+            place = header.index(f"{name}_{region}") if f"{name}_{region}" in header else None
+            values = [float(row[place]) for row in rows if place is not None and row[place]]
+            if values:
+                scores.append(f"{heading} {sum(values) / len(values):.{digits}f}{unit}")
+        yield f"  {region}: mean {', '.join(scores)}"

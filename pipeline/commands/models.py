@@ -24,8 +24,10 @@ class Models:
 
     def run(self, console: Console) -> int:
         from pipeline.checkpoint import shipped_models
+        from pipeline.default_model import default_uses
 
-        listing = [checkpoint.as_listing() for checkpoint in shipped_models()]
+        defaults = default_uses()
+        listing = [m.as_listing() | {"default_for": defaults.get(m.name, [])} for m in shipped_models()]
         if self.json:
             console.raw(json.dumps(listing, indent=1))
             return OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,24 @@ from typing import Annotated, Any
 
 import tyro
 
+from data.case import Case
 from data.errors import UsageError
+from pipeline.commands.checks import check_device, check_executor, check_models
 from pipeline.commands.console import Console
-from pipeline.commands.lines import conclude
-from pipeline.commands.options import Debug, Interactive, Layouts, Quiet, command_line, options_of
+from pipeline.commands.lines import case_object, conclude
+from pipeline.commands.options import (
+    Convention,
+    Debug,
+    Input,
+    Interactive,
+    Layouts,
+    LogFile,
+    Models,
+    Output,
+    Quiet,
+    command_line,
+    options_of,
+)
 from pipeline.options import SegmentOptions
 
 
@@ -20,23 +35,31 @@ from pipeline.options import SegmentOptions
 class Segment(SegmentOptions):
     """Give every patient of a folder a tumour mask, and write the report."""
 
-    input: tyro.conf.Positional[Path]
-    """A data set's folder, or one patient's folder of files."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    input: Input
+    """A data set's folder, or one patient's folder of files; -i INPUT or --input INPUT is the same."""
+    output: Output
     """Folder for masks and reports; finished cases in it are kept."""
-    models: Annotated[tuple[str, ...], tyro.conf.arg(name="model")] = ()
+    models: Models = ()
+    convention: Convention = None
+    reference_convention: Convention = None
     layout: Layouts = ()
     executor: str = "serial"
     """serial, processes:N, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N for up to N jobs."""
     cases: tuple[str, ...] = ()
-    """Only these patients."""
+    """Only these patients; the rows of the others stay as they are."""
     shard: str | None = None
     """I/N: the I-th of N parts of the patients, into OUTPUT/shard-I-of-N; then `merge` the parts."""
     interactive: Interactive = ()
+    json: bool = False
+    """Print a JSON object for each case as it ends, one a line, and nothing else on standard output."""
     quiet: Quiet = False
+    log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:
+        check_models(self.models)
+        check_device(self.device)
+        check_executor(self.executor)
         from data.find.discover import discover_cases
         from pipeline.execute.lock import output_lock
 
@@ -51,21 +74,31 @@ class Segment(SegmentOptions):
         with output_lock(output):  # before torch, whose import takes seconds
             from pipeline.segment.run import segment_cases
 
-            cases = _only(discover_cases(self.input, exclude=self.output), self.cases)
+            cases = discover_cases(self.input, exclude=self.output)
+            _require_known(cases, self.cases)
+            if shard:
+                cases = [case for case in cases if not self.cases or case.case_id in self.cases]
             options = SegmentOptions(**options_of(self, SegmentOptions))
-            here = len(shard.part_of(case.case_id for case in cases)) if shard else len(cases)
-            with console.cases(here, self.quiet) as progress:
+            here = len(shard.part_of(case.case_id for case in cases)) if shard else len(self.cases or cases)
+            with console.cases(here, self.quiet or self.json) as progress:
+
+                def end(row: dict[str, Any]) -> None:
+                    progress(row)
+                    if self.json:
+                        console.raw(json.dumps(case_object(row, output, self.flat)))
+
                 report = segment_cases(
                     cases,
                     output,
                     options,
                     executor=self.executor,
-                    progress=progress,
+                    progress=end,
                     interactive=list(self.interactive),
                     command=command_line(),
                     shard=shard,
+                    only=() if shard else self.cases,
                 )
-        return conclude(report, output, self.quiet, console)
+        return conclude(report, output, self.quiet or self.json, console)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +108,23 @@ class Merge:
     It is equal to the result of an undivided run.
     """
 
-    parts: tyro.conf.Positional[list[Path]]
+    parts: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PART")]
     """The folders shard-I-of-N of all parts."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    output: Output
     """Folder for masks and reports; not around the parts. Masks are hard links where the file system can."""
     interactive: Interactive = ()
     quiet: Quiet = False
+    log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:
         from pipeline.segment.merge import merge_shards
 
-        report = merge_shards(self.parts, self.output, interactive=self.interactive, command=command_line())
+        report = merge_shards(list(self.parts), self.output, interactive=list(self.interactive), command=command_line())
         return conclude(report, self.output, self.quiet, console)
 
 
-def _only(cases: list[Any], wanted: Sequence[str]) -> list[Any]:
+def _require_known(cases: Sequence[Case], wanted: Sequence[str]) -> None:
     unknown = [name for name in wanted if name not in {case.case_id for case in cases}]
     if unknown:
         raise UsageError(f"--cases: no patient {', '.join(map(repr, unknown))}; `inspect` lists those that there are")
-    return [case for case in cases if not wanted or case.case_id in wanted]

@@ -10,7 +10,7 @@ import tyro
 
 from data.errors import UsageError
 from pipeline.commands.console import OK, Console
-from pipeline.commands.options import Debug, options_of
+from pipeline.commands.options import Debug, LogFile, ServedModels, options_of
 from pipeline.web.settings import Settings
 
 
@@ -22,12 +22,13 @@ class Serve(Settings):
     """
 
     workspace: Path = Path("out/web")
-    models: Annotated[tuple[str, ...], tyro.conf.arg(name="model")] = ()
+    models: ServedModels = ()
     allowed_hosts: Annotated[tuple[str, ...], tyro.conf.arg(name="allowed-host")] = ()
     token_file: Path | None = None
     """File whose first line every user must know, at least 16 characters."""
     token: Annotated[str | None, tyro.conf.Suppress] = None
     job_memory_bytes: Annotated[int | None, tyro.conf.Suppress] = Settings.job_memory_bytes
+    log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from pipeline.commands.checks import check_device, check_models, check_recipe
 from pipeline.commands.console import OK, Console
-from pipeline.commands.options import Debug, Layouts, Quiet, command_line, options_of
+from pipeline.commands.lines import training_lines
+from pipeline.commands.options import (
+    Convention,
+    Debug,
+    Input,
+    Layouts,
+    LogFile,
+    Output,
+    Quiet,
+    Recipe,
+    command_line,
+    options_of,
+)
 from pipeline.options import TrainOptions
 
 
@@ -22,22 +34,27 @@ class Train(TrainOptions):
     Model, history and curves are written to a folder.
     """
 
-    input: tyro.conf.Positional[Path]
-    """A data set's folder."""
-    recipe: str
-    """A shipped recipe's name, or a YAML file: what is computed."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    input: Input
+    """A data set's folder; -i INPUT or --input INPUT is the same."""
+    recipe: Recipe
+    output: Output
     """Folder for model.safetensors, history.csv, curves.png and what --resume needs."""
+    changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     fold: str = "0"
+    convention: Convention = None
     extra: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
     command: Annotated[str, tyro.conf.Suppress] = ""
     on_step: Annotated[Any, tyro.conf.Suppress] = None
     layout: Layouts = ()
     quiet: Quiet = False
+    log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:
+        check_recipe(self.recipe)
+        check_device(self.device)
+        check_models(name for name in (self.init, self.first) if name and not name.endswith((".pth", ".pt")))
         from pipeline.execute.lock import output_lock
 
         leads = os.environ.get("RANK", "0") == "0"  # torchrun's numbering of its processes
@@ -53,5 +70,6 @@ class Train(TrainOptions):
             options = TrainOptions(**options_of(self, TrainOptions) | {"command": command_line(), "on_step": bar})
             model = run_training(self.input, self.recipe, self.output, options)
         if leads and not self.quiet:
-            console.say(f"model: {model}")
+            for line in training_lines(model):
+                console.say(line)
         return OK

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from data.errors import UsageError
-from data.strict_yaml import line_of, read_strict_yaml
+from data.strict_yaml import line_of
 from pipeline.config.run import RunConfig
+from pipeline.recipe_file import RECIPES, read_recipe
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+__all__ = ["RECIPES", "load_recipe", "parse_config"]
 
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 """Pydantic's types of error for an unknown key, in a model and in a dataclass."""
@@ -49,14 +52,43 @@ def parse_config(
         place = source if line is None else f"{source}, line {line}"
         sentence = first["msg"].removeprefix("Value error, ")
         if first["type"] in UNKNOWN_KEY:
-            sentence = "unknown key; correct its spelling, or remove it"
+            from pipeline.config.keys import advice_for  # it imports this module
+
+            sentence = f"unknown key{advice_for(first['loc']) or '; correct its spelling, or remove it'}"
         raise UsageError(f"{place}: {key}: {sentence} (got {value})") from None
 
 
-def load_recipe(name_or_path: str) -> RunConfig:
-    """Read a shipped recipe by name or a YAML file by path. Raises :class:`data.errors.UsageError`."""
-    path, settings = _read_recipe(name_or_path)
-    return parse_config(_with_first_stage(settings, path), str(path), partial(line_of, path))
+def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a shipped recipe by name or a YAML file by path.
+
+    ``changes`` are texts such as ``training.learning_rate=0.003``, checked as the recipe is. Raises
+    :class:`data.errors.UsageError`.
+    """
+    path, settings = read_recipe(name_or_path)
+    settings = _with_first_stage(settings, path)
+    config = parse_config(settings, str(path), partial(line_of, path))
+    if not changes:
+        return config
+    settings = deepcopy(settings)
+    for change in changes:
+        _set(settings, change)
+    return parse_config(settings, " ".join(f"--set {change}" for change in changes))
+
+
+def _set(settings: dict[Any, Any], change: str) -> None:
+    """Put the value of ``KEY=VALUE`` into settings; the value is YAML."""
+    key, equals, text = change.partition("=")
+    *parts, last = key.strip().split(".")
+    if not equals or not last:
+        raise UsageError(f"--set {change}: give KEY=VALUE, such as training.learning_rate=0.003")
+    for part in parts:
+        settings = settings.setdefault(part, {})
+        if not isinstance(settings, dict):
+            raise UsageError(f"--set {change}: {part} holds no further keys; `recipes NAME` lists all")
+    try:
+        settings[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {change}: {text!r} is no value of YAML; quote it, or mend it") from None
 
 
 def _with_first_stage(settings: dict[Any, Any], path: Path) -> dict[Any, Any]:
@@ -65,25 +97,9 @@ def _with_first_stage(settings: dict[Any, Any], path: Path) -> dict[Any, Any]:
     if not isinstance(first, dict) or not isinstance(named := first.get("recipe"), str):
         return settings
     beside = path.parent / named
-    place, inner = _read_recipe(str(beside if Path(named).suffix in (".yaml", ".yml") else named))
+    place, inner = read_recipe(str(beside if Path(named).suffix in (".yaml", ".yml") else named))
     if "first" in inner:  # it might name itself
         line = line_of(path, ("first", "recipe"))
         raise UsageError(f"{path}, line {line}: first.recipe: {named} is a cascade itself; name a recipe without first")
     parse_config(inner, str(place), partial(line_of, place))  # an error in there has its own file and line
     return {**settings, "first": {**first, "recipe": inner}}
-
-
-def _read_recipe(name_or_path: str) -> tuple[Path, dict[Any, Any]]:
-    """Find a recipe and read its settings as they stand there."""
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = RECIPES / f"{name_or_path}.yaml"
-    try:
-        return path, read_strict_yaml(path)
-    except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise UsageError(f"no recipe {name_or_path!r}; give a .yaml file or one of: {known}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except ValueError as error:
-        raise UsageError(str(error)) from None

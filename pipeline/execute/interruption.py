@@ -42,7 +42,14 @@ class Interrupted(KeyboardInterrupt):
 def sentence(stopped: KeyboardInterrupt) -> str:
     """Return one line that tells a user why the run stopped."""
     name = signal.Signals(stopped.signum).name if isinstance(stopped, Interrupted) else "SIGINT"
-    return f"run_pipeline.py: stopped by {name}; what is finished is kept, run it again to go on"
+    way = f"go on with: {_line_that_goes_on}" if _line_that_goes_on else "run it again to go on"
+    return f"run_pipeline.py: stopped by {name}; what is finished is kept, {way}"
+
+
+def go_on_with(line: str) -> None:
+    """Name the command line that goes on, for :func:`sentence`; empty: the same one."""
+    global _line_that_goes_on
+    _line_that_goes_on = line
 
 
 def leave_at_once() -> None:
@@ -167,3 +174,4 @@ def _heeded() -> list[signal.Signals]:
 
 
 _current: _Stop | None = None
+_line_that_goes_on = ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from data.case import Case
 from data.errors import InputError, Mend, UsageError, advise
@@ -20,6 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.execute.stages import Stage
 from pipeline.predict.device import choose_device, out_of_memory
 from pipeline.predict.engines import prune
+from pipeline.predict.given_images import Image, given_case
 from pipeline.predict.inference import Clock, OnStage, Work, infer_model, preprocess, ready_networks
 from pipeline.predict.memory.forecast import predicted_bytes, require_room, too_large
 from pipeline.predict.memory.machine import available_bytes
@@ -120,9 +121,11 @@ class Predictor:
 
     def __call__(
         self,
-        case: Case,
+        case: Case | Mapping[str, Image],
         convention: str | None = None,
         *,
+        affine: ArrayLike | None = None,
+        name: str = "case",
         volumes: dict[str, Volume] | None = None,
         on_stage: OnStage | None = None,
     ) -> Segmentation:
@@ -130,6 +133,12 @@ class Predictor:
 
         Parameters
         ----------
+        case : Case, or mapping of modality to file, files of slices, or (d1, d2, d3) array
+            Images that are no Case yet are checked as those of one.
+        affine : (4, 4) float
+            Of arrays: from voxel indices to mm, x to the right, y to the front, z up.
+        name : str
+            Of a patient that is no Case yet.
         convention : str, optional
             Label convention of the label map; the model's own by default.
         volumes : dict of modality to Volume, optional
@@ -146,6 +155,9 @@ class Predictor:
         data.errors.SegmentationError
             The network's output is not finite.
         """
+        if not isinstance(case, Case):
+            with given_case(case, affine, name) as own:
+                return self(own, convention, on_stage=on_stage)
         self._check_modalities(case)
         needed = self.predicted_bytes(case)
         require_room(case.shown, needed)
@@ -207,6 +219,7 @@ class Predictor:
             warnings += self._losses(mean, flair, written)
             uncertainty, disagreement = self._disagreeing(work.spread, native.grid)
         return Segmentation(
+            name=case.case_id,
             label_map=label_map,
             masks=masks,
             probabilities=mean,

@@ -1,4 +1,4 @@
-"""Tables on disk: exact and harmless CSV, and the columns of report.csv.
+"""Tables on disk: harmless CSV of rounded numbers, and the columns of report.csv.
 
 A table is read by people in a spreadsheet, by programs, and by the next run. So a text cell holds exactly what it
 should (a newline stays inside the quotes), except for what would harm a reader: see :func:`text_cell`.
@@ -27,6 +27,8 @@ from pipeline.score import catalogue
 
 REPORT_COLUMNS = ("case", "folder", "status", "reason", "flags", "model", "convention", "seconds")
 """What every row of report.csv has; ``<measure>_<region>`` columns follow."""
+DIGITS = 6
+"""Significant digits of a fraction in every table; a case's state file and run.json keep all."""
 LARGEST_TABLE, MOST_ROWS = 2**26, 2**17
 """Bytes and rows of a table that is read back, such as report.csv of 100,000 patients."""
 
@@ -73,8 +75,8 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     path : Path
         Its folder exists. An older table of that name is replaced.
     frame : DataFrame
-        Text cells and column names go through :func:`text_cell`; numbers are written so that they read back exactly;
-        None, NaN and NA are empty cells. A table without rows is its header alone.
+        Text cells and column names go through :func:`text_cell`; fractions are written with :data:`DIGITS` significant
+        digits, whole numbers exactly; None, NaN and NA are empty cells. A table without rows is its header alone.
 
     Raises
     ------
@@ -183,12 +185,22 @@ def _regions(columns: Iterable[str]) -> list[str]:
     )
 
 
+def rounded(value: Any) -> Any:
+    """Return a fraction with :data:`DIGITS` significant digits.
+
+    Anything else, and a whole number, comes back as it is.
+    """
+    if not isinstance(value, float) or not math.isfinite(value) or value.is_integer():
+        return value
+    return float(f"{value:.{DIGITS}g}")
+
+
 def _csv_cell(value: Any) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
-    # numpy's scalars would be written as "np.float64(1.0)" by repr; item() gives Python's own, whose repr is exact.
+    # numpy's scalars would be written as "np.float64(1.0)" by repr; item() gives Python's own.
     value = value.item() if hasattr(value, "item") else value
-    text = text_cell(value) if isinstance(value, str) else repr(value) if isinstance(value, float) else str(value)
+    text = text_cell(value) if isinstance(value, str) else str(rounded(value))
     # A spreadsheet that takes semicolons and tabs for separators too keeps its columns where quotes hold them.
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',;\t"\r\n') else text
 

@@ -6,13 +6,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.case import GRID_ORDER, Case
 from data.errors import ConventionError, InputError, explain
@@ -22,8 +21,6 @@ from data.io.read import (
     read_volume,
     read_volumes,
     write_image,
-    write_label_map,
-    write_probability,
 )
 from data.io.suffixes import NIFTI_SUFFIXES
 from data.output_names import MASK, PREVIEW, result_path
@@ -157,7 +154,8 @@ def _kept(task: CaseTask, key: str) -> ReportRow | None:
     if state is None:
         return None
     _checked_warnings(task, [state.row.reason] if state.row.status == "warn" else [])
-    return state.row if state.is_scored else scored_again(task, state)
+    row = state.row if state.is_scored else scored_again(task, state)
+    return None if row is None else row.kept()
 
 
 READ_AHEAD_VOXELS = 2**26
@@ -226,9 +224,13 @@ def _keep(task: CaseTask, model: str, result: Segmentation, about: dict[str, Any
         truth = reference_masks(case, task.read_as, result.masks, grid, brain, task.options.max_voxels, warnings)
         reason = _checked_warnings(task, warnings)
         scores = score_masks(result.masks, truth, grid)
+    from pipeline.predict.segmentation import write_images
+
     with new_files(task) as files:
         with _timed(stages, Stage.WRITE):
-            _write_images(files, result)
+            write_images(result, files.path, probabilities=task.options.save_probabilities)
+            if not grid.spacing_known:
+                _write_slices_as_volumes(files)
         with _timed(stages, Stage.PREVIEW):
             from pipeline.report.preview import write_preview
 
@@ -267,35 +269,6 @@ def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
     if text and task.options.strict:
         raise InputError(f"{text} (--strict: a warning is an error)")
     return text
-
-
-STEPS_OF_PROBABILITY, STEPS_OF_UNCERTAINTY = 1024, 256
-
-
-def _write_images(files: NewFiles, result: Segmentation) -> None:
-    """Write the mask and the maps that go with it."""
-    # In steps finer than they are sure: as they are the maps would take 12 MB each, and thrice the time.
-    deviations = (result.uncertainty or {}).items()
-    maps = {f"uncertainty_{region}": in_steps(v, STEPS_OF_UNCERTAINTY, np.round) for region, v in deviations}
-    if files.task.options.save_probabilities:
-        # Downwards: what is below the threshold of the mask must not come to lie on it.
-        probabilities = result.probabilities.items()
-        maps |= {f"prob_{region}": in_steps(v, STEPS_OF_PROBABILITY, np.floor) for region, v in probabilities}
-    write_label_map(files.path(MASK), result.label_map, result.native)
-    for what, values in maps.items():
-        write_probability(files.path(what), values, result.native)
-    if not result.native.grid.spacing_known:
-        _write_slices_as_volumes(files)
-
-
-def in_steps(values: NDArray[np.float32], steps: int, rounded: Callable[..., Any]) -> NDArray[np.float32]:
-    """Round an array to steps of 1 / ``steps``, a power of two.
-
-    Each value is then exact; same shape, float32.
-    """
-    scaled: NDArray[np.float32] = values * np.float32(steps)
-    rounded(scaled, out=scaled)
-    return np.multiply(scaled, np.float32(1 / steps), out=scaled)
 
 
 @contextmanager

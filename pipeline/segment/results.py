@@ -10,15 +10,24 @@ from typing import Any
 import pandas as pd
 
 from data.labels import convention_name, load_convention
-from data.output_names import DETECTION, LESIONS
+from data.output_names import DETECTION, LESIONS, REPORT
 from pipeline.report.head import Head
 from pipeline.score.case import ScoreOptions, metric_columns
 from pipeline.score.lesions import sensitivity_by_size
 from pipeline.score.statistics import summarise_metrics
-from pipeline.score.tables import lesion_file, lesions_frame, metrics_frame, pooled_detection, report_frame, write_table
+from pipeline.score.tables import (
+    lesion_file,
+    lesions_frame,
+    metrics_frame,
+    pooled_detection,
+    read_columns,
+    report_frame,
+    text_cell,
+    write_table,
+)
 from pipeline.segment.page import write_segment_page
 from pipeline.segment.run_record import write_run_record
-from pipeline.segment.state import CaseState, ReportRow, read_state
+from pipeline.segment.state import CaseState, ReportRow, read_state, results_are_there
 from pipeline.segment.task import CaseTask, state_path
 
 Row = dict[str, Any]
@@ -32,6 +41,32 @@ def report_of(rows: Sequence[ReportRow]) -> pd.DataFrame:
     cells = [row.cells() for row in rows]
     # A user's own convention is a page of JSON; the state files keep it.
     return report_frame([{k: convention_name(v) if k == "convention" else v for k, v in row.items()} for row in cells])
+
+
+def rows_of_others(
+    output: Path, tasks: Sequence[CaseTask], only: Collection[str]
+) -> tuple[list[CaseTask], dict[str, ReportRow]]:
+    """Return the tasks that have a row, and the rows that earlier runs left.
+
+    These are of the cases outside ``only``; empty, it means all cases. A finished case has its state file; of another
+    one report.csv tells the status and the reason.
+    """
+    if not only:
+        return list(tasks), {}
+    try:
+        told = {row["case"]: row for row in read_columns(output / REPORT, ("case", "status", "reason"))}
+    except (OSError, ValueError):
+        told = {}
+    rows: dict[str, ReportRow] = {}
+    for task in (task for task in tasks if task.case.case_id not in only):
+        name, state = task.case.case_id, read_state(state_path(task))
+        row = told.get(text_cell(name), {})
+        fixed = {"case": name, "folder": task.folder}
+        if state is not None and results_are_there(task, state):
+            rows[name] = state.row.model_copy(update=fixed)
+        elif row.get("status") in ("warn", "error"):
+            rows[name] = ReportRow.model_validate(fixed | {"status": row["status"], "reason": row["reason"]})
+    return [task for task in tasks if task.case.case_id in {*only, *rows}], rows
 
 
 def write_results(

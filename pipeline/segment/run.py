@@ -28,6 +28,7 @@ from data.io.equal_files import same_files, same_files_sentence
 from data.labels import load_convention
 from data.output_names import REPORT
 from pipeline.checkpoint import Checkpoint, open_checkpoint, require_same_regions, shipped_models
+from pipeline.default_model import choose_model
 from pipeline.execute.cluster import own_share
 from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
 from pipeline.execute.lock import output_lock
@@ -37,7 +38,7 @@ from pipeline.predict.memory.machine import set_workers, tune_malloc
 from pipeline.score.tables import write_table
 from pipeline.segment.case import error_row, segment_one
 from pipeline.segment.output import clean_output, own_results, require_apart
-from pipeline.segment.results import report_of, write_results
+from pipeline.segment.results import report_of, rows_of_others, write_results
 from pipeline.segment.shards import Shard, record_path, write_shard_record
 from pipeline.segment.state import ReportRow
 from pipeline.segment.task import CaseTask
@@ -61,6 +62,7 @@ def segment_cases(
     interactive: Collection[str] = (),
     command: str = "",
     shard: Shard | None = None,
+    only: Collection[str] = (),
 ) -> pd.DataFrame:
     """Segment every case into ``output``; write its tables, report.html and run.json.
 
@@ -69,7 +71,8 @@ def segment_cases(
     executor : str
         See :mod:`pipeline.execute.executors`.
     progress : callable, optional
-        Called with the columns of each row of report.csv as soon as it is known, in order of completion.
+        Called with the columns of each row of report.csv as soon as it is known, in order of completion, and with
+        ``already_done``, which is true where an earlier run has done the case.
     on_stage : callable, optional
         Of the executor "serial": called with the stage (:mod:`pipeline.execute.stages`) of the case, and its share.
     interactive : collection of str
@@ -78,11 +81,10 @@ def segment_cases(
         The command line, for run.json.
     shard : Shard, optional
         The part of ``cases``, which are all of them, to segment; :mod:`pipeline.segment.merge` joins parts.
+    only : collection of str
+        Cases to segment, where they are not all; the others keep the rows that an earlier run left in ``output``.
 
-    Returns
-    -------
-    DataFrame
-        The rows of report.csv, one for each case, in the order of ``cases``.
+    Returns the rows of report.csv, one for each case, in the order of ``cases``; with ``only`` those of these alone.
 
     Raises
     ------
@@ -100,16 +102,15 @@ def segment_cases(
         doubled = _doubled(cases)
         if options.strict:
             cases = [replace(c, warnings=(*c.warnings, *doubled.get(c.case_id, ()))) for c in cases]
-        tasks = _tasks(cases, folders, output, options, shard)
+        tasks, kept = rows_of_others(output, _tasks(cases, folders, output, options, shard), only)
         with listening(on_stage):
-            rows = _run(tasks, output, options, executor, progress, doubled)
-        report = report_of(rows)
-        how = {**asdict(options), "executor": executor, "device_used": device}
+            rows = _run(tasks, kept, output, options, executor, progress, doubled)
+        report, how = report_of(rows), {**asdict(options), "executor": executor, "device_used": device}
         write_results(output, tasks, report, how, command, started, interactive, {"shard": str(shard)} if shard else {})
         if shard is not None:
             models = {model.name: model.sha256 for model in _named_models(options)}
             write_shard_record(output, shard, cases, tasks, rows, options, models)
-    return report
+    return report[~report["case"].isin(list(kept))] if kept else report
 
 
 def _tasks(
@@ -147,18 +148,20 @@ def _check(cases: Sequence[Case], options: SegmentOptions, executor: str, intera
     from pipeline.predict.device import choose_device  # torch takes seconds to import
 
     if is_elsewhere(executor) and options.device.partition(":")[0] in ("auto", "cpu", "cuda"):
-        _check_model_options(options, None)
+        _check_model_options(options, None, cases)
         return f"each worker's {options.device}"
     device = [choose_device(name) for name in devices_of(executor) or [options.device]][0]
-    _check_model_options(options, device)
+    _check_model_options(options, device, cases)
     return str(device)
 
 
-def _check_model_options(options: SegmentOptions, device: torch.device | None) -> None:
+def _check_model_options(options: SegmentOptions, device: torch.device | None, cases: Sequence[Case]) -> None:
     for name in options.models:
         open_checkpoint(name).config  # noqa: B018  it is checked
     if options.window == "auto" and options.engine == "auto" and options.level is None:
         return
+    if options.level is not None and not options.models:
+        _check_level(options.level, cases)
     from networks import networks_of  # they import MONAI, beside which the first case is read
     from pipeline.predict.engines import choose_engine, prune
     from pipeline.predict.windows import with_window
@@ -172,29 +175,48 @@ def _check_model_options(options: SegmentOptions, device: torch.device | None) -
                 choose_engine(options.engine, network, stage, device)
 
 
+def _check_level(level: int, cases: Sequence[Case]) -> None:
+    """Refuse a level that none of the cases' own models has. Raises UsageError."""
+    from pipeline.predict.engines import prune
+
+    refused: list[UsageError] = []
+    chosen = {model.name: model for model in (choose_model(case) for case in cases if not case.problems)}
+    for model in chosen.values():
+        try:
+            prune(model.build(), level, model.name)
+        except UsageError as error:
+            refused.append(error)
+    if refused and len(refused) == len(chosen):
+        raise refused[0]
+
+
 def _run(
     tasks: Sequence[CaseTask],
+    kept: Mapping[str, ReportRow],
     output: Path,
     options: SegmentOptions,
     executor: str,
     progress: Callable[[dict[str, Any]], None] | None,
     doubled: Mapping[str, tuple[str, ...]],
 ) -> list[ReportRow]:
-    """Segment all cases and return their rows in order.
+    """Segment the cases that are not kept, and return all rows in order.
 
     However the run ends, report.csv is written, unless it could not start.
     """
-    rows: dict[int, ReportRow] = {}
+    rows = {index: kept[task.case.case_id] for index, task in enumerate(tasks) if task.case.case_id in kept}
+    places = [index for index in range(len(tasks)) if index not in rows]
     last_written = time.monotonic()
+    todo = [tasks[index] for index in places]
     results = run_tasks(
-        segment_one, tasks, executor, _died, initializer=_start_worker, initargs=(options.threads, executor)
+        segment_one, todo, executor, _died, initializer=_start_worker, initargs=(options.threads, executor)
     )
     try:
         with closing(results):
-            for index, row in results:
+            for number, row in results:
+                index = places[number]
                 rows[index] = row = _warned(row, doubled.get(tasks[index].case.case_id, ()))
                 if progress:
-                    progress(row.cells())
+                    progress(row.cells() | {"already_done": row.already_done})
                 if time.monotonic() - last_written > 5:
                     with suppress(OSError):  # the disk may have space again at the end
                         write_table(output / REPORT, report_of(_in_order(rows)))

@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     create_model,
 )
@@ -82,6 +83,18 @@ class ReportRow(BaseModel):
     model: Text = ""
     convention: Text = ""
     seconds: Number = None
+    _already_done: bool = PrivateAttr(default=False)
+
+    @property
+    def already_done(self) -> bool:
+        """True where an earlier run has done the case; no part of the row."""
+        return self._already_done
+
+    def kept(self) -> ReportRow:
+        """Return the row as one of a case that an earlier run has done."""
+        row = self.model_copy()
+        row._already_done = True
+        return row
 
     @property
     def measures(self) -> dict[str, float | None]:

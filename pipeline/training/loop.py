@@ -86,7 +86,7 @@ def train(
         loss = _finite_mean(losses, process, training, epoch)
         now, scores = _validated(trainee, training, process, validate, epoch, minutes)
         trainee.records.append(EpochRecord(epoch + 1, trainee.step + len(losses), now, rate, loss, **scores))
-        log.info("%s", _sentence(trainee.records[-1]))
+        log.info("%s", _sentence(trainee, training))
         keep(trainee)
 
 
@@ -231,8 +231,14 @@ def _learn(
     return loss.item()
 
 
-def _sentence(record: EpochRecord) -> str:
-    text = f"epoch {record.epoch}, step {record.step}, {record.minutes:.1f} min, loss {record.loss:.4f}"
+def _sentence(trainee: Trainee, training: TrainingConfig) -> str:
+    """Word the last epoch, with the minutes that are left. The run may stop sooner."""
+    record = trainee.records[-1]
+    text = f"epoch {record.epoch} of {training.epochs}, step {record.step}, {record.minutes:.1f} min"
+    done, taken = trainee.progress(training, record.step, record.minutes), record.minutes - trainee.origin["minutes"]
+    if 0 < done < 1:
+        text += f", about {taken * (1 - done) / done:.1f} min left"
+    text += f", loss {record.loss:.4f}"
     if record.mean_dice is None:
         return text
     text += ", Dice " + ", ".join(f"{region} {dice:.3f}" for region, dice in record.dice.items())

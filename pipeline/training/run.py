@@ -76,7 +76,7 @@ def run_training(patients: Path, recipe: str, output: Path, options: TrainOption
     OSError
         The disk is full or the like; ``state.safetensors`` is that of the last epoch that was kept.
     """
-    config = checked(load_recipe(recipe), recipe, options)
+    config = checked(load_recipe(recipe, options.changes), recipe, options)
     if output.resolve() == patients.resolve():
         raise UsageError(f"--output {output} is the input folder; choose another, so that models and images stay apart")
     tune_malloc()
@@ -278,7 +278,7 @@ def _card(dataset: PatchDataset, split: Split, options: TrainOptions) -> dict[st
         "licence": options.licence,
         "date": date.today().isoformat(),
         "command": options.command,
-    }
+    } | ({"set": [*options.changes]} if options.changes else {})
 
 
 def _provenance(

@@ -24,7 +24,7 @@ from networks.losses import build_loss, supervised_loss
 from pipeline.checkpoint import open_checkpoint
 from pipeline.config import AugmentConfig, RunConfig
 from pipeline.predict.predictor import Predictor
-from pipeline.score.metrics import overlap_scores
+from pipeline.score.metrics import hd95_mm, overlap_scores
 from pipeline.training.cached import gather
 from pipeline.training.distributed import Process
 from pipeline.training.sampling import PatchDataset
@@ -92,7 +92,8 @@ def validate(model: Path, patients: Sequence[Reference], process: Process) -> li
 
     ``case`` and, per region that its reference tells, dice, tversky and accuracy.
 
-    A patient's columns are those of :func:`pipeline.score.metrics.overlap_scores` with the region behind, ``dice_WT``.
+    A patient's columns are those of :func:`pipeline.score.metrics.overlap_scores` with the region behind, ``dice_WT``,
+    and ``hd95_mm_WT`` (NaN where the spacing is unknown).
     The processes of a distributed run share the patients; each gets all rows.
 
     Raises
@@ -129,11 +130,13 @@ def _scores(predictor: Predictor, patient: Reference) -> dict[str, float | str]:
     reference = read_reference(patient.case.reference, segmentation.native.grid, convention, told)
     if reference.doubt:
         raise InputError(f"{patient.case.case_id}: {reference.doubt}, or leave the case out")
-    masks = reference.masks
+    masks, grid = reference.masks, segmentation.native.grid
+    spacing = grid.spacing_mm if grid.spacing_known else None
     row: dict[str, float | str] = {"case": patient.case.case_id}
     for region in told:
         for name, score in overlap_scores(segmentation.masks[region], masks[region]).items():
             row[f"{name}_{region}"] = score
+        row[f"hd95_mm_{region}"] = hd95_mm(segmentation.masks[region], masks[region], spacing)
     return row
 
 

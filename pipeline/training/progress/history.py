@@ -90,9 +90,9 @@ def write_history(records: Sequence[EpochRecord], path: Path) -> None:
 
     Notes
     -----
-    The columns are the fields of :class:`EpochRecord`, with ``dice_<region>`` for each region. Numbers are written so
-    that they read back to the bit: equal runs give files that differ in ``minutes`` alone. A validation value that is
-    None or NaN is an empty cell, but a training loss that is NaN is written ``nan``: it was measured.
+    The columns are the fields of :class:`EpochRecord`, with ``dice_<region>`` for each region. Fractions have six
+    significant digits, as in every table: equal runs give files that differ in ``minutes`` alone. A validation value
+    that is None or NaN is an empty cell, but a training loss that is NaN is written ``nan``: it was measured.
     """
     regions = _regions(records)
     lines = [csv_line([*_COLUMNS, *(_DICE + region for region in regions)])]
