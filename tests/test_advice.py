@@ -36,6 +36,9 @@ SPEAKERS = {
 OTHERS = {"--version", "--input", "--no"}
 """Said before a command is chosen; the line to an option that parser.py itself reads or composes."""
 
+AWAITED = {"--series", "--outputs"}
+"""Said by wings whose commands are still to come; take each out of here when its command has it."""
+
 
 def parser_options() -> dict[str, set[str]]:
     """Options of each command, as its parser has them."""
@@ -78,7 +81,7 @@ def lacking(text: str, speakers: tuple[str, ...], options: dict[str, set[str]], 
     named = [(name, option) for name, rest in re.findall(rf"`(?:run_pipeline\.py )?({told})\b([^`]*)`", text)
              for option in OPTION.findall(rest)]  # fmt: skip
     named += [(name, option) for option, name in re.findall(rf"({OPTION.pattern}) of `({told})`", text)]
-    others = [o for o in OPTION.findall(text) if o not in OTHERS and o not in {option for _, option in named}]
+    others = [o for o in OPTION.findall(text) if o not in OTHERS | AWAITED and o not in {option for _, option in named}]
     ask = all if every else any
     return [option for name, option in named if option not in options[name]] + [
         option for option in others if not ask(option in options[name] for name in speakers)

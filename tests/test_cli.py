@@ -137,7 +137,7 @@ def test_segment_then_evaluate_agree_on_the_scores(phantoms, tiny_model, tmp_pat
         pd.read_csv(tmp_path / folder / "report.csv").set_index("case") for folder in ("out", "scores")
     )
     for column in ("dice_WT", "dice_ET", "hd95_mm_TC", "hd_mm_WT", "volume_ml_WT"):
-        np.testing.assert_allclose(segmented[column], evaluated[column], rtol=1e-12)
+        np.testing.assert_allclose(segmented[column], evaluated[column], rtol=1e-5)
 
 
 def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):

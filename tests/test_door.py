@@ -78,7 +78,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     return shown.decode()
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("segmnt",)])
+@pytest.mark.parametrize("arguments", [("--help",), ("segment",)])
 def test_no_color_is_heeded_and_colours_are_there_without_it(arguments):
     assert "\x1b[" in on_a_terminal(*arguments)
     assert "\x1b[" in on_a_terminal(*arguments, NO_COLOR="")  # an empty value counts as none

@@ -24,6 +24,8 @@ class Demo:
         from pipeline.execute.lock import output_lock
 
         with output_lock(self.output), console.cases(3, self.quiet) as progress:
+            if not self.quiet:
+                console.say("making three synthetic patients, which takes some 10 seconds")
             from pipeline.demo import run_demo
 
             report = run_demo(self.output, progress, command=command_line())
