@@ -56,7 +56,7 @@ COMMAND_LINE: Mapping[Mend, str] = {
     Mend.WRITE_ANOTHER_CONVENTION: "choose another with --convention",
     Mend.CHECK_HEADER: "check the header, or raise --max-voxels of `segment`",
     Mend.CHECK_SLICES: "check the slices, or raise --max-voxels of `segment`",
-    Mend.NAME_AS_A_LAYOUT: "see the layouts in README",
+    Mend.NAME_AS_A_LAYOUT: "see the layouts in README, or give your own with --layout",
     Mend.MOVE_TO_ITS_PATIENT: "move it to that patient's folder",
     Mend.PART_THE_PATIENTS: "keep one patient's files in a folder",
     Mend.FREE_MEMORY: "free some, or use fewer processes",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -231,6 +232,9 @@ def convention_option(text: str) -> str:
     """
     if text.lower().endswith((".yaml", ".yml")):
         return read_convention(Path(text)).spelling
+    if text not in CONVENTIONS and os.path.exists(text):
+        kind = "is a folder" if os.path.isdir(text) else "is a file whose name does not end in .yaml"
+        raise ConventionError(f"{text} {kind}; give a label convention's YAML file, or one of {', '.join(CONVENTIONS)}")
     return load_convention(text).spelling
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import run_pipeline
 from data.case import Case
 from data.errors import ConventionError, UsageError
 from data.find.discover import discover_cases
+from data.find.layouts.bounded import endless
 from data.find.layouts.layout import load_layouts, own_layouts, read_layout
 from data.labels import LONGEST_SPELLING, convention_name, convention_option, load_convention, read_convention
 from pipeline.checkpoint import open_checkpoint
@@ -252,3 +254,71 @@ def test_own_layouts_hold_within_their_block_alone(hospital):
         pass
     with pytest.raises(UsageError, match=r"lost\.yaml: cannot be read"), own_layouts([hospital / "lost.yaml"]):
         pass
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("(?P<patient>(?:[A-Z]+-?)+)_{token}", "repeats what is repeated"),
+        ("(?P<patient>(?:[A-Z]|[0-9A-Z])*)_{token}", "repeats what is repeated or has alternatives"),
+        ("(?P<patient>(?:EL+S){2,})_{token}", "repeats what is repeated"),
+        ("(?P<patient>.+)-.*-.*-.*_{token}", "has 4 repetitions of any character"),
+        ("(?P<patient>" + "[0-9]+" * 9 + ")_{token}", "takes too long on a name of"),
+    ],
+)
+def test_a_pattern_that_may_never_end_is_refused_with_its_fix(pattern, words, hospital):
+    """Each of these takes more than seconds, the first three years, for a name of 200 characters."""
+    path = hospital / "layout.yaml"
+    path.write_text(LAYOUT.replace("(?P<patient>ELS-[0-9]+)_{token}", pattern))
+    began = time.thread_time()
+    with pytest.raises(UsageError, match=words) as caught:
+        read_layout(path)
+    assert time.thread_time() - began < 2 and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?P<patient>.+)_{token}",
+        "(?P<patient>[A-Z]{3}-[0-9]{1,4}(?:_FU[0-9]+)?)[-_]{token}(?:_(?:reg|bet))?",
+        r"(?P<patient>[^_]+)_\\(x\\+\\)\\+*{token}.*",
+        r"(?P<patient>[]+*)(]+)_{token}",
+    ],
+)
+def test_patterns_with_an_end_are_taken(pattern, hospital):
+    path = hospital / "layout.yaml"
+    path.write_text(LAYOUT.replace("(?P<patient>ELS-[0-9]+)_{token}", pattern.replace("\\\\", "\\")))
+    assert read_layout(path).pattern is not None
+
+
+def test_every_shipped_pattern_ends():
+    for layout in load_layouts().values():
+        assert layout.pattern is None or layout.kind in ("slices", "suffix") or not endless(layout.pattern.pattern)
+
+
+def test_a_layout_that_names_no_file_is_told_of(hospital, caplog):
+    path = hospital / "layout.yaml"
+    assert run("inspect", hospital / "scans", "--layout", path) == 0
+    assert "names no file" not in caplog.text
+    path.write_text(LAYOUT.replace("ELS-", "XYZ-"))
+    assert run("inspect", hospital / "scans", "--layout", path) == 1
+    assert "the layout st-elsewhere names no file that was found; check its pattern" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["inspect", "evaluate"])
+def test_a_folder_of_unknown_names_is_answered_with_the_option_that_names_them(command, hospital, capsys):
+    (hospital / "dark").mkdir()
+    (hospital / "dark/x_DARK.txt").write_text("")
+    more = [hospital / "scans", "-o", hospital / "out"] if command == "evaluate" else []
+    run(command, hospital / "dark", *more)
+    said = capsys.readouterr()
+    assert "--layout" in said.out + said.err
+
+
+@pytest.mark.parametrize(("name", "words"), [("folder", "is a folder"), ("labels.txt", "does not end in .yaml")])
+def test_a_convention_that_is_no_yaml_file_is_answered_with_what_it_is(name, words, hospital, capsys):
+    (hospital / "folder").mkdir()
+    (hospital / "labels.txt").write_text(LABELS)
+    assert run("inspect", hospital / "scans", "--convention", hospital / name) == 2
+    error = capsys.readouterr().err
+    assert f"{hospital / name} is" in error and words in error and "YAML file" in error

@@ -67,7 +67,7 @@ def discover_cases(
     if not cases:
         raise UsageError(
             f"{root} holds no patient: no folder, and no image that any layout names; give a folder of "
-            "patients, or one patient's files"
+            "patients, or one patient's files, and say with --layout how files of your own naming are called"
         )
     return _in_order(cases, root)
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from data.case import MODALITIES
-from data.find.layouts.layout import REFERENCE, Layout, load_layouts
+from data.find.layouts.layout import REFERENCE, Layout, load_layouts, note_match
 
 _WITHIN_PATIENT = frozenset({"anat", "image", "images", "img", "mr", "mri", "nifti", "nii", "scans"})
 _SESSION = re.compile("ses-[0-9A-Za-z]+")  # BIDS
@@ -106,6 +106,7 @@ def match_volume(stem: str) -> Match | None:
         if any(pattern.fullmatch(stem) for pattern in layout.ignored):
             return None
         if found:
+            note_match(layout)
             patient = found.groupdict().get("patient") or ""
             if layout.kind == "channels":
                 roles = tuple((modality, channel) for channel, modality in enumerate(layout.channels))
@@ -126,10 +127,10 @@ def is_ignored(stem: str) -> bool:
 
 _PROCESSED = re.compile(
     r"(?:[-_. ](?:hd[-_]?bet|bet|brain|ss|stripped|skull[-_]?stripped"
-    r"|n4|bfc|reg|registered|coreg|mni|resampled|norm))+$",
+    r"|n4|bfc|reg|registered|coreg|mni|resampled|norm|eq(?:_[0-9])?|(?:crop|tilt)_[0-9]))+$",
     re.IGNORECASE,
 )
-"""What programs write behind a name: brain extraction, registration and the like."""
+"""What programs write behind a name: brain extraction, registration, dcm2niix (Eq, Crop, Tilt) and the like."""
 _ENTITY = re.compile(
     r"_(?:acq|ce|rec|dir|run|mod|echo|part|space|res|den|label|desc|hemi|recon|chunk)(?:-[0-9A-Za-z]+|$)", re.IGNORECASE
 )

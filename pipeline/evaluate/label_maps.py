@@ -86,7 +86,8 @@ def find_label_maps(root: Path, *, exclude: Path | None = None) -> list[LabelMap
         ]
     if not any(item.case.reference for item in found):
         raise UsageError(
-            f"{root} holds no label maps; expected <case>/<case>_seg.nii.gz, <case>.nii.gz or a data set with masks"
+            f"{root} holds no label maps; expected <case>/<case>_seg.nii.gz, <case>.nii.gz or a data set with masks; "
+            "say with --layout FILE how files of your own naming are called"
         )
     return found
 

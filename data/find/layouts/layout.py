@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from typing import Any
 
 from data.case import MODALITIES
 from data.errors import ConventionError, UsageError
+from data.find.layouts.bounded import endless
 from data.labels import convention_option
 from data.strict_yaml import read_strict_yaml
 
 REFERENCE = "reference"
+log = logging.getLogger(__name__)
 
 
 _FOLDER = Path(__file__).parent
@@ -28,6 +31,7 @@ _OPTIONAL: dict[str, Any] = {
 _OWN_KINDS = ("files", "channels")
 """Kinds of a user's own layouts; the others are each read in a way of their own."""
 _own: ContextVar[Mapping[str, Layout] | None] = ContextVar("layouts of the user's own", default=None)
+_matched: ContextVar[set[str]] = ContextVar("names of layouts that some file bears")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +96,9 @@ def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
     except ConventionError as error:
         raise UsageError(f"{source}: {error}") from None
     tokens = _tokens({**raw["images"], REFERENCE: raw["reference"], "ignored": raw["not_ours"]}, source)
-    # Longest first, so that "t1ce" is not read as "t1" with something behind it.
-    token_group = "(?P<token>" + "|".join(sorted(map(re.escape, tokens), key=len, reverse=True)) + ")"
     try:
         pattern = (
-            re.compile(raw["pattern"].replace("{token}", token_group), re.IGNORECASE | re.DOTALL)
+            re.compile(raw["pattern"].replace("{token}", _token_group(tokens)), re.IGNORECASE | re.DOTALL)
             if raw["pattern"]
             else None
         )
@@ -120,6 +122,12 @@ def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
         conventions=conventions,
         example=raw["example"],
     )
+
+
+def _token_group(tokens: Iterable[str]) -> str:
+    """Return the expression of any of the words of a layout."""
+    # Longest first, so that "t1ce" is not read as "t1" with something behind it.
+    return "(?P<token>" + "|".join(sorted(map(re.escape, tokens), key=len, reverse=True)) + ")"
 
 
 def _tokens(roles: Mapping[str, Iterable[str | int]], source: str) -> dict[str, str]:
@@ -174,6 +182,12 @@ def read_layout(path: Path) -> Layout:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
+    texts = [layout.pattern.pattern if layout.pattern else "", *(each.pattern for each in layout.other_references)]
+    texts += [each.pattern for each in layout.ignored]
+    for text in texts:
+        if fault := endless(text.replace(_token_group(layout.tokens), "{token}")):
+            shown = text.replace(_token_group(layout.tokens), "{token}")
+            raise UsageError(f"{path}: the pattern {shown[:80]!r} {fault}")
     if layout.name in _shipped_layouts() or not layout.name.isprintable():
         raise UsageError(f"{path}: the name {layout.name!r} is that of a shipped layout; give it another")
     if layout.kind not in _OWN_KINDS:
@@ -192,7 +206,7 @@ def read_layout(path: Path) -> Layout:
 def own_layouts(paths: Iterable[Path]) -> Iterator[None]:
     """Use a user's own layouts within the block.
 
-    Files are matched by these first, then by the shipped ones.
+    Files are matched by these first, then by the shipped ones. One that matched no file is told of at the end.
 
     Parameters
     ----------
@@ -205,11 +219,21 @@ def own_layouts(paths: Iterable[Path]) -> Iterator[None]:
         if layout.name in layouts:
             raise UsageError(f"{path}: another layout is called {layout.name} too; give it another name")
         layouts[layout.name] = layout
-    token = _own.set(layouts)
+    tokens = _own.set(layouts), _matched.set(set())
     try:
         yield
     finally:
-        _own.reset(token)
+        for layout in layouts.values():
+            if layout.name not in _matched.get():
+                log.warning("the layout %s names no file that was found; check its pattern and its words", layout.name)
+        _own.reset(tokens[0])
+        _matched.reset(tokens[1])
+
+
+def note_match(layout: Layout) -> None:
+    """Keep in mind that some file is named as in a layout."""
+    if _own.get():
+        _matched.get().add(layout.name)
 
 
 def load_layouts() -> Mapping[str, Layout]:
