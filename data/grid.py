@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 TOLERANCE_MM = 1e-3
 """Two grids whose corners agree to this many millimetres are the same grid (files store the affine in float32)."""
 
+NEARLY = 0.25
+"""Part of a voxel's side by which a header may be off: rounding, or a program's own way of storing directions."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -106,6 +109,18 @@ class Grid:
     def holds_voxels_of(self, other: Grid) -> bool:
         """Tell whether both grids have the same voxels, stored in any order of axes."""
         return self.reoriented(other.orientation).matches(other)
+
+    def off_mm(self, other: Grid) -> float | None:
+        """Return how far a corner lies from that of nearly the same grid, mm.
+
+        It is None where the grids have other shapes, in any order of axes, or lie a quarter of a voxel apart or more.
+        """
+        turned = self.reoriented(other.orientation)
+        if turned.shape != other.shape:
+            return None
+        off = float(np.sqrt(((turned.corners_mm() - other.corners_mm()) ** 2).sum(axis=1).max()))
+        nearly = NEARLY * min(other.spacing_mm)
+        return off if off < nearly and turned.matches(other, nearly) else None
 
     def offset_in(self, whole: Grid) -> tuple[int, int, int] | None:
         """Return the place of this grid's first voxel in one that holds them all.

@@ -84,7 +84,7 @@ def read_reference(
         return ReferenceMasks(doubt=str(error), warnings=warnings)
     except MemoryError:
         return ReferenceMasks(doubt=f"{name}: there is not enough memory to read it; free some", warnings=warnings)
-    warnings = volume.header.warnings
+    warnings = (*volume.header.warnings, *slightly_off(name, volume.grid, grid))
     if doubt := strange_labels(count_labels(volume.array), convention):
         return ReferenceMasks(doubt=advise(f"{name} {doubt}", Mend.NAME_CONVENTION), warnings=warnings)
     turned = volume.grid.turn(volume.array, grid.orientation)
@@ -94,12 +94,23 @@ def read_reference(
 def other_grid(header: ImageHeader, images: Grid) -> str:
     """Return the doubt on a label map that lies on another grid.
 
-    It is empty where it does not, and for a segmentation of 3D Slicer that is stored for a part of their voxels.
+    It is empty where it does not, where its header is a little off (:func:`slightly_off`), and for a segmentation of 3D
+    Slicer that is stored for a part of their voxels.
     """
     grid = header.grid
-    if grid.holds_voxels_of(images) or (header.is_segmentation and grid.offset_in(images) is not None):
+    if grid.off_mm(images) is not None or (header.is_segmentation and grid.offset_in(images) is not None):
         return ""
     return f"lies on another grid ({grid.described()}) than the images ({images.described()})"
+
+
+def slightly_off(name: str, grid: Grid, images: Grid) -> list[str]:
+    """Return a warning where a grid is nearly that of the images."""
+    off = grid.off_mm(images)
+    if off is None or grid.holds_voxels_of(images):
+        return []
+    return [
+        f"the header of {name} places it {off:.2g} mm off, less than a quarter of a voxel; taken for the same voxels"
+    ]
 
 
 def filled(volume: Volume, images: Grid) -> Volume:
@@ -135,7 +146,7 @@ def voxels_on(volume: Volume, grid: Grid) -> NDArray[Any] | None:
     """
     volume = filled(volume, grid)
     turned = volume.grid.reoriented(grid.orientation)
-    if not (turned.matches(grid) if grid.spacing_known else turned.shape == grid.shape):
+    if not (turned.off_mm(grid) is not None if grid.spacing_known else turned.shape == grid.shape):
         return None
     return volume.grid.turn(volume.array, grid.orientation)
 

@@ -21,7 +21,7 @@ from data.grid import Grid
 from data.io.read import MAX_VOXELS, ImageHeader, read_header, read_label_map, read_volume
 from data.labels import convention_name, load_convention
 from data.plausibility import Impression, doubts, impression
-from data.references import other_grid, strange_labels
+from data.references import other_grid, slightly_off, strange_labels
 from pipeline.checkpoint import Checkpoint
 from pipeline.default_model import choose_model
 
@@ -58,8 +58,8 @@ def inspect_cases(
     list of dict
         One a patient: case, status (ok, warn, error), layout, layout_reason, convention (None: not decided),
         convention_reason, images {modality or "reference": {file, shape, spacing_mm (None: unknown), orientation,
-        dtype}}, missing (modalities), problems, warnings, unrecognised (file names), series (of a DICOM examination:
-        uid, number, description, role, pictures, reasons). Plain values only.
+        dtype}}, missing (modalities that the fitting model needs), problems, warnings, unrecognised (file names), series
+        (of a DICOM examination: uid, number, description, role, pictures, reasons). Plain values only.
     """
     if max_voxels < 1:
         raise UsageError(f"--max-voxels {max_voxels}: give a number of at least 1")
@@ -151,7 +151,7 @@ def inspect_case(
         "convention": choice.name and convention_name(choice.name),
         "convention_reason": choice.reason,
         "images": images,
-        "missing": [m for m in MODALITIES if m not in case.images],
+        "missing": [m for m in _needed(model) if m not in case.images],
         "problems": list(dict.fromkeys(problems)),
         "warnings": list(dict.fromkeys(warnings)),
         "unrecognised": [path.name for path in case.unrecognised],
@@ -214,6 +214,8 @@ def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
         if native is not None and name != "reference" and not header.grid.matches(native.grid)
     ]
     doubt = other_grid(reference, native.grid) if reference is not None and native is not None else ""
+    if reference is not None and native is not None:
+        differing += slightly_off(reference.path.name, reference.grid, native.grid)
     return [*differing, f"{reference.path.name} {doubt}; resample it onto theirs"] if doubt and reference else differing
 
 
@@ -223,6 +225,11 @@ def _model_for(case: Case) -> Checkpoint | None:
         return choose_model(case)
     except CheckpointError:  # none is shipped: then nothing is expected
         return None
+
+
+def _needed(model: Checkpoint | None) -> list[str]:
+    """Return the modalities that the model wants, all where there is no model."""
+    return [m for m in MODALITIES if model is None or m in model.settings["modalities"]]
 
 
 def _lacking(case: Case, model: Checkpoint) -> list[str]:

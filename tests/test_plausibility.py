@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.find.discover import discover_cases
 from data.grid import Grid
@@ -353,6 +354,15 @@ def test_inspect_says_which_image_the_model_will_miss(doubled) -> None:
     (doubled / f"{doubled.name}-t2w.nii.gz").unlink()
     (row,) = inspect_cases(doubled.parent)
     assert row["status"] == "warn" and "no t2 image" in row["warnings"][0] and row["missing"] == ["t2"]
+
+
+def test_inspect_misses_no_image_that_the_model_does_not_need(tmp_path) -> None:
+    """The model of LGG slices reads T1, FLAIR and T1c, the bands of its pictures."""
+    bands = np.random.default_rng(0).integers(1, 255, (64, 64, 3), dtype=np.uint8)
+    for number in (1, 2):
+        Image.fromarray(bands).save(tmp_path / f"TCGA_CS_4941_19960909_{number}.tif")
+    (row,) = inspect_cases(tmp_path)
+    assert row["missing"] == [] and not any("t2" in text for text in row["warnings"])
 
 
 def test_inspect_names_labels_that_a_chosen_convention_does_not_know(doubled) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.case import Case, ImageSource
 from data.errors import Mend, advise, few
-from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts, plain_name
+from data.find.naming import MODALITIES, REFERENCE, Layout, Match, load_layouts, match_suffix, plain_name
 from data.find.tree import Entry
 from data.io.suffixes import split_suffix
 
@@ -230,8 +230,7 @@ def assemble(
             sources[role] = ImageSource((Path(entry.path),), channel, item.match.volumes)
     problems += entry_problems([item.entry for item in named if not item.match.is_reference])
     warnings += link_warnings([item.entry for item in named])
-    if REFERENCE not in by_role:
-        warnings += _unread_segmentations(rest)
+    warnings += _unread_images(rest, by_role)
     renamed = _called_after_another(case_id, patient, named)
     images = {modality: sources[modality] for modality in MODALITIES if modality in sources}
     case = Case(
@@ -298,15 +297,25 @@ def _choose_layout(named: Sequence[Named]) -> tuple[Layout, str]:
     return layout, f"{count[best]} of {len(images)} image files are named as in {layout.title} ({example})"
 
 
-def _unread_segmentations(rest: Sequence[Entry]) -> list[str]:
-    """Warn of segmentations in a format that is not read.
+_FOREIGN = (".nhdr", ".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".mnc.gz", ".head", ".brik", ".brik.gz")
 
-    Another reference makes the warning needless.
+
+def _unread_images(rest: Sequence[Entry], there: Collection[str]) -> list[str]:
+    """Warn of images and masks in a format that is not read.
+
+    One whose modality is there in another file makes no warning.
     """
-    unread = [entry.name for entry in rest if entry.name.lower().endswith(".nhdr")]
+    unread = {}
+    for entry in rest:
+        extension = next((each for each in _FOREIGN if entry.name.lower().endswith(each)), "")
+        match = match_suffix(entry.name[: -len(extension)]) if extension else None
+        if match is not None and match.roles[0][0] not in there:
+            unread[entry.name] = match.roles[0][0]
     if not unread:
         return []
-    return [f"{few(unread, 3)}: voxels beside an NRRD header are not read; save it as one .nrrd file, NAME_seg.nrrd"]
+    role = next(iter(unread.values()))
+    wanted = "seg" if role == REFERENCE else role
+    return [f"{few(unread, 3)}: this format is not read; export it as one NIfTI file, NAME_{wanted}.nii.gz"]
 
 
 def _called_after_another(case_id: str, patient: str, named: Sequence[Named]) -> list[str]:

@@ -25,9 +25,10 @@ _MOST_LABELS = 1000
 # Order matters: "surrounding non-enhancing FLAIR hyperintensity" holds "non-enhancing", and that "enhancing".
 _TISSUES = (
     ("RC", r"cavity|resect|\brc\b"),
-    ("WT", r"o?edema|\bed\b|snfh|surrounding|peritumo|whole|\bwt\b"),  # painted over, the whole tumour is its rim
+    # Painted over by its parts, the whole tumour is its rim.
+    ("WT", r"o?edema|\bed\b|snfh|surrounding|peritumo|whole|\bwt\b|flair|hyperintens|signal"),
     ("TC", r"non.?enh|necro|cyst|\bncr\b|\bnetc?\b|\bcc\b"),
-    ("ET", r"enhanc|\bet\b"),
+    ("ET", r"enhanc|\bet\b|\bce\b"),
     ("TC", r"core|\btc\b"),
 )
 _TUMOUR = r"tumou?r|lesion|glioma|metasta"

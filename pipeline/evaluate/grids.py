@@ -14,6 +14,7 @@ from data.find.discover import discover_cases
 from data.grid import TOLERANCE_MM, Grid
 from data.io.read import MAX_VOXELS, Volume, read_header
 from data.labels import Mask
+from data.references import slightly_off
 from pipeline.score.tables import text_cell
 
 LEAST_OVERLAP = 0.5
@@ -46,8 +47,9 @@ def to_one_grid(
     placed = one.spacing_known and other.spacing_known
     if one.matches(other) if placed else one.shape == other.shape:
         return truth, masks, other, []
-    if placed and one.holds_voxels_of(other):  # stored in another order
-        return truth, {region: one.turn(mask, other.orientation) for region, mask in masks.items()}, other, []
+    if placed and one.off_mm(other) is not None:  # stored in another order, or by a header that is a little off
+        turned = {region: one.turn(mask, other.orientation) for region, mask in masks.items()}
+        return truth, turned, other, slightly_off("the prediction", one, other)
     differ = (
         f"prediction and reference lie on different grids: {predicted.header.path} has {one.described()}, "
         f"{expected.header.path} has {other.described()}"
