@@ -58,8 +58,8 @@ def inspect_cases(
     list of dict
         One a patient: case, status (ok, warn, error), layout, layout_reason, convention (None: not decided),
         convention_reason, images {modality or "reference": {file, shape, spacing_mm (None: unknown), orientation,
-        dtype}}, missing (modalities that the fitting model needs), problems, warnings, unrecognised (file names), series
-        (of a DICOM examination: uid, number, description, role, pictures, reasons). Plain values only.
+        dtype}}, missing (modalities that the fitting model needs), problems, warnings, unrecognised (file names),
+        series (of a DICOM examination: uid, number, description, role, pictures, reasons). Plain values only.
     """
     if max_voxels < 1:
         raise UsageError(f"--max-voxels {max_voxels}: give a number of at least 1")

@@ -150,6 +150,7 @@ def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):
         return pd.DataFrame(rows)
 
     monkeypatch.setattr("pipeline.evaluate.run.evaluate", evaluate)
+    monkeypatch.setattr("sys.argv", ["run_pipeline.py", "evaluate", "p", "r"])
     given = (
         "p r -o out --metrics standard brats2023-met --tolerance-mm 2 --compare q s --convention msd "
         "--reference-convention lgg --resample --like i --split-lesions --workers 3 --pictures 4 --interactive x y"
@@ -162,6 +163,7 @@ def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):
     assert options == {
         "convention": "msd", "reference_convention": "lgg", "compare": [Path("q"), Path("s")], "resample": True,
         "like": Path("i"), "workers": 3, "pictures": 4, "interactive": ["x", "y"],
+        "command": "python run_pipeline.py evaluate p r",
     }  # fmt: skip
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["[1/7] a: ok (0.2 s)", "2 patients: 2 ok, 0 warn, 0 error"]

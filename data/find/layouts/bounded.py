@@ -1,4 +1,4 @@
-"""Patterns of a user's own layouts whose matching could go on for ever.
+"""Bound on patterns of own layouts that could match for ever.
 
 Python's regular expressions go back over what they have matched. A repetition within a repetition takes twice as long
 for each further character of a name, and several wide ones beside each other a power of its length.
