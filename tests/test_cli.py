@@ -159,6 +159,7 @@ def test_evaluate_hands_every_option_on(tmp_path, monkeypatch, capsys):
     ((folders, options),) = asked
     assert folders == (Path("p"), Path("r"), Path("out"))
     scored = options.pop("options")
+    assert options.pop("command").startswith("python run_pipeline.py ")
     assert (scored.metrics, scored.tolerance_mm, scored.split_lesions) == (("standard", "brats2023-met"), 2.0, True)
     assert options == {
         "convention": "msd", "reference_convention": "lgg", "compare": [Path("q"), Path("s")], "resample": True,
@@ -346,7 +347,8 @@ def test_train_hands_every_option_on_and_says_where_the_model_is(tmp_path, monke
     monkeypatch.setattr("pipeline.training.run.run_training", run_training)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "train", "a b"])
     given = (
-        "--device cpu --folds 3 --fold all --extra x y --leave-out p q --convention msd --init m --resume --minutes 2 "
+        "--device cpu --folds 3 --fold all --extra x y --leave-out p q --convention msd "
+        "--init lgg-attention-unet-2d --resume --minutes 2 "
         "--workers 4"
     )
     assert call("train", "a b", "--recipe", "demo", "--output", tmp_path, *given.split()) == 0
@@ -354,7 +356,7 @@ def test_train_hands_every_option_on_and_says_where_the_model_is(tmp_path, monke
     assert (patients, recipe, output) == (Path("a b"), "demo", tmp_path)
     assert (options.device, options.folds, options.fold, options.split) == ("cpu", 3, "all", None)
     assert (options.extra, options.leave_out, options.convention) == (("x", "y"), ("p", "q"), "msd")
-    assert (options.init, options.resume, options.minutes, options.workers) == ("m", True, 2.0, 4)
+    assert (options.init, options.resume, options.minutes, options.workers) == ("lgg-attention-unet-2d", True, 2.0, 4)
     assert options.command == "python run_pipeline.py train 'a b'"
     assert capsys.readouterr().out == f"model: {tmp_path / 'model.safetensors'}\n"
     monkeypatch.setenv("RANK", "1")  # torchrun's second process
@@ -383,7 +385,8 @@ def test_segment_hands_every_option_on(tmp_path, phantoms, monkeypatch):
     monkeypatch.setattr("pipeline.segment.run.segment_cases", segment_cases)
     monkeypatch.setattr("sys.argv", ["run_pipeline.py", "segment", "a b"])
     given = (
-        "--model m n --device cpu --engine torch --window 64 --level 2 --tta --convention msd --missing zero "
+        "--model brats-attention-unet-3d brats-attention-unet-2d "
+        "--device cpu --engine torch --window 64 --level 2 --tta --convention msd --missing zero "
         "--save-probabilities --overwrite "
         "--executor processes:2 --threads 3 --strict --max-voxels 1000 --flat"
     )
@@ -391,12 +394,13 @@ def test_segment_hands_every_option_on(tmp_path, phantoms, monkeypatch):
     ((count, output, options, rest),) = asked
     assert (count, output) == (2, tmp_path / "out")
     assert options == SegmentOptions(
-        models=("m", "n"), device="cpu", engine="torch", window="64", level=2, tta=True, convention="msd",
+        models=("brats-attention-unet-3d", "brats-attention-unet-2d"),
+        device="cpu", engine="torch", window="64", level=2, tta=True, convention="msd",
         missing="zero", save_probabilities=True, overwrite=True, threads=3, strict=True, max_voxels=1000, flat=True,
     )  # fmt: skip
     rest.pop("progress")
     said = "python run_pipeline.py segment 'a b'"
-    assert rest == {"executor": "processes:2", "interactive": [FIRST], "command": said, "shard": None}
+    assert rest == {"executor": "processes:2", "interactive": [FIRST], "command": said, "shard": None, "only": ()}
 
 
 def test_segment_hands_all_patients_and_the_part_on_with_a_folder_of_its_own(tmp_path, phantoms, monkeypatch, capsys):
