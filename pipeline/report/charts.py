@@ -19,6 +19,7 @@ from data.labels import sort_regions
 from data.visible import visible
 from pipeline.report.colours import region_colour
 from pipeline.score.catalogue import find_metric
+from pipeline.score.significance import LEAST_PATIENTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ Values = NDArray[np.float64]
 
 _INK, _GREY, _RULE = "#1F2933", "#5B6770", "#D9DEE3"
 _MARKERS = "os^Dv"
-LEAST_PATIENTS = 3
+LEAST_POINTS = 3
 """A chart is drawn from so many patients on: fewer have no quartiles, and their values stand in their own sections."""
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: small, and read by a screen reader
@@ -102,10 +103,10 @@ def distribution_chart(metrics: pd.DataFrame, metric: str, title: str) -> str | 
     Returns
     -------
     str or None
-        An ``<svg>`` element: the same table gives the same bytes. None where no region has `LEAST_PATIENTS` values.
+        An ``<svg>`` element: the same table gives the same bytes. None where no region has `LEAST_POINTS` values.
     """
     groups = _groups(metrics, [metric])
-    if max(map(len, groups.values()), default=0) < LEAST_PATIENTS:
+    if max(map(len, groups.values()), default=0) < LEAST_POINTS:
         return None
     systems = list(dict.fromkeys(system for _, system in groups))
     regions = list(dict.fromkeys(region for region, _ in groups))
@@ -137,7 +138,8 @@ def distribution_chart(metrics: pd.DataFrame, metric: str, title: str) -> str | 
 def bland_altman_chart(metrics: pd.DataFrame, region: str, system: str | None = None) -> str | None:
     """Draw the difference of both volumes against their mean.
 
-    Lines show the mean difference and its 95 % limits.
+    Lines show the mean difference and, from :data:`pipeline.score.significance.LEAST_PATIENTS` patients on, its 95 %
+    limits.
 
     Parameters
     ----------
@@ -149,11 +151,11 @@ def bland_altman_chart(metrics: pd.DataFrame, region: str, system: str | None = 
     Returns
     -------
     str or None
-        An ``<svg>`` element; None where fewer than `LEAST_PATIENTS` have both volumes.
+        An ``<svg>`` element; None where fewer than `LEAST_POINTS` have both volumes.
     """
     columns = ["volume_ml_prediction", "volume_ml_reference"]
     rows = _groups(metrics, columns).get((region, system or ""))
-    if rows is None or len(rows) < LEAST_PATIENTS:
+    if rows is None or len(rows) < LEAST_POINTS:
         return None
     prediction, reference = (rows[column].to_numpy(float) for column in columns)
     found = agreement(prediction, reference)
@@ -250,7 +252,9 @@ def _draw_group(axes: Axes, values: Values, middle: float, step: float, colour: 
 
 def _draw_agreement(axes: Axes, found: Agreement) -> None:
     dashes = (0, (4, 3))
-    lines = [(v, s) for v, s in ((found.mean, "-"), (found.low, dashes), (found.high, dashes)) if np.isfinite(v)]
+    lines: list[tuple[float, Any]] = [(found.mean, "-")]
+    if found.n >= LEAST_PATIENTS:
+        lines += [(found.low, dashes), (found.high, dashes)]
     for value, style in lines:
         axes.axhline(value, color=_INK, lw=1.1, linestyle=style)
     bottom, top = axes.get_ylim()

@@ -104,7 +104,7 @@ class Charts:
 
 
 def draw_charts(metrics: pd.DataFrame, tolerance_mm: float | None = None) -> Charts:
-    """Draw every chart that has enough patients: :data:`pipeline.report.charts.LEAST_PATIENTS`."""
+    """Draw every chart that has enough patients: :data:`pipeline.report.charts.LEAST_POINTS`."""
     shown = [metric.key for metric in shown_in(Place.CHARTS)]
     spread = [distribution_chart(metrics, key, metric_name(key, tolerance_mm)) for key in shown]
     agreement: list[str | None] = []

@@ -28,6 +28,7 @@ from pipeline.report.patient import Patient, PatientEntry, gather_patients
 from pipeline.report.pictures import Picture
 from pipeline.report.rendering import page_style, read_asset, render_in_pieces
 from pipeline.report.viewer import View, own_scripts_alone, script_policy, viewer_scripts
+from pipeline.score.significance import LEAST_PATIENTS
 
 UNFOLDED = 30
 """So many patients are shown open; the rest opens at a click, for a page of 500 must stay quick to scroll."""
@@ -109,6 +110,7 @@ def _means(summary: pd.DataFrame, comparison: pd.DataFrame | None, tolerance_mm:
         "matrix": score_matrix(summary),
         "summary": summary_table(summary, tolerance_mm),
         "summary_scored": scored,
+        "least_patients": LEAST_PATIENTS,
         "comparison": comparison_table(comparison, tolerance_mm),
         "definitions": definitions(tolerance_mm) if scored else {},
     }
