@@ -1,6 +1,6 @@
-"""The web app behind a proxy that ends TLS, as docs/web.md advises.
+"""The web app behind a proxy that ends TLS, as docs/web.md advises, and behind a path.
 
-The proxy is a small one, with a certificate made for the test.
+The proxy is a small one, with a certificate made for the test, and nginx with the examples of the page.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ import asyncio
 import contextlib
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +28,11 @@ from data.errors import UsageError
 from pipeline.web.app import create_app
 from pipeline.web.security import host_allowed
 from pipeline.web.settings import Settings, check_settings
-from tests.web_server import running, upload
+from tests.web_server import files_of, running, upload
 
 TOKEN = "correct horse battery"
-NAME = "scans.example"
+NAME = "scans.example.org"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "web.md"
 VISITOR = "198.51.100.7"
 
 
@@ -205,12 +209,136 @@ def test_a_public_url_that_no_browser_would_send_is_refused(tmp_path, url):
         check_settings(Settings(workspace=tmp_path, token=TOKEN, public_url=url))
 
 
+# Behind a path
+
+
+@pytest.fixture(scope="module")
+def tumour(tmp_path_factory):
+    """A server that knows that it is shown below /tumour."""
+    with running(tmp_path_factory.mktemp("w") / "w", token=TOKEN, root_path="/tumour/") as server:
+        yield server
+
+
+@pytest.mark.parametrize("start", ["/", "/tumour/"], ids=["taken away", "passed on"])
+def test_the_server_answers_alike_whether_the_proxy_takes_the_path_away_or_not(tumour, start):
+    with tumour.client() as client:
+        reply = client.get(start)
+        assert (reply.status_code, reply.headers["location"]) == (303, "login")
+        assert client.get(f"{start}api/cases").status_code == 401
+        assert client.get(f"{start}static/page.css").headers["content-type"].startswith("text/css")
+        assert client.get(f"{start}healthz").json() == {"status": "ok"}
+        reply = client.post(f"{start}login", data={"token": TOKEN})
+        assert (reply.status_code, reply.headers["location"]) == (303, "./")
+        assert "; Path=/tumour/; HttpOnly; SameSite=Strict" in reply.headers["set-cookie"]
+    with tumour.client(headers={"authorization": f"Bearer {TOKEN}"}) as program:
+        assert program.get(f"{start}api/openapi.json").json()["servers"] == [{"url": "/tumour"}]
+
+
+def test_the_path_without_its_slash_leads_to_the_page_and_one_that_begins_alike_is_another(tumour):
+    with tumour.client(headers={"authorization": f"Bearer {TOKEN}"}) as program:
+        reply = program.get("/tumour")
+        assert (reply.status_code, reply.headers["location"]) == (303, "./tumour/")
+        assert program.get("/tumours/").status_code == program.get("/tumour/tumour/").status_code == 404
+
+
+def test_behind_tls_and_a_path_the_cookie_is_secure_and_leaves_the_hosts_other_pages_alone(tmp_path):
+    url = "https://scans.example"
+    with (
+        running(tmp_path / "w", token=TOKEN, public_url=url, root_path="/user/me%40site") as server,
+        server.client(headers={"origin": url, "host": "scans.example"}) as client,
+    ):
+        cookie = client.post("/user/me%40site/login", data={"token": TOKEN}).headers["set-cookie"]
+    # RFC 6265bis 4.1.3: __Host- demands the path /, __Secure- demands Secure alone.
+    form = r"__Secure-brain_session_[0-9a-f]{8}=[0-9a-f.]{97}; Path=/user/me%40site/; HttpOnly; SameSite=Strict; Secure"
+    assert re.fullmatch(form, cookie)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tumour",
+        "//evil.example",
+        "/a//b",
+        "/a/../b",
+        "/%2e%2e",
+        "/a;b",
+        "/a b",
+        "/a\n",
+        "/a?b",
+        "/ä",
+        "/api",
+        "/static/x",
+    ],
+)
+def test_a_root_path_that_no_proxy_would_show_or_that_hides_the_pages_own_is_refused(tmp_path, path):
+    with pytest.raises(UsageError, match="--root-path"):
+        check_settings(Settings(workspace=tmp_path, root_path=path))
+
+
+def test_a_path_in_the_public_url_is_sent_to_its_own_option(tmp_path):
+    with pytest.raises(UsageError, match="--root-path"):
+        check_settings(Settings(workspace=tmp_path, token=TOKEN, public_url="https://scans.example/brain"))
+
+
+@contextlib.contextmanager
+def _nginx(folder: Path, certificate: Path, port: int, *, below: str) -> Iterator[int]:
+    """Port of nginx with the page's own example, before the server at ``port``; ``below``: with the one of the path."""
+    whole, one_path = re.findall(r"```nginx\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    if below:
+        whole = re.sub(r"    location / \{.*?\n    \}\n", lambda _: one_path, whole, count=1, flags=re.S)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        own = free.getsockname()[1]
+    for old, new in (
+        ("listen 443", f"listen 127.0.0.1:{own}"), ("127.0.0.1:8000", f"127.0.0.1:{port}"),
+        ("/etc/ssl/scans.pem", certificate), ("/etc/ssl/scans.key", certificate.with_name("key.pem")),
+    ):  # fmt: skip
+        assert old in whole
+        whole = whole.replace(old, str(new))
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "".join(f"{kind}_temp_path {folder / kind};\n" for kind in kinds)
+    config = folder / "nginx.conf"
+    about = f"daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\n"
+    config.write_text(f"{about}http {{\naccess_log off;\n{temporary}{whole}}}\n")
+    with subprocess.Popen(["nginx", "-p", folder, "-e", folder / "error.log", "-c", config]) as nginx:
+        try:
+            yield own
+        finally:
+            nginx.terminate()
+
+
+@pytest.mark.parametrize("below", ["", "/tumour"])
+def test_nginx_as_the_page_advises_passes_on_a_patient(tmp_path, certificate, patient, below, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/sbin", prepend=":")
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not there")
+    settings = {"token": TOKEN, "public_url": f"https://{NAME}", "root_path": below}
+    with running(tmp_path / "w", **settings) as server, _nginx(tmp_path, certificate, server.port, below=below) as port:
+        own = {"origin": f"https://{NAME}", "sec-fetch-site": "same-origin", "host": NAME}
+        transport = _ToProxy(verify=ssl.create_default_context(cafile=str(certificate)))
+        url = f"https://{NAME}:{port}{below}"
+        with httpx.Client(base_url=url, transport=transport, headers=own, timeout=60) as client:
+            for _ in range(100):
+                with contextlib.suppress(httpx.ConnectError):
+                    assert client.get("/healthz").status_code == 200
+                    break
+                time.sleep(0.1)
+            assert client.post("/login", data={"token": TOKEN}).headers["location"] == "./"
+            case = client.post("/api/cases", files=files_of(patient)).json()
+            assert len(case["files"]) == 5 and client.get("/api/cases").json()[0]["id"] == case["id"]
+            with client.stream("GET", f"/api/cases/{case['id']}/events") as events:
+                assert next(events.iter_lines()).startswith("data: {")
+            wrong = {"authorization": "Bearer wrong horse battery"}
+            assert [client.get("/api/cases", headers=wrong | {"cookie": ""}).status_code for _ in range(11)][-1] == 429
+
+
 def test_serve_takes_the_public_url_and_the_ages(tmp_path, monkeypatch):
     import run_pipeline
 
     seen = []
     monkeypatch.setattr("pipeline.web.app.serve", seen.append)
     options = ["--public-url", "https://scans.example", "--session-hours", "12", "--idle-hours", "0.5"]
+    options += ["--root-path", "/tumour"]
     assert run_pipeline.main(["serve", "--workspace", str(tmp_path), *options]) == 0
     (settings,) = seen
+    assert settings.root_path == "/tumour"
     assert (settings.public_url, settings.session_hours, settings.idle_hours) == ("https://scans.example", 12.0, 0.5)

@@ -244,7 +244,7 @@ def test_the_policy_lets_nothing_in_from_elsewhere():
     assert rules["script-src"] == "'self' 'wasm-unsafe-eval'"
     assert not re.search(r"unsafe-inline|'unsafe-eval'|https?:|\*", CONTENT_POLICY)
     assert dict(HEADERS)[b"x-content-type-options"] == b"nosniff"
-    assert dict(HEADERS)[b"referrer-policy"] == b"no-referrer"
+    assert dict(HEADERS)[b"referrer-policy"] == b"same-origin"
 
 
 def test_downloads_are_attachments_that_no_browser_opens(owned):

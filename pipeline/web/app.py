@@ -75,6 +75,7 @@ def create_app(settings: Settings, *, job_function: str = _JOB, check_function: 
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        servers=[{"url": settings.base[:-1]}] if settings.prefix else None,
     )
     app.state.context = context
     app.state.earlier = EarlierResults(settings.data, context.jobs)
@@ -131,7 +132,7 @@ def serve(settings: Settings) -> None:
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:
-                log.info("the page is at %s; Ctrl-C stops it", settings.public_url or _address(settings))
+                log.info("the page is at %s; Ctrl-C stops it", _address(settings))
 
     app = create_app(settings)
     Server(uvicorn.Config(app, host=settings.host, port=settings.port, **uvicorn_options())).run()
@@ -139,7 +140,8 @@ def serve(settings: Settings) -> None:
 
 def _address(settings: Settings) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
+    address = (settings.public_url or f"http://{host}:{settings.port}").rstrip("/")
+    return address + settings.base if settings.prefix else address
 
 
 __all__ = ["Settings", "create_app", "niivue_file", "serve", "uvicorn_options"]

@@ -50,7 +50,8 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-security-policy", CONTENT_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
+    # Under no-referrer browsers send the form of the token with "Origin: null", which is refused.
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), usb=(), payment=()"),
@@ -103,10 +104,13 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return None  # there are no web sockets here
+        scope = {**scope, "path": _below(scope["path"], self.settings.prefix)}
         reply = _Reply(send, self.sessions, no_store=not scope["path"].startswith("/static/"))
         headers = _headers(scope)
         if refusal := self._refusal(scope, headers):
             return await reply.error(*refusal)
+        if not scope["path"]:
+            return await reply.redirect(f"./{self.settings.base.split('/')[-2]}/")
         cookie = self.sessions.from_header(headers.get("cookie", ""))
         visitor, owner = self._visitor(scope, headers, cookie), self.sessions.owner(cookie)
         let_in = owner is not None
@@ -117,9 +121,9 @@ class Guard:
                 return await reply.error(429, str(many), [(b"retry-after", str(many.seconds).encode())])
             if not let_in:
                 if scope["path"] == "/":
-                    return await reply.redirect("../" * (scope["path"].count("/") - 1) + "login")
+                    return await reply.redirect("login")
                 return await reply.error(
-                    401, "this server needs its token: sign in at /login, or send it as a bearer token"
+                    401, "this server needs its token: sign in on its page, or send it as a bearer token"
                 )
         if owner is None:
             cookie = self.sessions.new()
@@ -204,6 +208,11 @@ class _Reply:
         length = (b"content-length", str(len(body)).encode())
         await self({"type": "http.response.start", "status": status, "headers": [*headers, length]})
         await self({"type": "http.response.body", "body": body})
+
+
+def _below(path: str, prefix: str) -> str:
+    """Return a request's path without the root path, which some proxies take away themselves."""
+    return path[len(prefix) :] if path == prefix or path.startswith(prefix + "/") else path
 
 
 def _headers(scope: Scope) -> dict[str, str]:

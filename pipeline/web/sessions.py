@@ -61,7 +61,10 @@ class Sessions:
         self._secure = settings.public_url is not None
         # Cookies ignore ports, so two servers on one machine need different names.
         name = "brain_session_" + hashlib.sha256(b"cookie name" + secret).hexdigest()[:8]
-        self.cookie = f"__Host-{name}" if self._secure else name
+        self._path = settings.base
+        # Browsers take __Host- for a whole host alone.
+        prefix = "__Host-" if self._path == "/" else "__Secure-"
+        self.cookie = prefix + name if self._secure else name
 
     def new(self) -> str:
         """Return a cookie's value for a visitor without one.
@@ -164,7 +167,8 @@ class Sessions:
 
         The cookie lasts for this browser session, hidden from scripts and other sites.
         """
-        return f"{self.cookie}={value}; Path=/; HttpOnly; SameSite=Strict" + ("; Secure" if self._secure else "")
+        secure = "; Secure" if self._secure else ""
+        return f"{self.cookie}={value}; Path={self._path}; HttpOnly; SameSite=Strict{secure}"
 
     def farewell(self) -> str:
         """Return the ``Set-Cookie`` header that removes the cookie from the browser."""

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from data.errors import UsageError
 
@@ -14,6 +15,9 @@ SHORTEST_TOKEN = 16
 _PUBLIC_URL = re.compile(
     r"https://(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?/?"
 )
+
+_ROOT_PATH = re.compile(r"(/([A-Za-z0-9._~@:!$&*+=-]|%[2-7][0-9A-Fa-f])+)*/?")
+_OWN_PATHS = ("/api", "/static", "/login", "/healthz")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Settings:
     """A session ends so long after it began, with its uploads and results."""
     idle_hours: float | None = None
     """A session ends after so long without a request, with its uploads and results. Default: as --keep-hours."""
+    root_path: str = ""
+    """Path behind which a proxy shows the page, such as /tumour. See docs/web.md."""
 
     @property
     def max_upload_bytes(self) -> int:
@@ -73,6 +79,16 @@ class Settings:
         return None if self.public_url is None else _public_host(self.public_url)
 
     @property
+    def base(self) -> str:
+        """Path of the page in browsers, with a slash at its end."""
+        return self.root_path.rstrip("/") + "/"
+
+    @property
+    def prefix(self) -> str:
+        """Root path as requests hold it once they are decoded, without a slash at its end."""
+        return unquote(self.base)[:-1]
+
+    @property
     def max_unpacked_bytes(self) -> int:
         """Limit on all files of one zip together."""
         return 4 * self.max_upload_bytes
@@ -93,11 +109,21 @@ def _public_host(url: str) -> str:
     found = _PUBLIC_URL.fullmatch(url)
     if found is None or int(found["port"] or 443) not in range(1, 65536):
         raise UsageError(
-            f"--public-url {url}: give https://NAME or https://NAME:PORT as browsers write it, without a path; "
-            "a name that is not ASCII as xn--..."
+            f"--public-url {url}: give https://NAME or https://NAME:PORT as browsers write it, without a path "
+            "(that belongs to --root-path); a name that is not ASCII as xn--..."
         )
     port = int(found["port"] or 443)
     return found["name"].lower() + ("" if port == 443 else f":{port}")
+
+
+def _check_root_path(settings: Settings) -> None:
+    given, prefix = settings.root_path, settings.prefix
+    if (given and not _ROOT_PATH.fullmatch(given)) or {".", ".."} & set(prefix.split("/")):
+        raise UsageError(
+            f"--root-path {given}: give a path as browsers write it, such as /tumour or /user/me/proxy/8000"
+        )
+    if prefix in _OWN_PATHS or prefix.startswith(tuple(own + "/" for own in _OWN_PATHS)):
+        raise UsageError(f"--root-path {given}: the page has addresses of its own there; choose another path")
 
 
 def check_settings(settings: Settings) -> None:
@@ -124,6 +150,7 @@ def check_settings(settings: Settings) -> None:
         )
     if settings.public_url is not None:
         _public_host(settings.public_url)
+    _check_root_path(settings)
     for name in ("max_upload_mb", "keep_hours", "job_minutes", "session_hours", "idle_hours_or_keep"):
         if getattr(settings, name) <= 0:
             raise UsageError(f"{name} is {getattr(settings, name)}; give a number above 0")
