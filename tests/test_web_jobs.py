@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import importlib
 import json
+import re
 import shutil
 import threading
 import time
@@ -74,6 +75,17 @@ def test_a_job_that_misbehaves_says_so_and_the_next_one_runs(server, patient, wi
         assert failed["can_run"]
         assert run(client, patient, "quick", "done", "failed")["state"] == "done"
         assert client.get("/healthz").status_code == 200
+
+
+def test_the_log_has_one_line_a_case_that_names_neither_patient_nor_case(server, patient, caplog):
+    caplog.set_level("INFO", "pipeline.web.jobs")
+    with server.client() as client:
+        for wish, state in (("quick", "done"), ("exit", "failed")):
+            caplog.clear()
+            case = run(client, patient, wish, "done", "failed")
+            (line,) = [record.getMessage() for record in caplog.records if record.name == "pipeline.web.jobs"]
+            assert re.fullmatch(rf"a case is {state} after [0-9.]+ s \({re.escape(case['model'])}\); 0 wait", line)
+            assert case["id"] not in line and patient.name not in line
 
 
 def test_an_answer_that_is_too_long_ends_in_a_sentence_and_not_in_a_case_that_is_looked_at_for_ever(

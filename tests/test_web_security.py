@@ -247,6 +247,43 @@ def test_the_policy_lets_nothing_in_from_elsewhere():
     assert dict(HEADERS)[b"referrer-policy"] == b"same-origin"
 
 
+def test_a_file_is_read_in_parts_looked_at_by_its_head_and_not_sent_twice(owned):
+    case, client = owned
+    url = case["result"]["files"][0]["url"]
+    whole = client.get(url)
+    part = client.get(url, headers={"range": "bytes=2-5"})
+    assert (part.status_code, part.content) == (206, whole.content[2:6])
+    assert part.headers["content-range"] == f"bytes 2-5/{len(whole.content)}"
+    assert client.get(url, headers={"range": f"bytes={len(whole.content)}-"}).status_code == 416
+    head = client.head(url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert all(head.headers[name] == whole.headers[name] for name in ("etag", "content-length", "cache-control"))
+    again = client.get(url, headers={"if-none-match": whole.headers["etag"]})
+    assert (again.status_code, again.content, again.headers["cache-control"]) == (304, b"", "no-store")
+    for name, value in HEADERS:
+        assert (
+            part.headers[name.decode()] == head.headers[name.decode()] == again.headers[name.decode()] == value.decode()
+        )
+
+
+@pytest.mark.parametrize("path", ["/", "/login", "/healthz", "/static/page.css", "/api/cases", "/api/cases/none"])
+def test_the_head_of_an_address_is_that_of_its_answer_without_the_body(owned, path):
+    _, client = owned
+    head, answer = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (answer.status_code, b"")
+    assert head.headers["content-length"] == str(len(answer.content))
+
+
+def test_a_head_opens_no_more_than_its_answer_and_follows_no_case(owned, locked, server):
+    case, client = owned
+    assert client.head(f"/api/cases/{case['id']}/events").status_code == 405
+    url = case["result"]["files"][0]["url"]
+    with server.client() as other, locked.client() as stranger:
+        assert other.head(url).status_code == 404
+        assert stranger.head(url).status_code == 401
+        assert other.head("/api/cases", headers={"origin": "https://evil.example"}).status_code == 403
+
+
 def test_downloads_are_attachments_that_no_browser_opens(owned):
     case, client = owned
     for file in case["result"]["files"]:

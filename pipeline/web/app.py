@@ -13,6 +13,8 @@ import contextlib
 import errno
 import logging
 import os
+import socket
+import webbrowser
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from data.errors import SegmentationError
+from data.errors import SegmentationError, UsageError
 from pipeline import __version__
 from pipeline.web.compute.process import JobFailed
 from pipeline.web.context import DISK_FULL, Context
@@ -124,7 +126,7 @@ def uvicorn_options() -> dict[str, Any]:
 def serve(settings: Settings) -> None:
     """Run the app until it is stopped.
 
-    It logs the address of the page once it answers. Raises as :func:`create_app`.
+    It logs the address of the page once it answers. Raises as :func:`create_app`; UsageError where it cannot listen.
     """
     import uvicorn
 
@@ -132,15 +134,35 @@ def serve(settings: Settings) -> None:
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:
-                log.info("the page is at %s; Ctrl-C stops it", _address(settings))
+                address = _address(settings, door.getsockname()[1])
+                log.info("the page is at %s; Ctrl-C stops it", address)
+                if settings.open and not await asyncio.to_thread(webbrowser.open, address):
+                    log.warning("no browser could be started here; open the address yourself")
 
     app = create_app(settings)
-    Server(uvicorn.Config(app, host=settings.host, port=settings.port, **uvicorn_options())).run()
+    with _listen(settings) as door:
+        Server(uvicorn.Config(app, **uvicorn_options())).run(sockets=[door])
 
 
-def _address(settings: Settings) -> str:
+def _listen(settings: Settings) -> socket.socket:
+    """Return a socket that listens. Raises UsageError where the address or the port cannot be had."""
+    host, family = settings.host.strip("[]"), socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        door = socket.create_server((host, settings.port), family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"--port {settings.port}: another program listens there; give another --port") from None
+        if error.errno == errno.EACCES:
+            raise UsageError(f"--port {settings.port}: needs rights that you lack; give one from 1024 on") from None
+        raise UsageError(f"--host {settings.host}: not an address of this machine; give 127.0.0.1 or 0.0.0.0") from None
+    # asyncio sets it for sockets that it opens itself; without it every answer takes 40 ms.
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return door
+
+
+def _address(settings: Settings, port: int) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = (settings.public_url or f"http://{host}:{settings.port}").rstrip("/")
+    address = (settings.public_url or f"http://{host}:{port}").rstrip("/")
     return address + settings.base if settings.prefix else address
 
 

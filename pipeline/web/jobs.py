@@ -254,6 +254,11 @@ class Jobs:
             changes = {"state": "failed", "error": _sentence(outcome)}
         else:
             changes = outcome
+        now = self.store.get(case_id)
+        if now is not None and now.started_at is not None:
+            # Without id and name: the log's readers need not be the case's.
+            seconds, waiting = time.time() - now.started_at, len(list(self.turns))
+            log.info("a case is %s after %.1f s (%s); %d wait", changes["state"], seconds, now.model, waiting)
         await self.store.change(case_id, **ended | changes)
 
     async def _sweep_loop(self) -> None:

@@ -132,6 +132,8 @@ class Guard:
                 reply.cookie = cookie
         if self.sessions.under_way(owner or "") >= MAX_REQUESTS:
             return await reply.error(429, f"this session has {MAX_REQUESTS} requests under way; wait until some end")
+        if scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            scope["method"] = "GET"  # the server leaves the body away
         scope.setdefault("state", {}).update(owner=owner, visitor=visitor, let_in=let_in)
         limited = _limited(receive) if not _is_upload(scope) else receive
         try:

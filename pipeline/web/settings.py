@@ -52,6 +52,8 @@ class Settings:
     """A session ends so long after it began, with its uploads and results."""
     idle_hours: float | None = None
     """A session ends after so long without a request, with its uploads and results. Default: as --keep-hours."""
+    open: bool = False
+    """Open the page in this machine's browser."""
     root_path: str = ""
     """Path behind which a proxy shows the page, such as /tumour. See docs/web.md."""
 
@@ -141,6 +143,8 @@ def check_settings(settings: Settings) -> None:
             f"the token has {len(settings.token)} characters; give at least {SHORTEST_TOKEN}, "
             "such as those of `openssl rand -hex 16`"
         )
+    if not 0 <= settings.port < 65536:
+        raise UsageError(f"--port {settings.port}: give a number from 1 to 65535, or 0 for any free one")
     if settings.data is not None and not settings.data.is_dir():
         raise UsageError(f"--data {settings.data} is not a folder; give the output folder of a `segment` run")
     if settings.public_url is not None and settings.token is None:

@@ -109,15 +109,18 @@ async def events(context: Shared, record: OwnCase) -> Response:
     responses={404: {"model": schema.Problem, "description": "No such file."}},
     summary="A file of a result",
 )
-async def file(name: str, context: Shared, record: OwnCase) -> Response:
+async def file(request: Request, name: str, context: Shared, record: OwnCase) -> Response:
     below = schema.served_path(record, name)
     path = context.jobs.folder(record.id) / below if below is not None else None
     if path is None or not await asyncio.to_thread(path.is_file):
         raise HTTPException(404, "the case has no such file; its result lists those that there are")
     kind = "application/gzip" if path.suffix == ".gz" else "application/octet-stream"
-    if name.startswith("view/"):
-        return FileResponse(path, media_type=kind)
-    return FileResponse(path, media_type=kind, filename=name)
+    about = await asyncio.to_thread(path.stat)
+    shown = name.startswith("view/")
+    reply = FileResponse(path, media_type=kind, filename=None if shown else name, stat_result=about)
+    if reply.headers["etag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"etag": reply.headers["etag"]})
+    return reply
 
 
 def _with_roles(record: CaseRecord, roles: dict[str, Any]) -> CaseRecord:
