@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def prefix(self) -> str:
-        """Root path as requests hold it once they are decoded, without a slash at its end."""
+        """Root path in decoded requests, without a slash at its end."""
         return unquote(self.base)[:-1]
 
     @property

@@ -16,6 +16,7 @@ async () => {
   const scenes = await import('/static/scene.js');
   const {nv} = current.scene;
   globalThis.look = {
+    viewer: () => current,
     place: () => current.place.mm,
     jump: mm => scenes.jump(current.scene, mm),
     at: mm => Array.from(nv.frac2canvasPos(nv.mm2frac(mm))),

@@ -72,12 +72,17 @@ function quality(result) {
   );
   const isFine = result.status === "ok" && !flags.length;
   return el(
-    `section.message.${isFine ? "fine" : result.status === "error" ? "problem" : "warning"}`,
+    `section.message.${isFine ? "plain" : result.status === "error" ? "problem" : "warning"}`,
     {"aria-label": "Quality"},
-    el("strong", {}, isFine ? "Quality checks passed" : "Look closely"),
+    el("strong", {}, isFine ? "Nothing unusual found" : "Look closely"),
     flags.length
       ? el("ul", {}, ...flags.map(flag => el("li", {}, flag)))
-      : el("p", {}, "No automatic check found anything unusual. That does not replace a look at every slice."),
+      : el(
+          "p",
+          {},
+          "Looked for: an empty region, tumour at the edge of the image, an unusual volume of the whole tumour. " +
+            "Whether the outline is right was not checked: look at every slice.",
+        ),
     result.spacing_known === false
       ? el("p", {}, "The files do not say how large a voxel is: millimetres and millilitres are not known.")
       : null,
@@ -245,23 +250,28 @@ function diameters({diameter_mm: longest, perpendicular_mm: across}) {
   return isNumber(longest) ? `${fixed(longest, 1)} × ${fixed(across, 1)}` : "–";
 }
 
+function fileLink(file, kind = "a") {
+  return el(kind, {href: here(file.url), download: file.name.split("/").pop()}, file.what || file.name);
+}
+
+function fileList(files) {
+  const line = file => [file.what ? file.name : "", bytes(file.bytes)].filter(Boolean).join(", ");
+  return el("ul", {}, ...files.map(file => el("li", {}, fileLink(file), el("span.quiet-text", {}, line(file)))));
+}
+
+/** The mask, those that were changed by hand and all in one; each other file is folded away. */
 function downloadsPanel(result) {
+  const files = result.files ?? [];
+  const whole = files.find(file => file.name === "everything.zip");
+  const masks = files.filter((file, i) => i === 0 || file.name.startsWith("edited-"));
+  const rest = files.filter(file => file !== whole && !masks.includes(file));
   return el(
-    "section.panel",
+    "section.panel.downloads",
     {},
     el("h2", {}, "Take away"),
-    el(
-      "ul.downloads",
-      {},
-      ...(result.files ?? []).map(file =>
-        el(
-          "li",
-          {},
-          el("a", {href: here(file.url), download: file.name.split("/").pop()}, file.what || file.name),
-          el("span.quiet-text", {}, [file.what ? file.name : "", bytes(file.bytes)].filter(Boolean).join(", ")),
-        ),
-      ),
-    ),
+    fileList(masks),
+    whole ? el("p", {}, fileLink(whole, "a.button.primary"), el("span.quiet-text", {}, bytes(whole.bytes))) : null,
+    rest.length ? el("details", {}, el("summary", {}, `Each file (${rest.length})`), fileList(rest)) : null,
   );
 }
 

@@ -54,6 +54,8 @@ export function wireMouse(viewer) {
   const isWindowing = event =>
     event.button === 2 || (event.button === 0 && (viewer.tool === "window" || event.shiftKey));
   canvas.addEventListener("pointerdown", event => {
+    // The browser would scroll the picture into view when it takes the focus, and move it under a stroke.
+    canvas.focus({preventScroll: true});
     if (!isWindowing(event)) return;
     const [low, high] = scenes.windowOf(viewer.scene);
     from = {x: event.clientX, y: event.clientY, level: (low + high) / 2, width: high - low};
