@@ -44,6 +44,8 @@ class Mend(Enum):
     NAME_AS_A_LAYOUT = auto()
     MOVE_TO_ITS_PATIENT = auto()
     PART_THE_PATIENTS = auto()
+    PREPARE = auto()
+    STRIP = auto()
     FREE_MEMORY = auto()
     REPORT = auto()
 
@@ -59,6 +61,8 @@ COMMAND_LINE: Mapping[Mend, str] = {
     Mend.NAME_AS_A_LAYOUT: "see the layouts in README, or give your own with --layout",
     Mend.MOVE_TO_ITS_PATIENT: "move it to that patient's folder",
     Mend.PART_THE_PATIENTS: "keep one patient's files in a folder",
+    Mend.PREPARE: "run with --prepare auto",
+    Mend.STRIP: "install the extra `raw` (deepbet), or give brain masks with --brain-mask",
     Mend.FREE_MEMORY: "free some, or use fewer processes",
     Mend.REPORT: "please report it (--debug shows where)",
 }

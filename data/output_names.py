@@ -23,7 +23,10 @@ SHARD_RECORD = "shard"
 """Below the state folder: the record of a finished part. Its name ends otherwise than those of state files."""
 
 MASK, PREVIEW = "seg", "preview"
-_KINDS = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties"}
+TRANSFORM = "xfm"
+"""With ``_<modality>``: the move that laid it on the reference, an ITK transform."""
+_KINDS = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties", TRANSFORM: "transforms"}
+_SUFFIXES = {PREVIEW: ".png", TRANSFORM: ".txt"}
 _IMAGES = "images"
 KIND_FOLDERS = frozenset({*_KINDS.values(), _IMAGES})
 """Folders of a flat output, see :func:`result_path`."""
@@ -31,21 +34,22 @@ RESULTS = (
     MASK,
     PREVIEW,
     *(f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS),
+    *(f"{TRANSFORM}_{modality}" for modality in MODALITIES),
     *MODALITIES,
 )
 """Results that a case may leave, see :func:`result_path`."""
-RESULT = re.compile(rf"{MASK}|{PREVIEW}|(?:prob|uncertainty)_[A-Za-z0-9]+|{'|'.join(MODALITIES)}")
+RESULT = re.compile(rf"{MASK}|{PREVIEW}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+|{'|'.join(MODALITIES)}")
 """A result of this version or another, whose regions may have other names."""
 
 
 def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
     """Return the path of a result. ``folder`` is the name of the case's output folder.
 
-    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"`` or, for cases that came as
-    slices, a modality. With ``flat``, masks lie side by side as ``<folder>.nii.gz`` and everything else in folders of
-    its own kind.
+    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"``, ``"xfm_<modality>"`` or, for
+    cases that came as slices, a modality. With ``flat``, masks lie side by side as ``<folder>.nii.gz`` and everything
+    else in folders of its own kind.
     """
-    suffix = ".png" if what == PREVIEW else ".nii.gz"
+    suffix = _SUFFIXES.get(what.partition("_")[0], ".nii.gz")
     if not flat:
         return output / folder / f"{folder}_{what}{suffix}"
     if what == MASK:

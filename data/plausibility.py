@@ -136,9 +136,14 @@ def shows_head(seen: Impression) -> bool:
     """
     grid = seen.header.grid
     sides_mm = [n * mm for n, mm in zip(seen.box, grid.spacing_mm, strict=True)]
-    if not grid.spacing_known or min(sides_mm) < HEAD_SIDE_MM:
+    if not grid.spacing_known or grid.shape.count(1) or min(sides_mm) < HEAD_SIDE_MM:
         return False
-    return seen.filled > FILLED[1] or seen.count * grid.voxel_volume_ml > BRAIN_ML[1]
+    if seen.filled <= FILLED[1]:
+        return seen.count * grid.voxel_volume_ml > BRAIN_ML[1]
+    # Air is noise, no one value; of an image that was normalised, the air has one value other than 0.
+    _, counts = np.unique(seen.sample, return_counts=True)
+    shown = 1 - counts.max() / seen.sample.size
+    return bool(shown > FILLED[1] or shown * math.prod(grid.shape) * grid.voxel_volume_ml > BRAIN_ML[1])
 
 
 def expects_brain_alone(crop: str, blank_air: bool) -> bool:

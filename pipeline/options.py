@@ -58,6 +58,14 @@ class SegmentOptions:
     """Label convention of the references, likewise. Default: recognised; where nothing tells it, that of the masks."""
     missing: Literal["fail", "skip", "zero"] = _option("fail", Decides.FILES)
     """A modality that the model needs is not there: error row, warn row without a mask, or zeros in its place."""
+    prepare: Literal["auto", "off", "always"] = _option("auto", Decides.FILES)
+    """Images that are not registered or show a skull: register and strip them (extra `raw`), refuse them, or register
+    every patient's."""
+    brain_mask: str | None = _option(None, Decides.FILES)
+    """Folder of brain masks, each named after its patient, on the grid of one of his images; in place of deepbet."""
+    grid: str = _option("auto", Decides.FILES)
+    """Image on whose grid masks lie, and that the others are registered to: a modality, or finest. auto: the first of
+    t1c, flair, t1, t2 that there is."""
     save_probabilities: bool = _option(False, Decides.FILES)
     """Also write one float image a region."""
     flat: bool = _option(False, Decides.FILES)

@@ -23,6 +23,7 @@ OUT = Path("out")
         ("prob_WT", "P1/P1_prob_WT.nii.gz", "probabilities/P1_prob_WT.nii.gz"),
         ("uncertainty_ET", "P1/P1_uncertainty_ET.nii.gz", "uncertainties/P1_uncertainty_ET.nii.gz"),
         ("flair", "P1/P1_flair.nii.gz", "images/P1_flair.nii.gz"),
+        ("xfm_t2", "P1/P1_xfm_t2.txt", "transforms/P1_xfm_t2.txt"),
     ],
 )
 def test_a_result_lies_in_its_case_or_flat_in_a_folder_of_its_kind(what, nested, flat):
@@ -38,7 +39,7 @@ def test_the_state_file_of_a_case_is_hidden():
 
 def test_an_earlier_run_knows_every_result_as_its_own_in_both_places():
     run = EarlierRun("out", frozenset({"P1"}), {"P1": ()})
-    assert sorted(KIND_FOLDERS) == ["images", "previews", "probabilities", "uncertainties"]
+    assert sorted(KIND_FOLDERS) == ["images", "previews", "probabilities", "transforms", "uncertainties"]
     for what in RESULTS:
         for path in result_paths(OUT, "P1", what):
             assert run.wrote(str(path)), path

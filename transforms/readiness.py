@@ -41,7 +41,8 @@ class Readiness:
     heads : tuple of str
         Modalities that show a head with its skull.
     moved : dict of modality to Move
-        Those that lie elsewhere than the reference, and where it lies in them, roughly.
+        Those that lie elsewhere than the reference, and where it lies in them, roughly. Empty where there are heads,
+        which are not looked at further.
     """
 
     reference: str = ""
@@ -72,23 +73,23 @@ def examine(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], reference: s
     told = {name: image for name, image in images.items() if _can_tell(image[1].grid)}
     chosen = reference or next((name for name in (*GRID_ORDER, *told) if name in told), "")
     heads = tuple(name for name, image in told.items() if shows_head(impression(*image)))
-    if chosen not in told:
+    if heads or chosen not in told:  # heads are registered anyway, and more exactly
         return Readiness(chosen, heads)
     fixed, fixed_header = told.pop(chosen)
     apart = {
         name: image
         for name, image in told.items()
-        if heads or not _cut_out_alike(fixed, fixed_header.grid, image[0], image[1].grid)
+        if not _cut_out_alike(fixed, fixed_header.grid, image[0], image[1].grid)
     }
     if not apart:
-        return Readiness(chosen, heads)
+        return Readiness(chosen)
     seen = picture(fixed, fixed_header.grid, [COARSE_MM])
     moved = {}
     for name, (array, header) in apart.items():
         move, here = small_move(seen, picture(array, header.grid, [COARSE_MM]))
         if (move.moved_mm > MOST_MM or move.degrees > MOST_DEGREES) and move.information > BETTER * here:
             moved[name] = move
-    return Readiness(chosen, heads, moved)
+    return Readiness(chosen, (), moved)
 
 
 def _can_tell(grid: Grid) -> bool:

@@ -17,9 +17,10 @@ from typing import Any
 
 from data.case import MODALITIES
 from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
-from data.output_names import KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER
+from data.output_names import KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER, TRANSFORM
 from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
+_MOVES = tuple(f"_{TRANSFORM}_{modality}.txt" for modality in MODALITIES)
 _MOST_INPUTS = 10_000
 """Files of a case: four images of 2500 slices each."""
 
@@ -49,7 +50,9 @@ class EarlierRun:
         parent, name = os.path.split(path)
         where = os.path.relpath(parent, self.folder)
         stem, extension = split_suffix(name)
-        if extension not in VOLUME_SUFFIXES and not name.endswith("_preview.png"):
+        if name.endswith(_MOVES):
+            stem = name.removesuffix(".txt")
+        elif extension not in VOLUME_SUFFIXES and not name.endswith("_preview.png"):
             return False
         if where == os.curdir:
             return stem in self.cases

@@ -15,6 +15,7 @@ class Stage(StrEnum):
     """
 
     READ = "read"
+    PREPARE = "prepare"
     PREPROCESS = "preprocess"
     NETWORK = "network"
     RESTORE = "restore"
@@ -23,7 +24,7 @@ class Stage(StrEnum):
     PREVIEW = "preview"
 
 
-BEGINS = dict(zip(Stage, (0.0, 0.05, 0.15, 0.8, 0.87, 0.9, 0.92), strict=True))
+BEGINS = dict(zip(Stage, (0.0, 0.05, 0.06, 0.15, 0.8, 0.87, 0.9, 0.92), strict=True))
 """Share of a case that is done when a stage begins: rounded from cases on a CPU."""
 
 Listener = Callable[[Stage, float], None]

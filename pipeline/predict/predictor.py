@@ -29,7 +29,7 @@ from pipeline.predict.region_masks import region_masks, region_parents, to_label
 from pipeline.predict.segmentation import Segmentation
 from pipeline.predict.uncertainty import MemberSpread
 from pipeline.predict.windows import with_window
-from transforms.restore import restore
+from transforms.restore import resample_to, restore
 
 __all__ = ["Predictor", "Segmentation", "region_masks", "region_parents"]
 
@@ -127,6 +127,7 @@ class Predictor:
         affine: ArrayLike | None = None,
         name: str = "case",
         volumes: dict[str, Volume] | None = None,
+        onto: ImageHeader | None = None,
         on_stage: OnStage | None = None,
     ) -> Segmentation:
         """Segment one case.
@@ -144,6 +145,9 @@ class Predictor:
         volumes : dict of modality to Volume, optional
             Images of the case that have been read (:func:`data.io.read.read_volumes`); taken out of it. The others are
             read.
+        onto : ImageHeader, optional
+            Where the answer shall lie; by default on the grid of the first of the images, as `data.case.GRID_ORDER` has
+            them. Its axes are parallel to that grid's.
         on_stage : callable, optional
             Called in this thread before anything of a stage is allocated; it may wait, which is not counted as work.
 
@@ -158,16 +162,28 @@ class Predictor:
         if not isinstance(case, Case):
             with given_case(case, affine, name) as own:
                 return self(own, convention, on_stage=on_stage)
-        self._check_modalities(case)
-        needed = self.predicted_bytes(case)
-        require_room(case.shown, needed)
+        needed = self.require_room(case)
         try:
-            return self._segment(case, convention, {} if volumes is None else volumes, Clock(on_stage))
+            return self._segment(case, convention, {} if volumes is None else volumes, Clock(on_stage), onto)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             log.debug("out of memory in case %r", case.case_id, exc_info=True)
             raise too_large(case.shown, needed, available_bytes()) from error
+
+    def require_room(self, case: Case) -> int:
+        """Refuse a case that lacks images or takes too much memory.
+
+        Returns the bytes that it takes.
+
+        Raises
+        ------
+        data.errors.InputError
+        """
+        self._check_modalities(case)
+        needed = self.predicted_bytes(case)
+        require_room(case.shown, needed)
+        return needed
 
     def predicted_bytes(self, case: Case, *, on_card: bool | None = None) -> int:
         """Predict the peak memory of segmenting a case with all modalities.
@@ -183,7 +199,14 @@ class Predictor:
         on_card = self.device.type == "cuda" if on_card is None else on_card
         return predicted_bytes(headers, self.costs, tta=self.tta, on_card=on_card)
 
-    def _segment(self, case: Case, convention: str | None, volumes: dict[str, Volume], clock: Clock) -> Segmentation:
+    def _segment(
+        self,
+        case: Case,
+        convention: str | None,
+        volumes: dict[str, Volume],
+        clock: Clock,
+        native: ImageHeader | None = None,
+    ) -> Segmentation:
         work = Work(
             self.device,
             clock,
@@ -196,13 +219,13 @@ class Predictor:
         mean: dict[str, NDArray[np.float32]] = {}
         warnings: list[str] = []
         remarks: list[str] = []
-        native: ImageHeader | None = None
         background: NDArray[np.float32] | None = None
         for model in self.models:
             prepared = preprocess(model, case, volumes, clock, self.max_voxels)
             # Grids of the models' references may differ; the first model's decides.
             native = native or prepared[-1]["native"]
-            background = prepared[-1]["background"] if background is None else background
+            if background is None:
+                background = _on_grid(prepared[-1]["background"], prepared[-1]["native"].grid, native.grid)
             warnings += [sentence for each in prepared for sentence in each["warnings"]]
             with clock.stage(Stage.NETWORK):
                 images = [each.pop("image") for each in prepared]
@@ -305,3 +328,10 @@ class Predictor:
             dict(zip(self.regions, maps, strict=True)),
             dict(zip(self.regions, spread.disagreement(), strict=True)),
         )
+
+
+def _on_grid(image: NDArray[np.float32], own: Grid, wanted: Grid) -> NDArray[np.float32]:
+    if own.matches(wanted):
+        return image
+    moved: NDArray[np.float32] = resample_to(torch.from_numpy(image)[None], own, wanted)[0].numpy()
+    return moved

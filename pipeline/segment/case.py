@@ -16,6 +16,7 @@ import numpy as np
 from data.case import GRID_ORDER, Case
 from data.errors import ConventionError, InputError, explain
 from data.io.read import (
+    ImageHeader,
     Volume,
     read_header,
     read_volume,
@@ -23,7 +24,7 @@ from data.io.read import (
     write_image,
 )
 from data.io.suffixes import NIFTI_SUFFIXES
-from data.output_names import MASK, PREVIEW, result_path
+from data.output_names import MASK, PREVIEW, TRANSFORM, result_path
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
 from pipeline.execute.processes import own_device
@@ -43,6 +44,7 @@ from pipeline.segment.task import (
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from pipeline.predict.predictor import Predictor, Segmentation
+    from pipeline.prepare.images import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +127,10 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
             zero_missing=options.missing == "zero",
             max_voxels=options.max_voxels,
         )
+    stages: dict[str, float] = {}
     try:
-        result = predictor(case, task.convention.name, volumes=volumes, on_stage=enter)
+        prepared, onto = _ready(task, predictor, volumes, stages)
+        result = predictor(case, task.convention.name, volumes=volumes, onto=onto, on_stage=enter)
     except InputError as error:
         raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
     learnt_from = _learnt_from(models, case, result)
@@ -134,7 +138,7 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         "key": key,
         "missing": missing,
         "inputs": inputs,
-        "stages": dict(result.seconds),
+        "stages": {**stages, **result.seconds},
         "convention_reason": task.convention.reason,
         "models": {str(c.path): c.sha256 for c in models},
         "engine": result.engine,
@@ -142,7 +146,25 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         # Without a reference no score deceives; `evaluate` finds it in run.json.
         "remarks": [*(learnt_from if case.reference else ()), *convention_remarks(task), *result.remarks],
     }
-    return _keep(task, predictor.name, result, about, start)
+    return _keep(task, predictor.name, result, prepared, about, start)
+
+
+def _ready(
+    task: CaseTask, predictor: Predictor, volumes: dict[str, Volume], stages: dict[str, float]
+) -> tuple[Prepared | None, ImageHeader | None]:
+    """Prepare the case's images where they need it.
+
+    The header on which the mask shall lie comes with them; None for the usual one.
+    """
+    from pipeline.prepare.case import output_header, prepare_case
+
+    case, options = task.case, task.options
+    predictor.require_room(case)
+    prepared = None
+    with _timed(stages, Stage.PREPARE):
+        if any(checkpoint.expects_brain_alone for checkpoint in predictor.checkpoints):
+            prepared = prepare_case(case, options, predictor.modalities, volumes)
+    return prepared, output_header(case, options, predictor.modalities) if prepared is None else prepared.native
 
 
 def _kept(task: CaseTask, key: str) -> ReportRow | None:
@@ -215,10 +237,13 @@ def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation)
     ]
 
 
-def _keep(task: CaseTask, model: str, result: Segmentation, about: dict[str, Any], start: float) -> ReportRow:
+def _keep(
+    task: CaseTask, model: str, result: Segmentation, prepared: Prepared | None, about: dict[str, Any], start: float
+) -> ReportRow:
     """Score the result and write all of the case; return its row. ``about`` are entries of the state file."""
     grid, stages, case = result.native.grid, about["stages"], task.case
-    warnings = [*case.warnings, *task.convention.warnings, *result.warnings]
+    done = [prepared.sentence] if prepared is not None and prepared.sentence else []
+    warnings = [*done, *case.warnings, *task.convention.warnings, *result.warnings]
     with _timed(stages, Stage.METRICS):
         brain = result.background != 0
         truth = reference_masks(case, task.read_as, result.masks, grid, brain, task.options.max_voxels, warnings)
@@ -231,12 +256,14 @@ def _keep(task: CaseTask, model: str, result: Segmentation, about: dict[str, Any
             write_images(result, files.path, probabilities=task.options.save_probabilities)
             if not grid.spacing_known:
                 _write_slices_as_volumes(files)
+            _write_moves(files, prepared)
         with _timed(stages, Stage.PREVIEW):
             from pipeline.report.preview import write_preview
 
             picture = files.path(PREVIEW)
             write_preview(picture, case.case_id, result.background, result.masks, grid, reference_masks=truth)
         measures: dict[str, Any] = dict(scores.columns)
+        measures |= {} if prepared is None else prepared.columns
         measures |= {f"{DISAGREEMENT}_{region}": value for region, value in (result.disagreement or {}).items()}
         row = ReportRow(
             case=case.case_id,
@@ -269,6 +296,14 @@ def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
     if text and task.options.strict:
         raise InputError(f"{text} (--strict: a warning is an error)")
     return text
+
+
+def _write_moves(files: NewFiles, prepared: Prepared | None) -> None:
+    """Keep the moves of images that were laid on another."""
+    from transforms.register import write_move
+
+    for modality, move in prepared.moves.items() if prepared is not None else ():
+        write_move(files.path(f"{TRANSFORM}_{modality}"), move)
 
 
 @contextmanager

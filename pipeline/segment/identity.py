@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from data.case import ImageSource
@@ -20,9 +21,10 @@ from data.errors import InputError
 from data.io.read import read_header
 from pipeline.checkpoint import Checkpoint
 from pipeline.options import Decides, SegmentOptions, options_that_decide
+from pipeline.prepare.brain_masks import brain_mask_of
 from pipeline.segment.task import CaseTask, sha256_of
 
-MASKS = 1
+MASKS = 2
 """Raise it whenever our code may give other bytes for the same input, model and options: all cases are done again."""
 TABLES = 2
 """Raise it whenever a column of the tables is added, removed or computed otherwise: kept masks are scored again."""
@@ -67,10 +69,14 @@ def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[st
         with suppress(InputError):
             read_header(source, max_voxels=task.options.max_voxels)
             inputs |= hashes_of(source)
+    brain = task.options.brain_mask and brain_mask_of(Path(task.options.brain_mask), task.case.case_id)
+    if brain:
+        inputs[str(brain)] = sha256_of(brain)
     parts = {
         "options": options_that_decide(task.options, Decides.FILES),
         "inputs": [[role, [inputs.get(name, "") for name in source.names], source.channel] for role, source in sources],
         "models": [model.sha256 for model in models],
+        "brain mask": inputs.get(str(brain), ""),
         "convention": task.convention.name,
         "warnings": [*task.case.warnings, *task.convention.warnings],
         "versions": {name: version for name, version in versions().items() if name != "tables"},

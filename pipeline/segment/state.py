@@ -25,6 +25,7 @@ from pydantic import (
     create_model,
 )
 
+from data.case import MODALITIES
 from data.errors import ConventionError
 from data.labels import REGIONS, load_convention
 from data.output_names import MASK, result_path
@@ -36,6 +37,8 @@ from pipeline.segment.task import CaseTask, result_names, sha256_of, state_path
 
 log = logging.getLogger(__name__)
 
+MOVES = ("moved_mm", "moved_degrees")
+"""Columns of a modality that was laid on another."""
 DISAGREEMENT = "disagreement"
 """Of the averaged predictions: a measure of the network's answer, which the mask does not tell."""
 
@@ -83,6 +86,7 @@ class ReportRow(BaseModel):
     model: Text = ""
     convention: Text = ""
     seconds: Number = None
+    prepared: Literal["", "registered", "stripped", "registered+stripped"] = ""
     _already_done: bool = PrivateAttr(default=False)
 
     @property
@@ -98,7 +102,7 @@ class ReportRow(BaseModel):
 
     @property
     def measures(self) -> dict[str, float | None]:
-        """Columns named ``<measure>_<region>``."""
+        """Columns named ``<measure>_<region>`` and ``<move>_<modality>``."""
         return dict(self.__pydantic_extra__ or {})
 
     def cells(self) -> dict[str, Any]:
@@ -120,6 +124,8 @@ class ReportRow(BaseModel):
         for name, number in row.measures.items():
             measure, _, region = name.rpartition("_")
             known = _MEASURES.get(measure)
+            if measure in MOVES and region in MODALITIES:
+                continue
             if region not in REGIONS or known is None:
                 raise ValueError(f"{name[:80]!r} is no column of report.csv")
             if known.is_count and not (number is None or (float(number).is_integer() and number >= 0)):

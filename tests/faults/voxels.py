@@ -108,21 +108,21 @@ def _head(patient: Patient, what: str, air: bool) -> Array:
     return head.astype(np.int16)
 
 
-@fault("warn", "skull", same=False)
+@fault("error", "skull", "--brain-mask")
 def head_with_its_skull(patient: Patient) -> None:
     """A head as it comes from the scanner: scalp, skull, and noise in the air."""
     for what in IMAGES:
         patient.write(what, _head(patient, what, air=True))
 
 
-@fault("warn", "skull", same=False)
+@fault("error", "skull", "--brain-mask")
 def head_in_a_vacuum(patient: Patient) -> None:
     """A head with its skull in air that was set to exactly 0."""
     for what in IMAGES:
         patient.write(what, _head(patient, what, air=False))
 
 
-@fault("warn", "skull", same=False)
+@fault("error", "skull", "--brain-mask")
 def one_modality_with_its_skull(patient: Patient) -> None:
     """T1c alone was not skull-stripped."""
     patient.write("t1c", _head(patient, "t1c", air=True))

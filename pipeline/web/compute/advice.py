@@ -25,6 +25,8 @@ PAGE: Mapping[Mend, str] = {
     Mend.NAME_AS_A_LAYOUT: "say what each file shows",
     Mend.MOVE_TO_ITS_PATIENT: "it is not used unless you say what it shows",
     Mend.PART_THE_PATIENTS: "check that they are one patient's",
+    Mend.PREPARE: "skull-strip and register them",
+    Mend.STRIP: "skull-strip them first",
     Mend.FREE_MEMORY: "try smaller images",
     Mend.REPORT: "please report it",
 }

@@ -16,7 +16,8 @@ const STATES = {
 };
 const STAGES = {
   read: "Reading the images",
-  preprocess: "Preparing the images",
+  prepare: "Registering and stripping the images",
+  preprocess: "Preparing the images for the network",
   network: "Running the network",
   restore: "Bringing the mask back to the scan",
   metrics: "Measuring",
@@ -24,7 +25,7 @@ const STAGES = {
   preview: "Drawing the picture",
 };
 
-export const STAGE_ORDER = ["read", "preprocess", "network", "restore", "metrics", "write", "preview"];
+export const STAGE_ORDER = ["read", "prepare", "preprocess", "network", "restore", "metrics", "write", "preview"];
 export const roleName = role => ROLE_NAMES[role] ?? String(role);
 export const regionName = region => REGION_NAMES[region] ?? String(region);
 export const stateName = state => STATES[state] ?? String(state);

@@ -1,0 +1,1 @@
+"""Preparation of raw examinations: registered, without skull."""
