@@ -21,6 +21,8 @@ $(VENV)/.ready: constraints.txt setup.cfg pyproject.toml
 	  --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-b.json \
 	  --constraint constraints.txt --editable '.[cluster,cpu,dev,dicom,web]'
+	$(BIN)/python -m pip install --quiet --report $(VENV)/installed-$$(date +%s)-c.json \
+	  --constraint constraints.txt --no-deps deepbet  # its networks alone, without a toolkit of windows
 	touch $@
 
 .venv: $(VENV)/.ready

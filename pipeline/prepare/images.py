@@ -69,10 +69,10 @@ class Prepared:
     @property
     def sentence(self) -> str:
         """Work that was done, for a person: largest move first."""
-        told = {m: move for m, move in self.moves.items() if _is_told(move)}
+        told = {m: laid for m, laid in self.moves.items() if _is_told(laid)}
         ordered = sorted(told.items(), key=lambda each: -each[1].moved_mm - each[1].degrees)
         parts = [
-            f"{NAMES.get(m, m)} moved by {move.moved_mm:.1f} mm / {move.degrees:.0f} degrees" for m, move in ordered
+            f"{NAMES.get(m, m)} moved by {laid.moved_mm:.1f} mm / {laid.degrees:.0f} degrees" for m, laid in ordered
         ]
         onto = [f"{', '.join(parts)} onto {NAMES.get(self.reference, self.reference)}"] if parts else []
         return "; ".join([*onto, *([f"skull removed ({self.stripped})"] if self.stripped else [])])
