@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.case import MODALITIES
@@ -27,29 +28,42 @@ TRANSFORM = "xfm"
 """With ``_<modality>``: the move that laid it on the reference, an ITK transform."""
 _KINDS = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties", TRANSFORM: "transforms"}
 _SUFFIXES = {PREVIEW: ".png", TRANSFORM: ".txt"}
-_IMAGES = "images"
-KIND_FOLDERS = frozenset({*_KINDS.values(), _IMAGES})
+_IMAGES, _EXPORTS = "images", "exports"
+KIND_FOLDERS = frozenset({*_KINDS.values(), _IMAGES, _EXPORTS})
 """Folders of a flat output, see :func:`result_path`."""
+EXPORTS: Mapping[str, str] = {
+    "seg-nrrd": "seg.seg.nrrd",
+    "dicom-seg": "seg.dcm",
+    "rtstruct": "rtstruct.dcm",
+    "sr": "sr.dcm",
+    "pdf": "report.pdf",
+}
+"""Formats of a mask beside NIfTI, and the ends of their files' names."""
 RESULTS = (
     MASK,
     PREVIEW,
     *(f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS),
     *(f"{TRANSFORM}_{modality}" for modality in MODALITIES),
     *MODALITIES,
+    *EXPORTS,
 )
 """Results that a case may leave, see :func:`result_path`."""
-RESULT = re.compile(rf"{MASK}|{PREVIEW}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+|{'|'.join(MODALITIES)}")
+RESULT = re.compile(
+    rf"{MASK}|{PREVIEW}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+|{'|'.join((*MODALITIES, *EXPORTS))}"
+)
 """A result of this version or another, whose regions may have other names."""
 
 
 def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
     """Return the path of a result. ``folder`` is the name of the case's output folder.
 
-    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"``, ``"xfm_<modality>"`` or, for
-    cases that came as slices, a modality. With ``flat``, masks lie side by side as ``<folder>.nii.gz`` and everything
-    else in folders of its own kind.
+    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"``, ``"xfm_<modality>"``, one of
+    `EXPORTS` or, for cases that came as slices, a modality. With ``flat``, masks lie side by side as
+    ``<folder>.nii.gz`` and everything else in folders of its own kind.
     """
     suffix = _SUFFIXES.get(what.partition("_")[0], ".nii.gz")
+    if what in EXPORTS:
+        return output / (_EXPORTS if flat else folder) / f"{folder}_{EXPORTS[what]}"
     if not flat:
         return output / folder / f"{folder}_{what}{suffix}"
     if what == MASK:

@@ -14,6 +14,7 @@ import numpy as np
 
 from data.case import GRID_ORDER, Case, ImageSource
 from data.errors import CheckpointError, InputError, Mend, UsageError, advise
+from data.find.dicom.examinations import DicomOptions
 from data.find.discover import discover_cases
 from data.find.naming import MODALITIES
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
@@ -36,6 +37,7 @@ def inspect_cases(
     convention: str | None = None,
     strict: bool = False,
     max_voxels: int = MAX_VOXELS,
+    dicom: DicomOptions | None = None,
 ) -> list[dict[str, Any]]:
     """Look at every patient below ``root``.
 
@@ -52,6 +54,8 @@ def inspect_cases(
         Count every warning as a problem.
     max_voxels : int
         Larger files are refused from their header.
+    dicom : DicomOptions, optional
+        Choices about DICOM examinations.
 
     Returns
     -------
@@ -63,7 +67,7 @@ def inspect_cases(
     """
     if max_voxels < 1:
         raise UsageError(f"--max-voxels {max_voxels}: give a number of at least 1")
-    cases = discover_cases(root)
+    cases = discover_cases(root, dicom=dicom)
     if convention is not None:
         load_convention(convention)
     read_labels = _label_reader(cases if convention is None else (), max_voxels)

@@ -68,6 +68,9 @@ class SegmentOptions:
     t1c, flair, t1, t2 that there is."""
     save_probabilities: bool = _option(False, Decides.FILES)
     """Also write one float image a region."""
+    outputs: tuple[str, ...] = _option(("nifti",), Decides.FILES)
+    """Formats of the masks: nifti (always written), seg-nrrd (3D Slicer), pdf; and from DICOM dicom-seg, rtstruct,
+    sr (with its dicom-seg)."""
     flat: bool = _option(False, Decides.FILES)
     """All masks in one folder as <case>.nii.gz, as the BraTS servers want them."""
     threads: int | None = _option(None, Decides.NOTHING)

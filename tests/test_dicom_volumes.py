@@ -310,3 +310,29 @@ def test_a_name_never_stands_in_a_sentence(tmp_path):
     assert "T1 ... ..." in refused(paths)
     missing = folder / "not there"
     assert "QUIRINA" not in refused([missing])
+
+
+def test_a_description_that_runs_into_the_name_by_a_damaged_length_is_not_shown(tmp_path):
+    paths = write_series(tmp_path, VOXELS, "t1", BurnedInAnnotation="YES")
+    for path in paths:
+        content = path.read_bytes()
+        at = content.index(b"\x08\x00\x3e\x10LO") + 6  # the length of SeriesDescription, which the name follows
+        path.write_bytes(content[:at] + b"\x70\x00" + content[at + 2 :])
+    assert refused(paths)
+
+
+def test_damaged_files_are_read_or_refused_in_one_sentence_without_a_name(tmp_path):
+    """Some of the damage by which 10,000 tries ended in a traceback once: lengths, values, items and pixels."""
+    random = np.random.default_rng(17)
+    made = [write_series(tmp_path / "plain", VOXELS[:2], "t1"), [write_enhanced(tmp_path / "one", VOXELS[:2], "t1")]]
+    made.append(write_series(tmp_path / "packed", VOXELS[:2], "t1", syntax=JPEGLSLossless))
+    for attempt in range(150):
+        paths = []
+        for number, path in enumerate(made[attempt % 3]):
+            content = bytearray(path.read_bytes())
+            for at in random.integers(0, len(content), random.integers(1, 9)):
+                content[at : at + random.integers(0, 3)] = random.bytes(random.integers(1, 4))
+            paths.append(tmp_path / f"{attempt}-{number}")
+            paths[-1].write_bytes(content)
+        with contextlib.suppress(InputError):
+            read(paths)

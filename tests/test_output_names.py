@@ -22,6 +22,9 @@ OUT = Path("out")
         ("preview", "P1/P1_preview.png", "previews/P1_preview.png"),
         ("prob_WT", "P1/P1_prob_WT.nii.gz", "probabilities/P1_prob_WT.nii.gz"),
         ("uncertainty_ET", "P1/P1_uncertainty_ET.nii.gz", "uncertainties/P1_uncertainty_ET.nii.gz"),
+        ("seg-nrrd", "P1/P1_seg.seg.nrrd", "exports/P1_seg.seg.nrrd"),
+        ("dicom-seg", "P1/P1_seg.dcm", "exports/P1_seg.dcm"),
+        ("pdf", "P1/P1_report.pdf", "exports/P1_report.pdf"),
         ("flair", "P1/P1_flair.nii.gz", "images/P1_flair.nii.gz"),
         ("xfm_t2", "P1/P1_xfm_t2.txt", "transforms/P1_xfm_t2.txt"),
     ],
@@ -39,7 +42,7 @@ def test_the_state_file_of_a_case_is_hidden():
 
 def test_an_earlier_run_knows_every_result_as_its_own_in_both_places():
     run = EarlierRun("out", frozenset({"P1"}), {"P1": ()})
-    assert sorted(KIND_FOLDERS) == ["images", "previews", "probabilities", "transforms", "uncertainties"]
+    assert sorted(KIND_FOLDERS) == ["exports", "images", "previews", "probabilities", "transforms", "uncertainties"]
     for what in RESULTS:
         for path in result_paths(OUT, "P1", what):
             assert run.wrote(str(path)), path

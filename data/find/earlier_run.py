@@ -17,7 +17,7 @@ from typing import Any
 
 from data.case import MODALITIES
 from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
-from data.output_names import KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER, TRANSFORM
+from data.output_names import EXPORTS, KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER, TRANSFORM
 from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
 _MOVES = tuple(f"_{TRANSFORM}_{modality}.txt" for modality in MODALITIES)
@@ -49,6 +49,10 @@ class EarlierRun:
         """
         parent, name = os.path.split(path)
         where = os.path.relpath(parent, self.folder)
+        for end in EXPORTS.values():
+            case = name.removesuffix(f"_{end}")
+            if case != name and case in self.cases and where in (case, *KIND_FOLDERS):
+                return True
         stem, extension = split_suffix(name)
         if name.endswith(_MOVES):
             stem = name.removesuffix(".txt")

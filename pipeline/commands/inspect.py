@@ -5,9 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from pipeline.commands.archive import unpacked
 from pipeline.commands.console import OK, SOME_FAILED, Console
 from pipeline.commands.lines import inspection_lines
-from pipeline.commands.options import Convention, Debug, Input, Layouts, LogFile
+from pipeline.commands.options import (
+    CaseName,
+    Convention,
+    Debug,
+    Input,
+    KeepIdentity,
+    Layouts,
+    LogFile,
+    Series,
+    dicom_options,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +29,7 @@ class Inspect:
     """
 
     input: Input
-    """A data set's folder, or one patient's folder of files; -i INPUT or --input INPUT is the same."""
+    """A data set's folder, one patient's folder of files, or a zip of either; -i INPUT or --input INPUT is the same."""
     full: bool = False
     """Read every voxel, not only headers."""
     json: bool = False
@@ -30,15 +41,24 @@ class Inspect:
     """A warning is an error."""
     max_voxels: int = 2**28
     """A file whose header promises more voxels is refused, unread."""
+    series: Series = ()
+    keep_identity: KeepIdentity = False
+    case: CaseName = None
     log_file: LogFile = None
     debug: Debug = False
 
     def run(self, console: Console) -> int:
         from pipeline.inspect import inspect_cases
 
-        found = inspect_cases(
-            self.input, full=self.full, convention=self.convention, strict=self.strict, max_voxels=self.max_voxels
-        )
+        with unpacked(self.input) as given:
+            found = inspect_cases(
+                given,
+                full=self.full,
+                convention=self.convention,
+                strict=self.strict,
+                max_voxels=self.max_voxels,
+                dicom=dicom_options(self.series, self.keep_identity, self.case),
+            )
         if self.json:
             console.raw(json.dumps(found, indent=1))
         else:

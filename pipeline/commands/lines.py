@@ -80,6 +80,12 @@ def inspection_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 "x".join(f"{s:.4g}" for s in image["spacing_mm"]) + " mm" if image["spacing_mm"] else "spacing unknown"
             )
             yield f"    {name}: {shape}, {spacing}, {image['orientation'] or ''}, {image['file']}"
+        for line in case["series"]:
+            number = "" if line["number"] is None else f" {line['number']}"
+            role = line["role"] or "left aside"
+            pictures = f"{line['pictures']} picture{'' if line['pictures'] == 1 else 's'}"
+            why = ", ".join(line["reasons"])
+            yield f"    series{number} {line['description']!r}, {pictures}: {role} ({why}) {line['uid']}"
         for kind in ("problems", "warnings", "missing", "unrecognised"):
             for text in case[kind]:
                 yield f"    {kind.rstrip('s') if kind != 'missing' else kind}: {text}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,15 +58,36 @@ Recipe = Annotated[
     ),
 ]
 
+Series = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        metavar="[MODALITY=UID ...]",
+        help="Of DICOM: the SeriesInstanceUID to take for a modality; `inspect` lists them.",
+    ),
+]
+KeepIdentity = Annotated[bool, tyro.conf.arg(help="Of DICOM: call cases by PatientID, not by its hash.")]
+CaseName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help="Of a single DICOM study: the name of its case.")]
+
+
+def dicom_options(series: Sequence[str], keep_identity: bool, case: str | None) -> Any:
+    """Return the choices about DICOM examinations, for `data.find.discover`."""
+    from data.find.dicom.examinations import DicomOptions, parse_series
+
+    return DicomOptions(parse_series(series), keep_identity, case)
+
 
 def options_of(command: Any, options: type) -> dict[str, Any]:
     """Return the values of the options that a command has inherited."""
     return {each.name: getattr(command, each.name) for each in fields(options)}
 
 
-def command_line() -> str:
-    """Return the command line of this process, for records."""
-    return "python run_pipeline.py " + shlex.join(sys.argv[1:])
+def command_line(hidden: Path | None = None) -> str:
+    """Return the command line of this process, for records.
+
+    A ``hidden`` path is not told: that of a DICOM examination may bear a patient's name.
+    """
+    words = sys.argv[1:] if hidden is None else [word.replace(str(hidden), "EXAMINATIONS") for word in sys.argv[1:]]
+    return "python run_pipeline.py " + shlex.join(words)
 
 
 def line_that_goes_on(command: Any) -> str:

@@ -10,22 +10,27 @@ from typing import Annotated, Any
 
 import tyro
 
-from data.case import Case
+from data.case import DICOM, Case
 from data.errors import UsageError
+from pipeline.commands.archive import unpacked
 from pipeline.commands.checks import check_device, check_executor, check_models
 from pipeline.commands.console import Console
 from pipeline.commands.lines import case_object, conclude
 from pipeline.commands.options import (
+    CaseName,
     Convention,
     Debug,
     Input,
     Interactive,
+    KeepIdentity,
     Layouts,
     LogFile,
     Models,
     Output,
     Quiet,
+    Series,
     command_line,
+    dicom_options,
     options_of,
 )
 from pipeline.options import SegmentOptions
@@ -36,7 +41,7 @@ class Segment(SegmentOptions):
     """Give every patient of a folder a tumour mask, and write the report."""
 
     input: Input
-    """A data set's folder, or one patient's folder of files; -i INPUT or --input INPUT is the same."""
+    """A data set's folder, one patient's folder of files, or a zip of either; -i INPUT or --input INPUT is the same."""
     output: Output
     """Folder for masks and reports; finished cases in it are kept."""
     models: Models = ()
@@ -47,6 +52,9 @@ class Segment(SegmentOptions):
     """serial, processes:N, cuda:0,1,..., dask:tcp://HOST:PORT, or dask:slurm:N for up to N jobs."""
     cases: tuple[str, ...] = ()
     """Only these patients; the rows of the others stay as they are."""
+    series: Series = ()
+    keep_identity: KeepIdentity = False
+    case: CaseName = None
     shard: str | None = None
     """I/N: the I-th of N parts of the patients, into OUTPUT/shard-I-of-N; then `merge` the parts."""
     interactive: Interactive = ()
@@ -71,10 +79,12 @@ class Segment(SegmentOptions):
 
         shard = parse_shard(self.shard) if self.shard is not None else None
         output = shard.folder_in(self.output) if shard else self.output
-        with output_lock(output):  # before torch, whose import takes seconds
+        with output_lock(output), unpacked(self.input) as given:  # before torch, whose import takes seconds
             from pipeline.segment.run import segment_cases
 
-            cases = discover_cases(self.input, exclude=self.output)
+            dicom = dicom_options(self.series, self.keep_identity, self.case)
+            cases = discover_cases(given, exclude=self.output, dicom=dicom)
+            hidden = self.input if not self.keep_identity and any(case.layout == DICOM for case in cases) else None
             _require_known(cases, self.cases)
             if shard:
                 cases = [case for case in cases if not self.cases or case.case_id in self.cases]
@@ -94,7 +104,7 @@ class Segment(SegmentOptions):
                     executor=self.executor,
                     progress=end,
                     interactive=list(self.interactive),
-                    command=command_line(),
+                    command=command_line(hidden),
                     shard=shard,
                     only=() if shard else self.cases,
                 )

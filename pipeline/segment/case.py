@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
 from pipeline.execute.processes import own_device
 from pipeline.execute.stages import Stage, begin, enter
+from pipeline.export.formats import exports_of
 from pipeline.score.case import score_masks
 from pipeline.score.quality import LEARNT_FROM
 from pipeline.segment import identity
@@ -262,6 +264,7 @@ def _keep(
 
             picture = files.path(PREVIEW)
             write_preview(picture, case.case_id, result.background, result.masks, grid, reference_masks=truth)
+            _write_exports(files, result, model, picture, warnings)
         measures: dict[str, Any] = dict(scores.columns)
         measures |= {} if prepared is None else prepared.columns
         measures |= {f"{DISAGREEMENT}_{region}": value for region, value in (result.disagreement or {}).items()}
@@ -304,6 +307,17 @@ def _write_moves(files: NewFiles, prepared: Prepared | None) -> None:
 
     for modality, move in prepared.moves.items() if prepared is not None else ():
         write_move(files.path(f"{TRANSFORM}_{modality}"), move)
+
+
+def _write_exports(files: NewFiles, result: Segmentation, model: str, picture: Path, warnings: Sequence[str]) -> None:
+    """Write the mask in the other formats that are asked for."""
+    wanted = exports_of(files.task.options.outputs)
+    if wanted:
+        from pipeline.export.outputs import Exported, write_exports
+
+        case, places = files.task.case, {what: files.path(what) for what in wanted}
+        made = Exported(result.label_map, result.native.grid, result.convention, result.masks, case.case_id, model)
+        write_exports(places, made, case.images, picture, warnings, files.task.options.max_voxels)
 
 
 @contextmanager

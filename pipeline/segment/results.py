@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from data.case import DICOM
 from data.labels import convention_name, load_convention
 from data.output_names import DETECTION, LESIONS, REPORT
 from pipeline.report.head import Head
@@ -95,8 +96,12 @@ def write_results(
 
 
 def _folders(output: Path, tasks: Sequence[CaseTask]) -> dict[str, str]:
-    """Return the folders of a run's page; one is that around all patients."""
-    around = os.path.commonpath([os.path.abspath(task.case.folder) for task in tasks]) if tasks else ""
+    """Return the folders of a run's page; one is that around all patients.
+
+    Folders of DICOM examinations may bear a patient's name and are not told.
+    """
+    told = [os.path.abspath(task.case.folder) for task in tasks if task.case.layout != DICOM]
+    around = os.path.commonpath(told) if told else ""
     return {"Patients": around, "Output": os.path.abspath(output)}
 
 

@@ -33,6 +33,7 @@ from pipeline.execute.cluster import own_share
 from pipeline.execute.executors import WORKER_DIED, devices_of, is_elsewhere, run_tasks, threads_of_each, workers_of
 from pipeline.execute.lock import output_lock
 from pipeline.execute.stages import Listener, listening
+from pipeline.export.formats import exports_of
 from pipeline.options import SegmentOptions
 from pipeline.predict.memory.machine import set_workers, tune_malloc
 from pipeline.score.tables import write_table
@@ -140,6 +141,7 @@ def _check(cases: Sequence[Case], options: SegmentOptions, executor: str, intera
     for convention in (options.convention, options.reference_convention):
         if convention:
             load_convention(convention)
+    exports_of(options.outputs)
     for name, value in (("threads", options.threads), ("max-voxels", options.max_voxels)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: give a number of at least 1")

@@ -193,7 +193,7 @@ def _settle_contrast(found: dict[str, list[_Volume]]) -> tuple[list[str], list[s
         return [_ask(role, unsure, "cannot be told apart: contrast is not said, or contradicted")], []
     found["t1"] = unsure
     names = few((volume.records[0].shown for volume in unsure), 3)
-    return [], [f"t1: of {names} contrast is not said; taken for T1 without contrast"]
+    return [], [] if has_with else [f"t1: of {names} contrast is not said; taken for T1 without contrast"]
 
 
 def _take(role: str, found: list[_Volume]) -> tuple[list[str], list[str]]:

@@ -27,10 +27,13 @@ class DicomOptions:
         Series to take, whatever the rules say.
     keep_identity : bool
         Call cases by PatientID, as it is.
+    case : str or None
+        Name of the only study; None for the hash of its PatientID.
     """
 
     series: Mapping[str, str] = field(default_factory=dict)
     keep_identity: bool = False
+    case: str | None = None
 
 
 def parse_series(texts: Sequence[str]) -> dict[str, str]:
@@ -77,6 +80,8 @@ def examinations(paths: Sequence[str], options: DicomOptions) -> list[Case]:
         if record.sop_class != _DIRECTORY and record.series:
             studies.setdefault((record.patient, record.study), []).append(record)
     _require_known(options, studies)
+    if options.case is not None and len(studies) != 1:
+        raise UsageError(f"--case {options.case}: {len(studies)} DICOM studies are there; it names one alone")
     ordered = sorted(studies, key=lambda key: (key[0], studies[key][0].study_date, key[1]))
     often = [patient for patient, _ in studies]
     cases = [_case(key, studies[key], options, often.count(key[0]) > 1) for key in ordered]
@@ -94,7 +99,7 @@ def _case(key: tuple[str, str], records: Sequence[Record], options: DicomOptions
     patient, study = key
     chosen = choose_series(records, options.series)
     name = records[0].patient_id.replace(os.sep, "_") if options.keep_identity else ""
-    name = name or patient
+    name = options.case or name or patient
     if told_apart:
         name = f"{name}-{hashlib.sha256(study.encode()).hexdigest()[:6]}"
     problems = list(chosen.problems)

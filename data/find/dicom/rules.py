@@ -83,7 +83,8 @@ def judge(record: Record, *, protocol: bool = True) -> Verdict:
     if best not in ("t1", "t2", "flair"):
         return Verdict(best, "", "", tuple(reasons[best]))
     contrast, more = _contrast(record, facts) if best == "t1" else ("", ())
-    return Verdict("", best, contrast, (*reasons[best], *more))
+    pieces = (piece for reason in (*reasons[best], *more) for piece in reason.split(", "))
+    return Verdict("", best, contrast, tuple(dict.fromkeys(pieces)))
 
 
 def _contrast(record: Record, facts: _Facts) -> tuple[str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ import io
 import logging
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -72,6 +73,7 @@ def pydicom_or_refuse() -> ModuleType:
         raise UsageError("a DICOM file is there, and pydicom is not installed; install the extra `dicom`") from None
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     return pydicom
 
 
@@ -155,7 +157,7 @@ def number_of(dataset: Any, keyword: str) -> float | None:
 def items_of(dataset: Any, keyword: str) -> list[Any]:
     """Return the items of a sequence; empty where there is none."""
     try:
-        return list(dataset.get(keyword) or [])
+        return [item for item in dataset.get(keyword) or [] if hasattr(item, "get")]
     except Exception:  # damaged
         return []
 

@@ -13,7 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data.errors import InputError
 from data.io.dicom.dataset import items_of, number_of, numbers_of, open_dataset, text_of, texts_of
+from data.io.stream import refuse
+from data.visible import visible
 
 _PERSONS = (
     *("PatientName", "PatientID", "PatientBirthDate", "OtherPatientNames", "PatientBirthName"),
@@ -140,14 +143,18 @@ def read_record(path: Path) -> Record:
         return _read_record(path, status.st_mtime_ns, status.st_size)
     except OSError:
         return _read_record(path, 0, 0)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged element makes pydicom raise, or us of it
+        refuse(Path("a DICOM file"), f"its header is damaged ({type(error).__name__})", "export it again")
 
 
 @lru_cache(maxsize=2**14)
 def _read_record(path: Path, _time: int, _size: int) -> Record:
     dataset = open_dataset(path, "a DICOM file", _TAGS)
-    shared = _groups(next(iter(items_of(dataset, "SharedFunctionalGroupsSequence")), None))
-    per_frame = [_groups(item) for item in items_of(dataset, "PerFrameFunctionalGroupsSequence")]
-    first = _merged(per_frame[0], shared) if per_frame else shared
+    shared = items_of(dataset, "SharedFunctionalGroupsSequence")[:1]
+    per_frame = [_Groups(item, *shared) for item in items_of(dataset, "PerFrameFunctionalGroupsSequence")]
+    first = per_frame[0] if per_frame else _Groups(*shared)
     names = _names(dataset)
     patient_id = text_of(dataset, "PatientID")
     study = text_of(dataset, "StudyInstanceUID")
@@ -160,10 +167,10 @@ def _read_record(path: Path, _time: int, _size: int) -> Record:
     return Record(
         path=path,
         patient=hashlib.sha256((patient_id or study).encode("utf-8", "surrogatepass")).hexdigest()[:10],
-        patient_id=patient_id,
+        patient_id=patient_id if visible(patient_id) == patient_id else "",
         study=study,
-        series=text_of(dataset, "SeriesInstanceUID"),
-        instance=text_of(dataset, "SOPInstanceUID"),
+        series=_uid(dataset, "SeriesInstanceUID"),
+        instance=_uid(dataset, "SOPInstanceUID"),
         sop_class=text_of(dataset, "SOPClassUID"),
         frame_of_reference=text_of(dataset, "FrameOfReferenceUID"),
         study_date=text_of(dataset, "StudyDate"),
@@ -180,35 +187,28 @@ def _read_record(path: Path, _time: int, _size: int) -> Record:
         columns=_whole(dataset, "Columns") or 0,
         n_frames=_whole(dataset, "NumberOfFrames") or 1,
         samples=_whole(dataset, "SamplesPerPixel") or 1,
-        photometric=text_of(dataset, "PhotometricInterpretation").upper(),
+        photometric=re.sub(r"[^A-Z0-9_ ]", "?", text_of(dataset, "PhotometricInterpretation").upper())[:16],
         bits=_bits(dataset),
         signed=_whole(dataset, "PixelRepresentation") == 1,
         padding=_whole(dataset, "PixelPaddingValue"),
         thickness=_first(first, dataset, "SliceThickness"),
-        syntax=text_of(getattr(dataset, "file_meta", {}), "TransferSyntaxUID"),
-        frames=_frames(dataset, shared, per_frame),
+        syntax=_uid(getattr(dataset, "file_meta", {}), "TransferSyntaxUID"),
+        frames=_frames(dataset, per_frame),
     )
 
 
-def _groups(item: Any) -> dict[str, Any]:
-    """Map the keyword of each functional group of an item to its only dataset."""
-    found: dict[str, Any] = {}
-    for element in item if item is not None else ():
-        inner = items_of(item, element.keyword) if element.VR == "SQ" else []
-        if inner and element.keyword:
-            found[element.keyword] = inner[0]
-    return _Groups(found)
+class _Groups:
+    """Functional groups of a frame, before those that all frames share.
 
+    One that is not there is empty.
+    """
 
-class _Groups(dict[str, Any]):
-    """Functional groups; one that is not there is empty."""
+    def __init__(self, *datasets: Any) -> None:
+        self._datasets = datasets
 
-    def get(self, key: str, default: Any = None) -> Any:
-        return super().get(key, {} if default is None else default)
-
-
-def _merged(frame: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
-    return _Groups({**shared, **frame})
+    def get(self, keyword: str) -> Any:
+        """Return the only item of a group."""
+        return next((items[0] for dataset in self._datasets if (items := items_of(dataset, keyword))), {})
 
 
 _IN_GROUPS = {
@@ -219,13 +219,13 @@ _IN_GROUPS = {
 }
 
 
-def _first(groups: dict[str, Any], dataset: Any, keyword: str) -> float | None:
+def _first(groups: _Groups, dataset: Any, keyword: str) -> float | None:
     """Return a number of the first frame's groups, or else of the file itself."""
     inner = number_of(groups.get(_IN_GROUPS[keyword]), keyword) if keyword in _IN_GROUPS else None
     return number_of(dataset, keyword) if inner is None else inner
 
 
-def _inversion(groups: dict[str, Any]) -> float | None:
+def _inversion(groups: _Groups) -> float | None:
     times = texts_of(groups.get("MRModifierSequence"), "InversionTimes")
     try:
         return float(times[0]) if times else None
@@ -233,13 +233,12 @@ def _inversion(groups: dict[str, Any]) -> float | None:
         return None
 
 
-def _frames(dataset: Any, shared: dict[str, Any], per_frame: list[dict[str, Any]]) -> tuple[Frame, ...]:
+def _frames(dataset: Any, per_frame: list[_Groups]) -> tuple[Frame, ...]:
     if not per_frame:
         whole = (_whole(dataset, "NumberOfFrames") or 1) == 1
         return (_frame(dataset, dataset, dataset, dataset, _kind(dataset, dataset, dataset)),) if whole else ()
     frames = []
-    for own in per_frame:
-        groups = _merged(own, shared)
+    for groups in per_frame:
         kind = _kind(groups.get("MREchoSequence"), groups.get("MRDiffusionSequence"), {})
         kind = (*kind, *texts_of(groups.get("MRImageFrameTypeSequence"), "FrameType")[2:])
         frames.append(
@@ -288,6 +287,15 @@ def _bits(dataset: Any) -> tuple[int, int, int]:
     return allocated, stored, stored - 1 if high is None else high
 
 
+def _uid(dataset: Any, keyword: str) -> str:
+    """Return a UID.
+
+    Of a text that is none it is a hash, for such a text may hold anything.
+    """
+    text = text_of(dataset, keyword)
+    return text if re.fullmatch(r"[0-9.]{0,64}", text) else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
 def _contrast(dataset: Any) -> str | None:
     """Return the contrast agent; empty where the element is, None where there is none."""
     if items_of(dataset, "ContrastBolusAgentSequence"):
@@ -305,10 +313,11 @@ def _names(dataset: Any) -> list[str]:
 def _without(text: str, names: list[str]) -> str:
     """Return a text without names.
 
-    Short ones are taken out where they are words of their own.
+    Short ones are taken out where they are words of their own. A text with control characters is none: in a damaged
+    file it runs into the next elements, of which one is the name.
     """
     for name in names:
         word = re.escape(name)
         pattern = word if len(name) > _FEW_LETTERS else rf"(?<![^\W_]){word}(?![^\W_])"
         text = re.sub(pattern, "...", text, flags=re.IGNORECASE)
-    return text[:64]
+    return text[:64] if visible(text) == text else ""
