@@ -125,6 +125,8 @@ def doubts(impressions: Mapping[str, Impression], *, skull_stripped: bool) -> li
     return [*found, *_apart(impressions, is_brain=skull_stripped and not by_kind)]
 
 
+MOST_HEAD_ML = 8000.0
+"""Of a head with neck; what shows more has a wrong voxel size."""
 HEAD_SIDE_MM = 100.0
 """Shortest side of the box around a head with its skull, at least; smaller images that are filled are no heads."""
 
@@ -139,11 +141,12 @@ def shows_head(seen: Impression) -> bool:
     if not grid.spacing_known or grid.shape.count(1) or min(sides_mm) < HEAD_SIDE_MM:
         return False
     if seen.filled <= FILLED[1]:
-        return seen.count * grid.voxel_volume_ml > BRAIN_ML[1]
+        return BRAIN_ML[1] < seen.count * grid.voxel_volume_ml < MOST_HEAD_ML
     # Air is noise, no one value; of an image that was normalised, the air has one value other than 0.
     _, counts = np.unique(seen.sample, return_counts=True)
     shown = 1 - counts.max() / seen.sample.size
-    return bool(shown > FILLED[1] or shown * math.prod(grid.shape) * grid.voxel_volume_ml > BRAIN_ML[1])
+    shown_ml = shown * math.prod(grid.shape) * grid.voxel_volume_ml
+    return bool(shown > FILLED[1] or BRAIN_ML[1] < shown_ml < MOST_HEAD_ML)
 
 
 def expects_brain_alone(crop: str, blank_air: bool) -> bool:

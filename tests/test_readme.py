@@ -75,7 +75,19 @@ def test_the_readme_has_five_examples_and_every_subcommand_is_shown_on_some_page
     assert len(OF_README) == 5
     assert all(command.startswith(PREFIX) for command in (*OF_README, *OF_DOCS))
     shown = set(re.findall(rf"(?m)^{re.escape(PREFIX)}(\w+)", "\n".join(PAGES.values()))) | {"demo", "seal"}
-    assert shown == {"inspect", "segment", "merge", "evaluate", "train", "models", "recipes", "seal", "serve", "demo"}
+    assert shown == {
+        "inspect",
+        "segment",
+        "prepare",
+        "merge",
+        "evaluate",
+        "train",
+        "models",
+        "recipes",
+        "seal",
+        "serve",
+        "demo",
+    }
     assert "`seal MODEL ...`" in DOCS["segment"]
     assert "\nmake demo " in README and "run_pipeline.py demo" in (ROOT / "Makefile").read_text()
 

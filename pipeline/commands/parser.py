@@ -14,6 +14,7 @@ from pipeline.commands.demo import Demo
 from pipeline.commands.evaluate import Evaluate
 from pipeline.commands.inspect import Inspect
 from pipeline.commands.models import Models, Seal
+from pipeline.commands.prepare import Prepare
 from pipeline.commands.recipes import Recipes
 from pipeline.commands.segment import Merge, Segment
 from pipeline.commands.serve import Serve
@@ -24,6 +25,7 @@ COMMANDS: dict[str, type] = {
     "inspect": Inspect,
     "segment": Segment,
     "merge": Merge,
+    "prepare": Prepare,
     "evaluate": Evaluate,
     "train": Train,
     "models": Models,

@@ -47,8 +47,8 @@ class Prepared:
         On one grid, 0 outside the brain where the skull was removed.
     reference : str
         Modality that the others were laid on.
-    native : ImageHeader
-        Of the reference as it came.
+    came : dict of modality to ImageHeader
+        Of every image as it came.
     moves : dict of modality to Move
         Of the modalities that were laid on the reference.
     stripped : str
@@ -57,9 +57,14 @@ class Prepared:
 
     volumes: dict[str, Volume]
     reference: str
-    native: ImageHeader
+    came: dict[str, ImageHeader]
     moves: dict[str, Move]
     stripped: str = ""
+
+    @property
+    def native(self) -> ImageHeader:
+        """Header of the reference as it came."""
+        return self.came[self.reference]
 
     @property
     def done(self) -> str:
@@ -69,10 +74,10 @@ class Prepared:
     @property
     def sentence(self) -> str:
         """Work that was done, for a person: largest move first."""
-        told = {m: laid for m, laid in self.moves.items() if _is_told(laid)}
+        told = {m: found for m, found in self.moves.items() if _is_told(found)}
         ordered = sorted(told.items(), key=lambda each: -each[1].moved_mm - each[1].degrees)
         parts = [
-            f"{NAMES.get(m, m)} moved by {laid.moved_mm:.1f} mm / {laid.degrees:.0f} degrees" for m, laid in ordered
+            f"{NAMES.get(m, m)} moved by {found.moved_mm:.1f} mm / {found.degrees:.0f} degrees" for m, found in ordered
         ]
         onto = [f"{', '.join(parts)} onto {NAMES.get(self.reference, self.reference)}"] if parts else []
         return "; ".join([*onto, *([f"skull removed ({self.stripped})"] if self.stripped else [])])
@@ -155,19 +160,19 @@ def prepare_images(
     if seen.heads and brain is None and not is_installed():
         raise InputError(_head_sentence(seen, volumes), Mend.STRIP)
     moves = _moves(volumes, reference) if seen.moved or seen.heads or mode == "always" else {}
-    native = volumes[reference].header
-    target = _target(native.grid)
+    came = {name: volume.header for name, volume in volumes.items()}
+    target = _target(came[reference].grid)
     laid = {
         name: _laid(volume, moves[name].lay(volume.grid) if name in moves else volume.grid, target)
         for name, volume in volumes.items()
     }
     if brain is None and not seen.heads:
-        return Prepared(laid, reference, native, moves)
+        return Prepared(laid, reference, came, moves)
     mask = _given(brain, volumes, moves, target) if brain is not None else _found({m: laid[m] for m in seen.heads})
     _require_brain(mask, target, volumes[reference])
     stripped = {name: replace(volume, array=volume.array * mask) for name, volume in laid.items()}
     means = brain.header.path.name if brain is not None else "deepbet"
-    return Prepared(stripped, reference, native, moves, means)
+    return Prepared(stripped, reference, came, moves, means)
 
 
 def _require_ready(seen: Readiness, volumes: Mapping[str, Volume]) -> None:

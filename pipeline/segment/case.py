@@ -305,8 +305,8 @@ def _write_moves(files: NewFiles, prepared: Prepared | None) -> None:
     """Keep the moves of images that were laid on another."""
     from transforms.register import write_move
 
-    for modality, move in prepared.moves.items() if prepared is not None else ():
-        write_move(files.path(f"{TRANSFORM}_{modality}"), move)
+    for modality, found in prepared.moves.items() if prepared is not None else ():
+        write_move(files.path(f"{TRANSFORM}_{modality}"), found)
 
 
 def _write_exports(files: NewFiles, result: Segmentation, model: str, picture: Path, warnings: Sequence[str]) -> None:
