@@ -41,16 +41,16 @@ except ModuleNotFoundError as missing:
 
 from data.errors import UsageError, explain
 from data.visible import visible
-from pipeline.commands.console import CANNOT_START, OK, SOME_FAILED
-from pipeline.commands.lines import progress_line
 from pipeline.commands.options import command_line, line_that_goes_on
 from pipeline.commands.parser import PROGRAM, parse
+from pipeline.commands.terminal.console import CANNOT_START, OK, SOME_FAILED
+from pipeline.commands.terminal.lines import progress_line
 
 log = logging.getLogger("pipeline.commands")
 
 
 class Terminal:
-    """Standard output and standard error, as :class:`pipeline.commands.console.Console` describes them."""
+    """Standard output and standard error, as :class:`pipeline.commands.terminal.console.Console` describes them."""
 
     def __init__(self, handler: logging.Handler) -> None:
         self.handler = handler

@@ -163,11 +163,11 @@ def explain(error: BaseException, subject: str = "", words: Mapping[Mend, str] =
 def did_you_mean(given: str, names: Iterable[str]) -> str:
     """Return ``" (did you mean NAME?)"`` for an error; empty where no name is alike.
 
-    A name that begins with the given text, or the other way round, is alike, too.
+    A name that begins with the given text, or the other way round, is alike, too; the shortest of them is meant.
     """
     from difflib import get_close_matches
 
     there = list(names)
-    begun = [name for name in there if len(given) > 3 and (name.startswith(given) or given.startswith(name))]
+    begun = [name for name in sorted(there, key=len) if len(given) > 3 and (name.startswith(given) or given.startswith(name))]
     meant = begun or get_close_matches(given, there, n=1, cutoff=0.6)
     return f" (did you mean {meant[0]}?)" if meant else ""

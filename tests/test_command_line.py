@@ -20,9 +20,9 @@ from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.labels import CONVENTIONS
 from pipeline.checkpoint import shipped_models
-from pipeline.commands.lines import counted, validation_lines
 from pipeline.commands.options import line_that_goes_on
 from pipeline.commands.parser import parse
+from pipeline.commands.terminal.lines import counted, validation_lines
 from pipeline.config import load_recipe
 from pipeline.execute import interruption
 from pipeline.recipe_file import recipe_names

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.commands.console import Console
-from pipeline.commands.lines import conclude
 from pipeline.commands.options import Debug, LogFile, Output, Quiet, command_line
+from pipeline.commands.terminal.console import Console
+from pipeline.commands.terminal.lines import conclude
 
 
 @dataclass(frozen=True, kw_only=True)

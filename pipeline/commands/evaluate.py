@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.commands.console import Console
-from pipeline.commands.lines import conclude
 from pipeline.commands.options import Convention, Debug, Interactive, Layouts, LogFile, Output, Quiet, command_line
+from pipeline.commands.terminal.console import Console
+from pipeline.commands.terminal.lines import conclude
 
 
 @dataclass(frozen=True, kw_only=True)

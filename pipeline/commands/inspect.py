@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 
 from pipeline.commands.archive import unpacked
-from pipeline.commands.console import OK, SOME_FAILED, Console
-from pipeline.commands.lines import inspection_lines
 from pipeline.commands.options import (
     CaseName,
     Convention,
@@ -19,6 +17,8 @@ from pipeline.commands.options import (
     Series,
     dicom_options,
 )
+from pipeline.commands.terminal.console import OK, SOME_FAILED, Console
+from pipeline.commands.terminal.lines import inspection_lines
 
 
 @dataclass(frozen=True, kw_only=True)

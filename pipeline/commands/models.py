@@ -9,9 +9,9 @@ from pathlib import Path
 import tyro
 
 from data.errors import SegmentationError, explain
-from pipeline.commands.console import OK, SOME_FAILED, Console
-from pipeline.commands.lines import model_lines
 from pipeline.commands.options import Debug
+from pipeline.commands.terminal.console import OK, SOME_FAILED, Console
+from pipeline.commands.terminal.lines import model_lines
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.errors import UsageError
-from pipeline.commands.console import Console
-from pipeline.commands.lines import conclude
 from pipeline.commands.options import Debug, Input, Output, Quiet
+from pipeline.commands.terminal.console import Console
+from pipeline.commands.terminal.lines import conclude
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from pipeline.commands.console import OK, Console
 from pipeline.commands.options import Debug
+from pipeline.commands.terminal.console import OK, Console
 from pipeline.recipe_file import read_recipe, recipe_names, recipe_path, summary_of
 
 

@@ -14,8 +14,6 @@ from data.case import DICOM, Case
 from data.errors import UsageError
 from pipeline.commands.archive import unpacked
 from pipeline.commands.checks import check_device, check_executor, check_models
-from pipeline.commands.console import Console
-from pipeline.commands.lines import case_object, conclude
 from pipeline.commands.options import (
     CaseName,
     Convention,
@@ -33,6 +31,8 @@ from pipeline.commands.options import (
     dicom_options,
     options_of,
 )
+from pipeline.commands.terminal.console import Console
+from pipeline.commands.terminal.lines import case_object, conclude
 from pipeline.options import SegmentOptions
 
 

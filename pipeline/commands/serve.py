@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from data.errors import UsageError
-from pipeline.commands.console import OK, Console
 from pipeline.commands.options import Debug, LogFile, ServedModels, options_of
+from pipeline.commands.terminal.console import OK, Console
 from pipeline.web.settings import Settings
 
 

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 import tyro
 
 from pipeline.commands.checks import check_device, check_models, check_recipe
-from pipeline.commands.console import OK, Console
-from pipeline.commands.lines import training_lines
 from pipeline.commands.options import (
     Convention,
     Debug,
@@ -24,6 +22,8 @@ from pipeline.commands.options import (
     command_line,
     options_of,
 )
+from pipeline.commands.terminal.console import OK, Console
+from pipeline.commands.terminal.lines import training_lines
 from pipeline.options import TrainOptions
 
 

@@ -20,7 +20,7 @@ from data.case import Case
 from data.errors import InputError, explain
 from data.folder_names import unique_folder_names
 from data.io.read import Volume, read_label_map, write_image, write_label_map
-from data.output_names import REPORT, TRANSFORM
+from data.output_names import MASK, REPORT, TRANSFORM
 from pipeline.options import SegmentOptions
 from pipeline.prepare.case import prepare_case
 from pipeline.prepare.images import Prepared
@@ -119,7 +119,7 @@ def _write(folder: Path, volumes: dict[str, Volume], prepared: Prepared | None, 
         path = folder / f"{folder.name}_{modality}.nii.gz"
         write_image(path, _storable(volume.array), volume.header)
     if reference is not None:
-        write_label_map(folder / f"{folder.name}_seg.nii.gz", reference.array.astype(np.uint8), reference.header)
+        write_label_map(folder / f"{folder.name}_{MASK}.nii.gz", reference.array.astype(np.uint8), reference.header)
     for modality, move in prepared.moves.items() if prepared else ():
         write_move(folder / f"{folder.name}_{TRANSFORM}_{modality}.txt", move)
 

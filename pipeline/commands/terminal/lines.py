@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.output_names import MASK, PAGE, REPORT, result_path
-from pipeline.commands.console import OK, SOME_FAILED, Console
+from pipeline.commands.terminal.console import OK, SOME_FAILED, Console
 
 
 def row_line(row: Mapping[str, Any]) -> str:

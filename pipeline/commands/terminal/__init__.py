@@ -1,0 +1,1 @@
+"""Words and places that every command prints with."""
