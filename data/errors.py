@@ -168,6 +168,7 @@ def did_you_mean(given: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     there = list(names)
-    begun = [name for name in sorted(there, key=len) if len(given) > 3 and (name.startswith(given) or given.startswith(name))]
+    alike = [name for name in there if name.startswith(given) or given.startswith(name)]
+    begun = sorted(alike, key=len) if len(given) > 3 else []
     meant = begun or get_close_matches(given, there, n=1, cutoff=0.6)
     return f" (did you mean {meant[0]}?)" if meant else ""
