@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pipeline.commands.archive import unpacked
 from pipeline.commands.options import (
     CaseName,
     Convention,
@@ -19,6 +18,7 @@ from pipeline.commands.options import (
 )
 from pipeline.commands.terminal.console import OK, SOME_FAILED, Console
 from pipeline.commands.terminal.lines import inspection_lines
+from pipeline.web.intake.zipped_input import unpacked
 
 
 @dataclass(frozen=True, kw_only=True)

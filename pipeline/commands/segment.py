@@ -12,7 +12,6 @@ import tyro
 
 from data.case import DICOM, Case
 from data.errors import UsageError
-from pipeline.commands.archive import unpacked
 from pipeline.commands.checks import check_device, check_executor, check_models
 from pipeline.commands.options import (
     CaseName,
@@ -34,6 +33,7 @@ from pipeline.commands.options import (
 from pipeline.commands.terminal.console import Console
 from pipeline.commands.terminal.lines import case_object, conclude
 from pipeline.options import SegmentOptions
+from pipeline.web.intake.zipped_input import unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
