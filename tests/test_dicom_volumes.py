@@ -252,6 +252,12 @@ def test_pixels_cut_short_are_refused(tmp_path):
     assert refused(paths)
 
 
+def test_pixels_of_a_kind_that_there_is_not_are_refused(tmp_path):
+    paths = write_series(tmp_path, VOXELS, "t1")
+    paths[2].write_bytes(paths[2].read_bytes().replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00GW"))
+    assert "no pixels" in refused(paths)
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEGLosslessSV1, JPEG2000Lossless])
 def test_a_damaged_compressed_picture_is_refused(tmp_path, syntax):
     paths = write_series(tmp_path, VOXELS, "t1", syntax=syntax)

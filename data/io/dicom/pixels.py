@@ -67,7 +67,10 @@ def read_frames(record: Record) -> Iterator[NDArray[Any]]:
     """
     check_syntax(record)
     dataset = open_dataset(record.path, record.shown, (), pixels=True)
-    content = dataset.get("PixelData")
+    try:
+        content = dataset.get("PixelData")
+    except Exception:  # an element of a kind that there is not
+        content = None
     if not isinstance(content, bytes) or not content:
         refuse(Path(record.shown), "a file of it has no pixels", _COPY)
     frames = _decoded(record, content) if record.syntax in COMPRESSED else _plain(record, content)
