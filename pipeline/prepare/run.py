@@ -20,7 +20,7 @@ from data.case import Case
 from data.errors import InputError, explain
 from data.folder_names import unique_folder_names
 from data.io.read import Volume, read_label_map, write_image, write_label_map
-from data.output_names import MASK, REPORT, TRANSFORM
+from data.output_names import MASK, REPORT, TRANSFORM, result_path
 from pipeline.options import SegmentOptions
 from pipeline.prepare.case import prepare_case
 from pipeline.prepare.images import Prepared
@@ -116,12 +116,13 @@ def _reference(
 def _write(folder: Path, volumes: dict[str, Volume], prepared: Prepared | None, reference: Volume | None) -> None:
     folder.mkdir(parents=True)
     for modality, volume in volumes.items():
-        path = folder / f"{folder.name}_{modality}.nii.gz"
+        path = result_path(folder.parent, folder.name, modality, flat=False)
         write_image(path, _storable(volume.array), volume.header)
     if reference is not None:
-        write_label_map(folder / f"{folder.name}_{MASK}.nii.gz", reference.array.astype(np.uint8), reference.header)
+        path = result_path(folder.parent, folder.name, MASK, flat=False)
+        write_label_map(path, reference.array.astype(np.uint8), reference.header)
     for modality, move in prepared.moves.items() if prepared else ():
-        write_move(folder / f"{folder.name}_{TRANSFORM}_{modality}.txt", move)
+        write_move(result_path(folder.parent, folder.name, f"{TRANSFORM}_{modality}", flat=False), move)
 
 
 def _storable(array: NDArray[Any]) -> NDArray[Any]:
