@@ -735,4 +735,4 @@ def test_numbered_channels_are_read_in_any_folder_by_the_dataset_json_beside_the
 
 def test_ct1_is_the_scan_with_contrast_and_an_unread_segmentation_is_said(tmp_path: Path) -> None:
     case = only(touch(tmp_path, "P1/P1_CT1.nii", "P1/P1_T1.nii", "P1/Segmentation.nhdr"))
-    assert list(case.images) == ["t1", "t1c"] and "voxels beside an NRRD header are not read" in case.warnings[0]
+    assert list(case.images) == ["t1", "t1c"] and "this format is not read" in case.warnings[0]

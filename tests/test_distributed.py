@@ -58,7 +58,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("model: ") == 1  # only one of them speaks
-    assert done.stderr.count("epoch 1, step 2") == 1
+    assert done.stderr.count("epoch 1 of 2, step 2") == 1
     return folder / "one", folder / "two"
 
 

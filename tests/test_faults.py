@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import pipeline.prepare.images
 import pipeline.report.preview
 import pipeline.segment.results
 import pipeline.segment.run
@@ -112,6 +113,7 @@ def segment(root: Path, output: Path, model: Path, page: bool = False, **options
             patch.setattr(pipeline.segment.results, "write_segment_page", lambda *_: None)
         # The faults are sown into copies of one patient: the warning of that, on every row, has tests of its own.
         patch.setattr(pipeline.segment.run, "same_files", lambda _: [])
+        patch.setattr(pipeline.prepare.images, "is_installed", lambda: False)  # a head of noise is no trial of deepbet
         with within(600):
             return segment_cases(discover_cases(root), output, SegmentOptions(models=(str(model),), **options))
 
@@ -163,7 +165,7 @@ def test_a_fault_gives_its_one_row_and_no_other_result(run: Run, name: str):
     if fault.status == "ok":
         assert reason == ""
     else:
-        assert re.search(r"[;:] \S", reason), "what is wrong, then what was done or is to do"
+        assert re.search(r"[;:] \S| onto ", reason), "what is wrong, then what was done or is to do"
     assert run.mask(row).is_file() == fault.mask
     if fault.status == "error":
         assert not [path for path in (run.output / str(row["folder"])).glob("**/*") if path.is_file()]

@@ -68,7 +68,9 @@ def test_a_moved_image_is_laid_back_and_the_others_keep_their_place(volumes):
     assert done.done == "registered" and done.reference == "t1c" and not done.stripped
     assert done.native is volumes["t1c"].header
     assert done.sentence == "FLAIR moved by 9.0 mm / 0 degrees onto T1c"
-    assert done.columns["moved_mm_flair"] == pytest.approx(9, abs=0.5) and done.columns["moved_degrees_t1"] < 0.5
+    assert done.columns["moved_mm_flair"] == pytest.approx(9, abs=0.5)
+    assert set(done.moves) == {"flair"}, "what lies well is not interpolated"
+    assert all(np.array_equal(done.volumes[m].array, volumes[m].array) for m in ("t1", "t1c", "t2"))
     assert all(volume.grid.matches(done.volumes["t1c"].grid) for volume in done.volumes.values())
     back, there = done.volumes["flair"].array, done.volumes["t2"].array
     assert 2 * np.sum((back > 20) & (there > 20)) / (np.sum(back > 20) + np.sum(there > 20)) > 0.97
@@ -86,6 +88,19 @@ def test_thick_slices_and_very_small_voxels_become_one_millimetre(spacing_mm, mo
     target = prepare._target(own)
     assert target.spacing_mm == pytest.approx((1, 1, 1))
     assert target.shape == tuple(round(n * mm) for n, mm in zip(own.shape, spacing_mm, strict=True))
+
+
+def test_a_brain_that_is_laid_back_does_not_grow_by_half_a_voxel(volumes):
+    shown = np.count_nonzero(volumes["flair"].array)
+    laid = prepare_images(volumes | {"flair": moved(volumes["flair"], (0, 0, 8.5))}).volumes["flair"].array
+    assert np.count_nonzero(laid) == pytest.approx(shown, rel=0.01)
+
+
+def test_an_image_of_unknown_orientation_is_not_turned_until_it_fits(volumes):
+    lost = moved(volumes["flair"], (0, 0, 9))
+    lost = replace(lost, header=replace(lost.header, sform_code=0, qform_code=0))
+    with pytest.raises(InputError, match=r"flair.nii.gz: has neither sform nor qform"):
+        prepare_images(volumes | {"flair": lost})
 
 
 def test_off_refuses_a_moved_image_and_names_the_fix(volumes):

@@ -156,7 +156,7 @@ def test_no_sentence_names_an_option_or_a_folder_that_the_user_has_not(client, p
          "the folder patient holds another patient's file: a_1.tif, a_2.tif; it is not used unless you say what it "
          "shows"),
         ("x.nii: declares 9 x 9 x 9 voxels of 8 bytes, over the limit of 4 of 4; check the header, or raise "
-         "--max-voxels",
+         "--max-voxels of `segment`",
          "x.nii: declares 9 x 9 x 9 voxels of 8 bytes, over the limit of 4 of 4; check the header"),
         ("P1: not enough memory for this case; free some", "P1: not enough memory for this case; free some"),
     ],

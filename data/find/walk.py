@@ -77,9 +77,9 @@ def find_cases(root: Path, places: Places | None = None, dicom: DicomOptions | N
     drafts = name_below_the_root(gather_split_patients(walk.drafts, walk.top), walk.top)
     cases = [walk.places.with_segment_names(draft.case) for draft in drafts]
     if walk.dicom:
-        from data.find.dicom.examinations import DicomOptions, examinations  # pydicom, which NIfTI does without
+        from data.find.dicom.examinations import DicomOptions, with_examinations  # pydicom, which NIfTI does without
 
-        cases += examinations(walk.dicom, dicom or DicomOptions())
+        cases = with_examinations(cases, walk.dicom, dicom or DicomOptions(), walk.top)
     return cases
 
 

@@ -6,7 +6,7 @@ the brain they are 0, as the models expect.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from data.case import GRID_ORDER
 from data.errors import InputError, Mend, few
 from data.grid import Grid
 from data.io.read import ImageHeader, Volume
+from data.io.suffixes import NIFTI_SUFFIXES
 from data.plausibility import BRAIN_ML
 from transforms.readiness import Readiness, examine
 from transforms.register import Move, picture, register
@@ -159,7 +160,8 @@ def prepare_images(
         return None
     if seen.heads and brain is None and not is_installed():
         raise InputError(_head_sentence(seen, volumes), Mend.STRIP)
-    moves = _moves(volumes, reference) if seen.moved or seen.heads or mode == "always" else {}
+    every = bool(seen.heads) or mode == "always"  # of brains, those that lie well stay as they are
+    moves = _moves(volumes, reference, volumes if every else seen.moved)
     came = {name: volume.header for name, volume in volumes.items()}
     target = _target(came[reference].grid)
     laid = {
@@ -192,13 +194,16 @@ def _head_sentence(seen: Readiness, volumes: Mapping[str, Volume]) -> str:
     return f"{names}: a head with its skull, and the model expects skull-stripped images"
 
 
-def _moves(volumes: Mapping[str, Volume], reference: str) -> dict[str, Move]:
+def _moves(volumes: Mapping[str, Volume], reference: str, apart: Collection[str]) -> dict[str, Move]:
+    """Register the images that are ``apart`` to the reference."""
+    if not set(apart) - {reference}:
+        return {}
     fixed = volumes[reference]
     seen = picture(fixed.array, fixed.grid)
     moves = {}
-    for name, volume in volumes.items():
-        if name == reference:
-            continue
+    for name in (name for name in volumes if name in apart and name != reference):
+        volume = volumes[name]
+        _require_placed(volume.header)
         moves[name] = move = register(seen, picture(volume.array, volume.grid))
         if move.information < LEAST_INFORMATION:
             raise InputError(
@@ -206,6 +211,15 @@ def _moves(volumes: Mapping[str, Volume], reference: str) -> dict[str, Move]:
                 f"{move.information:.2f}, at least {LEAST_INFORMATION}); check that both show one patient's head"
             )
     return moves
+
+
+def _require_placed(header: ImageHeader) -> None:
+    """Refuse an image of unknown orientation: what looks registered could be mirrored."""
+    if header.path.name.lower().endswith(NIFTI_SUFFIXES) and not header.sform_code and not header.qform_code:
+        raise InputError(
+            f"{header.path.name}: has neither sform nor qform, so its left is not known, and it cannot be registered; "
+            "export it again, or give it the header of an image on its grid"
+        )
 
 
 def _target(native: Grid) -> Grid:
@@ -219,8 +233,10 @@ def _laid(volume: Volume, place: Grid, target: Grid) -> Volume:
     header = replace(volume.header, grid=target, placement={}, warnings=(), qform=None, ndim=3)
     if place.matches(target):
         return Volume(volume.array, header)
-    image = torch.from_numpy(volume.array.astype(np.float32, copy=False))[None]
-    return Volume(resample_to(image, place, target)[0].numpy(), header)
+    image = torch.from_numpy(volume.array.astype(np.float32, copy=False))
+    shown = (image != 0).to(torch.float32)
+    laid, share = resample_to(torch.stack([image, shown]), place, target).numpy()
+    return Volume(laid * (share >= 0.5), header)  # or a brain that was cut out would grow by half a voxel
 
 
 def _found(heads: Mapping[str, Volume]) -> NDArray[np.bool_]:

@@ -281,13 +281,13 @@ def one_of_another_spacing(patient: Patient) -> None:
     patient.write("t1", patient.arrays["t1"][:, :, ::2], patient.affine @ np.diag([1, 1, 2, 1]))
 
 
-@fault("warn", "-t1n.nii.gz", "resampled", same=False)
+@fault("warn", "T1 moved by 7", "onto T1c", same=False)
 def one_of_another_origin(patient: Patient) -> None:
     """T1 is said to lie 7 mm higher."""
     patient.write("t1", patient.arrays["t1"], nib.affines.from_matvec(np.eye(3), [0, 0, 7]) @ patient.affine)
 
 
-@fault("warn", "-t1n.nii.gz", "resampled", same=False)
+@fault("warn", "T1 moved by", "6 degrees onto T1c", same=False)
 def one_oblique(patient: Patient) -> None:
     """T1 lies oblique to the others."""
     patient.write("t1", patient.arrays["t1"], _rotated(patient.affine, 0.1, 0, 0))
@@ -339,7 +339,7 @@ def affines_that_differ_by_rounding(patient: Patient) -> None:
         patient.write(what, patient.arrays[what], affine)
 
 
-@fault("error", "-t1n.nii.gz", "lies on the grid")
+@fault("error", "-t1n.nii.gz", "neither sform nor qform", "its left is not known")
 def one_without_a_form(patient: Patient) -> None:
     """T1 alone has neither sform nor qform."""
     patient.set_fields("t1", sform_code=0, qform_code=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -108,17 +109,22 @@ def reference_alone(patient: Patient) -> None:
     patient.remove(*IMAGES)
 
 
-@fault("error", "IM_0000.dcm")
-def folder_of_dicom(patient: Patient) -> None:
-    """DICOM files that were never converted."""
+@fault("error", "3 DICOM files cannot be read", "--keep-identity")
+def folder_of_dicom(patient: Patient) -> tuple[str]:
+    """DICOM files without content; their row does not tell the name of their folder."""
     for path in patient.folder.iterdir():
         path.unlink()
     for number in range(3):
         (patient.folder / f"IM_000{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    return (_hidden(patient),)
 
 
-@fault("error", "T1, ", "T1c", "IM0.dcm", "export")
-def folders_of_dicom(patient: Patient) -> None:
+def _hidden(patient: Patient) -> str:
+    return f"DICOM-{hashlib.sha256(patient.name.encode()).hexdigest()[:10]}"
+
+
+@fault("error", "8 DICOM files cannot be read", "--keep-identity")
+def folders_of_dicom(patient: Patient) -> tuple[str]:
     """As an archive exports it: a folder of DICOM files for each sequence. The row is the patient's."""
     for path in list(patient.folder.iterdir()):
         path.unlink()
@@ -126,6 +132,7 @@ def folders_of_dicom(patient: Patient) -> None:
         (patient.folder / sequence).mkdir()
         for number in range(2):
             (patient.folder / sequence / f"IM{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    return (_hidden(patient),)
 
 
 @fault("error", "one (t1, t1c)", "two (t2, flair)", "one folder")

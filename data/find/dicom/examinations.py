@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.case import DICOM, MODALITIES, Case
@@ -53,39 +53,54 @@ def parse_series(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def examinations(paths: Sequence[str], options: DicomOptions) -> list[Case]:
-    """Return one case for each study among DICOM files.
+def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: DicomOptions, top: str) -> list[Case]:
+    """Return these cases, and one for each study among DICOM files.
 
     Parameters
     ----------
+    cases : sequence of Case
+        Found in other files of the folder.
     paths : sequence of str
         Files that begin as DICOM does, in any order.
     options : DicomOptions
+    top : str
+        Folder that all of them lie in.
 
     Returns
     -------
     list of Case
-        In the order of patients and dates. A study without a usable series is a case with problems.
+        In the order of patients and dates. A study without a usable series is a case with problems. So is a folder
+        directly below ``top`` whose DICOM files cannot be read; where others of it can, its cases get a warning.
     """
     if len(paths) > _MOST_FILES:
         raise UsageError(f"{len(paths)} DICOM files are there; give at most {_MOST_FILES} at once")
     studies: dict[tuple[str, str], list[Record]] = {}
-    broken: list[str] = []
+    broken: dict[Path, list[str]] = {}
     for path in paths:
         try:
             record = read_record(Path(path))
         except InputError as error:
-            broken.append(str(error))
+            broken.setdefault(_below(top, path), []).append(str(error))
             continue
-        if record.sop_class != _DIRECTORY and record.series:
+        if record.sop_class != _DIRECTORY and not record.series:
+            broken.setdefault(_below(top, path), []).append("a DICOM file: has no SeriesInstanceUID")
+        elif record.sop_class != _DIRECTORY:
             studies.setdefault((record.patient, record.study), []).append(record)
     _require_known(options, studies)
     if options.case is not None and len(studies) != 1:
         raise UsageError(f"--case {options.case}: {len(studies)} DICOM studies are there; it names one alone")
     ordered = sorted(studies, key=lambda key: (key[0], studies[key][0].study_date, key[1]))
     often = [patient for patient, _ in studies]
-    cases = [_case(key, studies[key], options, often.count(key[0]) > 1) for key in ordered]
-    return [*cases, *([_damaged(paths, broken)] if broken else [])]
+    found = [*cases, *(_case(key, studies[key], options, often.count(key[0]) > 1) for key in ordered)]
+    for folder, sentences in broken.items():
+        found = _with_damaged(found, folder, sentences, options, is_top=folder == Path(top))
+    return found
+
+
+def _below(top: str, path: str) -> Path:
+    """Return the folder directly below ``top`` that holds a file; ``top`` where none does."""
+    parts = Path(os.path.relpath(path, top)).parts
+    return Path(top, parts[0]) if len(parts) > 1 else Path(top)
 
 
 def _require_known(options: DicomOptions, studies: Mapping[tuple[str, str], Sequence[Record]]) -> None:
@@ -122,17 +137,30 @@ def _case(key: tuple[str, str], records: Sequence[Record], options: DicomOptions
     )
 
 
-def _damaged(paths: Sequence[str], broken: Sequence[str]) -> Case:
-    """Return a row for DICOM files that cannot be read.
+def _with_damaged(
+    cases: Sequence[Case], folder: Path, sentences: Sequence[str], options: DicomOptions, *, is_top: bool
+) -> list[Case]:
+    """Say of a folder's cases that DICOM files beside them cannot be read.
 
-    They may be any patient's.
+    A folder without a case gets one, called by the hash of its name: folders of an export bear names of patients.
     """
-    return Case(
-        case_id="damaged DICOM files",
-        folder=Path(os.path.commonpath([os.path.dirname(path) for path in paths])),
+    text = f"{len(sentences)} DICOM files cannot be read ({few(dict.fromkeys(sentences), 2)})"
+    beside = [case.folder == folder or (not is_top and folder in case.folder.parents) for case in cases]
+    if any(beside):
+        return [
+            replace(case, warnings=(*case.warnings, text)) if here else case
+            for case, here in zip(cases, beside, strict=True)
+        ]
+    hidden = f"DICOM-{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:10]}"
+    if not options.keep_identity:
+        text += "; `inspect --keep-identity` names their folder"
+    row = Case(
+        case_id=folder.name if options.keep_identity else hidden,
+        folder=folder,
         layout=DICOM,
-        layout_reason="files begin as DICOM does",
+        layout_reason="its files begin as DICOM does",
         images={},
         reference=None,
-        problems=(f"{len(broken)} DICOM files cannot be read ({few(dict.fromkeys(broken), 2)})",),
+        problems=(text,),
     )
+    return [*cases, row]
