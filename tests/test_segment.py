@@ -88,7 +88,7 @@ def test_the_report_holds_volumes_and_scores_that_can_be_recomputed_from_the_fil
     for region, labels in (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,))):
         ours, theirs = np.isin(mask, labels), np.isin(truth, labels)
         assert row[f"volume_ml_{region}"] == pytest.approx(ours.sum() * 0.125)  # 5 mm cubed
-        assert row[f"dice_{region}"] == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
+        assert row[f"dice_{region}"] == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()), rel=1e-5)
     for column in ("folder", "model", "convention", "seconds", "hd95_mm_WT", "hd_mm_ET"):
         assert column in row.index
     assert row["model"] == "tiny"
@@ -539,7 +539,9 @@ def test_a_patient_without_a_reference_has_volumes_and_lesions_and_no_scores(pat
     assert set(tables_of(tmp_path / "out")) == set(TABLES) - {"detection.csv"}
     metrics = pd.read_csv(tmp_path / "out" / "metrics.csv")
     assert len(metrics) == 6 and metrics["dice"].isna().all() and metrics["volume_ml_reference"].isna().all()
-    assert list(metrics["volume_ml_prediction"][:3]) == [report.loc[0, f"volume_ml_{r}"] for r in ("WT", "TC", "ET")]
+    assert list(metrics["volume_ml_prediction"][:3]) == pytest.approx(
+        [report.loc[0, f"volume_ml_{r}"] for r in ("WT", "TC", "ET")], rel=1e-5
+    )
     lesions = pd.read_csv(tmp_path / "out" / "lesions.csv")
     assert set(lesions["side"]) == {"prediction"} and lesions["detected"].isna().all()
 
