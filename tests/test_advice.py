@@ -34,7 +34,7 @@ SPEAKERS = {
     "pipeline/web": ("serve",),
 }
 """Commands that may say a sentence of a folder or file; the longest path that fits decides."""
-OTHERS = {"--version", "--input", "--no"}
+OTHERS = {"--version", "--input", "--manifest", "--no"}
 """Said before a command is chosen; the line to an option that parser.py itself reads or composes."""
 
 

@@ -66,7 +66,14 @@ Series = Annotated[
     ),
 ]
 KeepIdentity = Annotated[bool, tyro.conf.arg(help="Of DICOM: call cases by PatientID, not by its hash.")]
-CaseName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help="Of a single DICOM study: the name of its case.")]
+CaseName = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="NAME", help="Name of the case: of a single DICOM study, or of images named by hand."),
+]
+ByHand = Annotated[
+    Path | None,
+    tyro.conf.arg(metavar="FILE", help="Image of one patient, named by hand; INPUT is then the patient's folder."),
+]
 
 
 def dicom_options(series: Sequence[str], keep_identity: bool, case: str | None) -> Any:

@@ -36,7 +36,7 @@ COMMANDS: dict[str, type] = {
 }
 _SUBCOMMANDS = tuple(Annotated[each, tyro.conf.subcommand(name)] for name, each in COMMANDS.items())
 Command: Any = Union[_SUBCOMMANDS]  # noqa: UP007
-_INPUT = ("-i", "--input")
+_INPUT = ("-i", "--input", "--manifest")
 
 
 def parse(arguments: Sequence[str] | None = None) -> Any:
@@ -72,6 +72,8 @@ def option_names(command: type) -> Iterator[str]:
     yield "--help"
     if takes_input(command):
         yield "--input"
+    if command is Segment:
+        yield "--manifest"
     hints = get_type_hints(command, include_extras=True)
     for each in fields(command):
         marks = getattr(hints[each.name], "__metadata__", ())

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from data.case import DICOM, Case
+from data.case import DICOM, MODALITIES, Case
 from data.errors import UsageError
 from pipeline.commands.checks import check_device, check_executor, check_models
+from pipeline.commands.named import manifest_cases, named_case
 from pipeline.commands.options import (
+    ByHand,
     CaseName,
     Convention,
     Debug,
@@ -41,7 +43,8 @@ class Segment(SegmentOptions):
     """Give every patient of a folder a tumour mask, and write the report."""
 
     input: Input
-    """A data set's folder, one patient's folder of files, or a zip of either; -i INPUT or --input INPUT is the same."""
+    """A data set's folder, one patient's folder of files, a zip of either, or a table (CSV) of patients with the
+    columns case, t1, t1c, t2, flair, reference; -i INPUT, --input INPUT or --manifest INPUT is the same."""
     output: Output
     """Folder for masks and reports; finished cases in it are kept."""
     models: Models = ()
@@ -55,6 +58,10 @@ class Segment(SegmentOptions):
     series: Series = ()
     keep_identity: KeepIdentity = False
     case: CaseName = None
+    t1: ByHand = None
+    t1c: ByHand = None
+    t2: ByHand = None
+    flair: ByHand = None
     shard: str | None = None
     """I/N: the I-th of N parts of the patients, into OUTPUT/shard-I-of-N; then `merge` the parts."""
     interactive: Interactive = ()
@@ -68,7 +75,6 @@ class Segment(SegmentOptions):
         check_models(self.models)
         check_device(self.device)
         check_executor(self.executor)
-        from data.find.discover import discover_cases
         from pipeline.execute.lock import output_lock
 
         if self.output.resolve() == self.input.resolve():
@@ -82,8 +88,7 @@ class Segment(SegmentOptions):
         with output_lock(output), unpacked(self.input) as given:  # before torch, whose import takes seconds
             from pipeline.segment.run import segment_cases
 
-            dicom = dicom_options(self.series, self.keep_identity, self.case)
-            cases = discover_cases(given, exclude=self.output, dicom=dicom)
+            cases = self._cases(given)
             hidden = self.input if not self.keep_identity and any(case.layout == DICOM for case in cases) else None
             _require_known(cases, self.cases)
             if shard:
@@ -109,6 +114,17 @@ class Segment(SegmentOptions):
                     only=() if shard else self.cases,
                 )
         return conclude(report, output, self.quiet or self.json, console)
+
+    def _cases(self, given: Path) -> list[Case]:
+        by_hand = {modality: path for modality in MODALITIES if (path := getattr(self, modality)) is not None}
+        if by_hand:
+            return [named_case(by_hand, given, self.case)]
+        if given.suffix.lower() == ".csv" and given.is_file():
+            return manifest_cases(given)
+        from data.find.discover import discover_cases
+
+        dicom = dicom_options(self.series, self.keep_identity, self.case)
+        return discover_cases(given, exclude=self.output, dicom=dicom)
 
 
 @dataclass(frozen=True, kw_only=True)

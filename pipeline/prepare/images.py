@@ -214,7 +214,7 @@ def _moves(volumes: Mapping[str, Volume], reference: str, apart: Collection[str]
 
 
 def _require_placed(header: ImageHeader) -> None:
-    """Refuse an image of unknown orientation: what looks registered could be mirrored."""
+    """Refuse an image of unknown orientation, which could be laid there mirrored."""
     if header.path.name.lower().endswith(NIFTI_SUFFIXES) and not header.sform_code and not header.qform_code:
         raise InputError(
             f"{header.path.name}: has neither sform nor qform, so its left is not known, and it cannot be registered; "

@@ -1,0 +1,97 @@
+"""Patients of files named by hand, or by a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.case import MODALITIES, Case, ImageSource
+from data.errors import UsageError
+from data.regular_file import read_regular_file
+
+_MOST_BYTES = 2**24
+_COLUMNS = ("case", *MODALITIES, "reference", "date")
+"""Columns of a manifest; the date is for readers of the table."""
+
+
+def named_case(images: Mapping[str, Path], folder: Path, name: str | None) -> Case:
+    """Return the patient of images that are named one by one.
+
+    Parameters
+    ----------
+    images : mapping of modality to Path
+        At least one; a path that is not there is looked for in ``folder``.
+    folder : Path
+        The patient's folder.
+    name : str, optional
+        Of the patient; by default that of the folder.
+
+    Raises
+    ------
+    UsageError
+        A file is not there, or two modalities have one file.
+    """
+    found: dict[str, Path] = {}
+    for modality, path in images.items():
+        there = next((place for place in (path, folder / path) if place.is_file()), None)
+        if there is None:
+            raise UsageError(f"--{modality} {path}: no such file, here or in {folder}")
+        twice = next((other for other, taken in found.items() if taken.samefile(there)), None)
+        if twice:
+            raise UsageError(f"--{modality} {path}: is the file of --{twice} too; name each modality's own")
+        found[modality] = there
+    return _case(name or folder.resolve().name, folder, found, None, "named on the command line")
+
+
+def manifest_cases(path: Path) -> list[Case]:
+    """Return the patients of a table, UTF-8 CSV.
+
+    Parameters
+    ----------
+    path : Path
+        With the columns ``case`` and at least one of t1, t1c, t2, flair; ``reference`` and ``date`` may be there. Paths
+        are relative to the table's folder; an empty cell is no image.
+
+    Raises
+    ------
+    UsageError
+        The table cannot be read, lacks a column, names a patient twice or none, or a row has no image.
+    """
+    try:
+        text = read_regular_file(path, _MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--manifest {path}: cannot be read ({error}); give a table in UTF-8 (CSV)") from None
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    columns = list(table.fieldnames or ())
+    unknown = [name for name in columns if name not in _COLUMNS]
+    if "case" not in columns or unknown or not set(columns) & set(MODALITIES):
+        raise UsageError(
+            f"--manifest {path}: its columns are {', '.join(columns) or 'none'}; give case, at least one of "
+            f"{', '.join(MODALITIES)}, and perhaps reference and date"
+        )
+    cases: dict[str, Case] = {}
+    for number, row in enumerate(table, 2):
+        name = (row["case"] or "").strip()
+        if not name or name in cases:
+            raise UsageError(f"--manifest {path}, line {number}: the case {name!r} is empty or stands there twice")
+        images = {m: path.parent / str(row[m]).strip() for m in MODALITIES if (row.get(m) or "").strip()}
+        if not images:
+            raise UsageError(f"--manifest {path}, line {number}: {name} has no image")
+        reference = (row.get("reference") or "").strip()
+        cases[name] = _case(name, path.parent, images, path.parent / reference if reference else None, f"line {number}")
+    if not cases:
+        raise UsageError(f"--manifest {path}: has no row; give one a patient")
+    return list(cases.values())
+
+
+def _case(name: str, folder: Path, images: Mapping[str, Path], reference: Path | None, reason: str) -> Case:
+    return Case(
+        case_id=name,
+        folder=folder,
+        layout="named",
+        layout_reason=reason,
+        images={modality: ImageSource((path,)) for modality, path in images.items()},
+        reference=ImageSource((reference,)) if reference else None,
+    )
