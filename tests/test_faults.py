@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import pipeline.prepare.images
 import pipeline.report.preview
 import pipeline.segment.results
 import pipeline.segment.run
@@ -35,6 +34,7 @@ from pipeline.score.tables import text_cell
 from pipeline.segment.run import segment_cases
 from tests.conftest import read_mask
 from tests.faults import FAULTS, HEALTHY, Fault, Sown, small_model, sow, sow_healthy
+from tests.faults.trial import alike_everywhere
 
 LONGEST_ERROR_S = 3.0
 """No refused patient keeps the others waiting longer, on a busy machine."""
@@ -111,10 +111,7 @@ def segment(root: Path, output: Path, model: Path, page: bool = False, **options
         patch.setattr(write.os, "fsync", lambda _: None)
         if not page:
             patch.setattr(pipeline.segment.results, "write_segment_page", lambda *_: None)
-        # The faults are sown into copies of one patient: the warning of that, on every row, has tests of its own.
-        patch.setattr(pipeline.segment.run, "same_files", lambda _: [])
-        patch.setattr(pipeline.prepare.images, "is_installed", lambda: False)  # a head of noise is no trial of deepbet
-        with within(600):
+        with alike_everywhere(), within(600):
             return segment_cases(discover_cases(root), output, SegmentOptions(models=(str(model),), **options))
 
 

@@ -18,6 +18,7 @@ from data.find.discover import discover_cases
 from pipeline.options import SegmentOptions
 from pipeline.segment.run import segment_cases
 from tests.faults import FAULTS, small_model, sow, sow_healthy
+from tests.faults.trial import alike_everywhere
 
 
 def main() -> int:
@@ -30,7 +31,8 @@ def main() -> int:
         sow_healthy(folder / "in")
         sown = sow(folder / "in", folder / "outside", FAULTS)
         model = small_model(folder / "random.safetensors")
-        report = segment_cases(discover_cases(folder / "in"), folder / "out", SegmentOptions(models=(str(model),)))
+        with alike_everywhere():
+            report = segment_cases(discover_cases(folder / "in"), folder / "out", SegmentOptions(models=(str(model),)))
     rows = {str(row["case"]): row for row in report.to_dict("records")}
     counts: Counter[tuple[str, str]] = Counter()
     unexpected = 0
