@@ -102,7 +102,8 @@ def test_open_shows_the_page_in_the_browser_of_this_machine(tmp_path, monkeypatc
         return True
 
     monkeypatch.setattr("webbrowser.open", browse)
-    with contextlib.suppress(KeyboardInterrupt):
+    # Imported by another test of this process, dask-jobqueue ends the process on SIGINT instead.
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         serve(Settings(workspace=tmp_path / "w", port=0, open=True, root_path="/tumour"))
     ((address, status),) = seen
     assert re.fullmatch(r"http://127\.0\.0\.1:[1-9][0-9]*/tumour/", address) and status == 200
