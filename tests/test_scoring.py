@@ -174,7 +174,7 @@ def test_lesions_read_back_as_they_were_written(tmp_path):
             write(lesions)
     for case in cases:
         read, written = read_lesions(tmp_path / "lesions.csv", [case]), lesions_frame(rows[case])
-        pd.testing.assert_frame_equal(read, written, check_exact=False, rtol=1e-5, check_dtype=False)
+        pd.testing.assert_frame_equal(read, written, check_exact=False, rtol=1e-5)
     assert len(read_lesions(tmp_path / "lesions.csv", [*cases, "alone"])) == 7
     assert read_lesions(tmp_path / "lesions.csv", ["alone"])["detected"].isna().all()
     assert read_lesions(tmp_path / "lesions.csv", ["alone"], largest=0).empty

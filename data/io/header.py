@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.io.stream import refuse
+from data.io.stream import StoredVoxels, printable, refuse
 
 if TYPE_CHECKING:
     from data.case import ImageSource
@@ -173,3 +173,23 @@ _SPLIT = {
     "volumes": "write each volume into a file of its own",
     "colour bands": "write each modality as grey slices of its own, named after it (flair_1.png)",
 }
+
+
+def itk_header(path: Path, stored: StoredVoxels, grid: Grid, notes: Iterable[str]) -> ImageHeader:
+    """Return the header of a format of ITK's, MetaImage or NRRD.
+
+    ``notes`` are its warnings, to which the doubt of :func:`far_away` is added. What such a format lacks is as NIfTI
+    files of ours have it.
+    """
+    doubt = far_away(grid)
+    return ImageHeader(
+        path=path,
+        grid=grid,
+        dtype=stored.dtype.name,
+        channels=stored.channels,
+        sform_code=1,
+        qform_code=1,
+        qform=None,
+        xyzt_units=2 if grid.spacing_known else 0,
+        warnings=(*notes, *([f"{printable(path)}: {doubt}"] if doubt else [])),
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.io.header import LENGTHS_MM, ImageHeader, check_affine, far_away, millimetres, number
+from data.io.header import LENGTHS_MM, ImageHeader, check_affine, itk_header, millimetres, number
 from data.io.stream import StoredVoxels, check_declared, describe_bytes, open_regular, printable, refuse
 
 _META_DTYPES = {
@@ -65,21 +65,7 @@ def read_metaimage(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxe
     affine[:3] *= millimetres(path, _unit(fields, warn), affine, warn)
     if not spacing_known:
         warn("it gives no voxel size (ElementSpacing), so lengths and volumes are unknown")
-    grid = Grid(stored.shape, affine, spacing_known)
-    if doubt := far_away(grid):
-        warn(doubt)
-    header = ImageHeader(
-        path=path,
-        grid=grid,
-        dtype=stored.dtype.name,
-        channels=stored.channels,
-        sform_code=1,
-        qform_code=1,
-        qform=None,
-        xyzt_units=2 if spacing_known else 0,
-        warnings=notes,
-    )
-    return header, stored
+    return itk_header(path, stored, Grid(stored.shape, affine, spacing_known), notes), stored
 
 
 def _beside(path: Path, data_file: str, size: int) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.grid import Grid
-from data.io.header import LENGTHS_MM, ImageHeader, check_affine, far_away, millimetres, number
+from data.io.header import LENGTHS_MM, ImageHeader, check_affine, itk_header, millimetres, number
 from data.io.stream import GZIP, StoredVoxels, check_declared, describe_bytes, open_regular, printable, refuse
 from data.io.suffixes import SEGMENTATION_SUFFIX
 
@@ -73,23 +74,8 @@ def read_nrrd(path: Path, max_voxels: int) -> tuple[ImageHeader, StoredVoxels]:
     affine[:3] *= millimetres(path, _unit(path, fields), affine, warn)
     if not spacing_known:
         warn("it gives no voxel size (space directions), so lengths and volumes are unknown")
-    grid = Grid(stored.shape, affine, spacing_known)
-    if doubt := far_away(grid):
-        warn(doubt)
-    header = ImageHeader(
-        path=path,
-        grid=grid,
-        dtype=stored.dtype.name,
-        channels=stored.channels,
-        sform_code=1,
-        qform_code=1,
-        qform=None,
-        xyzt_units=2 if spacing_known else 0,
-        warnings=tuple(notes),
-        segments=segments,
-        is_segmentation=is_segmentation,
-    )
-    return header, stored
+    header = itk_header(path, stored, Grid(stored.shape, affine, spacing_known), notes)
+    return replace(header, segments=segments, is_segmentation=is_segmentation), stored
 
 
 def _fields(path: Path, text: str) -> tuple[dict[str, str], dict[str, str]]:
