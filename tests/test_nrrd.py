@@ -218,3 +218,14 @@ def test_names_that_contradict_each_other_are_not_used(tmp_path):
     (tmp_path / "a.seg.nrrd").write_bytes((HEAD + text + "\n").encode() + bytes(24))
     header = read_header(ImageSource((tmp_path / "a.seg.nrrd",)))
     assert not header.segments and "gives the label 1 twice" in header.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_an_origin_beyond_what_float32_can_tell_apart_is_doubted(name, tmp_path):
+    """At 2^25 mm float32 has steps of 4 mm: more than half of a voxel of 1 mm."""
+    image = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(5, 4, 3))
+    for origin, warned in (((0.0, 0.0, 0.0), False), ((2.0**25, 0.0, 0.0), True)):
+        image.SetOrigin(origin)
+        sitk.WriteImage(image, str(tmp_path / name))
+        warnings = read_header(ImageSource((tmp_path / name,))).warnings
+        assert any("steps of 4 mm" in text and text.startswith(name) for text in warnings) == warned
