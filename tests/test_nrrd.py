@@ -228,4 +228,4 @@ def test_an_origin_beyond_what_float32_can_tell_apart_is_doubted(name, tmp_path)
         image.SetOrigin(origin)
         sitk.WriteImage(image, str(tmp_path / name))
         warnings = read_header(ImageSource((tmp_path / name,))).warnings
-        assert any("steps of 4 mm" in text and text.startswith(name) for text in warnings) == warned
+        assert any("steps of 4 mm" in text and text.startswith(str(tmp_path / name)) for text in warnings) == warned
