@@ -11,7 +11,9 @@ DATA is the folder of the collected sets (bench.sets). The rule, by the one name
   three regions (without enhancing tumour a Dice of ET is 0 or 1, and chooses nothing);
 - set_aside: of the patients of `brats2020_cubes` who are in no set of whole volumes (`brats`, `brats_2013`,
   `tcga_silver`) the 60 whose names have the smallest SHA-256. All 60 serve both for choosing while training and for the
-  last figure on lesions, so that figure is a little kind to the model; the test patients' is not.
+  last figure on lesions, so that figure is a little kind to the model; the test patients' is not. Of the patients of
+  `bcbm_t1c_slices` that mark a lesion, sorted by name, every fourth from the third is set aside as well: they serve for
+  the last figure alone (bench.quality.metastases);
 - train: the other patients in `brats`.
 
 Give the file to `train --split`: nothing of a patient who is not in train, slice or cube, is learnt from under any name
@@ -30,6 +32,7 @@ from pathlib import Path
 from bench.sets.catalogue import cases_in
 from data.io.write import write_text_atomically
 from data.same_patient import known_as
+from pipeline.training.sources.lesion_slices import is_lesion_folder, lesion_names
 from pipeline.training.splits import Split
 
 TEST = ("BraTS2021_01476", "BraTS2021_01479", "BraTS2021_01482", "BraTS2021_01485")
@@ -37,7 +40,7 @@ VALIDATION = ("BraTS2021_01478", "BraTS2021_01481")
 SET_ASIDE = 60
 RULE = (
     "test: as for all models so far; validation, the two by name with all regions; "
-    "set_aside: the smallest SHA-256 of the name (bench.sides)"
+    "set_aside: the smallest SHA-256 of the name; metastases: every fourth by name from the third (bench.sides)"
 )
 
 
@@ -49,7 +52,9 @@ def by_digest(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(known_as(name).encode()).hexdigest())
 
 
-def fixed_sides(patients: Iterable[str], others: Iterable[str], cubes: Iterable[str]) -> Split:
+def fixed_sides(
+    patients: Iterable[str], others: Iterable[str], cubes: Iterable[str], metastases: Iterable[str] = ()
+) -> Split:
     """Return the split of the rule above.
 
     Parameters
@@ -58,6 +63,8 @@ def fixed_sides(patients: Iterable[str], others: Iterable[str], cubes: Iterable[
         Case ids of the whole BraTS patients; of the test and validation patients those that are there.
     others, cubes : iterable of str
         Case ids of the other sets of whole patients, and of the lesions.
+    metastases : iterable of str
+        Patients with metastases.
     """
     patients = sorted(patients)
     test, validation = ({known_as(name) for name in names} for names in (TEST, VALIDATION))
@@ -67,7 +74,7 @@ def fixed_sides(patients: Iterable[str], others: Iterable[str], cubes: Iterable[
         train=tuple(name for name in patients if known_as(name) not in test | validation),
         validation=tuple(name for name in patients if known_as(name) in validation),
         test=tuple(name for name in patients if known_as(name) in test),
-        set_aside=tuple(sorted(lesions[:SET_ASIDE])),
+        set_aside=tuple(sorted((*lesions[:SET_ASIDE], *sorted(set(metastases))[2::4]))),
     )
 
 
@@ -78,7 +85,9 @@ def main() -> None:
     arguments = parser.parse_args()
     found = cases_in(arguments.data)
     others = [name for part in ("brats_2013", "tcga_silver") for name in found.get(part, {})]
-    split = fixed_sides(found.get("brats", {}), others, found.get("brats2020_cubes", {}))
+    slices = arguments.data / "bcbm_t1c_slices"
+    metastases = lesion_names(slices).values() if is_lesion_folder(slices) else ()
+    split = fixed_sides(found.get("brats", {}), others, found.get("brats2020_cubes", {}), metastases)
     if not split.train or len(split.set_aside) < SET_ASIDE:
         parser.error(
             f"{arguments.data}: {len(split.train)} patients are left to learn from, {len(split.set_aside)} of "

@@ -36,6 +36,11 @@ def test_the_order_is_that_of_the_names_digests():
     assert fixed_sides(["P1", "P2", "P3"], [], CUBES).set_aside == tuple(sorted(others[:60]))
 
 
+def test_of_the_patients_with_metastases_every_fourth_by_name_is_set_aside():
+    aside = fixed_sides(PATIENTS, [], CUBES, ["M7", "M2", "M1", "M4", "M3", "M5", "M6", "M7"]).set_aside
+    assert [name for name in aside if name.startswith("M")] == ["M3", "M7"]
+
+
 def test_the_command_writes_a_split_that_training_reads(tmp_path, monkeypatch, capsys):
     for name in ("BraTS2021_01476", "BraTS2021_01478", "P1", "P2"):
         (tmp_path / "brats" / name).mkdir(parents=True)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage as ndi
 from PIL import Image
 
 from data.errors import InputError, UsageError
@@ -259,8 +260,14 @@ def test_a_t1c_slice_keeps_its_size_its_orientation_and_tells_the_whole_tumour_a
     assert np.nansum(coarse.voxels[4].astype(float)) * 4 == pytest.approx(28 * 56 * (240 / 224) ** 2, rel=0.02)
 
 
-def test_a_lesion_slice_tells_its_lesion_and_what_is_near_and_nothing_else(tmp_path):
+def test_a_lesion_slice_tells_its_lesion_and_what_is_near_and_that_what_is_not_bright_is_no_core(tmp_path):
     write_lesion_slice(tmp_path / "Train_Folder")
+    picture = tmp_path / "Train_Folder/img/BCBM-9-0_mask_R-frontal_img.png"
+    pixels = np.array(Image.open(picture))
+    pixels[240:270, 190:210] = 250  # another one, as bright, 15 mm off
+    pixels[250:256, 196:204] = 60  # its dead middle
+    pixels[100:140, 100:300] = 40  # and, 25 mm off, what is dark
+    Image.fromarray(pixels).save(picture)
     (case,) = lesion_cases(tmp_path, recipe((None,) * 3, dims=2), tmp_path / "cache")
     assert (case.name, case.patient, case.beyond_known) == ("BCBM-9-0_mask_R-frontal", "BCBM-9", False)
     whole, core, enhancing, cavity = case.voxels[4:, ..., 0]
@@ -269,10 +276,13 @@ def test_a_lesion_slice_tells_its_lesion_and_what_is_near_and_nothing_else(tmp_p
     np.testing.assert_array_equal(whole == 1, lesion)
     assert np.isnan(whole[~lesion]).all() and np.isnan(cavity).all()
     # 5 mm are 10 pixels of .5 mm: up to row 119 at the lesion's side, and no farther.
-    assert (core[lesion] == 1).all() and (core[110:120, 100] == 0).all() and np.isnan(core[120:, 100]).all()
-    assert (
-        np.isnan(enhancing[lesion]).all() and (enhancing[110:120, 100] == 0).all() and np.isnan(enhancing[120:]).all()
-    )
+    assert (core[lesion] == 1).all() and np.isnan(enhancing[lesion]).all()
+    other = np.zeros((200, 200), bool)
+    other[30:60, 90:110] = True  # rows run the other way in RAS
+    assert np.isnan(core[other]).all() and np.isnan(enhancing[other]).all()
+    assert (core[165:] == 0).all() and (enhancing[165:] == 0).all()
+    near = ndi.binary_dilation(lesion, iterations=10) & ~lesion  # 5 mm are 10 pixels of .5 mm
+    assert (core[near] == 0).all() and (enhancing[near] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from its surroundings or lies outside the brain, told by the pixels: lesions tha
 200 masks 96 are left, and of these each marks a lesion that is white or has a white rim.
 
 What a mask tells: its lesion is core and whole tumour. Just around it there is no core and nothing enhances, but
-unmarked oedema may be there; farther off there may be other lesions. How much of the lesion enhances is
-not known, for its middle may be dead.
+unmarked oedema may be there. Farther off there may be other lesions, which would be as bright as the marked ones are:
+there, core and enhancement are unknown in what is bright and what that surrounds, and absent elsewhere. (A network that
+was told nothing of the rest of the brain took white matter for core: ten false components a slice.) How much of the
+lesion enhances is not known, for its middle may be dead.
 """
 
 from __future__ import annotations
@@ -46,6 +48,11 @@ MARGIN_MM = 5.0
 """Around the mask, so far, nothing but the lesion is core or enhances."""
 LEAST_CONTRAST = 0.75
 """By so many standard deviations of the brain the brighter quarter of a lesion is above its surroundings."""
+BLUR_MM = 1.0
+BRIGHTEST = 0.05
+"""Share of a brain's pixels that may be a lesion beyond the margin."""
+BORDER_PIXELS = 2
+"""As far as the blur takes the edge of what is bright."""
 MOST_OUTSIDE = 0.2
 """Largest share of a mask that may lie outside the brain."""
 _NAME = re.compile(r"(?P<patient>.+)-[0-9]+_mask_(?P<lesion>.+)_img")
@@ -67,7 +74,7 @@ def lesion_names(folder: Path) -> dict[str, str]:
     data.errors.InputError
         A picture is damaged, or has no mask.
     """
-    return {name: patient for name, (patient, _, _) in _slices(folder).items()}
+    return {name: patient for name, (patient, _, _) in lesion_pairs(folder).items()}
 
 
 def lesion_cases(
@@ -81,10 +88,10 @@ def lesion_cases(
     """
     refuse_recipe(folder, config)
     entries = []
-    for name, (patient, image, mask) in _slices(folder).items():
+    for name, (patient, image, mask) in lesion_pairs(folder).items():
         if names is not None and name not in names:
             continue
-        made_from = ["lesion-slice", recipe_key(config), file_digest(image), file_digest(mask)]
+        made_from = ["lesion-slice, rest of the brain", recipe_key(config), file_digest(image), file_digest(mask)]
         make = partial(_on_working_grid, image, mask, config)
         path = array_path(cache, name, made_from)
         entries.append(Entry(name, "lesion-slice", path, make, patient=patient, beyond_known=False))
@@ -107,17 +114,41 @@ def stands_out(pixels: NDArray[np.float32], lesion: NDArray[np.bool_]) -> bool:
     return bool(contrast > LEAST_CONTRAST * pixels[brain].std())
 
 
-def lesion_shares(lesion: NDArray[np.bool_], regions: Sequence[str]) -> NDArray[np.float32]:
+def could_be_lesion(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return what of a slice is bright enough for a lesion, with what it surrounds and what borders on it.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) float32
+        0 outside the brain. A slice without brain gives no pixel.
+
+    Returns
+    -------
+    (rows, columns) bool
+        Bright is the share `BRIGHTEST` of the brain, after a blur that takes the noise out. Vessels and the falx are
+        bright as well. Of half the marked lesions 86 % or more would be taken for bright, of a tenth nothing.
+    """
+    brain = pixels > 0
+    if not brain.any():
+        return brain
+    smooth = ndi.gaussian_filter(pixels, BLUR_MM / LESION_PIXEL_MM)
+    bright = smooth > np.quantile(smooth[brain], 1 - BRIGHTEST)
+    return ndi.binary_dilation(ndi.binary_fill_holes(bright), iterations=BORDER_PIXELS)
+
+
+def lesion_shares(
+    pixels: NDArray[np.float32], lesion: NDArray[np.bool_], regions: Sequence[str]
+) -> NDArray[np.float32]:
     """Return the region shares that a mask tells, NaN elsewhere.
 
     Shape (regions, rows, columns).
     """
-    near = _distance_mm(lesion) <= MARGIN_MM
+    known = (_distance_mm(lesion) <= MARGIN_MM) | ~could_be_lesion(pixels)
     unknown = np.float32(np.nan)
     told = {
         "WT": np.where(lesion, np.float32(1), unknown),
-        "TC": np.where(near, lesion.astype(np.float32), unknown),
-        "ET": np.where(near & ~lesion, np.float32(0), unknown),
+        "TC": np.where(known, lesion.astype(np.float32), unknown),
+        "ET": np.where(known & ~lesion, np.float32(0), unknown),
     }
     nothing = np.full(lesion.shape, unknown)
     return np.stack([told.get(region, nothing) for region in regions])
@@ -137,8 +168,14 @@ def _distance_mm(lesion: NDArray[np.bool_]) -> NDArray[np.float64]:
     return distance
 
 
-def _slices(folder: Path) -> dict[str, tuple[str, Path, Path]]:
-    """Yield patient, picture and mask of each slice with a visible lesion."""
+def lesion_pairs(folder: Path) -> dict[str, tuple[str, Path, Path]]:
+    """Return patient, picture and mask of each slice with a visible lesion, by slice name.
+
+    Raises
+    ------
+    data.errors.UsageError, data.errors.InputError
+        As `lesion_names`.
+    """
     slices = {}
     for image in sorted((*Path(folder).glob("img/*_img.png"), *Path(folder).glob("*/img/*_img.png"))):
         found = _NAME.fullmatch(image.stem)
@@ -156,5 +193,5 @@ def _slices(folder: Path) -> dict[str, tuple[str, Path, Path]]:
 def _on_working_grid(image: Path, mask: Path, config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
     pixels, lesion = read_pair(image, mask, LESION_SIDE)
     brain = pixels > 0
-    shares = lesion_shares(lesion & brain, config.regions)
+    shares = lesion_shares(pixels, lesion & brain, config.regions)
     return slice_on_grid(as_channels(pixels, config), shares, brain, LESION_PIXEL_MM, config.preprocess)
