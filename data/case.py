@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
@@ -89,6 +90,31 @@ class Series:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TimePoint:
+    """Visit of a patient, and its place among the patient's others.
+
+    Parameters
+    ----------
+    label : str
+        As the data set spells it: ``000``, ``week-044-1``, ``ses-01``, ``2021-03-04``.
+    date : datetime.date or None
+        Day of the scan, where a name, a table or a DICOM header tells it; data sets may have shifted it.
+    days : float or None
+        Days since the patient's first visit that was found; None where no date or week is known of each visit.
+    order : int
+        Place among the patient's visits, from 0. Two visits of one day stand in the order of their labels.
+    order_from : {"date", "days", "number", "name"}
+        Evidence for the order. A name is none (``predrug``): its order is that of the alphabet, which says nothing.
+    """
+
+    label: str
+    date: date | None = None
+    days: float | None = None
+    order: int = 0
+    order_from: str = "name"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One patient as found on disk; nothing but names was looked at.
@@ -119,6 +145,10 @@ class Case:
         Files (and folders within) that no layout names; they change nothing.
     series : tuple of Series
         All series of a DICOM examination, in the order of their numbers; empty for other patients.
+    patient : str
+        The patient whom it shows, one for all time points; the case's id where nothing tells of others.
+    timepoint : TimePoint or None
+        None where nothing tells that it is one.
     """
 
     case_id: str
@@ -133,6 +163,12 @@ class Case:
     warnings: tuple[str, ...] = ()
     unrecognised: tuple[Path, ...] = ()
     series: tuple[Series, ...] = ()
+    patient: str = ""
+    timepoint: TimePoint | None = None
+
+    def __post_init__(self) -> None:
+        if not self.patient:
+            object.__setattr__(self, "patient", self.case_id)
 
     @property
     def shown(self) -> str:
