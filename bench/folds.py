@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.heldout import as_markdown, score_missing, score_patients
-from data.case import Case
+from data.case import Case, same_patients
 from data.find.discover import discover_cases
 from pipeline.options import SegmentOptions, TrainOptions
 from pipeline.score.tables import write_table
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def _held_back(cases: list[Case], folds: int, fold: int) -> list[Case]:
-    names = set(fold_split([case.case_id for case in cases], folds, fold).validation)
+    names = set(fold_split([case.case_id for case in cases], folds, fold, same_patients(cases)).validation)
     return [case for case in cases if case.case_id in names]
 
 

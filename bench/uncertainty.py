@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import rankdata, spearmanr
 
-from data.case import Case
+from data.case import Case, same_patients
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.find.recognise import choose_conventions
@@ -154,7 +154,7 @@ def fold_models(cases: Sequence[Case], runs: Sequence[Path]) -> Iterator[tuple[l
     if not folds:
         raise UsageError(f"{runs[0]} holds no fold-0/last.safetensors; give a folder that bench.folds has written")
     for fold in range(folds):
-        unseen = set(fold_split([case.case_id for case in cases], folds, fold).validation)
+        unseen = set(fold_split([case.case_id for case in cases], folds, fold, same_patients(cases)).validation)
         models = [str(run / f"fold-{fold}" / "last.safetensors") for run in runs]
         yield models, [case for case in cases if case.case_id in unseen]
 

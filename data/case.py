@@ -5,10 +5,11 @@ Plain frozen data, made by `data.find.walk` and used by everything above.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 MODALITIES = ("t1", "t1c", "t2", "flair")
 GRID_ORDER = ("t1c", "flair", "t1", "t2")
@@ -114,6 +115,30 @@ class TimePoint:
     order: int = 0
     order_from: str = "name"
 
+    def as_record(self) -> dict[str, str | float | None]:
+        """Return the values as JSON holds them, the date as ``2021-03-04``."""
+        return {
+            "timepoint": self.label,
+            "date": None if self.date is None else self.date.isoformat(),
+            "days": self.days,
+            "order": self.order,
+            "order_from": self.order_from,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TimePoint | None:
+        """Make a time point of a record that may hold anything; None where it is none."""
+        label, day, days, order = (record.get(key) for key in ("timepoint", "date", "days", "order"))
+        if not isinstance(label, str) or not label or type(order) is not int:
+            return None
+        told = record.get("order_from")
+        try:
+            known = date.fromisoformat(day) if isinstance(day, str) else None
+        except ValueError:
+            known = None
+        number = float(days) if isinstance(days, int | float) and not isinstance(days, bool) else None
+        return cls(label, known, number, order, told if told in ("date", "days", "number") else "name")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -177,3 +202,11 @@ class Case:
         Of a DICOM examination it is the case's id, for folders may bear a person's name.
         """
         return self.case_id if self.layout == DICOM else str(self.folder)
+
+
+def same_patients(cases: Iterable[Case]) -> list[list[str]]:
+    """Return the ids of the cases of each patient that has several."""
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        groups.setdefault(case.patient, []).append(case.case_id)
+    return [group for group in groups.values() if len(group) > 1]

@@ -13,16 +13,19 @@ from data.strict_yaml import read_strict_yaml
 SAME_PATIENT = Path(__file__).with_name("same_patient.yaml")
 """Patients who stand in several sets under several names."""
 
-# What follows the patient in a case id, per data set; the first group is the patient.
+# What follows the patient in a case id, per data set: the first group is the patient, the second the time point.
 _TIME_POINTS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
-        r"(BraTS-(?:[A-Za-z]+-)+[0-9]+)-[0-9]+",  # BraTS 2023 and later: ...-00000-000
-        r"(brats_(?:2012|2013|tcia|cbica)_.+)_[0-9]+",
-        r"(Brats1[789]_.+)_[0-9]+",
-        r"(UCSF-PDGM-[0-9]+)(?:_FU[0-9]+d)?(?:_nifti)?",
-        r"(UPENN-GBM-[0-9]+)_[0-9]+",
-        r"(TCGA_[A-Z0-9]+_[A-Z0-9]+)_[0-9]{8}",
+        r"(BraTS-(?:[A-Za-z]+-)+[0-9]+)-([0-9]+)",  # BraTS 2023 and later: ...-00000-000
+        r"(brats_(?:2012|2013|tcia|cbica)_.+)_([0-9]+)",
+        r"(Brats1[789]_.+)_([0-9]+)",
+        r"(UCSF-PDGM-[0-9]+)(?:_(FU[0-9]+d))?(?:_nifti)?",
+        r"(UPENN-GBM-[0-9]+)_([0-9]+)",
+        r"(UCSD-PTGBM-[0-9]+)_([0-9]+)",
+        r"(RHUH-[0-9]+)_([0-9]+)",
+        r"([0-9]+)_(t[0-9]+)",  # CFB-GBM: 8_t0
+        r"(TCGA_[A-Z0-9]+_[A-Z0-9]+)_([0-9]{8})",
     )
 )
 
@@ -56,17 +59,33 @@ def patient_id(case_id: str) -> str:
     ``site/P1``; ``week-044`` alone gives ``.``, the one patient of the root. An id that says nothing of the kind is its
     own patient.
     """
+    return patient_and_time(case_id)[0]
+
+
+def patient_and_time(case_id: str) -> tuple[str, str]:
+    """Return the patient that a case shows (see :func:`patient_id`), and the name of its time point.
+
+    ``BraTS-GLI-00009-001`` gives ``001``, ``sub-01/ses-2`` gives ``ses-2``; an id that says nothing of the kind gives
+    ``""``.
+    """
     parts = re.split(r"[/\\]", case_id)
     for pattern in _TIME_POINTS:
         if found := pattern.fullmatch(parts[-1]):
-            return found[1]
+            return found[1], found[2] or ""
     persons = [index for index, part in enumerate(parts) if _PERSON.fullmatch(part)]
+    below: list[str] = []
     if persons:
-        parts = parts[: persons[0] + 1]
-    kept = [part for index, part in enumerate(parts) if not _is_time(parts, index)]
+        parts, below = parts[: persons[0] + 1], parts[persons[0] + 1 :]
+    is_time = [_is_time(parts, index) for index in range(len(parts))]
+    kept = [part for part, at in zip(parts, is_time, strict=True) if not at]
+    times = [part for part, at in zip(parts, is_time, strict=True) if at]
     if not kept:
-        return "."
-    return "/".join([*kept[:-1], _without_time(kept[-1])])
+        return ".", "_".join([*times, *below])
+    patient, time = _parted(kept[-1])
+    if kept[-2:-1] == [patient]:  # 100010/100010_time1
+        kept.pop()
+    below = [part.removeprefix(f"{patient}_") for part in below]
+    return "/".join([*kept[:-1], patient]), "_".join(part for part in (*times, time, *below) if part)
 
 
 def _is_time(parts: Sequence[str], index: int) -> bool:
@@ -76,12 +95,12 @@ def _is_time(parts: Sequence[str], index: int) -> bool:
     return bool(_PERHAPS_TIME.fullmatch(parts[index]) and _NUMBERED.fullmatch(above))
 
 
-def _without_time(name: str) -> str:
-    """Return a name without the time point that follows the patient in it."""
+def _parted(name: str) -> tuple[str, str]:
+    """Part a name into the patient's and the time point that follows it, ``""`` where none does."""
     for found in re.finditer("[-_. ]", name):
         if found.start() and _TIME.fullmatch(name, found.end()):
-            return name[: found.start()]
-    return name
+            return name[: found.start()], name[found.end() :]
+    return name, ""
 
 
 def known_as(case_id: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data.case import GRID_ORDER, Case, ImageSource
+from data.case import GRID_ORDER, Case, ImageSource, TimePoint
 from data.errors import CheckpointError, InputError, Mend, UsageError, advise
 from data.find.dicom.examinations import DicomOptions
 from data.find.discover import discover_cases
@@ -26,6 +26,7 @@ from data.references import other_grid, slightly_off, strange_labels
 from pipeline.checkpoint import Checkpoint
 from pipeline.default_model import choose_model
 
+_NO_TIME_POINT = TimePoint("")
 _READERS = 4
 """Masks that are read at once: each may take a gigabyte, where its header says so and its file can hold it."""
 
@@ -60,7 +61,8 @@ def inspect_cases(
     Returns
     -------
     list of dict
-        One a patient: case, status (ok, warn, error), layout, layout_reason, convention (None: not decided),
+        One a case: case, patient, timepoint ("" where nothing tells of one), date, days, order, order_from (see
+        `data.case.TimePoint`), status (ok, warn, error), layout, layout_reason, convention (None: not decided),
         convention_reason, images {modality or "reference": {file, shape, spacing_mm (None: unknown), orientation,
         dtype}}, missing (modalities that the fitting model needs), problems, warnings, unrecognised (file names),
         series (of a DICOM examination: uid, number, description, role, pictures, reasons). Plain values only.
@@ -149,6 +151,8 @@ def inspect_case(
         problems, warnings = [*problems, *warnings], []
     return {
         "case": case.case_id,
+        "patient": case.patient,
+        **(case.timepoint or _NO_TIME_POINT).as_record(),
         "status": "error" if problems else "warn" if warnings else "ok",
         "layout": case.layout,
         "layout_reason": case.layout_reason,

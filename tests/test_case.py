@@ -277,9 +277,9 @@ def test_two_patients_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("first", "second", "name"),
     [
-        ("Patient-001/week-044/T1.nii", "Patient-002/week-044/T1.nii", "Patient-001/week-044"),
+        ("Patient-001/week-044/T1.nii", "Patient-002/week-044/T1.nii", "Patient-001_week-044"),
         ("A/P1/t1.nii", "B/P1/t1.nii", "A/P1"),
-        ("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii", "sub-01/ses-1"),
+        ("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii", "sub-01_ses-1"),
         ("P1_t1.nii", "P2_t1.nii", "P1"),
         ("Dataset1/imagesTr/BRATS_001.nii", "Dataset1/imagesTr/BRATS_002.nii", "BRATS_001"),
         ("site/BraTS2021_00001/BraTS2021_00001_t1.nii", "site/BraTS2021_00002/BraTS2021_00002_t1.nii",
@@ -496,7 +496,7 @@ def test_a_bids_patient_is_called_after_its_subject_and_its_session_where_it_nam
     touch(tmp_path, *(f"sub-03/ses-{n}/anat/sub-03_ses-{n}_T1w.nii.gz" for n in (1, 2)))
     touch(tmp_path, "derivatives/seg/sub-01/anat/sub-01_seg.nii.gz")
     cases = discover_cases(tmp_path)
-    assert [case.case_id for case in cases] == ["sub-01", "sub-02/ses-1", "sub-03/ses-1", "sub-03/ses-2"]
+    assert [case.case_id for case in cases] == ["sub-01", "sub-02_ses-1", "sub-03_ses-1", "sub-03_ses-2"]
     assert len(cases[0].images) == 4 and cases[0].reference
     assert cases[0].folder == tmp_path / "sub-01/anat" and not cases[1].warnings
     assert [case.case_id for case in discover_cases(tmp_path / "sub-03")] == ["ses-1", "ses-2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def test_a_table_names_patients_images_and_references(phantoms, strange, tiny_mo
     report = pd.read_csv(output / "report.csv").set_index("case")
     assert list(report.index) == ["A", "B"]
     assert 0 <= report.loc["A", "dice_WT"] <= 1 and pd.isna(report.loc["B", "dice_WT"])
+    cases = json.loads((output / "run.json").read_text())["cases"]
+    assert (cases["A"]["patient"], cases["A"]["timepoint"], cases["A"]["date"]) == ("A", "2020-01-02", "2020-01-02")
+    assert cases["B"]["patient"] == "B" and "timepoint" not in cases["B"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import pandas as pd
 import yaml
 
 from bench.heldout import as_markdown, score_patients
+from data.case import same_patients
 from data.find.discover import discover_cases
 from data.io.write import write_text_atomically
 from pipeline.options import TrainOptions
@@ -102,7 +103,9 @@ def main() -> None:
             synthetic,
             train(on_patients, f"both-{fold}", fold, init=synthetic),
         )
-        names = set(fold_split([case.case_id for case in cases], arguments.folds, fold).validation)
+        names = set(
+            fold_split([case.case_id for case in cases], arguments.folds, fold, same_patients(cases)).validation
+        )
         rows = score_patients([case for case in cases if case.case_id in names], [str(model) for model in models])
         scores.append(rows.replace({"system": dict(zip(map(str, models), SYSTEMS, strict=True))}))
     table = pd.concat(scores).sort_values(["system", "case"], ignore_index=True)

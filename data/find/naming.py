@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from data.case import MODALITIES
 from data.find.layouts.layout import REFERENCE, Layout, load_layouts, note_match
 
-_WITHIN_PATIENT = frozenset({"anat", "image", "images", "img", "mr", "mri", "nifti", "nii", "scans"})
+_WITHIN_PATIENT = frozenset({"anat", "image", "images", "imaging", "img", "mr", "mri", "nifti", "nii", "scans"})
 _SESSION = re.compile("ses-[0-9A-Za-z]+")  # BIDS
 
 
@@ -88,6 +88,11 @@ def folders_of_a_set(role: str | None = None) -> frozenset[str]:
     )
 
 
+def holds_what_programs_made(name: str) -> bool:
+    """Tell whether a folder within a patient's is called after a program that wrote masks there (LUMIERE)."""
+    return any(name in layout.not_ours_folders for layout in load_layouts().values())
+
+
 def match_volume(stem: str) -> Match | None:
     """Match a volume's name, wherever the file lies.
 
@@ -111,7 +116,8 @@ def match_volume(stem: str) -> Match | None:
             if layout.kind == "channels":
                 roles = tuple((modality, channel) for channel, modality in enumerate(layout.channels))
                 return Match(layout, patient, roles, len(roles))
-            return Match(layout, patient, ((layout.tokens[found["token"].lower()], None),))
+            role = layout.tokens[found["token"].lower()]
+            return None if role == "ignored" else Match(layout, patient, ((role, None),))
         if any(pattern.fullmatch(stem) for pattern in layout.other_references):
             return Match(layout, "", ((REFERENCE, None),))
     return match_suffix(stem)

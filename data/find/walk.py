@@ -16,6 +16,7 @@ from data.find.earlier_run import EarlierRun
 from data.find.folder import read_folder
 from data.find.naming import (
     MODALITIES,
+    holds_what_programs_made,
     patient_name,
     session_folder,
 )
@@ -191,8 +192,11 @@ def _visit_below(
 ) -> bool:
     """Visit a folder within another.
 
-    Its real path is `real`; one that is a link waits. True if it is known.
+    Its real path is `real`; one that is a link waits. True if it is known; results of a program within a patient's
+    folder are not.
     """
+    if owner is not None and holds_what_programs_made(entry.name):
+        return False
     if entry.real is None:
         return _visit(walk, entry.path, os.path.join(real, entry.name), depth, via, owner, run)
     if (real + os.sep).startswith(entry.real.rstrip(os.sep) + os.sep):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from data.case import MODALITIES, Case, ImageSource
 from data.errors import UsageError
+from data.find.visits.names import parse_date
+from data.find.visits.order import Found, found_in_name, with_time_points
 from data.regular_file import read_regular_file
+from data.same_patient import patient_and_time
 
 _MOST_BYTES = 2**24
-_COLUMNS = ("case", *MODALITIES, "reference", "date")
-"""Columns of a manifest; the date is for readers of the table."""
+_COLUMNS = ("case", *MODALITIES, "reference", "date", "patient")
+"""Columns of a manifest."""
 
 
 def named_case(images: Mapping[str, Path], folder: Path, name: str | None) -> Case:
@@ -51,13 +55,15 @@ def manifest_cases(path: Path) -> list[Case]:
     Parameters
     ----------
     path : Path
-        With the columns ``case`` and at least one of t1, t1c, t2, flair; ``reference`` and ``date`` may be there. Paths
-        are relative to the table's folder; an empty cell is no image.
+        With the columns ``case`` and at least one of t1, t1c, t2, flair; ``reference``, ``date`` and ``patient`` may be
+        there. Paths are relative to the table's folder; an empty cell is no image, no date, or a patient as the case's
+        name tells (:func:`data.same_patient.patient_id`).
 
     Raises
     ------
     UsageError
-        The table cannot be read, lacks a column, names a patient twice or none, or a row has no image.
+        The table cannot be read, lacks a column, names a patient twice or none, or a row has no image or a date that is
+        none.
     """
     try:
         text = read_regular_file(path, _MOST_BYTES).decode("utf-8-sig")
@@ -69,9 +75,10 @@ def manifest_cases(path: Path) -> list[Case]:
     if "case" not in columns or unknown or not set(columns) & set(MODALITIES):
         raise UsageError(
             f"--manifest {path}: its columns are {', '.join(columns) or 'none'}; give case, at least one of "
-            f"{', '.join(MODALITIES)}, and perhaps reference and date"
+            f"{', '.join(MODALITIES)}, and perhaps reference, date and patient"
         )
     cases: dict[str, Case] = {}
+    found: dict[str, Found] = {}
     for number, row in enumerate(table, 2):
         name = (row["case"] or "").strip()
         if not name or name in cases:
@@ -80,10 +87,18 @@ def manifest_cases(path: Path) -> list[Case]:
         if not images:
             raise UsageError(f"--manifest {path}, line {number}: {name} has no image")
         reference = (row.get("reference") or "").strip()
-        cases[name] = _case(name, path.parent, images, path.parent / reference if reference else None, f"line {number}")
+        case = _case(name, path.parent, images, path.parent / reference if reference else None, f"line {number}")
+        patient, label = patient_and_time(name)
+        cases[name] = replace(case, patient=(row.get("patient") or "").strip() or (name if patient == "." else patient))
+        found[name] = found_in_name(label)
+        if text := (row.get("date") or "").strip():
+            try:
+                found[name] = replace(found[name], moment=parse_date(text))
+            except ValueError as error:
+                raise UsageError(f"--manifest {path}, line {number}: {name}: {error}") from None
     if not cases:
         raise UsageError(f"--manifest {path}: has no row; give one a patient")
-    return list(cases.values())
+    return with_time_points(list(cases.values()), found)
 
 
 def _case(name: str, folder: Path, images: Mapping[str, Path], reference: Path | None, reason: str) -> Case:

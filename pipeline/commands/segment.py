@@ -44,7 +44,8 @@ class Segment(SegmentOptions):
 
     input: Input
     """A data set's folder, one patient's folder of files, a zip of either, or a table (CSV) of patients with the
-    columns case, t1, t1c, t2, flair, reference; -i INPUT, --input INPUT or --manifest INPUT is the same."""
+    columns case, t1, t1c, t2, flair, reference, date, patient; -i INPUT, --input INPUT and --manifest INPUT are the
+    same."""
     output: Output
     """Folder for masks and reports; finished cases in it are kept."""
     models: Models = ()

@@ -105,7 +105,7 @@ def _from_report(root: Path) -> list[LabelMap]:
         log.warning("%s: not used (%s)", root / REPORT, getattr(error, "strerror", None) or error)
         return []
     found = []
-    run = _run_record(root)
+    run = run_record(root)
     for row in rows:
         case_id, folder, convention, model, reason, status = (
             row[name] for name in ("case", "folder", "convention", "model", "reason", "status")
@@ -128,7 +128,7 @@ def _from_report(root: Path) -> list[LabelMap]:
     return found + [LabelMap(case, folder_name(case.case_id)) for case in beside]
 
 
-def _run_record(root: Path) -> Mapping[str, Any]:
+def run_record(root: Path) -> Mapping[str, Any]:
     """Return the entries of a segmentation run's run.json, one a case.
 
     They are empty where it is not there or not readable.

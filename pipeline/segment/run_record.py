@@ -57,7 +57,9 @@ def write_run_record(
     models: dict[str, str] = {}
     for task, state in zip(tasks, states, strict=True):
         files = {m: source.names for m, source in task.case.images.items()}
-        about = {"folder": task.folder, "layout": task.case.layout, "files": files}
+        about: dict[str, Any] = {"folder": task.folder, "layout": task.case.layout, "files": files}
+        about["patient"] = task.case.patient
+        about |= {} if task.case.timepoint is None else task.case.timepoint.as_record()
         cases[text_cell(task.case.case_id)] = about | ({} if state is None else state.about())
         models |= {} if state is None else {Path(file).stem: sha256 for file, sha256 in state.models.items()}
     run = {

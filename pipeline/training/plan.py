@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.case import Case
+from data.case import Case, same_patients
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from data.io.equal_files import same_files, same_files_sentence
@@ -53,9 +53,10 @@ def chosen_cases(
     Raises :class:`data.errors.UsageError`.
     """
     cases = {case.case_id: case for case in discover_cases(patients, exclude=exclude)}
-    same = same_files(cases.values())
-    for group in same:
+    equal = same_files(cases.values())
+    for group in equal:
         log.warning("%s: %s; they stay on one side", group[0], same_files_sentence(group[0], group))
+    same = [*equal, *same_patients(cases.values())]
     split = split_of(list(cases), replace(options, leave_out=of_patients(options.leave_out, cases)), same)
     log.info("%s", described(split, same))
     further = further_cases(options.extra, split.held_back, split.set_aside)

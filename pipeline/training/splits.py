@@ -135,7 +135,7 @@ def _counted(items: Sequence[str], what: str) -> str:
 
 
 def refuse_shared_files(split: Split, same: Iterable[Sequence[str]], source: Path | str) -> None:
-    """Refuse a split with the same image files in two of its lists.
+    """Refuse a split with the same image files, or one patient, in two of its lists.
 
     Raises
     ------
@@ -145,8 +145,8 @@ def refuse_shared_files(split: Split, same: Iterable[Sequence[str]], source: Pat
     for group in same:
         if len({where[case_id] for case_id in group if case_id in where}) > 1:
             raise UsageError(
-                f"{source}: {listed(group)} have the same image files and are in different lists; a patient belongs to "
-                "one of them"
+                f"{source}: {listed(group)} have the same image files or show one patient, and are in different "
+                "lists; a patient belongs to one of them"
             )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from data.case import DICOM, MODALITIES, Case
+from data.case import DICOM, MODALITIES, Case, TimePoint
 from data.errors import InputError, UsageError, few
 from data.find.dicom.choice import choose_series
+from data.find.visits.names import date_of
 from data.io.dicom.record import Record, read_record
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -90,8 +92,11 @@ def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: Dico
     if options.case is not None and len(studies) != 1:
         raise UsageError(f"--case {options.case}: {len(studies)} DICOM studies are there; it names one alone")
     ordered = sorted(studies, key=lambda key: (key[0], studies[key][0].study_date, key[1]))
-    often = [patient for patient, _ in studies]
-    found = [*cases, *(_case(key, studies[key], options, often.count(key[0]) > 1) for key in ordered)]
+    days = Counter((patient, records[0].study_date) for (patient, _), records in studies.items())
+    found = [*cases]
+    for key in ordered:
+        records = studies[key]
+        found.append(_case(key, records, options, alone=days[key[0], records[0].study_date] == 1))
     for folder, sentences in broken.items():
         found = _with_damaged(found, folder, sentences, options, is_top=folder == Path(top))
     return found
@@ -110,19 +115,21 @@ def _require_known(options: DicomOptions, studies: Mapping[tuple[str, str], Sequ
             raise UsageError(f"--series {role}={uid}: no series has this UID; `inspect` lists those that there are")
 
 
-def _case(key: tuple[str, str], records: Sequence[Record], options: DicomOptions, told_apart: bool) -> Case:
-    patient, study = key
+def _case(key: tuple[str, str], records: Sequence[Record], options: DicomOptions, *, alone: bool) -> Case:
+    """Return the case of a study.
+
+    It is called after patient and study, so that a further study renames none. ``alone`` is the patient's only study of
+    its day.
+    """
+    person, study = key
     chosen = choose_series(records, options.series)
-    name = records[0].patient_id.replace(os.sep, "_") if options.keep_identity else ""
-    name = options.case or name or patient
-    if told_apart:
-        name = f"{name}-{hashlib.sha256(study.encode()).hexdigest()[:6]}"
+    patient = (records[0].patient_id.replace(os.sep, "_") if options.keep_identity else "") or person
+    digits = hashlib.sha256(study.encode()).hexdigest()[:6]
+    name = options.case or f"{patient}-{digits}"
     problems = list(chosen.problems)
     if not chosen.images and not problems:
         problems.append(f"{name}: no series shows T1, T1c, T2 or FLAIR; `inspect` lists the series, --series names one")
     warnings = list(chosen.warnings)
-    if told_apart:
-        warnings.append("the patient has several studies; each is a case of its own")
     files = sum(line.pictures for line in chosen.series)
     return Case(
         case_id=name,
@@ -134,7 +141,17 @@ def _case(key: tuple[str, str], records: Sequence[Record], options: DicomOptions
         problems=tuple(problems),
         warnings=tuple(warnings),
         series=chosen.series,
+        patient=options.case or patient,
+        timepoint=_time_point(records[0].study_date, digits, alone),
     )
+
+
+def _time_point(text: str, digits: str, alone: bool) -> TimePoint:
+    """Return the time point of a study: its date, and ``digits`` where the date is not known or that of another."""
+    day = date_of(text)
+    if day is None:
+        return TimePoint(digits)
+    return TimePoint(day.isoformat() if alone else f"{day.isoformat()}-{digits}", day)
 
 
 def _with_damaged(

@@ -26,7 +26,7 @@ _FOLDER = Path(__file__).parent
 _KINDS = {"files", "channels", "numbered", "slices", "suffix"}
 _OPTIONAL: dict[str, Any] = {
     "pattern": "", "images": {}, "reference": [], "other_references": [], "ignored": [], "not_ours": [],
-    "channels": [], "image_folders": [], "reference_folders": [], "example": {},
+    "channels": [], "image_folders": [], "reference_folders": [], "not_ours_folders": [], "example": {},
 }  # fmt: skip
 _OWN_KINDS = ("files", "channels")
 """Kinds of a user's own layouts; the others are each read in a way of their own."""
@@ -54,6 +54,8 @@ class Layout:
         Modalities of a 4D file's volumes or of a colour slice's bands, in order.
     image_folders, reference_folders : frozenset of str
         Folder names that say what their files are.
+    not_ours_folders : frozenset of str
+        Names of folders within a patient's that hold results of programs.
     conventions : tuple of str
         Label conventions that the naming admits, best first; empty when it says nothing.
     example : mapping
@@ -70,6 +72,7 @@ class Layout:
     channels: tuple[str, ...]
     image_folders: frozenset[str]
     reference_folders: frozenset[str]
+    not_ours_folders: frozenset[str]
     conventions: tuple[str, ...]
     example: Mapping[str, Any]
 
@@ -119,6 +122,7 @@ def parse_layout(mapping: Mapping[str, Any], source: str) -> Layout:
         channels=tuple(raw["channels"]),
         image_folders=frozenset(raw["image_folders"]),
         reference_folders=frozenset(raw["reference_folders"]),
+        not_ours_folders=frozenset(raw["not_ours_folders"]),
         conventions=conventions,
         example=raw["example"],
     )

@@ -72,6 +72,7 @@ def inspection_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the lines of `inspect`."""
     for case in found:
         yield f"{case['case']}: {case['status']}"
+        yield from _visit_lines(case)
         yield f"    layout {case['layout']}: {case['layout_reason']}"
         yield f"    convention {case['convention'] or 'not known'}: {case['convention_reason']}"
         for name, image in case["images"].items():
@@ -90,6 +91,17 @@ def inspection_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             for text in case[kind]:
                 yield f"    {kind.rstrip('s') if kind != 'missing' else kind}: {text}"
     yield counted([case["status"] for case in found])
+
+
+def _visit_lines(case: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the line of a case's patient and time point, where it says more than the case's name."""
+    if not case["timepoint"]:
+        return
+    told = [f"patient {case['patient']}", f"time point {case['timepoint']}"]
+    told += [case["date"]] if case["date"] and case["date"] != case["timepoint"] else []
+    told += [f"day {case['days']:g}"] if case["days"] is not None else []
+    by = {"date": "by date", "days": "by days", "number": "by number"}.get(case["order_from"], "by name alone")
+    yield f"    {', '.join(told)}, visit {case['order'] + 1} {by}"
 
 
 def model_lines(model: Mapping[str, Any]) -> Iterator[str]:
