@@ -98,6 +98,21 @@ def test_a_result_that_is_asked_for_while_the_page_begins_is_built_once(open_pag
     assert len([url for url in fetched if url.endswith("/view/prediction.nii.gz")]) == 1
 
 
+def test_a_patient_that_arrives_after_another_page_was_asked_for_is_not_shown(open_page, done):
+    page = open_page(cookies=done.cookies).page
+    page.wait_for_selector(".dropzone")
+    held = []
+    page.route(f"**/api/cases/{done.case['id']}", lambda route: held.append(route))
+    page.evaluate(f"location.hash = '#/case/{done.case['id']}'")
+    while not held:
+        page.wait_for_timeout(50)
+    page.click("#new")
+    with page.expect_response(f"**/api/cases/{done.case['id']}"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    assert page.locator(".dropzone").count() == 1 and page.locator("article.case").count() == 0
+
+
 def test_a_lesion_is_looked_at_in_a_voxel_of_it_else_at_its_centroid_else_not_at_all(altered, done):
     voxel, mm = voxel_of(done, "ET")
 
@@ -148,7 +163,8 @@ def test_what_is_drawn_is_not_lost_without_a_question(open_page, done, patient_f
     draw(page)
     page.click("#new")
     page.click("dialog button:has-text('Keep')")
-    assert done.case["id"] in page.url and page.is_visible(".edit-tools")
+    page.wait_for_url(f"**/#/case/{done.case['id']}")  # the page goes back after the click, not within it
+    assert page.is_visible(".edit-tools")
     transfer = page.evaluate_handle(
         "() => { const t = new DataTransfer(); t.items.add(new File(['x'], 'bert-t1.nii.gz')); return t; }"
     )

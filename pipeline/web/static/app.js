@@ -113,11 +113,14 @@ async function route() {
   if (!(await mayLeave())) return history.replaceState(null, "", `#/case/${shown.id}`);
   const id = location.hash.match(/^#\/case\/([0-9a-f]{32})$/)?.[1];
   if (!id) return showStart();
+  // An answer can come after the address has gone on to another patient or to the start page.
+  const isStillAsked = () => location.hash === `#/case/${id}`;
   try {
     const patient = await api.getCase(id);
     keep(patient);
-    showCase(patient);
+    if (isStillAsked()) showCase(patient);
   } catch (error) {
+    if (!isStillAsked()) return;
     showStart();
     fail(error);
   }
