@@ -24,6 +24,8 @@ SHARD_RECORD = "shard"
 """Below the state folder: the record of a finished part. Its name ends otherwise than those of state files."""
 
 MASK, PREVIEW = "seg", "preview"
+BRAIN = "brain"
+"""Mask of the brain that was found, where the skull was removed."""
 TRANSFORM = "xfm"
 """With ``_<modality>``: the move that laid it on the reference, an ITK transform."""
 _KINDS = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties", TRANSFORM: "transforms"}
@@ -42,6 +44,7 @@ EXPORTS: Mapping[str, str] = {
 RESULTS = (
     MASK,
     PREVIEW,
+    BRAIN,
     *(f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS),
     *(f"{TRANSFORM}_{modality}" for modality in MODALITIES),
     *MODALITIES,
@@ -49,7 +52,7 @@ RESULTS = (
 )
 """Results that a case may leave, see :func:`result_path`."""
 RESULT = re.compile(
-    rf"{MASK}|{PREVIEW}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+|{'|'.join((*MODALITIES, *EXPORTS))}"
+    rf"{MASK}|{PREVIEW}|{BRAIN}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+|{'|'.join((*MODALITIES, *EXPORTS))}"
 )
 """A result of this version or another, whose regions may have other names."""
 
@@ -57,9 +60,9 @@ RESULT = re.compile(
 def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
     """Return the path of a result. ``folder`` is the name of the case's output folder.
 
-    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"``, ``"xfm_<modality>"``, one of
-    `EXPORTS` or, for cases that came as slices, a modality. With ``flat``, masks lie side by side as
-    ``<folder>.nii.gz`` and everything else in folders of its own kind.
+    ``what`` is ``"seg"``, ``"preview"``, ``"brain"``, ``"prob_<region>"``, ``"uncertainty_<region>"``,
+    ``"xfm_<modality>"``, one of `EXPORTS` or, for cases that came as slices, a modality. With ``flat``, masks lie side
+    by side as ``<folder>.nii.gz`` and everything else in folders of its own kind.
     """
     suffix = _SUFFIXES.get(what.partition("_")[0], ".nii.gz")
     if what in EXPORTS:

@@ -115,16 +115,19 @@ def inspect_case(
     models: dict[Any, Checkpoint | None] | None = None,
     *,
     advises: bool = True,
+    tells_grids: bool = True,
+    impressions: dict[str, Impression] | None = None,
 ) -> dict[str, Any]:
     """Inspect one patient.
 
     ``models`` keeps the models chosen for the patients before. Without ``advises``, images that the shipped model lacks
-    give no warning.
+    give no warning; without ``tells_grids``, nor do images on grids of their own. ``impressions`` gets those of the
+    images, if they are read.
     """
     problems, warnings = [*case.problems], [*case.warnings, *choice.warnings]
     images: dict[str, Any] = {}
     headers: dict[str, ImageHeader] = {}
-    impressions: dict[str, Impression] = {}
+    impressions = {} if impressions is None else impressions
     sources = {**case.images, **({"reference": case.reference} if case.reference else {})}
     for name, source in sources.items():
         images[name] = _unread(source)
@@ -136,7 +139,9 @@ def inspect_case(
             continue
         images[name] |= _described(headers[name])
         warnings += headers[name].warnings
-    warnings += _other_grids(headers)
+    first = next((name for name in (*GRID_ORDER, *headers) if name in headers), "")
+    compared = {name: header for name, header in headers.items() if tells_grids or name in (first, "reference")}
+    warnings += _other_grids(compared)
     model = _known_model(case, headers.get(next(iter(case.images), "")), {} if models is None else models)
     if full:
         warnings += doubts(impressions, skull_stripped=model is not None and model.expects_brain_alone)

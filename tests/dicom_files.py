@@ -23,6 +23,8 @@ from pydicom.uid import (
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 NAME, BIRTH = "Zyxwiak^Quirina^^Dr.", "19570231"
+WORDS = [word for word in NAME.replace(".", "").split("^") if len(word) > 2] + [BIRTH, "MRN-0042", "Wolpertinger"]
+"""What must stand in no output."""
 
 
 def uid(*words: object) -> str:
@@ -167,6 +169,37 @@ def write_enhanced(
     ds["PixelData"].VR = "OW"
     write(ds, path)
     return path
+
+
+EXPORTED = {
+    "t1": ("t1_se_tra", {"RepetitionTime": 600.0, "EchoTime": 10.0, "ScanningSequence": "SE"}),
+    "t1c": ("t1_se_tra_KM", {"RepetitionTime": 600.0, "EchoTime": 10.0, "ScanningSequence": "SE"}),
+    "t2": ("t2_tse_tra", {"RepetitionTime": 6000.0, "EchoTime": 100.0, "ScanningSequence": "SE"}),
+    "flair": ("t2_flair", {"RepetitionTime": 9000.0, "EchoTime": 100.0, "InversionTime": 2500.0}),
+}
+
+
+def export_patient(patient: Path, root: Path, *, moved_mm: dict[str, float] | None = None) -> Path:
+    """Export a phantom as a scanner does: folder, file names and descriptions bear the patient's name.
+
+    ``moved_mm`` lays modalities so far to the left.
+    """
+    import nibabel as nib
+
+    names = {"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f"}
+    for number, (role, (words, times)) in enumerate(EXPORTED.items(), 1):
+        image: Any = nib.load(next(patient.glob(f"*-{names[role]}.nii.gz")))
+        ras = nib.as_closest_canonical(image)
+        voxels = np.asarray(ras.dataobj)[::-1, ::-1].transpose(2, 1, 0)  # rows to the back, columns to the left
+        voxels = np.round(voxels / voxels.max() * 4000).astype(int)
+        first = (np.diag([-1, -1, 1, 1]) @ ras.affine @ [voxels.shape[2] - 1, voxels.shape[1] - 1, 0, 1])[:3]
+        first[0] += (moved_mm or {}).get(role, 0.0)
+        folder = root / "ZYXWIAK_QUIRINA_19570231" / f"{role}"
+        tags = {**times, "SeriesNumber": number, "SeriesDescription": f"{words} Zyxwiak", "PatientBirthDate": BIRTH}
+        size = ras.header.get_zooms()[:3]
+        for path in write_series(folder, voxels, role, first=first, spacing=tuple(map(float, size)), **tags):
+            path.rename(path.with_name(f"ZYXWIAK.QUIRINA.MR.{path.name}.IMA"))
+    return root
 
 
 def _item(**values: Any) -> Dataset:

@@ -17,35 +17,16 @@ import nibabel as nib
 
 import run_pipeline
 from data.find.discover import discover_cases
-from tests.dicom_files import BIRTH, NAME, uid, write_series
+from tests.dicom_files import WORDS, export_patient, uid
 
 ROOT = Path(__file__).resolve().parent.parent
-SERIES = {
-    "t1": ("t1_se_tra", {"RepetitionTime": 600.0, "EchoTime": 10.0, "ScanningSequence": "SE"}),
-    "t1c": ("t1_se_tra_KM", {"RepetitionTime": 600.0, "EchoTime": 10.0, "ScanningSequence": "SE"}),
-    "t2": ("t2_tse_tra", {"RepetitionTime": 6000.0, "EchoTime": 100.0, "ScanningSequence": "SE"}),
-    "flair": ("t2_flair", {"RepetitionTime": 9000.0, "EchoTime": 100.0, "InversionTime": 2500.0}),
-}
-WORDS = [word for word in NAME.replace(".", "").split("^") if len(word) > 2] + [BIRTH, "MRN-0042", "Wolpertinger"]
 
 
 @pytest.fixture(scope="module")
 def examination(tmp_path_factory, phantoms) -> Path:
     """A phantom patient exported as a scanner does: folder, file names and descriptions bear the patient's name."""
     root = tmp_path_factory.mktemp("export")
-    names = {"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f"}
-    patient = sorted(path for path in phantoms.iterdir() if path.is_dir())[0]
-    for number, (role, (words, times)) in enumerate(SERIES.items(), 1):
-        image = nib.load(next(patient.glob(f"*-{names[role]}.nii.gz")))
-        ras = nib.as_closest_canonical(image)
-        voxels = np.asarray(ras.dataobj)[::-1, ::-1].transpose(2, 1, 0)  # rows to the back, columns to the left
-        voxels = np.round(voxels / voxels.max() * 4000).astype(int)
-        first = (np.diag([-1, -1, 1, 1]) @ ras.affine @ [voxels.shape[2] - 1, voxels.shape[1] - 1, 0, 1])[:3]
-        folder = root / "ZYXWIAK_QUIRINA_19570231" / f"{role}"
-        tags = {**times, "SeriesNumber": number, "SeriesDescription": f"{words} Zyxwiak", "PatientBirthDate": BIRTH}
-        size = ras.header.get_zooms()[:3]
-        for path in write_series(folder, voxels, role, first=first, spacing=tuple(map(float, size)), **tags):
-            path.rename(path.with_name(f"ZYXWIAK.QUIRINA.MR.{path.name}.IMA"))
+    export_patient(sorted(path for path in phantoms.iterdir() if path.is_dir())[0], root)
     return root
 
 

@@ -130,6 +130,8 @@ def test_a_head_is_stripped_by_a_vote_over_its_series_in_upright_axes(volumes, k
     # Within the mask the image is untouched: the network saw it in the same axes.
     inside = top_down != 0
     assert np.array_equal(top_down[inside], seen["t1c"][inside]) and 0.2 < inside.mean() < 0.6
+    own = done.volumes["t1c"].grid
+    assert np.array_equal(done.brain_on(own), np.any([v.array != 0 for v in done.volumes.values()], axis=0))
     shown = [volume.array != 0 for volume in done.volumes.values()]
     assert all(not (mask & ~shown[0]).any() or 2 * (mask & shown[0]).sum() > 1.98 * mask.sum() for mask in shown)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from data.errors import InputError
 from data.grid import Grid
 from data.phantom.patient import draw_patient
-from transforms.register import Move, picture, register, write_move
+from transforms.register import Move, picture, read_move, register, write_move
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
@@ -102,6 +103,12 @@ def test_a_written_move_takes_the_same_places_to_the_same_places_in_itk(tmp_path
     there = move.matrix @ [x, y, z, 1]
     lps = sitk.ReadTransform(str(tmp_path / "p_xfm_flair.txt")).TransformPoint((-x, -y, z))
     assert lps == pytest.approx((-there[0], -there[1], there[2]), abs=1e-6)
+    read = read_move(tmp_path / "p_xfm_flair.txt")
+    assert np.abs(read.matrix - move.matrix).max() < 1e-9
+    assert (read.moved_mm, read.degrees) == (pytest.approx(move.moved_mm), pytest.approx(20))
+    (tmp_path / "p_xfm_t2.txt").write_text("no transform")
+    with pytest.raises(InputError, match="p_xfm_t2.txt: is no rigid ITK transform"):
+        read_move(tmp_path / "p_xfm_t2.txt")
 
 
 def test_an_image_of_nothing_is_left_where_it_is(patient, fixed):

@@ -258,7 +258,7 @@ def test_broken_images_are_named_by_the_names_they_came_with(client, patient):
     [
         ([], "holds no file"),
         ([("notes.txt", b"x")], "no image among notes.txt"),
-        ([("IM0001.dcm", b"x"), ("IM0002.dcm", b"x")], "export DICOM as NIfTI"),
+        ([("IM0001.dcm", b"x"), ("IM0002.dcm", b"x")], "drop DICOM, NIfTI"),
         ([("x.tar.gz", b"x")], "only .zip is unpacked"),
         ([("x_t1.mhd", b"x")], "save it as .mha"),
         ([("a/a_t1.nii", b"x"), ("a/a_t2.nii", b"x"), ("b/b_t1.nii", b"x"), ("b/b_t2.nii", b"x")],

@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from data.errors import InputError
 from data.grid import Grid
 
 COARSE_MM = 4.0
@@ -138,6 +139,24 @@ def write_move(path: Path, move: Move) -> None:
     """
     matrix = _LPS @ move.matrix @ _LPS
     sitk.WriteTransform(_euler(matrix, _LPS[:3, :3] @ move.middle_mm), str(path))
+
+
+def read_move(path: Path) -> Move:
+    """Read a move that `write_move` wrote; its mutual information is not known (NaN).
+
+    Raises
+    ------
+    data.errors.InputError
+        The file is no rigid ITK transform.
+    """
+    try:
+        read = sitk.Euler3DTransform(sitk.ReadTransform(str(path)))
+    except RuntimeError as error:
+        raise InputError(f"{path.name}: is no rigid ITK transform; prepare the case again") from error
+    turn, middle = np.reshape(read.GetMatrix(), (3, 3)), np.array(read.GetCenter())
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turn, middle + read.GetTranslation() - turn @ middle
+    return Move(_LPS @ matrix @ _LPS, _LPS[:3, :3] @ middle, math.nan)
 
 
 def _move(fixed: Picture, matrix: NDArray[np.float64], information: float) -> Move:

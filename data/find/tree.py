@@ -127,10 +127,15 @@ def begins_as_dicom(entry: Entry) -> bool:
 
     One with the name of another format is not opened.
     """
-    if entry.problem or entry.name.lower().endswith(_NO_DICOM):
+    return not entry.problem and is_dicom_file(entry.path, entry.name)
+
+
+def is_dicom_file(path: str, name: str) -> bool:
+    """Tell whether the file at ``path``, which came under ``name``, begins as DICOM does."""
+    if name.lower().endswith(_NO_DICOM):
         return False
     try:
-        with open_regular_file(entry.path) as (file, _):
+        with open_regular_file(path) as (file, _):
             return is_dicom(file.read(_DICOM_HEAD))
     except (OSError, ValueError):
         return False

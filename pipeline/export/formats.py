@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 
+from data.case import ImageSource
 from data.errors import UsageError
 from data.output_names import EXPORTS
 
 NIFTI = "nifti"
+DICOM_OBJECTS = ("dicom-seg", "rtstruct", "sr")
+"""Made of a DICOM series alone, by highdicom."""
 
 
 def exports_of(outputs: Sequence[str]) -> list[str]:
@@ -25,3 +29,16 @@ def exports_of(outputs: Sequence[str]) -> list[str]:
         raise UsageError(f"--outputs {unknown[0]}: choose among {', '.join((NIFTI, *EXPORTS))}")
     asked = {*outputs, *(["dicom-seg"] if "sr" in outputs else [])}
     return [name for name in EXPORTS if name in asked]
+
+
+def possible_outputs(images: Collection[ImageSource]) -> tuple[tuple[str, ...], str]:
+    """Return the formats that can be written of a patient's images here.
+
+    A sentence says which cannot, and why; it is empty where all can.
+    """
+    kept = tuple(name for name in (NIFTI, *EXPORTS) if name not in DICOM_OBJECTS)
+    if not all(image.series for image in images):
+        return kept, "DICOM-SEG, RTSTRUCT and the structured report are made of DICOM images alone"
+    if not all(map(find_spec, ("highdicom", "contourpy"))):
+        return kept, "DICOM-SEG, RTSTRUCT and the structured report need the extra `dicom`, which is not installed here"
+    return (NIFTI, *EXPORTS), ""

@@ -14,8 +14,7 @@ from data.errors import UsageError
 from data.grid import Grid
 from data.io.read import read_header
 from data.labels import load_convention
-
-_DICOM = ("dicom-seg", "rtstruct", "sr")
+from pipeline.export.formats import DICOM_OBJECTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ def write_exports(
         from pipeline.export.pdf import write_pdf
 
         write_pdf(places["pdf"], made.case, picture, made.masks, made.grid, model=made.model, warnings=warnings)
-    if any(name in places for name in _DICOM):
+    if any(name in places for name in DICOM_OBJECTS):
         _write_dicom(places, made, _source(images, made.grid, max_voxels), max_voxels)
 
 

@@ -83,6 +83,13 @@ class Prepared:
         onto = [f"{', '.join(parts)} onto {NAMES.get(self.reference, self.reference)}"] if parts else []
         return "; ".join([*onto, *([f"skull removed ({self.stripped})"] if self.stripped else [])])
 
+    def brain_on(self, grid: Grid) -> NDArray[np.bool_]:
+        """Return the voxels of a grid that lie in what was left of the images: the brain, once the skull is removed."""
+        shown = np.any([volume.array != 0 for volume in self.volumes.values()], axis=0)
+        own = self.volumes[self.reference].grid
+        share = resample_to(torch.from_numpy(shown.astype(np.float32))[None], own, grid)
+        return np.asarray(share[0].numpy() >= 0.5)
+
     @property
     def columns(self) -> dict[str, Any]:
         """Entries of report.csv: the work, and each move in mm and degrees."""

@@ -23,9 +23,10 @@ from data.io.read import (
     read_volume,
     read_volumes,
     write_image,
+    write_label_map,
 )
 from data.io.suffixes import NIFTI_SUFFIXES
-from data.output_names import MASK, PREVIEW, TRANSFORM, result_path
+from data.output_names import BRAIN, MASK, PREVIEW, TRANSFORM, result_path
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
 from pipeline.execute.processes import own_device
@@ -258,7 +259,7 @@ def _keep(
             write_images(result, files.path, probabilities=task.options.save_probabilities)
             if not grid.spacing_known:
                 _write_slices_as_volumes(files)
-            _write_moves(files, prepared)
+            _write_preparation(files, prepared, result.native)
         with _timed(stages, Stage.PREVIEW):
             from pipeline.report.preview import write_preview
 
@@ -301,12 +302,16 @@ def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
     return text
 
 
-def _write_moves(files: NewFiles, prepared: Prepared | None) -> None:
-    """Keep the moves of images that were laid on another."""
+def _write_preparation(files: NewFiles, prepared: Prepared | None, native: ImageHeader) -> None:
+    """Keep the moves of images that were laid on another, and the brain that was found in a head."""
+    if prepared is None:
+        return
     from transforms.register import write_move
 
-    for modality, found in prepared.moves.items() if prepared is not None else ():
+    for modality, found in prepared.moves.items():
         write_move(files.path(f"{TRANSFORM}_{modality}"), found)
+    if prepared.stripped:
+        write_label_map(files.path(BRAIN), prepared.brain_on(native.grid).astype(np.uint8), native)
 
 
 def _write_exports(files: NewFiles, result: Segmentation, model: str, picture: Path, warnings: Sequence[str]) -> None:

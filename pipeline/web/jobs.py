@@ -281,7 +281,7 @@ def _looked_at(record: CaseRecord, answer: dict[str, Any]) -> dict[str, Any]:
         )
         for source in record.sources
     )
-    plain = {key: answer[key] for key in ("can_run", "model", "convention", "voxels")}
+    plain = {key: answer[key] for key in ("can_run", "model", "convention", "voxels", "unready")}
     several = {key: tuple(answer[key]) for key in ("missing", "problems", "warnings", "models")}
     return {"state": "ready", "sources": sources} | plain | several
 

@@ -50,7 +50,7 @@ class ResultEntry(BaseModel):
 
 
 class CaseFile(BaseModel):
-    """Image of a case: a file, a stack of slices, or a 4D volume."""
+    """Image of a case: a file, a stack of slices, a 4D volume, or a DICOM series."""
 
     id: str
     name: str
@@ -60,6 +60,8 @@ class CaseFile(BaseModel):
     spacing_mm: list[float] | None
     orientation: str | None = Field(description='The direction in which each axis grows, such as "LPS".')
     problem: str | None
+    series: str = Field(description="SeriesInstanceUID of a DICOM series; empty for other images.")
+    reasons: list[str] = Field(description="Why a DICOM series was taken for its role, or left aside.")
 
 
 class MeasureInfo(BaseModel):
@@ -127,6 +129,24 @@ class ViewInfo(BaseModel):
     centre_mm: list[float] = Field(description="Where to look first.")
     windows: dict[str, list[float]] = Field(description="Modality to the darkest and the brightest value shown.")
     offset: list[int] = Field(description="Voxel of the mask at which the crop begins.")
+    brain: int | None = Field(
+        description="Bit of the prediction's voxels that lie in the brain, where the skull was removed."
+    )
+
+
+class MoveInfo(BaseModel):
+    """Move that laid an image on the one that gives the grid."""
+
+    mm: float
+    degrees: float
+
+
+class Preparation(BaseModel):
+    """Work on images that were not registered or showed the skull."""
+
+    reference: str = Field(description="Modality that the others were laid on.")
+    moves: dict[str, MoveInfo] = Field(description="Modality to its move.")
+    stripped: bool = Field(description="The skull was removed; view.brain shows what was kept.")
 
 
 class ResultFile(BaseModel):
@@ -154,6 +174,8 @@ class Result(BaseModel):
     seconds: float | None
     has_reference: bool = Field(description="It was compared with one, which view.reference shows where it is there.")
     view: ViewInfo
+    preparation: Preparation | None = Field(description="null where the images were taken as they came.")
+    left_out: list[str] = Field(description="Formats of the mask that are not among the files, and why.")
     files: list[ResultFile]
 
 
@@ -169,6 +191,8 @@ class CaseInfo(BaseModel):
     missing: list[str] = Field(description="Modalities that the model would like and that are not there.")
     problems: list[str] = Field(description="Why it cannot run.")
     warnings: list[str]
+    prepare: Literal["auto", "off"] = Field(description="As --prepare: what is not ready is prepared, or refused.")
+    unready: str = Field(description="What of the images will be prepared; empty where nothing is known of it yet.")
     can_run: bool
     model: str | None
     models: list[str] = Field(description="Models that fit.")
@@ -187,6 +211,7 @@ class Changes(BaseModel, extra="forbid"):
 
     roles: dict[str, Role | None] = Field(default={}, description="File id to what it shows; null: nothing of ours.")
     model: str | None = None
+    prepare: Literal["auto", "off"] | None = None
     name: str | None = Field(default=None, max_length=200)
 
 
@@ -237,12 +262,16 @@ def case_json(record: CaseRecord, jobs: Jobs) -> dict[str, Any]:
                 "spacing_mm": source.spacing_mm,
                 "orientation": source.orientation,
                 "problem": source.problem,
+                "series": source.series,
+                "reasons": source.reasons,
             }
             for source in record.sources
         ],
         "missing": record.missing,
         "problems": record.problems,
         "warnings": record.warnings,
+        "prepare": record.prepare,
+        "unready": record.unready,
         "can_run": record.can_run and record.state not in ("checking", "queued", "running"),
         "model": record.model,
         "models": record.models,
@@ -271,7 +300,8 @@ def _result(record: CaseRecord) -> dict[str, Any] | None:
         "reference": view["reference"] and f"{base}view/{view['reference']}",
         "mask": f"{base}view/mask.nii.gz",
     }
-    return record.result | {"view": view | urls, "files": files}
+    later: dict[str, Any] = {"preparation": None, "left_out": []}  # of results that an older version has kept
+    return later | record.result | {"view": {"brain": None} | view | urls, "files": files}
 
 
 def served_path(record: CaseRecord, name: str) -> str | None:

@@ -46,6 +46,10 @@ class Source:
         A modality or "reference": by its name, and as the user says.
     shape, spacing_mm, orientation, problem
         Once it was looked at; None where it could not be read or is not known.
+    series : str
+        SeriesInstanceUID where it is DICOM; else ``""``.
+    reasons : tuple of str
+        Why a DICOM series was taken for its role, or left aside.
     """
 
     id: str
@@ -58,6 +62,8 @@ class Source:
     spacing_mm: tuple[float, ...] | None = None
     orientation: str | None = None
     problem: str | None = None
+    series: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,9 @@ class CaseRecord:
     """Everything that the server knows of one case.
 
     Times are in seconds since 1970. See the API's schema for the rest.
+
+    ``ties`` are (modality, sentence) of those for which a user must choose the series; ``prepare`` is as that of
+    `SegmentOptions`, and ``unready`` says what of the images will be prepared.
 
     ``check`` counts the changes that a check must see: the answer to an older one is dropped. ``downloads`` maps the
     name in a URL to a file of the case's folder (path, bytes, what): what is not in it cannot be asked for.
@@ -84,6 +93,9 @@ class CaseRecord:
     layout_reason: str = ""
     conventions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    ties: tuple[tuple[str, str], ...] = ()
+    prepare: str = "auto"
+    unready: str = ""
     missing: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -32,6 +32,10 @@ class _Volume:
         return self.records[0].series
 
     @property
+    def source(self) -> ImageSource:
+        return ImageSource(tuple(record.path for record in self.records), series=self.uid)
+
+    @property
     def is_derived(self) -> bool:
         return bool({"DERIVED", "SECONDARY"} & set(self.records[0].image_type[:2]))
 
@@ -48,11 +52,14 @@ class Chosen:
     ----------
     images : mapping of modality to ImageSource
     series : tuple of Series
+    files : tuple of ImageSource
+        Of each of ``series``.
     problems, warnings : tuple of str
     """
 
     images: Mapping[str, ImageSource]
     series: tuple[Series, ...]
+    files: tuple[ImageSource, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -84,12 +91,14 @@ def choose_series(records: Sequence[Record], wanted: Mapping[str, str]) -> Chose
         problems += problem
         warnings += warning
     taken = {volume.role: volume for volume in volumes if volume.role}
-    images = {
-        role: ImageSource(tuple(record.path for record in taken[role].records), series=taken[role].uid)
-        for role in MODALITIES
-        if role in taken
-    }
-    return Chosen(images, _series(volumes), tuple(problems), tuple(warnings))
+    images = {role: taken[role].source for role in MODALITIES if role in taken}
+    volumes.sort(key=lambda volume: _order(volume.records[0]))
+    files = tuple(volume.source for volume in volumes)
+    return Chosen(images, _series(volumes), files, tuple(problems), tuple(warnings))
+
+
+def _order(record: Record) -> tuple[bool, int, str]:
+    return record.number is None, record.number or 0, record.series
 
 
 def _protocols(by_series: Mapping[str, Sequence[Record]]) -> dict[str, bool]:
@@ -230,7 +239,7 @@ def _ask(role: str, volumes: Sequence[_Volume], why: str) -> str:
 
 
 def _series(volumes: Sequence[_Volume]) -> tuple[Series, ...]:
-    """Return a line for each volume, in the order of series numbers."""
+    """Return a line for each volume."""
     lines = []
     for volume in volumes:
         first, verdict = volume.records[0], volume.verdict
@@ -246,4 +255,4 @@ def _series(volumes: Sequence[_Volume]) -> tuple[Series, ...]:
             reasons=tuple(reasons),
         )
         lines.append(line)
-    return tuple(sorted(lines, key=lambda line: (line.number is None, line.number or 0, line.uid)))
+    return tuple(lines)

@@ -76,18 +76,10 @@ def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: Dico
     """
     if len(paths) > _MOST_FILES:
         raise UsageError(f"{len(paths)} DICOM files are there; give at most {_MOST_FILES} at once")
-    studies: dict[tuple[str, str], list[Record]] = {}
+    studies, unread = read_studies(paths)
     broken: dict[Path, list[str]] = {}
-    for path in paths:
-        try:
-            record = read_record(Path(path))
-        except InputError as error:
-            broken.setdefault(_below(top, path), []).append(str(error))
-            continue
-        if record.sop_class != _DIRECTORY and not record.series:
-            broken.setdefault(_below(top, path), []).append("a DICOM file: has no SeriesInstanceUID")
-        elif record.sop_class != _DIRECTORY:
-            studies.setdefault((record.patient, record.study), []).append(record)
+    for path, sentence in unread:
+        broken.setdefault(_below(top, path), []).append(sentence)
     _require_known(options, studies)
     if options.case is not None and len(studies) != 1:
         raise UsageError(f"--case {options.case}: {len(studies)} DICOM studies are there; it names one alone")
@@ -100,6 +92,30 @@ def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: Dico
     for folder, sentences in broken.items():
         found = _with_damaged(found, folder, sentences, options, is_top=folder == Path(top))
     return found
+
+
+def read_studies(paths: Sequence[str]) -> tuple[dict[tuple[str, str], list[Record]], list[tuple[str, str]]]:
+    """Read the headers of DICOM files.
+
+    Returns
+    -------
+    studies, unread
+        The records of each study, which is known by its patient and StudyInstanceUID; and (path, sentence) of each file
+        that cannot be used. A DICOMDIR is neither.
+    """
+    studies: dict[tuple[str, str], list[Record]] = {}
+    unread: list[tuple[str, str]] = []
+    for path in paths:
+        try:
+            record = read_record(Path(path))
+        except InputError as error:
+            unread.append((path, str(error)))
+            continue
+        if record.sop_class != _DIRECTORY and not record.series:
+            unread.append((path, "a DICOM file: has no SeriesInstanceUID"))
+        elif record.sop_class != _DIRECTORY:
+            studies.setdefault((record.patient, record.study), []).append(record)
+    return studies, unread
 
 
 def _below(top: str, path: str) -> Path:

@@ -14,6 +14,8 @@ from pipeline.web.names import quoted
 
 FOLDER = "patient"
 """Name of a case's folder in sentences; no user has such a folder."""
+PREPARE_BOX = "Prepare the images where they need it"
+"""Label of the box that has images prepared."""
 PAGE: Mapping[Mend, str] = {
     Mend.ADD_IMAGE: "add the file, or choose another model",
     Mend.ADD_IMAGE_OR_TAKE_ZEROS: "add the file, or choose another model",
@@ -25,7 +27,7 @@ PAGE: Mapping[Mend, str] = {
     Mend.NAME_AS_A_LAYOUT: "say what each file shows",
     Mend.MOVE_TO_ITS_PATIENT: "it is not used unless you say what it shows",
     Mend.PART_THE_PATIENTS: "check that they are one patient's",
-    Mend.PREPARE: "skull-strip and register them",
+    Mend.PREPARE: f"switch on “{PREPARE_BOX}”, or register and skull-strip them",
     Mend.STRIP: "skull-strip them first",
     Mend.FREE_MEMORY: "try smaller images",
     Mend.REPORT: "please report it",

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from data.case import Case, ImageSource
+from data.case import DICOM, Case, ImageSource
 from data.errors import InputError, SegmentationError
 from data.find.naming import MODALITIES, REFERENCE
 from data.find.recognise import ConventionChoice, choose_conventions, read_label_values
 from data.io.read import read_header
 from data.io.suffixes import SLICE_SUFFIXES, split_suffix
+from data.plausibility import Impression, doubts, shows_head
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
-from pipeline.web.compute.advice import FOLDER, SAY_CONVENTION, for_page, shown_names, with_names
+from pipeline.web.compute.advice import FOLDER, PREPARE_BOX, SAY_CONVENTION, for_page, shown_names, with_names
 
 FILES = Path("files")
 Request = dict[str, Any]
@@ -37,10 +38,11 @@ def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = F
     images: dict[str, ImageSource] = {}
     for source in record["sources"]:
         if source["role"] is not None:
-            paths = [FILES / name for name in source["files"]]
-            if linked and len(paths) == 1 and source["channel"] is None:
-                paths = [_link(paths[0], folder / (source["role"] + split_suffix(paths[0].name)[1]))]
-            images[source["role"]] = ImageSource(tuple(paths), source["channel"])
+            image = _image_of(source)
+            if linked and len(image.paths) == 1 and source["channel"] is None and not image.series:
+                path = _link(image.paths[0], folder / (source["role"] + split_suffix(image.paths[0].name)[1]))
+                image = replace(image, paths=(path,))
+            images[source["role"]] = image
     reference = images.pop(REFERENCE, None)
     ordered = {modality: images[modality] for modality in MODALITIES if modality in images}
     conventions = tuple(record["conventions"])
@@ -56,6 +58,11 @@ def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = F
         conventions=conventions,
         warnings=tuple(record["notes"]),
     )
+
+
+def _image_of(source: Mapping[str, Any]) -> ImageSource:
+    paths = tuple(FILES / name for name in source["files"])
+    return ImageSource(paths, source["channel"], series=source["series"])
 
 
 def _link(stored: Path, path: Path) -> Path:
@@ -83,8 +90,20 @@ def check(request: Request) -> dict[str, Any]:
     choice = _convention(case, chosen, max_voxels)
     # Without a reference the page needs no convention, and it says itself which images are missing.
     asked = choice if case.reference else replace(choice, error=None)
-    seen = inspect_case(case, asked, True, False, max_voxels, advises=False)
+    impressions: dict[str, Impression] = {}
+    usual = case.layout == DICOM  # each series has a grid of its own
+    seen = inspect_case(
+        case, asked, True, False, max_voxels, advises=False, tells_grids=not usual, impressions=impressions
+    )
     problems, warnings = list(seen["problems"]), list(seen["warnings"])
+    problems += [sentence for role, sentence in record["ties"] if role not in case.images]
+    unready = ""
+    if chosen is not None and chosen.expects_brain_alone and any(map(shows_head, impressions.values())):
+        # Of a head these doubts say what the preparation mends.
+        mended = {*doubts(impressions, skull_stripped=True)} - {*doubts(impressions, skull_stripped=False)}
+        warnings = [text for text in warnings if text not in mended]
+        unready, unmet = _head(record["prepare"])
+        problems += unmet
     if not case.images:
         problems = ["nothing is assigned: say what each file shows (T1, T1c, T2 or FLAIR)"]
     elif not fitting:
@@ -107,6 +126,7 @@ def check(request: Request) -> dict[str, Any]:
     return {
         "sources": [source | {"problem": source["problem"] and said(source["problem"])} for source in sources],
         "missing": missing,
+        "unready": unready,
         "problems": [said(text) for text in problems],
         "warnings": [said(text) for text in warnings],
         "can_run": not problems and chosen is not None,
@@ -115,6 +135,20 @@ def check(request: Request) -> dict[str, Any]:
         "convention": choice.name,
         "voxels": int(np.prod(shape)) if shape else 0,
     }
+
+
+def _head(prepare: str) -> tuple[str, list[str]]:
+    """Return what will be done with a head, and why it cannot be done."""
+    from transforms.skull import is_installed  # torch, which a check does without otherwise
+
+    head = "the images show the head with its skull"
+    if not is_installed():
+        return "", [
+            f"{head}, which this server cannot remove (the extra `raw` is not installed); skull-strip them first"
+        ]
+    if prepare == "off":
+        return head, [f"{head}, and the model expects the brain alone; switch on “{PREPARE_BOX}”, or skull-strip them"]
+    return head, []
 
 
 def _fits(model: Checkpoint, case: Case) -> bool:
@@ -178,13 +212,15 @@ def _unknown_spacing(case: Case, seen: dict[str, Any]) -> list[str]:
 def _looked_at(source: dict[str, Any], seen: dict[str, Any], said: Sequence[str], max_voxels: int) -> dict[str, Any]:
     known = {key: source[key] for key in ("id", "role")} | {"problem": None}
     paths = [FILES / name for name in source["files"]]
+    if source["series"] and source["role"] is None:  # its reasons say why it is left aside
+        return known | {"shape": None, "spacing_mm": None, "orientation": None}
     if (image := seen["images"].get(source["role"])) is not None:
         problem = (
             next((text for text in said if text.startswith(f"{paths[0]}: ")), None) if not image["shape"] else None
         )
         return known | {key: image[key] for key in ("shape", "spacing_mm", "orientation")} | {"problem": problem}
     try:
-        grid = read_header(ImageSource(tuple(paths), source["channel"]), max_voxels=max_voxels).grid
+        grid = read_header(_image_of(source), max_voxels=max_voxels).grid
     except InputError as error:
         return known | {"shape": None, "spacing_mm": None, "orientation": None, "problem": str(error)}
     spacing = [round(s, 6) for s in grid.spacing_mm] if grid.spacing_known else None

@@ -23,12 +23,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.case import ImageSource
+from data.case import MODALITIES, ImageSource
 from data.errors import InputError, UsageError, explain
 from data.folder_names import unique_folder_names
 from data.io.read import read_header, read_label_map, write_label_map, write_text_atomically
 from data.labels import count_labels, load_convention
-from data.output_names import MASK, PREVIEW, REPORT, RUN_RECORD, result_path, result_paths, state_file
+from data.output_names import (
+    BRAIN,
+    MASK,
+    PREVIEW,
+    REPORT,
+    RUN_RECORD,
+    TRANSFORM,
+    result_path,
+    result_paths,
+    state_file,
+)
 from data.references import strange_labels
 from data.regular_file import read_json_object
 from pipeline.execute.lock import remove_temporary_files
@@ -78,6 +88,7 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
 
     Raises SegmentationError with its reason.
     """
+    from pipeline.export.formats import possible_outputs
     from pipeline.options import SegmentOptions
     from pipeline.segment.run import segment_cases
     from pipeline.segment.state import read_state
@@ -89,8 +100,14 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     remove_temporary_files(Path())  # the zip of a run that was stopped
     set_edits_aside()
     case = case_of(record, INPUT, linked=True)
+    outputs, left_out = possible_outputs(case.images.values())
     options = SegmentOptions(
-        models=(request["model"],), missing="zero", save_probabilities=True, max_voxels=request["max_voxels"]
+        models=(request["model"],),
+        missing="zero",
+        save_probabilities=True,
+        max_voxels=request["max_voxels"],
+        prepare=record["prepare"],
+        outputs=outputs,
     )
     report = segment_cases([case], OUTPUT, options, on_stage=emit)
     row = {str(key): value for key, value in report.iloc[0].to_dict().items()}
@@ -102,7 +119,8 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     mask = result_path(OUTPUT, name, MASK, flat=False)
     row["reason"], row["flags"] = (with_places(str(row[key] or ""), _LINKED) for key in ("reason", "flags"))
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
-    outcome = Outcome(mask, row, regions, lesions, case.images, case.reference)
+    said = (left_out,) if left_out else ()
+    outcome = Outcome(mask, row, regions, lesions, case.images, case.reference, said)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
 
 
@@ -152,8 +170,9 @@ def open_earlier(request: Request) -> dict[str, Any]:
     mask = _taken(found.case.reference.paths[0], root)
     if mask is None:
         raise InputError(f"{request['about']}: its mask is a link out of the results; put the file itself there")
-    for path in result_paths(root, found.folder, PREVIEW):
-        _taken(path, root)
+    for what in (PREVIEW, BRAIN, *(f"{TRANSFORM}_{modality}" for modality in MODALITIES)):
+        for path in result_paths(root, found.folder, what):
+            _taken(path, root)
     for name in OF_A_RUN:
         _taken(root / name, root)
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])

@@ -16,15 +16,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.case import ImageSource
+from data.case import GRID_ORDER, MODALITIES, ImageSource
 from data.errors import InputError
 from data.grid import Grid
 from data.io.read import Volume, atomic_write, read_label_map
 from data.labels import LabelConvention, Mask, load_convention
+from data.output_names import BRAIN, EXPORTS, MASK, TRANSFORM
 from data.references import voxels_on
 from data.regular_file import read_regular_file
 from pipeline.report.colours import label_colours, region_colour
@@ -33,6 +34,9 @@ from pipeline.score.catalogue import Place, report_name, shown_in
 from pipeline.score.tables import LARGEST_TABLE
 from pipeline.web.compute.advice import for_page
 from pipeline.web.compute.view import lesion_centres, write_view
+
+if TYPE_CHECKING:  # it imports SimpleITK
+    from transforms.register import Move
 
 ZIP_NAME = "everything.zip"
 SHOWN_LESIONS = 100
@@ -53,7 +57,16 @@ _WHAT = {
     "report.html": "the report, one page that works anywhere",
     "labels.txt": "label names for ITK-SNAP",
     "labels.ctbl": "label names for 3D Slicer",
+    "brain": "the brain that was found in the head",
 }
+_FORMATS = {
+    "seg-nrrd": "the mask for 3D Slicer, with names and colours",
+    "dicom-seg": "the mask as DICOM-SEG, filed under the patient's name",
+    "rtstruct": "the contours as RTSTRUCT, filed under the patient's name",
+    "sr": "volumes and diameters as a DICOM report, filed under the patient's name",
+    "pdf": "one page to print: picture, volumes, warnings",
+}
+_OFFERED = (".gz", ".png", ".nrrd", ".dcm", ".pdf", ".txt")
 _SHOWN = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 
 
@@ -70,6 +83,8 @@ class Outcome:
     images : modality -> source
         Those that are still there.
     reference : ImageSource, optional
+    left_out : tuple of str
+        Formats of the mask that were not written, and why.
     """
 
     mask: Path
@@ -78,6 +93,7 @@ class Outcome:
     lesions: list[dict[str, Any]]
     images: Mapping[str, ImageSource]
     reference: ImageSource | None
+    left_out: tuple[str, ...] = ()
 
 
 def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, Any]:
@@ -110,6 +126,8 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
     shown = [_region(region, m, mask.grid, row, regions, lesions) for region, m in masks.items()]
     scores_shown = [metric for metric in shown_in(Place.WEB) if any(item[metric.key] is not None for item in shown)]
     view_folder.mkdir(parents=True, exist_ok=True)
+    moves, brain = _preparation(outcome.mask, mask, max_voxels)
+    view = write_view(outcome.images, mask, masks, truth, view_folder, max_voxels, moves=moves, brain=brain)
     return {
         "status": row.get("status", "ok"),
         "reason": for_page(str(row.get("reason") or "")),
@@ -129,7 +147,39 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
             for metric in scores_shown
         ],
         "has_reference": truth is not None or bool(scores_shown),
-        "view": write_view(outcome.images, mask, masks, truth, view_folder, max_voxels),
+        "view": view,
+        "preparation": _prepared(row, outcome.images, moves, brain),
+        "left_out": list(outcome.left_out),
+    }
+
+
+def _preparation(path: Path, mask: Volume, max_voxels: int) -> tuple[dict[str, Move], Mask | None]:
+    """Read the moves and the brain that a run has left beside a mask."""
+    stem = path.name.removesuffix(".nii.gz").removesuffix(f"_{MASK}")
+    found = {modality: path.with_name(f"{stem}_{TRANSFORM}_{modality}.txt") for modality in MODALITIES}
+    kept = {modality: move for modality, move in found.items() if move.is_file()}
+    brain_path = path.with_name(f"{stem}_{BRAIN}.nii.gz")
+    brain = None
+    if brain_path.is_file():
+        brain = voxels_on(read_label_map(ImageSource((brain_path,)), max_voxels=max_voxels), mask.grid)
+    if not kept:
+        return {}, None if brain is None else brain != 0
+    from transforms.register import read_move
+
+    return {modality: read_move(move) for modality, move in kept.items()}, None if brain is None else brain != 0
+
+
+def _prepared(
+    row: Mapping[str, Any], images: Mapping[str, ImageSource], moves: Mapping[str, Move], brain: Mask | None
+) -> dict[str, Any] | None:
+    if not row.get("prepared"):
+        return None
+    return {
+        "reference": next((name for name in GRID_ORDER if name in images and name not in moves), ""),
+        "moves": {
+            name: {"mm": round(move.moved_mm, 1), "degrees": round(move.degrees, 1)} for name, move in moves.items()
+        },
+        "stripped": brain is not None,
     }
 
 
@@ -234,7 +284,7 @@ def offer(output: Path, folder: Path, mask: Path, *, of_a_run: bool = False) -> 
     which the case was one of many.
     """
     names = {mask.name: mask}
-    names |= {path.name: path for path in sorted(mask.parent.glob("*")) if path.suffix in (".gz", ".png")}
+    names |= {path.name: path for path in sorted(mask.parent.glob("*")) if path.suffix in _OFFERED}
     names |= {name: output / name for name in _WHAT if (output / name).is_file()}
     names |= {path.name: path for path in sorted((folder / "edits").glob("*")) if path.suffix in (".gz", ".json")}
     _write_zip(folder / ZIP_NAME, names)
@@ -258,6 +308,10 @@ def _what_is(name: str, of_a_run: bool) -> str:
         return "of an earlier result: " + _what_is(earlier[1], of_a_run)
     if name.startswith("edited-"):
         return "mask with changes by hand" if name.endswith(".gz") else "where the edited mask comes from"
+    if export := next((text for key, text in _FORMATS.items() if name.endswith(f"_{EXPORTS[key]}")), None):
+        return export
+    if moved := re.search(rf"_{TRANSFORM}_([a-z0-9]+)\.txt$", name):
+        return f"move of {_SHOWN.get(moved[1], moved[1])} onto the mask's image, for ITK"
     stem = name.removesuffix(".nii.gz").removesuffix(".png")
     for mark, text in (("_prob_", "probability of "), ("_uncertainty_", "uncertainty of ")):
         if mark in stem:

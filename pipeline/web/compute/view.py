@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cc3d
 import nibabel as nib
@@ -24,6 +24,12 @@ from pipeline.report.preview import largest_lesion_centre
 from pipeline.score.lesions import find_lesions
 from transforms.postprocess import bounding_box
 
+if TYPE_CHECKING:  # it imports SimpleITK
+    from transforms.register import Move
+
+BRAIN_BIT = 7
+"""Bit of the prediction's file that tells the brain; the regions have those below."""
+
 
 def write_view(
     images: Mapping[str, ImageSource],
@@ -32,15 +38,19 @@ def write_view(
     truth: Mapping[str, Mask] | None,
     folder: Path,
     max_voxels: int,
+    *,
+    moves: Mapping[str, Move] | None = None,
+    brain: Mask | None = None,
 ) -> dict[str, Any]:
     """Write the viewer's files to ``folder``.
 
-    Returns their description for the API, with file names in place of URLs.
+    Returns their description for the API, with file names in place of URLs. Images are shown where their ``moves``
+    laid them, and ``brain``, on the mask's grid, is a bit of the prediction.
 
     All lie on one crop of the mask's grid: to the heads and masks, with a margin of two voxels. An image on another
     grid is resampled for this; one that cannot be brought onto the mask's is left out.
     """
-    backgrounds = _backgrounds(images, mask.grid, max_voxels)
+    backgrounds = _backgrounds(images, mask.grid, max_voxels, moves or {})
     filled = np.zeros(mask.grid.shape, dtype=bool)
     for array in (*backgrounds.values(), *masks.values(), *(truth or {}).values()):
         filled |= array != 0
@@ -53,7 +63,11 @@ def write_view(
         grey, low, high = _eight_bits(array[box])
         windows[modality] = [low, high]
         _write(folder / f"{modality}.nii.gz", grey, affine, (high - low) / 255, low)
-    _write(folder / "prediction.nii.gz", _bits(masks, regions, box), affine)
+    packed = _bits(masks, regions, box)
+    has_brain = brain is not None and len(regions) <= BRAIN_BIT
+    if brain is not None and has_brain:
+        packed |= brain[box].astype(np.uint8) << BRAIN_BIT
+    _write(folder / "prediction.nii.gz", packed, affine)
     if truth is not None:
         _write(folder / "reference.nii.gz", _bits(truth, regions, box), affine)
     whole = next((m for m in [*masks.values(), *(truth or {}).values()] if m.any()), filled)
@@ -67,23 +81,27 @@ def write_view(
         "centre_mm": [round(float(v), 3) for v in centre],
         "windows": windows,
         "offset": [int(s.start) for s in box],
+        "brain": BRAIN_BIT if has_brain else None,
     }
 
 
-def _backgrounds(images: Mapping[str, ImageSource], grid: Grid, max_voxels: int) -> dict[str, NDArray[Any]]:
+def _backgrounds(
+    images: Mapping[str, ImageSource], grid: Grid, max_voxels: int, moves: Mapping[str, Move]
+) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     for modality in sorted(images, key=lambda name: MODALITIES.index(name) if name in MODALITIES else 9):
         try:
             volume = read_volume(images[modality], max_voxels=max_voxels)
         except InputError:  # the run's warnings name it
             continue
-        array = voxels_on(volume, grid)
+        place = moves[modality].lay(volume.grid) if modality in moves else volume.grid
+        array = voxels_on(volume, grid) if modality not in moves else None
         if array is None and grid.spacing_known and volume.grid.spacing_known:
             import torch
 
             from transforms.restore import resample_to
 
-            array = resample_to(torch.from_numpy(np.ascontiguousarray(volume.array))[None], volume.grid, grid)[
+            array = resample_to(torch.from_numpy(np.ascontiguousarray(volume.array)).float()[None], place, grid)[
                 0
             ].numpy()
         if array is not None:

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.case import Case, ImageSource
+from data.case import DICOM, Case, ImageSource
 from data.errors import InputError
 from data.find.discover import cases_of_names
 from data.find.naming import MODALITIES, REFERENCE, match_volume
 from data.find.places import Names
 from data.find.recognise import with_segment_names
+from data.find.tree import is_dicom_file
 from data.io.read import read_header
-from data.io.suffixes import SLICE_SUFFIXES, split_suffix
+from data.io.suffixes import SLICE_SUFFIXES, VOLUME_SUFFIXES, split_suffix
 from pipeline.web.compute.advice import with_places
+from pipeline.web.intake.examination import take_examination
 from pipeline.web.intake.unpack import MAX_ENTRIES, is_archive, unpack_zip
 from pipeline.web.names import Received, clean_name, quoted
 from pipeline.web.store import Source
@@ -51,7 +53,7 @@ class Stored:
 class Intake:
     """Recognised upload, from which a case starts.
 
-    ``notes`` are what the recognition doubts.
+    ``notes`` are what the recognition doubts, ``ties`` as of :class:`pipeline.web.store.CaseRecord`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Intake:
     layout_reason: str
     conventions: tuple[str, ...]
     notes: tuple[str, ...]
+    ties: tuple[tuple[str, str], ...] = ()
 
 
 def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, max_voxels: int) -> Intake:
@@ -81,6 +84,9 @@ def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, ma
         many folders.
     """
     files, label = _unpacked(received, max_unpacked)
+    pictures = [item for item in files if is_dicom_file(str(item.path), item.name)]
+    if pictures:
+        return _with_examination(pictures, [item for item in files if item not in pictures], folder, max_voxels)
     usable = [item for item in files if _is_used(item)]
     unused = [item for item in files if not _is_used(item)]
     usable, notes = _each_once(usable)
@@ -92,6 +98,44 @@ def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, ma
     found = recognise(stored, folder, label, max_voxels)
     notes += [f"not used: {_listed([item.name for item in unused])}"] if unused else []
     return replace(found, notes=(*found.notes, *notes))
+
+
+def _with_examination(
+    pictures: Sequence[Received], others: Sequence[Received], folder: Path, max_voxels: int
+) -> Intake:
+    """Take in a DICOM examination, with volumes such as a reference beside it.
+
+    Pictures and texts beside it are of the export, and their names may be the patient's: they are counted alone.
+    """
+    found = take_examination(pictures, folder)
+    volumes = [item for item in others if split_suffix(item.name)[1] in VOLUME_SUFFIXES and _is_used(item)]
+    for item in others:
+        if item not in volumes:
+            item.path.unlink()
+    volumes, notes = _each_once(volumes)
+    unused = len(others) - len(volumes)
+    notes += [f"{unused} files beside the DICOM files are not used"] if unused else []
+    beside: Intake | None = None
+    if volumes:
+        stored = [_kept(item, folder, len(pictures) + number) for number, item in enumerate(volumes, 1)]
+        beside = recognise(stored, folder, found.name, max_voxels)
+        notes += beside.notes
+    taken = {source.role for source in found.sources}
+    more = (
+        [replace(source, role=None if source.role in taken else source.role) for source in beside.sources]
+        if beside
+        else []
+    )
+    sources = [*found.sources, *more]
+    return Intake(
+        name=found.name,
+        sources=tuple(replace(source, id=str(number)) for number, source in enumerate(sources, 1)),
+        layout=DICOM,
+        layout_reason=found.reason,
+        conventions=beside.conventions if beside else (),
+        notes=(*found.notes, *notes),
+        ties=found.ties,
+    )
 
 
 def _is_used(item: Received) -> bool:
@@ -112,8 +156,8 @@ def _nothing(unused: Sequence[str]) -> str:
     if not unused:
         return "the upload holds no file; drop the patient's images (.nii, .nii.gz, .mha, .tif, .png) or a .zip of them"
     return (
-        f"no image among {_listed(unused)}; drop NIfTI (.nii, .nii.gz), .mha, .tif or .png files, or a .zip of them "
-        "(export DICOM as NIfTI first)"
+        f"no image among {_listed(unused)}; drop DICOM, NIfTI (.nii, .nii.gz), .mha, .tif or .png files, or a .zip of "
+        "them"
     )
 
 

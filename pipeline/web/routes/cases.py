@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from data.find.naming import REFERENCE
 from pipeline.web import schema
 from pipeline.web.context import NO_CASE, Context, OwnCase, Shared
 from pipeline.web.jobs import is_finished
@@ -50,13 +51,14 @@ async def change(request: Request, case_id: str, changes: schema.Changes, contex
         record = replace(record, name=one_line(changes.name) or record.name)
     if changes.model is not None and changes.model not in context.checkpoints:
         raise HTTPException(422, f"there is no model {changes.model!r}; choose among {', '.join(context.checkpoints)}")
-    if not changes.roles and changes.model is None:
+    if not changes.roles and changes.model is None and changes.prepare is None:
         return context.reply(await context.store.put(record))
     if not record.sources:
         raise HTTPException(409, "this is an earlier result, whose images are assigned for good")
     record = _with_roles(record, dict(changes.roles))
     wanted = changes.model or record.wanted_model
-    record = await context.jobs.recheck(replace(record, wanted_model=wanted))
+    prepare = changes.prepare or record.prepare
+    record = await context.jobs.recheck(replace(record, wanted_model=wanted, prepare=prepare))
     settled = await context.jobs.settled(case_id, 0.8, lambda r: r.state != "checking")
     return context.reply(settled or record)
 
@@ -131,6 +133,8 @@ def _with_roles(record: CaseRecord, roles: dict[str, Any]) -> CaseRecord:
     known = {source.id for source in record.sources}
     if unknown := sorted(set(roles) - known):
         raise HTTPException(422, f"the case has no file {unknown[0]!r}; its files are {', '.join(sorted(known))}")
+    if any(source.series and roles.get(source.id) == REFERENCE for source in record.sources):
+        raise HTTPException(422, "a DICOM series is no reference mask; give the mask as NIfTI")
     given = [role for role in roles.values() if role is not None]
     if len(set(given)) < len(given):
         twice = next(role for role in given if given.count(role) > 1)

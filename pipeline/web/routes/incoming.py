@@ -44,7 +44,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     response_model=schema.CaseInfo,
     responses=_REFUSALS,
     openapi_extra=_UPLOAD,
-    summary="Upload one patient: images, slices, or a .zip of them",
+    summary="Upload one patient: images, a DICOM examination, slices, or a .zip of them",
 )
 async def create(request: Request, context: Shared) -> Response:
     context.room_for_one(request.state.owner)
@@ -63,6 +63,7 @@ async def create(request: Request, context: Shared) -> Response:
         layout_reason=found["layout_reason"],
         conventions=tuple(found["conventions"]),
         notes=tuple(found["notes"]),
+        ties=tuple((role, sentence) for role, sentence in found["ties"]),
     )
     return context.reply(await context.admit(record), 201)
 

@@ -52,14 +52,15 @@ function messages(title, kind, texts) {
 }
 
 function filesTable(patient, actions) {
-  const heads = ["File", "Role", "Voxels", "Spacing (mm)", "Axes"];
+  const isDicom = patient.files.some(file => file.series);
+  const heads = [isDicom ? "Series" : "File", "Role", "Voxels", "Spacing (mm)", "Axes"];
   return el(
     "div.scroll",
     {tabIndex: 0, role: "region", "aria-label": "Files"},
     el(
       "table.files",
       {},
-      el("caption.unseen", {}, "The files of this patient and what each is taken for"),
+      el("caption.unseen", {}, "The images of this patient and what each is taken for"),
       el(
         "thead",
         {},
@@ -82,18 +83,19 @@ function fileRow(patient, file, actions) {
       id: `role-${file.id}`,
       onchange: () => actions.change({roles: {[file.id]: select.value || null}}),
     },
-    ...ROLES.map(role => el("option", {value: role}, roleName(role))),
+    ...(file.series ? MODALITIES : ROLES).map(role => el("option", {value: role}, roleName(role))),
     el("option", {value: ""}, "Not used"),
   );
   select.value = file.role ?? "";
   const hint = file.role && file.role === file.detected_role ? "recognised" : file.role ? "chosen" : "";
   return el(
     "tr",
-    {className: file.problem ? "broken" : ""},
+    {className: file.problem ? "broken" : file.series && !file.role ? "aside" : ""},
     el(
       "th",
       {scope: "row"},
       el("span.filename", {}, file.name),
+      file.reasons?.length ? el("small.reasons", {}, reasonsLine(file)) : null,
       file.problem
         ? el(
             "p.file-problem",
@@ -108,6 +110,36 @@ function fileRow(patient, file, actions) {
     el("td.number", {}, shape(file.shape)),
     el("td.number", {}, spacing(file.spacing_mm)),
     el("td", {}, file.orientation ?? "–"),
+  );
+}
+
+/** Why a DICOM series was taken for what it is, or left aside; a choice of the user's needs no reason. */
+function reasonsLine(file) {
+  if (file.role !== file.detected_role) return file.role ? "Chosen by hand" : "Left aside by hand";
+  const fate = file.role ? `Taken for ${roleName(file.role)}` : "Left aside";
+  return `${fate}: ${file.reasons.join(", ")}`;
+}
+
+/** Label of the box that has images prepared; the server's sentences name it. */
+const PREPARE = "Prepare the images where they need it";
+
+/** Images that are not registered or show the skull: prepared, unless the user says no. */
+function prepareBox(patient, actions) {
+  const box = el("input", {
+    type: "checkbox",
+    id: "prepare",
+    checked: patient.prepare !== "off",
+    onchange: () => actions.change({prepare: box.checked ? "auto" : "off"}),
+  });
+  const off = "Images that lie apart or show the skull are refused.";
+  const on = patient.unready
+    ? `Here ${patient.unready}: they are registered to each other, and the brain is cut out.`
+    : "Images that lie apart are registered to each other, and a skull is removed; what is ready stays as it is.";
+  return el(
+    "div.prepare",
+    {},
+    el("label.check", {}, box, PREPARE),
+    el("p.quiet-text", {}, patient.prepare === "off" ? off : on),
   );
 }
 
@@ -131,6 +163,7 @@ function runForm(patient, models, actions) {
         actions.run();
       },
     },
+    names.length || patient.prepare === "off" ? prepareBox(patient, actions) : null,
     names.length
       ? el("label", {}, "Model", model)
       : el("p.quiet-text", {}, hasRole ? "No model of this server fits these images." : chooseFirst(patient.files)),

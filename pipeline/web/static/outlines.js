@@ -12,11 +12,10 @@ const PLANES = [
  * Draw the lines that belong to what NiiVue shows now.
  * @param {CanvasRenderingContext2D} pen on a canvas that lies over NiiVue's
  * @param {any} nv NiiVue
- * @param {Array<{bits: Uint8Array, image: any, dashed: boolean}>} sides nothing is drawn for an empty list
- * @param {string[]} colours of the regions
- * @param {boolean[]} shown
+ * @param {Array<{bits: Uint8Array, image: any, dashed: boolean, lines: Array<[number, string]>}>} sides each line is a
+ *   bit and its colour; nothing is drawn for an empty list
  */
-export function drawOutlines(pen, nv, sides, colours, shown) {
+export function drawOutlines(pen, nv, sides) {
   const {canvas} = pen;
   if (canvas.width !== nv.canvas.width || canvas.height !== nv.canvas.height) {
     canvas.width = nv.canvas.width;
@@ -34,10 +33,9 @@ export function drawOutlines(pen, nv, sides, colours, shown) {
     pen.beginPath();
     pen.rect(left, top, width, height);
     pen.clip();
-    for (const {bits, image, dashed} of sides) {
+    for (const {bits, image, dashed, lines} of sides) {
       pen.setLineDash(dashed ? DASHES.map(length => length * scale) : []);
-      colours.forEach((colour, bit) => {
-        if (!shown[bit]) return;
+      for (const [bit, colour] of lines) {
         const line = path(loops(slice(bits, image, plane, tile.sliceFrac, bit)), place(nv, image, plane, tile));
         // A dark edge, so that a line is seen on a white brain and on a fill of its own colour.
         pen.strokeStyle = "rgb(0 0 0 / 60%)";
@@ -46,7 +44,7 @@ export function drawOutlines(pen, nv, sides, colours, shown) {
         pen.strokeStyle = colour;
         pen.lineWidth = 1.75 * scale;
         pen.stroke(line);
-      });
+      }
     }
     pen.restore();
   }

@@ -1,7 +1,7 @@
 // A finished case: the viewer beside what was measured, what to take away, and where the model comes from.
 
 import {el, swatch, announce} from "./dom.js";
-import {bytes, clock, duration, fixed, isNumber, measure, millilitres, regionName} from "./format.js";
+import {bytes, clock, duration, fixed, isNumber, measure, millilitres, regionName, roleName} from "./format.js";
 import {here} from "./api.js";
 import {editBar} from "./editing.js";
 import {markdown} from "./markdown.js";
@@ -41,6 +41,7 @@ export function resultPage(patient, models, actions) {
     "div.side",
     {},
     quality(result),
+    preparationPanel(result),
     viewer ? regionsPanel(result, viewer) : null,
     lesionsPanel(result, viewer),
     downloads,
@@ -85,6 +86,36 @@ function quality(result) {
         ),
     result.spacing_known === false
       ? el("p", {}, "The files do not say how large a voxel is: millimetres and millilitres are not known.")
+      : null,
+  );
+}
+
+/** What was done to images that were not ready: the moves, and the brain that was kept. */
+function preparationPanel(result) {
+  const {preparation} = result;
+  if (!preparation) return null;
+  const moves = Object.entries(preparation.moves);
+  const rows = moves.map(([modality, {mm, degrees}]) =>
+    el(
+      "tr",
+      {data: {modality}},
+      el("th", {scope: "row"}, roleName(modality)),
+      el("td.number", {}, fixed(mm, 1)),
+      el("td.number", {}, fixed(degrees, 1)),
+    ),
+  );
+  const onto = roleName(preparation.reference);
+  const heads = [["Image"], ["Moved mm", "By how much the middle was moved"], ["Turned °", "Angle of the turn"]];
+  return el(
+    "section.panel.preparation",
+    {},
+    el("h2", {}, "Preparation"),
+    moves.length
+      ? el("p.quiet-text", {}, `Registered to ${onto}; the picture shows the images where they were laid.`)
+      : null,
+    moves.length ? table("Moves", heads, rows, "moves") : null,
+    preparation.stripped
+      ? el("p.quiet-text", {}, "The skull was removed: the model saw what lies inside the outline of the brain alone.")
       : null,
   );
 }
@@ -271,6 +302,7 @@ function downloadsPanel(result) {
     el("h2", {}, "Take away"),
     fileList(masks),
     whole ? el("p", {}, fileLink(whole, "a.button.primary"), el("span.quiet-text", {}, bytes(whole.bytes))) : null,
+    ...(result.left_out ?? []).map(text => el("p.quiet-text", {}, `${text}.`)),
     rest.length ? el("details", {}, el("summary", {}, `Each file (${rest.length})`), fileList(rest)) : null,
   );
 }

@@ -19,6 +19,9 @@ export const LAYOUTS = {
   render: {render: [0, 0, 1, 1]},
 };
 
+/** Of the outline of the brain that was cut out of a head. */
+export const BRAIN_COLOUR = "#f0e442";
+
 const GAP = 0.002;
 let library = null;
 
@@ -96,6 +99,7 @@ export async function openScene(canvas, lines, view, layout, listeners) {
       opacity: 0.45,
       outline: false,
       visible: true,
+      brain: typeof view.brain === "number",
     },
   };
   nv.onLocationChange = place =>
@@ -157,7 +161,7 @@ function drawTogether(scene, lines) {
     draw = nv.drawScene.bind(nv),
     pen = lines.getContext("2d");
   nv.drawScene = () => {
-    const {outline, side, visible, shown} = scene.state;
+    const {outline, side, visible, shown, brain} = scene.state;
     const isSeen = visible && !scene.editing;
     const shader = nv.sliceMMShader;
     // As lines, the planes show no area; the 3D view has a shader of its own and keeps it.
@@ -169,13 +173,18 @@ function drawTogether(scene, lines) {
           outline ? side === name || side === "both" : side === "both" && name === "reference",
         )
       : [];
-    drawOutlines(
-      pen,
-      nv,
-      sides.map(([name, {bits, image}]) => ({bits, image, dashed: name === "reference"})),
-      scene.view.colours,
-      shown,
-    );
+    const borders = shown.flatMap((on, bit) => (on ? [[bit, scene.view.colours[bit]]] : []));
+    const layers = sides.map(([name, {bits, image}]) => ({
+      bits,
+      image,
+      dashed: name === "reference",
+      lines: borders,
+    }));
+    const {prediction} = scene.overlays;
+    // Below the regions' own lines, and not switched off with them: it belongs to the picture.
+    if (brain && !scene.editing)
+      layers.unshift({...prediction, dashed: false, lines: [[scene.view.brain, BRAIN_COLOUR]]});
+    drawOutlines(pen, nv, layers);
     return drawn;
   };
 }

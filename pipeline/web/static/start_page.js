@@ -44,8 +44,9 @@ export function startPage(actions) {
       el(
         "p",
         {},
-        "T1, contrast-enhanced T1, T2 and FLAIR as NIfTI files, a .zip of them, a BraTS folder or a stack of slices. " +
-          "One file alone works too, where a model takes it. A reference mask among them is compared with the result.",
+        "T1, contrast-enhanced T1, T2 and FLAIR: the DICOM folder of an examination, NIfTI files, a .zip of either, " +
+          "a BraTS folder or a stack of slices. One file alone works too, where a model takes it. A reference mask " +
+          "among them is compared with the result.",
       ),
       el(
         "div.actions",

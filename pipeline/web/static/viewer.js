@@ -1,6 +1,6 @@
 // The viewer: the canvas with its labels, the controls around it, the mouse and the keys.
 
-import {el, fill, segmented, announce} from "./dom.js";
+import {el, fill, segmented, announce, swatch} from "./dom.js";
 import {digitsFor, fixed, isNumber, listed, MODALITIES, regionName, roleName} from "./format.js";
 import * as scenes from "./scene.js";
 import {showWindow, windowFields, wireMouse} from "./windowing.js";
@@ -230,6 +230,8 @@ function overlayControls(viewer) {
       "prediction",
       value => change(viewer, {side: value}),
     );
+  const hasBrain = typeof viewer.view.brain === "number";
+  const brain = el("input", {type: "checkbox", checked: true, onchange: () => change(viewer, {brain: brain.checked})});
   const legend = el("p.quiet-text.legend", {hidden: true});
   queueMicrotask(() =>
     viewer.onChange(state => {
@@ -247,6 +249,7 @@ function overlayControls(viewer) {
     el("label.check", {}, visible, "Overlay"),
     style,
     el("label.slider", {}, "Opacity", opacity),
+    hasBrain ? el("label.check.brain", {}, brain, swatch(scenes.BRAIN_COLOUR), "Outline of the brain") : null,
     side || null,
     side ? legend : null,
   );
