@@ -63,7 +63,9 @@ def patient_id(case_id: str) -> str:
 
 
 def patient_and_time(case_id: str) -> tuple[str, str]:
-    """Return the patient that a case shows (see :func:`patient_id`), and the name of its time point.
+    """Return the patient that a case shows, and its time point's name.
+
+    The patient is that of :func:`patient_id`.
 
     ``BraTS-GLI-00009-001`` gives ``001``, ``sub-01/ses-2`` gives ``ses-2``; an id that says nothing of the kind gives
     ``""``.
@@ -96,7 +98,7 @@ def _is_time(parts: Sequence[str], index: int) -> bool:
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """Part a name into the patient's and the time point that follows it, ``""`` where none does."""
+    """Part a name into the patient's and its time point's, which may be ``""``."""
     for found in re.finditer("[-_. ]", name):
         if found.start() and _TIME.fullmatch(name, found.end()):
             return name[: found.start()], name[found.end() :]

@@ -21,6 +21,7 @@ from data.find.visits.dates import with_dates
 from data.folder_names import folder_name, unique_folder_names
 from data.same_patient import patient_id
 from pipeline.commands.named import manifest_cases
+from pipeline.commands.segment import require_known
 from pipeline.commands.terminal.lines import inspection_lines
 from pipeline.evaluate.visits import masks_of_cases, visits_of_masks
 from pipeline.inspect import inspect_cases
@@ -342,6 +343,16 @@ def test_folds_keep_a_patient_together_whatever_the_cases_are_called(tmp_path: P
     for fold in range(4):
         held_back = set(fold_split(ids, 4, fold, groups).validation)
         assert held_back & set(groups[0]) in (set(), set(groups[0]))
+
+
+def test_a_name_of_an_earlier_version_is_answered_with_the_one_of_now(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"Imaging/Patient-00{p}/week-044/T1.nii" for p in (1, 2)), "P3/t1.nii")
+    cases = discover_cases(tmp_path)
+    sentence = (
+        "no patient 'Imaging/Patient-001/week-044'; Imaging/Patient-001/week-044 is Patient-001_week-044 now; `ins"
+    )
+    with pytest.raises(UsageError, match=sentence):
+        require_known(cases, ["P3", "Imaging/Patient-001/week-044"])
 
 
 def output_of_a_run(root: Path, entries: dict[str, dict[str, object]]) -> None:

@@ -101,9 +101,9 @@ def _in_order(cases: list[Case], root: Path, *, on_disk: bool = False) -> list[C
 
 
 def _with_unique_ids(cases: list[Case], root: Path) -> tuple[list[Case], list[str]]:
-    """Give every case a name from its own path and files, and its patient; return the names of time points too.
+    """Give every case a name from its own path and files, and its patient.
 
-    Other cases do not change them, unless they have the very name.
+    The second list has the names of their time points. Other cases do not change them, unless they have the very name.
     """
     top = os.path.abspath(root)
     names = [_own_name(case, top) for case in cases]
@@ -144,7 +144,7 @@ def _own_name(case: Case, top: str) -> tuple[str, str, str]:
 
 
 def _path_name(case: Case, top: str) -> str:
-    """Return the name of a case by its path, a function of its own path and files.
+    """Return the name of a case by its path, a function of it alone.
 
     A public set's own name stands alone; any other patient is called after the path below the root, so that a later
     patient of the same folder name renames none.
@@ -164,7 +164,7 @@ def _path_name(case: Case, top: str) -> str:
 
 
 def _name_in_its_set(case: Case) -> str:
-    """Return the name that the files give a case where it is the set's own; else ``""``."""
+    """Return the name that a set's own files give a case, else ``""``."""
     layout = load_layouts().get(case.layout)
     sources = [*case.images.values(), *([case.reference] if case.reference else [])]
     if layout is None or layout.pattern is None or layout.kind == "numbered" or layout.name.startswith("generic"):

@@ -89,7 +89,10 @@ def folders_of_a_set(role: str | None = None) -> frozenset[str]:
 
 
 def holds_what_programs_made(name: str) -> bool:
-    """Tell whether a folder within a patient's is called after a program that wrote masks there (LUMIERE)."""
+    """Tell whether a folder is called after a program that wrote masks there.
+
+    LUMIERE has such folders within those of its patients.
+    """
     return any(name in layout.not_ours_folders for layout in load_layouts().values())
 
 

@@ -91,7 +91,7 @@ class Segment(SegmentOptions):
 
             cases = self._cases(given)
             hidden = self.input if not self.keep_identity and any(case.layout == DICOM for case in cases) else None
-            _require_known(cases, self.cases)
+            require_known(cases, self.cases)
             if shard:
                 cases = [case for case in cases if not self.cases or case.case_id in self.cases]
             options = SegmentOptions(**options_of(self, SegmentOptions))
@@ -151,7 +151,17 @@ class Merge:
         return conclude(report, self.output, self.quiet, console)
 
 
-def _require_known(cases: Sequence[Case], wanted: Sequence[str]) -> None:
-    unknown = [name for name in wanted if name not in {case.case_id for case in cases}]
+def require_known(cases: Sequence[Case], wanted: Sequence[str]) -> None:
+    """Refuse names that no case has. Raises :class:`data.errors.UsageError`."""
+    known = {case.case_id for case in cases}
+    unknown = [name for name in wanted if name not in known]
+    # Earlier versions joined patient and time point by a slash.
+    ends = {
+        name: [case for case in known if f"/{name}".replace("/", "_").endswith(f"_{case}")]
+        for name in unknown
+        if "/" in name
+    }
+    now = "".join(f"; {name} is {found[0]} now" for name, found in ends.items() if len(found) == 1)
     if unknown:
-        raise UsageError(f"--cases: no patient {', '.join(map(repr, unknown))}; `inspect` lists those that there are")
+        names = ", ".join(map(repr, unknown))
+        raise UsageError(f"--cases: no patient {names}{now}; `inspect` lists those that there are")

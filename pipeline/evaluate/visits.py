@@ -1,4 +1,4 @@
-"""Masks of visits, from a run's output or drawn by others, with patient and time point."""
+"""Masks of visits, of a run or by others, with patient and time point."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VisitMask:
 
 
 def visits_of_masks(root: Path) -> list[VisitMask]:
-    """Return the cases of a folder of masks, in the order in which it lists them.
+    """Return the cases of a folder of masks, in its own order.
 
     Patient and time point are those of run.json where `segment` wrote the folder, and follow from the names of others
     and of older runs.
@@ -93,7 +93,7 @@ def _one_of(name: str, items: Sequence[LabelMap]) -> VisitMask:
 
 
 def _linked(cases: Sequence[Case], run: Mapping[str, Any]) -> list[Case]:
-    """Return the cases with patients and time points: recorded ones, else those that names tell."""
+    """Return the cases with recorded patients and time points, else by names."""
     linked, found, unrecorded = [], {}, set[str]()
     for case in cases:
         entry = run.get(text_cell(case.case_id))

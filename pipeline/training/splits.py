@@ -135,7 +135,7 @@ def _counted(items: Sequence[str], what: str) -> str:
 
 
 def refuse_shared_files(split: Split, same: Iterable[Sequence[str]], source: Path | str) -> None:
-    """Refuse a split with the same image files, or one patient, in two of its lists.
+    """Refuse a split with equal image files, or one patient, in two lists.
 
     Raises
     ------

@@ -163,7 +163,10 @@ def _case(key: tuple[str, str], records: Sequence[Record], options: DicomOptions
 
 
 def _time_point(text: str, digits: str, alone: bool) -> TimePoint:
-    """Return the time point of a study: its date, and ``digits`` where the date is not known or that of another."""
+    """Return the time point of a study.
+
+    Its label is the date, with ``digits`` where another study has that date, and they alone where none is known.
+    """
     day = date_of(text)
     if day is None:
         return TimePoint(digits)

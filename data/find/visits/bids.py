@@ -23,7 +23,7 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def bids_moment(case: Case) -> tuple[datetime | None, list[str]]:
-    """Return when a BIDS case was scanned, and sentences about tables that do not tell.
+    """Return the moment of a BIDS case's scan, and warnings about its tables.
 
     ``scans.tsv`` of the subject or session tells of each image, of which the earliest counts; ``sessions.tsv`` of the
     session. A table that is not there, lacks the row or says ``n/a`` tells nothing. Both lie in the subject's folder.
@@ -59,7 +59,7 @@ def bids_moment(case: Case) -> tuple[datetime | None, list[str]]:
 
 
 def _folders(folder: Path) -> tuple[Path | None, Path | None]:
-    """Return the folders of the subject and of the session that hold a case's folder."""
+    """Return the folders of subject and session that hold a case's."""
     chain = [folder, *folder.parents]
     for index, place in enumerate(chain[:3]):
         if _SUBJECT.fullmatch(place.name):
@@ -95,7 +95,10 @@ def _rows(table: Path) -> Rows:
 
 @lru_cache(maxsize=64)
 def _read(table: Path, _time: int, _size: int) -> Rows:
-    """Return the rows of a table; it may hold anything, and one that is none has no rows."""
+    """Return the rows of a table.
+
+    It may hold anything, and one that is none has no rows.
+    """
     with suppress(OSError, ValueError, csv.Error):
         text = read_regular_file(table, _LARGEST).decode("utf-8-sig")
         return [

@@ -21,7 +21,7 @@ _FORMS = ({"case", "date"}, {"patient", "timepoint", "date"})
 
 
 def with_dates(cases: Sequence[Case], table: Path) -> list[Case]:
-    """Return the cases with the dates of a table, and in the order that follows from them.
+    """Return the cases with the dates and the order that a table gives.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def read_dates(table: Path, cases: Sequence[Case]) -> dict[str, datetime]:
 
 
 def _visits(cases: Sequence[Case], *, by_case: bool) -> dict[tuple[str, ...], list[str]]:
-    """Return the ids of cases by what a row may name them."""
+    """Return the ids of cases by the names that a row may give."""
     visits: dict[tuple[str, ...], list[str]] = {}
     for case in cases:
         key = (case.case_id,) if by_case else (case.patient, case.timepoint.label if case.timepoint else "")

@@ -45,7 +45,7 @@ def parse_date(text: str) -> datetime:
 
 
 def days_of(label: str) -> float | None:
-    """Return the days that the name of a time point tells, from a zero of its data set.
+    """Return the days in a time point's name, from a zero of its set.
 
     ``week-044-1`` gives 308, ``FU003d`` gives 3; None for other names, months among them, which differ in length.
     """
@@ -56,17 +56,23 @@ def days_of(label: str) -> float | None:
 
 
 def is_follow_up(label: str) -> bool:
-    """Tell whether a time point is counted in days from a baseline without a name of its own (UCSF-PDGM)."""
+    """Tell whether a label counts days from a baseline that has none (UCSF-PDGM)."""
     return re.fullmatch("FU[0-9]+d", label) is not None
 
 
 def place_of(label: str) -> tuple[bool, tuple[tuple[int, int, str], ...]]:
-    """Return the sorting key of a time point's name: words for a baseline come first, numbers count as numbers."""
+    """Return the sorting key of a time point's name.
+
+    Words for a baseline come first, and numbers count as numbers.
+    """
     return not _FIRST.fullmatch(label), natural_key(label)
 
 
 def are_numbered(labels: list[str]) -> bool:
-    """Tell whether names give an order: all alike but for their numbers, with or without a baseline before them."""
+    """Tell whether the numbers in names give an order.
+
+    The names are alike but for their numbers; a baseline may come before them.
+    """
     others = [label for label in labels if not _FIRST.fullmatch(label)]
     alike = len({re.sub("[0-9]+", "0", label) for label in others}) < 2
     return alike and len(labels) - len(others) < 2 and all(re.search("[0-9]", label) for label in others)

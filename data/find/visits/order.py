@@ -35,7 +35,7 @@ def found_in_name(label: str) -> Found:
 
 
 def evidence_of(point: TimePoint) -> Found:
-    """Return what a time point tells of itself, whatever its order."""
+    """Return the evidence that a time point holds of itself."""
     # Days of a discovery count from the patient's first visit for all, or are not known.
     return Found(point.label, midnight(point.date), point.days if point.order_from == "days" else None)
 
@@ -46,7 +46,7 @@ def midnight(day: date | None) -> datetime | None:
 
 
 def with_time_points(cases: Sequence[Case], found: Mapping[str, Found]) -> list[Case]:
-    """Return the cases with their time points, in the order in which they were given.
+    """Return the cases with their time points, in their given order.
 
     Visits are ordered by their dates where all of a patient have one, else by days or weeks where all have these,
     else by the numbers in their names. Dates that are known of some alone do not make an order, unless they
@@ -104,7 +104,7 @@ def _ordered(told: Mapping[str, Found]) -> dict[str, TimePoint]:
 
 
 def _with_baseline(told: Mapping[str, Found]) -> Mapping[str, Found]:
-    """Let the one case without a label be the baseline of follow-ups that are counted from it (UCSF-PDGM)."""
+    """Let the one case without a label be the baseline of follow-ups (UCSF-PDGM)."""
     unnamed = [name for name, each in told.items() if not each.label and each.moment is None]
     others = [each for each in told.values() if each.label]
     if len(unnamed) != 1 or not others or not all(is_follow_up(each.label) for each in others):

@@ -94,7 +94,7 @@ def inspection_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _visit_lines(case: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the line of a case's patient and time point, where it says more than the case's name."""
+    """Yield the line of a case's patient and time point, where it has one."""
     if not case["timepoint"]:
         return
     told = [f"patient {case['patient']}", f"time point {case['timepoint']}"]
