@@ -25,7 +25,7 @@ from tools import doc_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SUBJECTS = ("segment", "evaluate", "train", "web", "results", "speed", "robustness", "house")
+SUBJECTS = ("segment", "evaluate", "train", "follow", "web", "results", "speed", "robustness", "house")
 DOCS = {subject: (ROOT / "docs" / f"{subject}.md").read_text(encoding="utf-8") for subject in SUBJECTS}
 PAGES = {"README.md": README} | {f"docs/{subject}.md": text for subject, text in DOCS.items()}
 OTHERS = ("CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md")

@@ -1,0 +1,1 @@
+"""Judgement of one visit against those before it: schedule, sums, bounds, words."""
