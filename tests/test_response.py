@@ -262,3 +262,11 @@ def test_thick_slices_count_in_2010_alone():
     lesion = replace(lesion_of("1=11x11", "ET"), measurable_2010=False)
     visits = [VisitMeasures("a", (lesion,), order=0), VisitMeasures("b", (), order=1)]
     assert [respond(visits, name).visits[1].category for name in ("rano2", "rano2010")] == ["CR", "SD"]
+
+
+def test_by_volume_the_test_of_shape_is_that_in_3d():
+    lesion = lesion_of("1=20x20", "ET")
+    plate, ball = (replace(lesion, measurable=flat, measurable_3d=not flat) for flat in (True, False))
+    for shape, expected in ((plate, ["CR", "SD"]), (ball, ["SD", "CR"])):
+        visits = [VisitMeasures("a", (shape,), order=0), VisitMeasures("b", (), order=1)]
+        assert [respond(visits, name).visits[1].category for name in ("rano2", "rano2-volume")] == expected
