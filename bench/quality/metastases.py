@@ -51,7 +51,7 @@ _TOUCHING = np.ones((3, 3), bool)
 
 
 def compare(mask: NDArray[np.bool_], lesion: NDArray[np.bool_], pixel_mm: float) -> dict[str, float]:
-    """Compare the mask of a slice with the one lesion that is marked on it.
+    """Compare a slice's mask with the one lesion marked on it.
 
     Parameters
     ----------

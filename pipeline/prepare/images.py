@@ -84,7 +84,7 @@ class Prepared:
         return "; ".join([*onto, *([f"skull removed ({self.stripped})"] if self.stripped else [])])
 
     def brain_on(self, grid: Grid) -> NDArray[np.bool_]:
-        """Return the voxels of a grid that lie in what was left of the images: the brain, once the skull is removed."""
+        """Return the voxels of a grid that lie in the brain."""
         shown = np.any([volume.array != 0 for volume in self.volumes.values()], axis=0)
         own = self.volumes[self.reference].grid
         share = resample_to(torch.from_numpy(shown.astype(np.float32))[None], own, grid)

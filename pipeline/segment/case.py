@@ -303,7 +303,7 @@ def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
 
 
 def _write_preparation(files: NewFiles, prepared: Prepared | None, native: ImageHeader) -> None:
-    """Keep the moves of images that were laid on another, and the brain that was found in a head."""
+    """Keep the moves of registered images, and the brain found in a head."""
     if prepared is None:
         return
     from transforms.register import write_move

@@ -50,7 +50,7 @@ class ResultEntry(BaseModel):
 
 
 class CaseFile(BaseModel):
-    """Image of a case: a file, a stack of slices, a 4D volume, or a DICOM series."""
+    """Image of a case: file, stack of slices, 4D volume or DICOM series."""
 
     id: str
     name: str

@@ -115,7 +115,7 @@ def stands_out(pixels: NDArray[np.float32], lesion: NDArray[np.bool_]) -> bool:
 
 
 def could_be_lesion(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return what of a slice is bright enough for a lesion, with what it surrounds and what borders on it.
+    """Return the pixels that are bright enough for a lesion, filled, with their border.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def _distance_mm(lesion: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def lesion_pairs(folder: Path) -> dict[str, tuple[str, Path, Path]]:
-    """Return patient, picture and mask of each slice with a visible lesion, by slice name.
+    """Return patient, picture and mask of the slices with a visible lesion.
 
     Raises
     ------

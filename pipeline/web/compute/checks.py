@@ -138,7 +138,7 @@ def check(request: Request) -> dict[str, Any]:
 
 
 def _head(prepare: str) -> tuple[str, list[str]]:
-    """Return what will be done with a head, and why it cannot be done."""
+    """Return the plan for a head, or the reason against it."""
     from transforms.skull import is_installed  # torch, which a check does without otherwise
 
     head = "the images show the head with its skull"

@@ -29,7 +29,7 @@ _NO_READER = (
 
 @dataclass(frozen=True)
 class Examination:
-    """Series of an upload, and what is to be said of them.
+    """Series of an upload, with remarks.
 
     ``name`` is a hash of PatientID; ``ties`` are (modality, sentence) of those for which a user must choose.
     """
