@@ -270,3 +270,12 @@ def test_by_volume_the_test_of_shape_is_that_in_3d():
     for shape, expected in ((plate, ["CR", "SD"]), (ball, ["SD", "CR"])):
         visits = [VisitMeasures("a", (shape,), order=0), VisitMeasures("b", (), order=1)]
         assert [respond(visits, name).visits[1].category for name in ("rano2", "rano2-volume")] == expected
+
+
+def test_a_region_that_was_not_measured_is_named():
+    case = case_of("rano-lgg", d0="1=40x25", d60="1=40x25")
+    case["measured"] = {"d0": ["WT"], "d60": ["WT"]}
+    row = respond_to(case).visits[1]
+    assert (row.category, "ET not measured: new lesions there are not seen" in row.reason) == ("SD", True)
+    case["measured"] = {"d0": ["ET"], "d60": ["ET"]}
+    assert [row.reason for row in respond_to(case).visits] == ["WT not measured", "WT not measured"]

@@ -18,7 +18,7 @@ from pipeline.follow.judging.period import judge_period
 from pipeline.follow.judging.rows import Response
 from pipeline.follow.judging.schedule import Period, Schedule, find_periods, in_time
 from pipeline.follow.judging.sums import lesions_until
-from pipeline.follow.judging.words import about, named_visit, size_words
+from pipeline.follow.judging.words import about, named_visit, size_words, why_not
 from pipeline.follow.measures import VisitMeasures
 from pipeline.follow.targets import Chosen, check_targets, choose_targets
 
@@ -105,7 +105,7 @@ def respond(
         schedule = in_time(visits)
         places = [index for index, visit in enumerate(schedule.visits) if usable(visit)]
         periods, notes = find_periods(schedule, clinical or Clinical(), baselines, usable)
-        rows = _before(schedule, rule, periods)
+        rows = _before(schedule, rule, judged, periods)
         for number, period in enumerate(periods):
             following = periods[number + 1] if number + 1 < len(periods) else None
             end = following.baseline + following.treatment if following else len(schedule.visits)
@@ -120,13 +120,14 @@ def respond(
     return _summed_up(patient, rule, judged, ordered, periods, (*schedule.notes, *notes))
 
 
-def _before(schedule: Schedule, rule: Criterion, periods: Sequence[Period]) -> dict[int, Response]:
+def _before(
+    schedule: Schedule, rule: Criterion, regions: Sequence[str], periods: Sequence[Period]
+) -> dict[int, Response]:
     """Return the rows of the visits before the first baseline: they get no category."""
     first = periods[0].baseline if periods else len(schedule.visits)
     rows = {}
     for index, visit in enumerate(schedule.visits[:first]):
-        where = f"before the baseline of {named_visit(schedule.visits[first])}" if periods else "no visit is evaluable"
-        reason = where if visit.evaluable and periods else visit.why_not or where
+        reason = why_not(visit, regions) or f"before the baseline of {named_visit(schedule.visits[first])}"
         rows[index] = Response(visit.label, visit.date, visit.days, rule.name, "NE", reason)
     return rows
 

@@ -13,7 +13,7 @@ from pipeline.follow.judging.rows import Response
 from pipeline.follow.judging.schedule import Period, Schedule, near
 from pipeline.follow.judging.side import Reference, Side, judge
 from pipeline.follow.judging.sums import lesions_until
-from pipeline.follow.judging.words import change, days_words, named_visit, percent, size_words
+from pipeline.follow.judging.words import change, days_words, named_visit, percent, size_words, why_not
 from pipeline.follow.measures import at_least
 
 
@@ -66,9 +66,7 @@ def judge_period(
     for index in indices:
         visit = schedule.visits[index]
         if index not in usable:
-            lacking = [region for region in regions if region not in visit.regions]
-            why = visit.why_not if not visit.evaluable else f"{' and '.join(lacking)} not measured"
-            course.rows[index] = _row(course, index, "NE", why or "not evaluable")
+            course.rows[index] = _row(course, index, "NE", why_not(visit, regions))
         elif schedule.gap(period.baseline, index) == 0:
             course.rows[index] = _row(course, index, "NE", "same day as the baseline: nothing to compare with")
         else:
@@ -99,7 +97,8 @@ def _judge_visit(course: _Course, index: int) -> None:
         sides.append(side)
     images, note = combine(sides)
     parts = [f"{s.region}: {s.category}, {s.reason}" if len(sides) > 1 else s.reason for s in sides]
-    if new := _new_elsewhere(course, index):
+    new, unseen = _new_elsewhere(course, index)
+    if new:
         images, parts = "PD", [new, *parts]
     dose, dose_then, state = (
         near(schedule, course.clinical, place, column)
@@ -110,7 +109,7 @@ def _judge_visit(course: _Course, index: int) -> None:
     if any(e.event == "leptomeningeal" and _between(course, e, index) for e in course.clinical.entries):
         overall, about_clinic, lacking, at_once = "PD", "clear leptomeningeal disease", [], True
     category = overall or images
-    parts += [each for each in (note, about_clinic) if each]
+    parts += [each for each in (unseen, note, about_clinic) if each]
     preliminary: bool | None = False
     if category == "PD":
         preliminary, words = _is_preliminary(course, index, at_once)
@@ -144,18 +143,23 @@ def _with_numbers(row: Response, course: _Course, sides: Sequence[Side]) -> Resp
     )
 
 
-def _new_elsewhere(course: _Course, index: int) -> str:
-    """Return words about a new lesion of another region: enhancement, in RANO-LGG."""
+def _new_elsewhere(course: _Course, index: int) -> tuple[str, str]:
+    """Return words about a new lesion of another region, and about one that lacks.
+
+    RANO-LGG asks for no new enhancement.
+    """
     visits = course.schedule.visits
+    unseen = ""
     for region in course.criterion.region_of_new:
         if region not in visits[index].regions or region not in visits[course.period.baseline].regions:
+            unseen = f"{region} not measured: new lesions there are not seen"
             continue
         lesions = lesions_until(course.criterion, region, visits[: index + 1])
         new = sorted(lesions.present(index) - lesions.present(course.period.baseline))
         if new:
             size = lesions.diameters(index, new[0])
-            return f"new lesion {new[0]} of {region}, {size[0]:.1f} x {size[1]:.1f} mm"
-    return ""
+            return f"new lesion {new[0]} of {region}, {size[0]:.1f} x {size[1]:.1f} mm", unseen
+    return "", unseen
 
 
 def _between(course: _Course, entry: ClinicalEntry, index: int | None) -> bool:

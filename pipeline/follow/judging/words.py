@@ -34,6 +34,14 @@ def change(value: float, reference: float) -> str:
     return f"{share:+.{decimals}f} %"
 
 
+def why_not(visit: VisitMeasures, regions: Iterable[str]) -> str:
+    """Return the reason why a visit gets no category; empty where it may."""
+    if not visit.evaluable:
+        return visit.why_not or "not evaluable"
+    lacking = [region for region in regions if region not in visit.regions]
+    return f"{' and '.join(lacking)} not measured" if lacking else ""
+
+
 def days_words(days: float) -> str:
     """Return a number of days in words."""
     return f"{days:g} day{'' if days == 1 else 's'}"
