@@ -387,7 +387,10 @@ def test_the_folder_of_a_run_gives_masks_with_patients_and_time_points(tmp_path:
 def test_masks_by_others_find_their_visits(tmp_path: Path) -> None:
     sessions(tmp_path / "data", "1", "2")
     cases = discover_cases(tmp_path / "data")
-    for place in ("masks/sub-01_ses-1.nii.gz", "old/sub-01/ses-1/seg.nii.gz"):
+    folder = "sub-01_ses-1-8661c327"  # of an earlier version
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.csv").write_text(f"case,folder,convention\nsub-01/ses-1,{folder},\n")
+    for place in ("masks/sub-01_ses-1.nii.gz", "old/sub-01/ses-1/seg.nii.gz", f"run/{folder}/{folder}_seg.nii.gz"):
         root = touch(tmp_path, place) / place.split("/")[0]
         found = masks_of_cases(cases, root)
         assert [found[case.case_id].mask for case in cases] == [tmp_path / place, None]
