@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from data.errors import InputError
 from data.grid import Grid
 from data.phantom.patient import draw_patient
-from transforms.register import Move, picture, read_move, register, write_move
+from transforms.register import Move, overlap, picture, read_move, register, small_move, write_move
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
@@ -109,6 +109,38 @@ def test_a_written_move_takes_the_same_places_to_the_same_places_in_itk(tmp_path
     (tmp_path / "p_xfm_t2.txt").write_text("no transform")
     with pytest.raises(InputError, match="p_xfm_t2.txt: is no rigid ITK transform"):
         read_move(tmp_path / "p_xfm_t2.txt")
+
+
+def test_what_is_left_out_on_either_side_has_no_say():
+    rng = np.random.default_rng(0)
+    grid = Grid((24, 24, 24), np.diag([4.0, 4.0, 4.0, 1.0]))
+    image = rng.uniform(1, 2, grid.shape)
+    block = (slice(8, 17),) * 3
+    other = image.copy()
+    other[block] = image[block][::-1]  # other values at each place, and the same ones in all
+    out = np.zeros(grid.shape, bool)
+    out[block] = True
+
+    def information(fixed, moving):
+        return small_move(fixed, moving)[1]
+
+    whole = [picture(each, grid) for each in (image, other)]
+    masked = [picture(each, grid, leave_out=out) for each in (image, other)]
+    here = information(masked[0], whole[0])
+    assert information(masked[0], whole[1]) == pytest.approx(here, abs=1e-9)
+    assert information(whole[0], masked[0]) == pytest.approx(information(whole[0], masked[1]), abs=1e-9)
+    assert abs(information(whole[0], whole[1]) - information(whole[0], whole[0])) > 0.01
+
+
+def test_content_that_overlaps_by_half_has_a_dice_of_a_half():
+    grid = Grid((24, 24, 24), np.diag([4.0, 4.0, 4.0, 1.0]))
+    block = np.zeros(grid.shape)
+    block[6:14, 6:14, 6:14] = 1
+    block[0, 0, 0] = 1.0  # so that the block is no image of one value
+    one = picture(block, grid)
+    assert overlap(one, one, Move(np.eye(4), np.zeros(3), 0.0)) == 1
+    assert overlap(one, one, Move(shift(16, 0, 0), np.zeros(3), 0.0)) == pytest.approx(0.5, abs=0.01)
+    assert overlap(one, one, Move(shift(400, 0, 0), np.zeros(3), 0.0)) == 0
 
 
 def test_an_image_of_nothing_is_left_where_it_is(patient, fixed):

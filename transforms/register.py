@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ TURNS_BELOW = 0.5
 """Mutual information in nats at the coarse level below which the header's position is given up for 24 turns."""
 MARGIN_MM = 12.0
 """Around the fixed image's voxels other than 0, in which the metric looks."""
+CONTENT = 0.05
+"""Of a picture's brightest: what is darker is outside."""
+TISSUE_MM = 3.0
+"""Around what is left out of the metric: the tissue that a tumour pushes, and a mask's doubtful border."""
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -83,18 +87,24 @@ class Picture:
         Averaged to voxels of about so many mm, values from 0 to 1.
     centre_mm : (3,) float64
         Of mass, LPS+.
+    left_out : dict of mm to SimpleITK image
+        1 where the metric does not look, on the same grids; empty where it looks everywhere.
     """
 
     levels: dict[float, Any]
     centre_mm: NDArray[np.float64]
+    left_out: dict[float, Any] = field(default_factory=dict)
 
 
-def picture(array: NDArray[Any], grid: Grid, levels: Sequence[float] = FINE_MM) -> Picture:
+def picture(
+    array: NDArray[Any], grid: Grid, levels: Sequence[float] = FINE_MM, *, leave_out: NDArray[np.bool_] | None = None
+) -> Picture:
     """Reduce an image for `register` and `small_move`.
 
     The array is (d1, d2, d3) of any number type.
 
-    Its brightest hundredth (vessels, fat) is cut off. An image of one value is all 0.
+    Its brightest hundredth (vessels, fat) is cut off. An image of one value is all 0. What changes between visits
+    and is to have no say, ``leave_out``, (d1, d2, d3) bool, is left out of the metric with `TISSUE_MM` around it.
     """
     shown = array[::2, ::2, ::2]
     shown = shown[shown != 0]
@@ -103,7 +113,8 @@ def picture(array: NDArray[Any], grid: Grid, levels: Sequence[float] = FINE_MM) 
     whole = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0), dtype=np.float32))
     _place(whole, grid)
     made = {mm: _shrunk(whole, grid, mm, low, float(high)) for mm in levels}
-    return Picture(made, _centre(made[max(levels)]))
+    left_out = {} if leave_out is None else {mm: _shrunk_mask(leave_out, grid, mm) for mm in levels}
+    return Picture(made, _centre(made[max(levels)]), left_out)
 
 
 def register(fixed: Picture, moving: Picture) -> Move:
@@ -130,6 +141,16 @@ def small_move(fixed: Picture, moving: Picture) -> tuple[Move, float]:
     """
     here = _information(fixed, moving, np.eye(4), COARSE_MM)
     return _move(fixed, *_search(fixed, moving, np.eye(4), COARSE_MM)), here
+
+
+def overlap(fixed: Picture, moving: Picture, move: Move) -> float:
+    """Return the Dice of both images' content on the coarsest grid, the moving one laid on the fixed; 0 of nothing."""
+    mm = max(fixed.levels)
+    there = _euler(_LPS @ move.matrix @ _LPS, fixed.centre_mm)
+    shown = fixed.levels[mm] > CONTENT
+    laid = sitk.Resample(moving.levels[mm] > CONTENT, shown, there, sitk.sitkNearestNeighbor)
+    one, other = (np.asarray(sitk.GetArrayViewFromImage(mask), bool) for mask in (shown, laid))
+    return 2 * int((one & other).sum()) / max(int(one.sum()) + int(other.sum()), 1)
 
 
 def write_move(path: Path, move: Move) -> None:
@@ -174,10 +195,24 @@ def _place(image: Any, grid: Grid) -> None:
 
 
 def _shrunk(whole: Any, grid: Grid, mm: float, low: float, high: float) -> Any:
-    factors = [max(1, min(round(mm / own), n)) for own, n in zip(grid.spacing_mm, grid.shape, strict=True)]
-    small = sitk.BinShrink(whole, factors) if max(factors) > 1 else whole
+    small = _averaged(whole, grid, mm)
     scaled = sitk.Clamp(small, sitk.sitkFloat32, low, max(high, low))
     return (scaled - low) / max(high - low, 1e-6)
+
+
+def _averaged(whole: Any, grid: Grid, mm: float) -> Any:
+    factors = [max(1, min(round(mm / own), n)) for own, n in zip(grid.spacing_mm, grid.shape, strict=True)]
+    return sitk.BinShrink(whole, factors) if max(factors) > 1 else whole
+
+
+def _shrunk_mask(mask: NDArray[np.bool_], grid: Grid, mm: float) -> Any:
+    whole = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0), dtype=np.float32))
+    _place(whole, grid)
+    return _grown(_averaged(whole, grid, mm) > 0, TISSUE_MM)
+
+
+def _grown(mask: Any, by_mm: float) -> Any:
+    return sitk.BinaryDilate(mask, [max(1, round(by_mm / mm)) for mm in mask.GetSpacing()], sitk.sitkBall)
 
 
 def _centre(image: Any) -> NDArray[np.float64]:
@@ -215,20 +250,32 @@ def _turns() -> list[NDArray[np.float64]]:
     return found
 
 
-def _method(fixed: Any) -> Any:
+def _method(fixed: Picture, moving: Picture, mm: float) -> Any:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
     # Threads would add in another order, and another sum is another move.
     method.SetNumberOfThreads(1)
     method.SetGlobalDefaultNumberOfThreads(1)
-    shown = sitk.GetArrayViewFromImage(fixed) > 0.05
-    if 0 < shown.sum() < 0.6 * shown.size:
-        mask = sitk.GetImageFromArray(shown.astype(np.uint8))
-        mask.CopyInformation(fixed)
-        radius = [max(1, round(MARGIN_MM / mm)) for mm in fixed.GetSpacing()]
-        method.SetMetricFixedMask(sitk.BinaryDilate(mask, radius, sitk.sitkBall))
+    mask = _around_content(fixed.levels[mm])
+    if mm in fixed.left_out:
+        within = fixed.left_out[mm] == 0
+        mask = within if mask is None else sitk.And(mask, within)
+    if mask is not None:
+        method.SetMetricFixedMask(mask)
+    if mm in moving.left_out:
+        method.SetMetricMovingMask(moving.left_out[mm] == 0)
     return method
+
+
+def _around_content(image: Any) -> Any:
+    """Return a mask of the content and a margin; None where that is nearly all."""
+    shown = sitk.GetArrayViewFromImage(image) > CONTENT
+    if not 0 < shown.sum() < 0.6 * shown.size:
+        return None
+    mask = sitk.GetImageFromArray(shown.astype(np.uint8))
+    mask.CopyInformation(image)
+    return _grown(mask, MARGIN_MM)
 
 
 def _euler(matrix: NDArray[np.float64], centre_mm: NDArray[np.float64]) -> Any:
@@ -248,7 +295,7 @@ def _matrix(euler: Any) -> NDArray[np.float64]:
 
 
 def _information(fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float) -> float:
-    method = _method(fixed.levels[mm])
+    method = _method(fixed, moving, mm)
     method.SetInitialTransform(_euler(start, fixed.centre_mm))
     try:
         return -float(method.MetricEvaluate(fixed.levels[mm], moving.levels[mm]))
@@ -260,7 +307,7 @@ def _search(
     fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float
 ) -> tuple[NDArray[np.float64], float]:
     """Climb from a start at one level; the matrix is in LPS."""
-    method = _method(fixed.levels[mm])
+    method = _method(fixed, moving, mm)
     euler = _euler(start, fixed.centre_mm)
     method.SetInitialTransform(euler, inPlace=True)
     method.SetOptimizerAsRegularStepGradientDescent(

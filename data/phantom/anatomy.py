@@ -181,6 +181,23 @@ def _mix(
     wmh = wm * np.clip(age * ndimage.gaussian_filter(ventricle, [3.0 / step for step in spacing], truncate=2.0), 0, 0.7)
     healthy = {"csf": csf, "gm": 1 - csf - wm, "wm": wm - wmh, "wmh": wmh}
     tissues = {name: (1 - vessel) * part for name, part in healthy.items()} | {"vessel": vessel}
+    return add_tumour(tissues, label_map, spacing)
+
+
+def add_tumour(
+    tissues: dict[str, Array], label_map: NDArray[np.uint8], spacing: tuple[float, float, float]
+) -> dict[str, Array]:
+    """Return the fractions of a healthy head's tissues with a tumour laid over them, softly.
+
+    Parameters
+    ----------
+    tissues : name -> (b1, b2, b3) float32
+        Fractions of the healthy tissues, together 1.
+    label_map : (b1, b2, b3) uint8
+        Codes of `data.phantom.tumour`.
+    spacing : three floats
+        Distance in mm of its voxels.
+    """
     soft = {}
     for name, label, blur_mm in (("necrosis", NETC, 0.7), ("rim", ET, 0.6), ("oedema", SNFH, 0.0)):
         sigma = [min(blur_mm / step, 1.0) for step in spacing]

@@ -163,8 +163,12 @@ def write_phantom(
         The patient's folder. The same arguments give the same bytes.
     """
     phantom = make_phantom(seed, shape=shape, spacing_mm=spacing_mm)
-    name = patient_name or phantom_name(seed)
-    patient = Path(folder) / name
+    return write_patient(Path(folder) / (patient_name or phantom_name(seed)), phantom)
+
+
+def write_patient(patient: Path, phantom: Phantom) -> Path:
+    """Write a phantom into its folder ``patient``, by whose name its files begin; return it."""
+    name = patient.name
     patient.mkdir(parents=True, exist_ok=True)
     like = phantom.header(patient)
     for modality, suffix in _SUFFIXES.items():

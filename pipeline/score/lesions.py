@@ -130,7 +130,7 @@ def lesion_table(prediction: Mask, reference: Mask | None, grid: Grid, *, split:
     matches = _matches(labels["prediction"], labels["reference"]) if reference is not None else {}
     rows = []
     for side, numbered in labels.items():
-        for row in _measured(numbered, corner, grid):
+        for row in measure_lesions(numbered, corner, grid):
             found = matches.get((side, row["lesion"]), [])
             row |= {"matches": " ".join(map(str, found)), "detected": None if reference is None else bool(found)}
             rows.append({"side": side} | row)
@@ -224,8 +224,8 @@ def _matches(prediction: Labels, reference: Labels) -> dict[tuple[str, int], lis
     return matches
 
 
-def _measured(labels: Labels, corner: NDArray[np.int64], grid: Grid) -> list[dict[str, Any]]:
-    """Return rows from ``lesion`` to ``slice`` for labels 1 to n.
+def measure_lesions(labels: Labels, corner: NDArray[np.int64], grid: Grid) -> list[dict[str, Any]]:
+    """Return rows of :func:`lesion_table`, from ``lesion`` to ``slice``, for labels 1 to n.
 
     ``corner`` is the place on the grid of the array's first voxel.
     """
