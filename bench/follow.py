@@ -39,7 +39,7 @@ TILE = 24
 
 
 def true_events(visits: Sequence[Visit]) -> list[dict[int, Event]]:
-    """Return what geometry says of each lesion of TC at each visit: same, new, returned or split."""
+    """Return the event of each lesion of TC at each visit, from geometry."""
     told: list[dict[int, Event]] = []
     ever: set[int] = set()
     for visit in visits:
@@ -71,13 +71,13 @@ def patient_rows(seed: int, visits: Sequence[Visit]) -> list[dict[str, object]]:
         started = time.process_time()
         aligned = align(first, see(visit))
         seconds = time.process_time() - started
-        apart = np.linalg.norm(places @ (aligned.move.matrix - visit.move_from(visits[0])).T, axis=1)
+        apart = np.linalg.norm(places @ (aligned.transform.matrix - visit.move_from(visits[0])).T, axis=1)
         started = time.process_time()
         tumour = np.isin(visit.phantom.label_map, TC)
-        parts.append(find_components(tumour, visit.phantom.grid, aligned.move.matrix, baseline.grid))
+        parts.append(find_components(tumour, visit.phantom.grid, aligned.transform.matrix, baseline.grid))
         rows.append({
             "patient": seed, "visit": number, "error_mean_mm": apart.mean(), "error_max_mm": apart.max(),
-            "information": aligned.move.information, "overlap": aligned.overlap, "doubt": aligned.doubt,
+            "information": aligned.transform.information, "overlap": aligned.overlap, "doubt": aligned.doubt,
             "cpu_seconds_align": seconds, "cpu_seconds_lesions": time.process_time() - started,
         })  # fmt: skip
     names: dict[int, int] = {}
@@ -99,9 +99,9 @@ def patient_rows(seed: int, visits: Sequence[Visit]) -> list[dict[str, object]]:
 
 
 def chequerboard(baseline: Volume, visit: Volume, aligned: Aligned) -> NDArray[np.uint8]:
-    """Return three planes through the middle, squares of both images in turn, side by side."""
+    """Return three planes through the middle, squares of both images in turn."""
     there = resample_to(
-        torch.from_numpy(visit.array.astype(np.float32))[None], aligned.move.lay(visit.grid), baseline.grid
+        torch.from_numpy(visit.array.astype(np.float32))[None], aligned.transform.lay(visit.grid), baseline.grid
     )[0].numpy()
     shown = []
     for array in (baseline.array.astype(np.float32), there):
@@ -125,7 +125,7 @@ def align_pairs(paths: Sequence[Path], pictures: Path | None) -> list[str]:
         baseline, visit = (read_volume(ImageSource((path,)), max_voxels=2**28) for path in (one, other))
         started = time.process_time()
         aligned = align(look_at(baseline.array, baseline.grid), look_at(visit.array, visit.grid))
-        move = aligned.move
+        move = aligned.transform
         lines.append(
             f"{other}: moved by {move.moved_mm:.1f} mm / {move.degrees:.1f} degrees, mutual information "
             f"{move.information:.2f}, overlap {aligned.overlap:.3f}, {aligned.doubt or 'no doubt'}, "
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"mm; {int((later['doubt'] != '').sum())} of {len(later)} doubted, mutual information "
         f"{later['information'].min():.2f} at least; {later['cpu_seconds_align'].max():.1f} CPU s at most",
         f"other patients: {sum(each.is_doubtful for each in others)} of {len(others)} doubted, mutual information "
-        f"{max((each.move.information for each in others), default=0):.2f} at most",
+        f"{max((each.transform.information for each in others), default=0):.2f} at most",
         f"lesions: {table['found'].sum()} of {table['lesions'].sum()} found, {table['identities_right'].sum()} "
         f"identities and events right; {table['cpu_seconds_lesions'].max():.1f} CPU s at most",
         f"volumes: a lesion's error {100 * table['volume_error_max'].max():.1f} % at most, of all of a visit "

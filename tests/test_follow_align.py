@@ -43,7 +43,7 @@ def errors_mm(pair: list[Visit], aligned: Aligned) -> np.ndarray:
     baseline = pair[0].phantom
     voxels = np.argwhere(baseline.images["t1c"] > 0)[::50]
     places = np.c_[voxels @ baseline.grid.affine[:3, :3].T + baseline.grid.affine[:3, 3], np.ones(len(voxels))]
-    return np.linalg.norm(places @ (aligned.move.matrix - pair[1].move_from(pair[0])).T, axis=1)
+    return np.linalg.norm(places @ (aligned.transform.matrix - pair[1].move_from(pair[0])).T, axis=1)
 
 
 def test_a_visit_is_laid_on_the_baseline_within_a_millimetre_and_without_a_doubt(pair, last):
@@ -61,12 +61,12 @@ def test_a_kept_transform_takes_the_baseline_to_the_visit(tmp_path: Path, pair, 
     path = write_aligned(tmp_path, "case", last)
     assert path.name == "case_xfm_baseline.txt"
     x, y, z = 12.0, -20.0, 31.0
-    there = last.move.matrix @ [x, y, z, 1]
+    there = last.transform.matrix @ [x, y, z, 1]
     assert sitk.ReadTransform(str(path)).TransformPoint((-x, -y, z)) == pytest.approx(
         (-there[0], -there[1], there[2]), abs=1e-6
     )
     baseline = stay(seen(pair[0]))
-    assert (baseline.move.moved_mm, baseline.move.degrees, baseline.doubt) == (0, 0, "")
+    assert (baseline.transform.moved_mm, baseline.transform.degrees, baseline.doubt) == (0, 0, "")
 
 
 def test_the_same_modality_is_registered_where_both_visits_have_one():

@@ -144,7 +144,10 @@ def small_move(fixed: Picture, moving: Picture) -> tuple[Move, float]:
 
 
 def overlap(fixed: Picture, moving: Picture, move: Move) -> float:
-    """Return the Dice of both images' content on the coarsest grid, the moving one laid on the fixed; 0 of nothing."""
+    """Return the Dice of both images' content after a move.
+
+    It is taken on the coarsest grid of the fixed one; 0 of nothing.
+    """
     mm = max(fixed.levels)
     there = _euler(_LPS @ move.matrix @ _LPS, fixed.centre_mm)
     shown = fixed.levels[mm] > CONTENT

@@ -187,7 +187,7 @@ def _mix(
 def add_tumour(
     tissues: dict[str, Array], label_map: NDArray[np.uint8], spacing: tuple[float, float, float]
 ) -> dict[str, Array]:
-    """Return the fractions of a healthy head's tissues with a tumour laid over them, softly.
+    """Lay a tumour over a healthy head's tissues, with soft borders.
 
     Parameters
     ----------

@@ -167,7 +167,10 @@ def write_phantom(
 
 
 def write_patient(patient: Path, phantom: Phantom) -> Path:
-    """Write a phantom into its folder ``patient``, by whose name its files begin; return it."""
+    """Write a phantom into its folder and return that.
+
+    Names of files begin with the folder's.
+    """
     name = patient.name
     patient.mkdir(parents=True, exist_ok=True)
     like = phantom.header(patient)

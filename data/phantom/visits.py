@@ -76,7 +76,7 @@ class Visit:
         Images and labels on the visit's own grid.
     lesion_map : (d1, d2, d3) uint8
         Number of the lesion (of TC, as `TrueLesion.lesion`) at each voxel of TC and its oedema; 0 elsewhere.
-    move : (4, 4) float64
+    from_head : (4, 4) float64
         Takes a place in the head to its place at this visit, both in mm (RAS+).
     lesions : region -> tuple of TrueLesion
         By rising number, for each of `REGIONS`.
@@ -84,12 +84,15 @@ class Visit:
 
     phantom: Phantom
     lesion_map: NDArray[np.uint8]
-    move: NDArray[np.float64]
+    from_head: NDArray[np.float64]
     lesions: dict[str, tuple[TrueLesion, ...]]
 
     def move_from(self, baseline: Visit) -> NDArray[np.float64]:
-        """Return the move, (4, 4), from a place at ``baseline`` to the same anatomy's place at this visit."""
-        return np.asarray(self.move @ np.linalg.inv(baseline.move))
+        """Return the true move, (4, 4), from a baseline to this visit.
+
+        It takes a place to the same anatomy's place, both in mm (RAS+).
+        """
+        return np.asarray(self.from_head @ np.linalg.inv(baseline.from_head))
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,10 @@ def draw_visits(
 
 
 def write_visits(folder: Path, seed: int, visits: int = 5, *, spacing_mm: float = 1.0) -> list[Path]:
-    """Write a phantom patient's visits as folders of BraTS 2023, ``-000`` and on; return them.
+    """Write a phantom patient's visits as folders of BraTS 2023.
 
-    Arguments as for `draw_visits`; files as of `data.phantom.patient.write_phantom`.
+    Their names end in ``-000`` and on; they are returned. Arguments as for `draw_visits`, files as of
+    `data.phantom.patient.write_phantom`.
     """
     stem = phantom_name(seed).removesuffix("000")
     drawn = draw_visits(seed, visits, spacing_mm=spacing_mm)
@@ -203,12 +207,12 @@ def _image(
 ) -> Visit:  # fmt: skip
     rng = stream(seed, f"visit {number}")
     stage = round(number * 4 / max(visits - 1, 1))
-    move = np.eye(4)
-    move[:3, :3] = rotation(np.deg2rad(rng.uniform(-MOST_DEGREES, MOST_DEGREES, 3)))
-    move[:3, 3] = rng.uniform(-MOST_MM, MOST_MM, 3)
+    turned = np.eye(4)
+    turned[:3, :3] = rotation(np.deg2rad(rng.uniform(-MOST_DEGREES, MOST_DEGREES, 3)))
+    turned[:3, 3] = rng.uniform(-MOST_MM, MOST_MM, 3)
     factors = [*rng.uniform(0.9, 1.1, 2).tolist(), float(rng.uniform(1.0, 1.6))]
     grid = _grid([spacing_mm * factor for factor in factors], MOST_MM + 10)
-    to_head = np.linalg.inv(move) @ grid.affine
+    to_head = np.linalg.inv(turned) @ grid.affine
     to_head = np.vstack([_RAS @ to_head[:3], to_head[3]])  # from voxels to the axes of the head
     label_map, lesion_map = _draw(grid.shape, to_head, lesions, stage)
     brain, tissues = _turned(head, to_head, grid.shape)
@@ -224,7 +228,7 @@ def _image(
     anatomy = Anatomy(tissues, brain, label_map, axes, (slice(None),) * 3)
     images = render(anatomy, contrast, int(rng.integers(2**31)))
     truth = {region: _truth(lesions, stage, region) for region in REGIONS}
-    return Visit(Phantom(images, label_map, grid), lesion_map, move, truth)
+    return Visit(Phantom(images, label_map, grid), lesion_map, turned, truth)
 
 
 def _turned(
@@ -289,7 +293,7 @@ def _truth(lesions: Sequence[_Lesion], stage: int, region: str) -> tuple[TrueLes
 
 
 def _union_ml(radii: Sequence[float], apart_mm: float) -> float:
-    """Return the volume of one ball, or of two whose middles lie so far apart."""
+    """Return the volume of one ball, or of two so far apart."""
     radii = [mm for mm in radii if mm > 0]
     total = sum(4 / 3 * math.pi * mm**3 for mm in radii)
     if len(radii) == 2 and apart_mm < sum(radii):

@@ -34,7 +34,7 @@ class Aligned:
 
     Parameters
     ----------
-    move : Move
+    transform : Move
         From places at the baseline to places at the visit.
     overlap : float
         Dice of both brains, 0 to 1.
@@ -42,7 +42,7 @@ class Aligned:
         Why the registration may be wrong, in words; empty where there is no reason.
     """
 
-    move: Move
+    transform: Move
     overlap: float
     doubt: str = ""
 
@@ -71,14 +71,14 @@ def align(baseline: Picture, visit: Picture) -> Aligned:
     The same pictures give the same move. A doubt is said, not raised: the measures of a visit on its own grid do not
     depend on it.
     """
-    move = register(baseline, visit)
-    shared = overlap(baseline, visit, move)
+    found = register(baseline, visit)
+    shared = overlap(baseline, visit, found)
     doubts = []
-    if move.information < LEAST_INFORMATION:
-        doubts.append(f"mutual information {move.information:.2f}, at least {LEAST_INFORMATION} expected")
+    if found.information < LEAST_INFORMATION:
+        doubts.append(f"mutual information {found.information:.2f}, at least {LEAST_INFORMATION} expected")
     if shared < LEAST_OVERLAP:
         doubts.append(f"brains overlap with Dice {shared:.2f}, at least {LEAST_OVERLAP} expected")
-    return Aligned(move, shared, "; ".join(doubts))
+    return Aligned(found, shared, "; ".join(doubts))
 
 
 def stay(baseline: Picture) -> Aligned:
@@ -112,5 +112,5 @@ def write_aligned(folder: Path, name: str, aligned: Aligned) -> Path:
     It takes places at the baseline to places at the visit, as a resampling of the visit onto the baseline asks for.
     """
     path = folder / f"{name}_xfm_baseline.txt"
-    write_move(path, aligned.move)
+    write_move(path, aligned.transform)
     return path

@@ -1,4 +1,7 @@
-"""Components of a region at one visit: measured on its own grid, laid on the baseline's."""
+"""Components of a region at one visit.
+
+They are measured on its own grid and laid on the baseline's.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """All components of a region at one visit.
+    """Numbered components of a region at one visit.
 
     Parameters
     ----------
@@ -80,7 +83,7 @@ class Components:
 
 
 def find_components(mask: Mask, grid: Grid, matrix: NDArray[np.float64], baseline: Grid) -> Components:
-    """Find and measure the components of a region at one visit, and lay them on the baseline's grid.
+    """Find, measure and lay the components of a region at one visit.
 
     Parameters
     ----------
@@ -150,7 +153,9 @@ def _places(labels: Labels, corner: NDArray[np.int64], affine: NDArray[np.float6
 def lay_box(
     array: NDArray[Number], corner: NDArray[np.int64], to_voxels: NDArray[Any], baseline: Grid, order: int
 ) -> NDArray[Number]:
-    """Lay a part of a visit's array on the baseline's grid; around it is 0.
+    """Lay a part of a visit's array on the baseline's grid.
+
+    Around it is 0.
 
     Parameters
     ----------
@@ -183,7 +188,7 @@ def lay_box(
 
 
 def _push(laid: Labels, number: int, places_mm: NDArray[np.float64], baseline: Grid) -> None:
-    """Put a component that no voxel's middle lies in where its own voxels' middles lie."""
+    """Lay a component that the voxels' middles miss by its own middles."""
     back = np.linalg.inv(baseline.affine)
     voxels = np.rint(places_mm @ back[:3, :3].T + back[:3, 3]).astype(int)
     at = tuple(voxels[((voxels >= 0) & (voxels < baseline.shape)).all(axis=1)].T)

@@ -1,4 +1,4 @@
-"""Growth of a region between two visits: gained, kept and lost, on the baseline's grid."""
+"""Growth of a region between two visits: gained, kept and lost."""
 
 from __future__ import annotations
 

@@ -202,7 +202,10 @@ def _next(seen: dict[int, _Seen], now: Components, *, is_first: bool) -> VisitLe
 
 
 def _shared_ml(seen: Mapping[int, _Seen], now: Components) -> dict[int, dict[int, float]]:
-    """Return the volume that each lesion, where it was last seen, shares with each component of a visit."""
+    """Return the volume that lesions share with components of a visit.
+
+    Each lesion counts where it was last seen.
+    """
     tables: dict[int, dict[tuple[int, int], float]] = {}
     shared: dict[int, dict[int, float]] = {}
     for lesion, last in seen.items():
@@ -224,7 +227,10 @@ def _pairs(
     shared: Mapping[int, Mapping[int, float]],
     now: Components,
 ) -> dict[int, int]:
-    """Map components to the lesions that they are: by shared volume, and small ones left over by distance."""
+    """Map components to the lesions that they are.
+
+    Shared volume decides, and for small ones left over distance.
+    """
     pairs: dict[int, int] = {}
     by_volume = np.array([[shared[n].get(c.number, 0.0) for c in components] for n in lesions])
     for row, column in _assigned(by_volume):
@@ -238,7 +244,10 @@ def _pairs(
 
 
 def _assigned(weights: np.ndarray) -> list[tuple[int, int]]:
-    """Return the pairs of rows and columns whose weights have the largest sum; those of weight 0 are none."""
+    """Return the pairs of rows and columns with the largest sum of weights.
+
+    Those of weight 0 are none.
+    """
     if weights.size == 0:
         return []
     rows, columns = linear_sum_assignment(weights, maximize=True)
@@ -247,7 +256,7 @@ def _assigned(weights: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _nearness(last: _Seen, component: Component, now: Components) -> float:
-    """Return by how many mm two components lie nearer than the tolerance; 0 where they do not."""
+    """Return by how many mm two components lie within the tolerance, or 0."""
     voxel_mm = max(math.hypot(*last.at.grid.spacing_mm), math.hypot(*now.grid.spacing_mm))
     reach = ERROR_MM + voxel_mm
     apart, _ = KDTree(last.component.places_mm).query(component.places_mm, distance_upper_bound=reach)
@@ -255,7 +264,7 @@ def _nearness(last: _Seen, component: Component, now: Components) -> float:
 
 
 def _largest(parts: Mapping[int, float], whole_ml: float) -> int | None:
-    """Return the key of the largest part, where it is `PART` of the whole or more."""
+    """Return the key of the largest part; None below `PART` of the whole."""
     best = max(parts, key=lambda key: (parts[key], -key), default=None)
     return best if best is not None and 0 < PART * whole_ml <= parts[best] else None
 
@@ -266,7 +275,10 @@ def _lost(
     seen: Mapping[int, _Seen],
     shared: Mapping[int, Mapping[int, float]],
 ) -> dict[int, int | None]:
-    """Return the lesions that have no successor, and the lesion that each has merged into; None where it is gone."""
+    """Return the lesion that each lost one has merged into.
+
+    None where it is gone.
+    """
     lost: dict[int, int | None] = {}
     for number in sorted(lesions):
         parts = {lesion_of[component]: ml for component, ml in shared[number].items()}
