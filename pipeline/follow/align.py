@@ -20,9 +20,9 @@ from data.labels import Mask
 from transforms.register import Move, Picture, overlap, picture, register, write_move
 
 LEAST_INFORMATION = 0.75
-"""Mutual information in nats below which a registration is doubtful. Visits of one phantom patient had .94 or more, and
-one real brain moved and imaged otherwise 1.15 or more; heads of two real patients, laid on each other as well as they
-go, .68 at most (`bench.follow`)."""
+"""Mutual information in nats below which a registration is doubtful. Visits of one phantom patient had .94 or more, two
+visits of real heads 1.27 or more, one real brain moved and imaged otherwise 1.15 or more; brains of two real patients,
+laid on each other as well as they go, .68 at most."""
 LEAST_OVERLAP = 0.9
 """Dice of both brains below which a registration is doubtful: .97 or more for one head. Two heads have up to .95, so
 that this finds a part that was not imaged or stripped, not another head."""
