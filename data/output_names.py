@@ -24,9 +24,20 @@ SHARD_RECORD = "shard"
 """Below the state folder: the record of a finished part. Its name ends otherwise than those of state files."""
 
 MASK, PREVIEW = "seg", "preview"
+"""``seg_<modality>`` and ``seg_mni`` are the mask on another grid."""
 TRANSFORM = "xfm"
-"""With ``_<modality>``: the move that laid it on the reference, an ITK transform."""
-_KINDS = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties", TRANSFORM: "transforms"}
+"""With ``_<modality>``: the move that laid it on the reference, an ITK transform; ``xfm_mni`` leads there from MNI."""
+MNI = "mni"
+"""In the place of a modality: the MNI152 template."""
+GRIDS = (*MODALITIES, MNI)
+"""Further grids on which a mask may lie."""
+_KINDS = {
+    MASK: "grids",
+    "preview": "previews",
+    "prob": "probabilities",
+    "uncertainty": "uncertainties",
+    TRANSFORM: "transforms",
+}
 _SUFFIXES = {PREVIEW: ".png", TRANSFORM: ".txt"}
 _IMAGES, _EXPORTS = "images", "exports"
 KIND_FOLDERS = frozenset({*_KINDS.values(), _IMAGES, _EXPORTS})
@@ -43,13 +54,14 @@ RESULTS = (
     MASK,
     PREVIEW,
     *(f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS),
-    *(f"{TRANSFORM}_{modality}" for modality in MODALITIES),
+    *(f"{kind}_{grid}" for kind in (MASK, TRANSFORM) for grid in GRIDS),
     *MODALITIES,
     *EXPORTS,
 )
 """Results that a case may leave, see :func:`result_path`."""
 RESULT = re.compile(
-    rf"{MASK}|{PREVIEW}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+|{'|'.join((*MODALITIES, *EXPORTS))}"
+    rf"{MASK}(?:_(?:{'|'.join(GRIDS)}))?|{PREVIEW}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+"
+    rf"|{'|'.join((*MODALITIES, *EXPORTS))}"
 )
 """A result of this version or another, whose regions may have other names."""
 
@@ -57,8 +69,9 @@ RESULT = re.compile(
 def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
     """Return the path of a result. ``folder`` is the name of the case's output folder.
 
-    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"``, ``"xfm_<modality>"``, one of
-    `EXPORTS` or, for cases that came as slices, a modality. With ``flat``, masks lie side by side as
+    ``what`` is ``"seg"``, ``"preview"``, ``"prob_<region>"``, ``"uncertainty_<region>"``, ``"seg_<grid>"`` or
+    ``"xfm_<grid>"`` of `GRIDS`, one of `EXPORTS` or, for cases that came as slices, a modality. With ``flat``, masks on
+    the cases' own grids lie side by side as
     ``<folder>.nii.gz`` and everything else in folders of its own kind.
     """
     suffix = _SUFFIXES.get(what.partition("_")[0], ".nii.gz")

@@ -70,7 +70,7 @@ def examine(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], reference: s
     Readiness
         Images without a known voxel size, or of fewer than eight slices, are not looked at.
     """
-    told = {name: image for name, image in images.items() if _can_tell(image[1].grid)}
+    told = {name: image for name, image in images.items() if can_tell(image[1].grid)}
     chosen = reference or next((name for name in (*GRID_ORDER, *told) if name in told), "")
     heads = tuple(name for name, image in told.items() if shows_head(impression(*image)))
     if heads or chosen not in told:  # heads are registered anyway, and more exactly
@@ -92,7 +92,8 @@ def examine(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], reference: s
     return Readiness(chosen, (), moved)
 
 
-def _can_tell(grid: Grid) -> bool:
+def can_tell(grid: Grid) -> bool:
+    """Tell whether images on a grid tell their position."""
     return grid.spacing_known and min(grid.shape) >= FEWEST_SLICES
 
 

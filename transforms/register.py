@@ -1,4 +1,4 @@
-"""Rigid registration of one image to another, by mutual information.
+"""Registration of one image to another by mutual information: rigid, or affine to another head.
 
 Images are arrays on a `data.grid.Grid`; a move is a 4x4 matrix in millimetres, so that no voxel is interpolated here.
 """
@@ -31,6 +31,8 @@ RADIUS_MM = 60.0
 """Of the ball that moves as far by a turn as the optimiser's steps are long: a brain's."""
 TURNS_BELOW = 0.5
 """Mutual information in nats at the coarse level below which the header's position is given up for 24 turns."""
+SHOWN = 0.05
+"""Of the brightest; darker voxels show nothing."""
 MARGIN_MM = 12.0
 """Around the fixed image's voxels other than 0, in which the metric looks."""
 
@@ -39,7 +41,7 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """Rigid move that lays one image on another.
+    """Rigid or affine move that lays one image on another.
 
     Parameters
     ----------
@@ -49,11 +51,14 @@ class Move:
         Middle of the fixed image's content, where the shift is measured.
     information : float
         Mutual information in nats at the last level; larger is better.
+    overlap : float
+        Dice of the places that both images show after the move, on the coarse grid.
     """
 
     matrix: NDArray[np.float64]
     middle_mm: NDArray[np.float64]
     information: float
+    overlap: float = math.nan
 
     @property
     def moved_mm(self) -> float:
@@ -66,6 +71,13 @@ class Move:
         cosine = (np.trace(self.matrix[:3, :3]) - 1) / 2
         sine = np.linalg.norm(self.matrix[:3, :3] - self.matrix[:3, :3].T) / math.sqrt(8)
         return math.degrees(math.atan2(sine, cosine))
+
+    @property
+    def stretches(self) -> tuple[float, float, float]:
+        """Lengths in the moving image of what is 1 long in the fixed one, least first; negative where mirrored."""
+        low, middle, high = sorted(np.linalg.svd(self.matrix[:3, :3], compute_uv=False))
+        side = math.copysign(1.0, np.linalg.det(self.matrix[:3, :3]))
+        return side * float(low), side * float(middle), side * float(high)
 
     def lay(self, moving: Grid) -> Grid:
         """Return the moving image's grid where its voxels belong in the fixed image."""
@@ -119,7 +131,19 @@ def register(fixed: Picture, moving: Picture) -> Move:
         found = max((found, *(_search(fixed, moving, start, COARSE_MM) for start in best)), key=lambda each: each[1])
     for mm in sorted(fixed.levels, reverse=True)[1:]:
         found = _search(fixed, moving, found[0], mm)
-    return _move(fixed, *found)
+    return _move(fixed, *found, _overlap(fixed, moving, found[0]))
+
+
+def register_head(fixed: Picture, moving: Picture) -> Move:
+    """Find the affine move that lays ``moving`` on ``fixed``, another head.
+
+    It starts with the centres of mass together, and the axes as the headers have them. The same pictures give the same
+    move.
+    """
+    found = _search(fixed, moving, _shift(moving.centre_mm - fixed.centre_mm), COARSE_MM)
+    for mm in sorted(fixed.levels, reverse=True):
+        found = _stretch(fixed, moving, found[0], mm)
+    return _move(fixed, *found, _overlap(fixed, moving, found[0]))
 
 
 def small_move(fixed: Picture, moving: Picture) -> tuple[Move, float]:
@@ -136,12 +160,20 @@ def write_move(path: Path, move: Move) -> None:
 
     It takes the fixed image's places to the moving one's, in LPS+.
     """
-    matrix = _LPS @ move.matrix @ _LPS
-    sitk.WriteTransform(_euler(matrix, _LPS[:3, :3] @ move.middle_mm), str(path))
+    matrix, middle_mm = _LPS @ move.matrix @ _LPS, _LPS[:3, :3] @ move.middle_mm
+    is_rigid = np.allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-6)
+    sitk.WriteTransform(_euler(matrix, middle_mm) if is_rigid else _affine(matrix, middle_mm), str(path))
 
 
-def _move(fixed: Picture, matrix: NDArray[np.float64], information: float) -> Move:
-    return Move(_LPS @ matrix @ _LPS, (_LPS[:3, :3] @ fixed.centre_mm), information)
+def _move(fixed: Picture, matrix: NDArray[np.float64], information: float, overlap: float = math.nan) -> Move:
+    return Move(_LPS @ matrix @ _LPS, (_LPS[:3, :3] @ fixed.centre_mm), information, overlap)
+
+
+def _overlap(fixed: Picture, moving: Picture, matrix: NDArray[np.float64]) -> float:
+    there, middle_mm = fixed.levels[COARSE_MM], fixed.centre_mm
+    laid = sitk.Resample(moving.levels[COARSE_MM], there, _affine(matrix, middle_mm), sitk.sitkLinear, 0.0)
+    one, other = (sitk.GetArrayViewFromImage(image) > SHOWN for image in (there, laid))
+    return 2 * int(np.count_nonzero(one & other)) / max(int(np.count_nonzero(one)) + int(np.count_nonzero(other)), 1)
 
 
 def _place(image: Any, grid: Grid) -> None:
@@ -196,20 +228,28 @@ def _turns() -> list[NDArray[np.float64]]:
     return found
 
 
-def _method(fixed: Any) -> Any:
+def _method(fixed: Any, unit_mm: float = 1.0) -> Any:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
     # Threads would add in another order, and another sum is another move.
     method.SetNumberOfThreads(1)
     method.SetGlobalDefaultNumberOfThreads(1)
-    shown = sitk.GetArrayViewFromImage(fixed) > 0.05
+    shown = sitk.GetArrayViewFromImage(fixed) > SHOWN
     if 0 < shown.sum() < 0.6 * shown.size:
         mask = sitk.GetImageFromArray(shown.astype(np.uint8))
         mask.CopyInformation(fixed)
-        radius = [max(1, round(MARGIN_MM / mm)) for mm in fixed.GetSpacing()]
+        radius = [max(1, round(MARGIN_MM / (step * unit_mm))) for step in fixed.GetSpacing()]
         method.SetMetricFixedMask(sitk.BinaryDilate(mask, radius, sitk.sitkBall))
     return method
+
+
+def _affine(matrix: NDArray[np.float64], centre_mm: NDArray[np.float64]) -> Any:
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(centre_mm.tolist())
+    affine.SetMatrix(matrix[:3, :3].ravel().tolist())
+    affine.SetTranslation((matrix[:3, :3] @ centre_mm + matrix[:3, 3] - centre_mm).tolist())
+    return affine
 
 
 def _euler(matrix: NDArray[np.float64], centre_mm: NDArray[np.float64]) -> Any:
@@ -244,20 +284,51 @@ def _search(
     method = _method(fixed.levels[mm])
     euler = _euler(start, fixed.centre_mm)
     method.SetInitialTransform(euler, inPlace=True)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=mm,
-        minStep=mm / 100,
-        numberOfIterations=100,
-        relaxationFactor=0.6,
-        gradientMagnitudeTolerance=1e-6,
-    )
+    _step(method, mm, mm)
     # SimpleITK's own scales go by the corners of the image, which turn twice as far as a brain: turns then stop short.
     method.SetOptimizerScales([RADIUS_MM**2] * 3 + [1.0] * 3)
-    if mm in SAMPLED:
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(SAMPLED[mm], SEED)
     try:
         method.Execute(fixed.levels[mm], moving.levels[mm])
     except RuntimeError:
         return start, 0.0
     return _matrix(euler), -float(method.GetMetricValue())
+
+
+def _stretch(
+    fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float
+) -> tuple[NDArray[np.float64], float]:
+    """Climb from a start at one level, by affine moves; the matrix is in LPS."""
+    # In units of the radius a step of the matrix moves a brain as far as one of the shift. Scales would not do: where
+    # the shift is right already, the optimiser makes the step of the matrix alone as long as that of both.
+    units = np.diag([1 / RADIUS_MM] * 3 + [1.0])
+    images = [_in_units(picture.levels[mm], RADIUS_MM) for picture in (fixed, moving)]
+    method = _method(images[0], RADIUS_MM)
+    affine = _affine(units @ start @ np.linalg.inv(units), fixed.centre_mm / RADIUS_MM)
+    method.SetInitialTransform(affine, inPlace=True)
+    _step(method, mm, mm / RADIUS_MM)
+    try:
+        method.Execute(*images)
+    except RuntimeError:
+        return start, 0.0
+    return np.linalg.inv(units) @ _matrix(affine) @ units, -float(method.GetMetricValue())
+
+
+def _in_units(image: Any, unit_mm: float) -> Any:
+    scaled = sitk.Image(image)
+    scaled.SetSpacing([step / unit_mm for step in image.GetSpacing()])
+    scaled.SetOrigin([place / unit_mm for place in image.GetOrigin()])
+    return scaled
+
+
+def _step(method: Any, mm: float, length: float) -> None:
+    """Set the optimiser of a level, and the voxels that it looks at."""
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=length,
+        minStep=length / 100,
+        numberOfIterations=100,
+        relaxationFactor=0.6,
+        gradientMagnitudeTolerance=1e-6,
+    )
+    if mm in SAMPLED:
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(SAMPLED[mm], SEED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 
 from data.case import MODALITIES, ImageSource, Series
 from data.errors import InputError, few
@@ -89,7 +90,28 @@ def choose_series(records: Sequence[Record], wanted: Mapping[str, str]) -> Chose
         for role in MODALITIES
         if role in taken
     }
-    return Chosen(images, _series(volumes), tuple(problems), tuple(warnings))
+    return Chosen(images, _series(volumes), tuple(problems), (*warnings, *_other_days(taken)))
+
+
+def _other_days(taken: Mapping[str, _Volume]) -> list[str]:
+    """Say that images are of different time points; without the dates, which may identify a patient.
+
+    An examination may go on after midnight.
+    """
+    days = {role: day for role in taken if (day := _day(taken[role].records[0].date)) is not None}
+    if not days or (max(days.values()) - min(days.values())).days < 2:
+        return []
+    first = min(days.values())
+    later = [f"{role} {(day - first).days} days after" for role, day in days.items() if (day - first).days > 1]
+    earliest = next(role for role, day in days.items() if day == first)
+    return [f"images of different time points: {', '.join(later)} {earliest}"]
+
+
+def _day(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def _protocols(by_series: Mapping[str, Sequence[Record]]) -> dict[str, bool]:

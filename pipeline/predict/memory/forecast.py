@@ -64,6 +64,7 @@ def phases(
     tta: bool = False,
     on_card: bool = False,
     working: Shape | None = None,
+    elsewhere: Sequence[Shape] = (),
 ) -> dict[str, int]:
     """Count the bytes of the arrays of each phase of a case.
 
@@ -81,6 +82,8 @@ def phases(
     uncertainty probabilities and background 4 (R + 1) V, label map and masks (2 R + 1) V; of several members the spread
                 beside its way back, 8 R V
     writing     the same without the spread; a file in the making 12 V
+    elsewhere   with masks on N further grids of E voxels each: beside them (N E), the spread and what was made, the
+                answers of all models (also during network and restore), 4 R W each, and of one grid 12 E + R E
     picture     the same with 4 R V for several members; the reference (R + 2) V and the libraries for pictures and
                 tables
 
@@ -107,7 +110,21 @@ def phases(
     result["uncertainty"] = made + 2 * several + spread
     result["writing"] = made + 2 * several + 12 * voxels
     result["picture"] = made + several + (regions + 2) * voxels + LIBRARY_BYTES
+    if elsewhere:
+        answers = sum(FLOAT * regions * math.prod(working or _working(model.config, native)) for model in models)
+        label_maps, largest = sum(map(math.prod, elsewhere)), max(map(math.prod, elsewhere))
+        result["network"] += answers
+        result["restore"] += answers
+        result["elsewhere"] = made + spread + answers + label_maps + (3 * FLOAT + regions) * largest
+        result |= {phase: result[phase] + label_maps for phase in ("uncertainty", "writing", "picture")}
     return result
+
+
+def _working(config: RunConfig, native: Grid) -> Shape:
+    """Return the working grid's shape of a model, before it is cropped."""
+    from transforms.restore import grid_at_spacing
+
+    return grid_at_spacing(native.reoriented(config.preprocess.orientation), config.preprocess.spacing_mm).shape
 
 
 def _of_one_model(
@@ -206,6 +223,7 @@ def predicted_bytes(
     tta: bool = False,
     on_card: bool = False,
     working: Shape | None = None,
+    elsewhere: Sequence[Shape] = (),
 ) -> int:
     """Predict the peak memory of segmenting one case.
 
@@ -224,8 +242,11 @@ def predicted_bytes(
         The working grid's shape once it is known. Before, it is that of the whole volume: how much of it the head
         leaves empty stands in no header. A window that is to hold the whole grid counts only then: it is taken where
         this fits, and is a sliding one elsewhere (:func:`one_window_bytes`).
+    elsewhere : sequence of (n1, n2, n3)
+        Shapes of further grids on which the mask shall lie.
     """
-    largest = max(phases(headers, models, tta=tta, on_card=on_card, working=working).values())
+    found = phases(headers, models, tta=tta, on_card=on_card, working=working, elsewhere=elsewhere)
+    largest = max(found.values())
     return int(HEADROOM * largest) + FIXED_BYTES
 
 

@@ -102,7 +102,8 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     mask = result_path(OUTPUT, name, MASK, flat=False)
     row["reason"], row["flags"] = (with_places(str(row[key] or ""), _LINKED) for key in ("reason", "flags"))
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
-    outcome = Outcome(mask, row, regions, lesions, case.images, case.reference)
+    checks = tuple(with_places(text, _LINKED) for text in state.checks) if state else ()
+    outcome = Outcome(mask, row, regions, lesions, case.images, case.reference, checks)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
 
 
@@ -158,7 +159,8 @@ def open_earlier(request: Request) -> dict[str, Any]:
         _taken(root / name, root)
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
     reference = _reference(root, found, request["max_voxels"])
-    outcome = Outcome(mask, row, regions, lesions, _images(root, found), reference)
+    checks = tuple(state.checks) if state else ()
+    outcome = Outcome(mask, row, regions, lesions, _images(root, found), reference, checks)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask, of_a_run=True)
 
 

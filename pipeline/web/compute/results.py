@@ -70,6 +70,8 @@ class Outcome:
     images : modality -> source
         Those that are still there.
     reference : ImageSource, optional
+    checks : tuple of str
+        What was looked at in the images, and what was found.
     """
 
     mask: Path
@@ -78,6 +80,7 @@ class Outcome:
     lesions: list[dict[str, Any]]
     images: Mapping[str, ImageSource]
     reference: ImageSource | None
+    checks: tuple[str, ...] = ()
 
 
 def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, Any]:
@@ -117,6 +120,7 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
         "flags": [
             flag for flag in for_page(str(row.get("flags") or "")).split("; ") if flag and "_<region>" not in flag
         ],
+        "checks": [for_page(text) for text in outcome.checks],
         "model": row.get("model") or "",
         "convention": convention.name,
         "spacing_known": mask.grid.spacing_known,
