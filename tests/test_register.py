@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from data.grid import Grid
 from data.phantom.patient import draw_patient
-from transforms.register import Move, picture, register, write_move
+from transforms.register import Move, picture, register, register_head, write_move
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
@@ -102,6 +102,26 @@ def test_a_written_move_takes_the_same_places_to_the_same_places_in_itk(tmp_path
     there = move.matrix @ [x, y, z, 1]
     lps = sitk.ReadTransform(str(tmp_path / "p_xfm_flair.txt")).TransformPoint((-x, -y, z))
     assert lps == pytest.approx((-there[0], -there[1], there[2]), abs=1e-6)
+
+
+def test_another_head_of_another_size_is_laid_on_the_first_one(patient):
+    coarse = picture(patient.images["t1c"], patient.grid, [4.0])
+    stretch = about(middle(patient), shift(6, -9, 12) @ turn(0, 5) @ np.diag([1.1, 0.9, 1.05, 1]))
+    larger = Grid(patient.grid.shape, stretch @ patient.grid.affine)
+    move = register_head(coarse, picture(patient.images["t1c"], larger, [4.0]))
+    assert farthest_mm(patient, move.matrix, stretch) < 2.0
+    assert move.stretches == pytest.approx((0.9, 1.05, 1.1), abs=0.03) and move.overlap > 0.97
+
+
+def test_a_written_affine_move_is_one_in_itk_too(tmp_path):
+    move = Move(shift(3, 4, 5) @ np.diag([1.1, 0.9, 1, 1]), np.array([1.0, 2, 3]), 1.0)
+    write_move(tmp_path / "p_xfm_mni.txt", move)
+    there = sitk.ReadTransform(str(tmp_path / "p_xfm_mni.txt")).TransformPoint((-10.0, 20.0, 30.0))
+    assert there == pytest.approx((-14.0, 14.0, 35.0), abs=1e-6)  # (10, -20, 30) goes to (11 + 3, -18 + 4, 30 + 5)
+
+
+def test_a_mirrored_move_has_negative_stretches():
+    assert Move(np.diag([-1.0, 2, 1, 1]), np.zeros(3), 1.0).stretches == (-1, -1, -2)
 
 
 def test_an_image_of_nothing_is_left_where_it_is(patient, fixed):

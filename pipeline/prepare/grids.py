@@ -80,9 +80,9 @@ def mni_place(volume: Volume | None) -> Place:
 
 def _fault(move: Move) -> str:
     """Say why a registration to the template is not believed; empty where it is."""
-    if move.information < LEAST_INFORMATION:
+    if not move.information >= LEAST_INFORMATION:
         return f"mutual information {move.information:.2f}, at least {LEAST_INFORMATION}"
-    if move.overlap < LEAST_OVERLAP:
+    if not move.overlap >= LEAST_OVERLAP:
         return f"overlap {move.overlap:.2f}, at least {LEAST_OVERLAP}"
     low, high = STRETCHES
     if move.stretches[0] < low or move.stretches[-1] > high:

@@ -33,6 +33,7 @@ _NUMBERS = {
     "phase": "TemporalPositionIdentifier",
 }
 _WORDS = ("SeriesDescription", "ProtocolName", "SequenceName", "ScanningSequence", "SequenceVariant", "ScanOptions")
+_DATES = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
 _TAGS = (
     *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "StudyDate", "Modality", "SeriesNumber", "InstanceNumber", "ImageType"),
@@ -45,9 +46,8 @@ _TAGS = (
     *_PERSONS,
     *_WORDS,
     *_NUMBERS.values(),
-    *("AcquisitionDate", "AcquisitionDateTime", "SeriesDate"),
+    *_DATES,
 )
-_DATES = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
 _FEW_LETTERS = 3
 Vector = tuple[float, ...]
 
