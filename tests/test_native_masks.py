@@ -16,6 +16,7 @@ from transforms.postprocess import kept_elsewhere
 from transforms.register import Move
 from transforms.restore import average_to, resample_to
 
+REGIONS = ("WT", "TC", "ET")
 OWN = Grid((20, 24, 16), np.eye(4))
 CUBE = (slice(4, 10), slice(6, 11), slice(3, 8))
 """6 x 5 x 5 voxels of 1 mm."""
@@ -41,7 +42,7 @@ def config(**postprocess):
 def answer(**boxes) -> dict[str, np.ndarray]:
     """Probabilities of 1 in boxes of each region; a region that is not named is that of the next outer one."""
     found, last = {}, ()
-    for region in ("WT", "TC", "ET"):
+    for region in REGIONS:
         last = boxes.get(region, last)
         found[region] = np.zeros(OWN.shape, np.float32)
         for box in last:
@@ -53,7 +54,7 @@ def elsewhere(grid: Grid, probabilities, settings=None, convention="brats2023", 
     """The label map on another grid, of one model that answers on the case's own grid."""
     settings = settings or config()
     label_map, masks, written = to_labels(settings, "tiny", probabilities, OWN, None, convention)
-    answers = [Answer(torch.from_numpy(np.stack(list(probabilities.values()))), OWN)]
+    answers = [Answer(torch.from_numpy(np.stack(list(probabilities.values()))), OWN, REGIONS)]
     main = Own(OWN, label_map, written, masks, probabilities, **own)
     return labels_elsewhere(settings, answers, main, grid), label_map
 
@@ -119,7 +120,7 @@ def test_several_models_are_averaged_there_too_and_regions_lie_in_each_other():
     probabilities = answer(WT=[CUBE])
     label_map, masks, written = to_labels(config(), "both", probabilities, OWN, None, None)
     sure, unsure = (torch.from_numpy(np.stack(list(probabilities.values()))) * p for p in (0.9, 0.2))
-    both = [Answer(sure, OWN), Answer(unsure, Grid(OWN.shape, np.eye(4)))]
+    both = [Answer(sure, OWN, REGIONS), Answer(unsure, Grid(OWN.shape, np.eye(4)), REGIONS)]
     own = Own(OWN, label_map, written, masks, probabilities)
     image = laid(shift(1, 0, 0), Grid(OWN.shape, np.eye(4)))
     found = labels_elsewhere(config(), both, own, image)
@@ -181,7 +182,7 @@ def test_a_border_drawn_on_edges_goes_with_the_mask(monkeypatch):
     settings = config(watershed=True)
     label_map, masks, written = to_labels(settings, "tiny", probabilities, OWN, flair, None)
     own = Own(OWN, label_map, written, masks, probabilities, flair)
-    answers = [Answer(torch.from_numpy(np.stack(list(probabilities.values()))), OWN)]
+    answers = [Answer(torch.from_numpy(np.stack(list(probabilities.values()))), OWN, REGIONS)]
     there = labels_elsewhere(settings, answers, own, laid(shift(1, 1, 1), OWN))
     assert where(there) == {(x + 1, y + 1, z + 1) for x, y, z in where(drawn)}
 

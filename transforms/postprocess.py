@@ -65,7 +65,7 @@ def to_masks(
 
 
 def kept_elsewhere(found: Mask, grid: Grid, before: Mask, after: Mask, own: Grid) -> Mask:
-    """Drop from a mask on another grid all that post-processing dropped on the own one.
+    """Drop from a mask on another grid all that post-processing dropped.
 
     A voxel follows the voxel of ``before`` that is nearest to it. Where none is within a diagonal of both grids'
     voxels, the own grid shows nothing there, and the voxel goes too.
@@ -106,7 +106,7 @@ def kept_elsewhere(found: Mask, grid: Grid, before: Mask, after: Mask, own: Grid
 
 
 def _surface(mask: Mask) -> Mask:
-    """Return the voxels of a mask that have a neighbour outside, or lie at its box's edge."""
+    """Return the voxels of a mask with a neighbour outside."""
     result = np.zeros_like(mask)
     box = bounding_box(mask)
     result[box] = mask[box] & ~ndimage.binary_erosion(mask[box])

@@ -1,4 +1,4 @@
-"""Registration of one image to another by mutual information: rigid, or affine to another head.
+"""Rigid or affine registration of one image to another, by mutual information.
 
 Images are arrays on a `data.grid.Grid`; a move is a 4x4 matrix in millimetres, so that no voxel is interpolated here.
 """
@@ -74,7 +74,10 @@ class Move:
 
     @property
     def stretches(self) -> tuple[float, float, float]:
-        """Lengths in the moving image of what is 1 long in the fixed one, least first; negative where mirrored."""
+        """Lengths in the moving image of 1 in the fixed one, least first.
+
+        They are negative where it is mirrored.
+        """
         low, middle, high = sorted(np.linalg.svd(self.matrix[:3, :3], compute_uv=False))
         side = math.copysign(1.0, np.linalg.det(self.matrix[:3, :3]))
         return side * float(low), side * float(middle), side * float(high)
@@ -297,7 +300,7 @@ def _search(
 def _stretch(
     fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float
 ) -> tuple[NDArray[np.float64], float]:
-    """Climb from a start at one level, by affine moves; the matrix is in LPS."""
+    """Climb by affine moves at one level; the matrix is in LPS."""
     # In units of the radius a step of the matrix moves a brain as far as one of the shift. Scales would not do: where
     # the shift is right already, the optimiser makes the step of the matrix alone as long as that of both.
     units = np.diag([1 / RADIUS_MM] * 3 + [1.0])

@@ -85,7 +85,7 @@ def _from_target(
 
 
 def average_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
-    """Interpolate as `resample_to`, and average also where the grids are turned and the target's voxels are larger.
+    """Interpolate as `resample_to`, and average on turned grids too.
 
     The values are taken at steps of the source's smallest spacing along the target's axes, and averaged by the triangle
     that `resample_to` uses on parallel grids: a mask of thick slices then has the same size on either.
@@ -95,7 +95,8 @@ def average_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
         return resample_to(image, source, target)
     first = np.eye(4)
     first[:3, 3] = -1  # a voxel more on each side, which the triangle of the outermost ones reaches
-    around = Grid(tuple(n + 2 for n in target.shape), target.affine @ first, target.spacing_known)  # type: ignore[arg-type]
+    n1, n2, n3 = (n + 2 for n in target.shape)
+    around = Grid((n1, n2, n3), target.affine @ first, target.spacing_known)
     fine = grid_at_spacing(around, tuple(min(mm, finest) for mm in target.spacing_mm))
     return resample_to(resample_to(image, source, fine), fine, target)
 

@@ -175,7 +175,7 @@ class Predictor:
             log.debug("out of memory in case %r", case.case_id, exc_info=True)
             raise too_large(case.shown, needed, available_bytes()) from error
 
-    def require_room(self, case: Case, elsewhere: Iterable[Grid] = ()) -> int:
+    def require_room(self, case: Case, elsewhere: Iterable[Grid] = (), on_card: bool | None = None) -> int:
         """Refuse a case that lacks images or takes too much memory.
 
         Returns the bytes that it takes, with masks on the further grids.
@@ -185,7 +185,7 @@ class Predictor:
         data.errors.InputError
         """
         self._check_modalities(case)
-        needed = self.predicted_bytes(case, elsewhere=elsewhere)
+        needed = self.predicted_bytes(case, on_card=on_card, elsewhere=elsewhere)
         require_room(case.shown, needed)
         return needed
 
@@ -220,7 +220,7 @@ class Predictor:
             self._n_members(),
             self._spread(),
             self.several,
-            lambda: require_room(case.shown, self.predicted_bytes(case, on_card=False, elsewhere=elsewhere.values())),
+            lambda: self.require_room(case, elsewhere.values(), on_card=False),
         )
         mean: dict[str, NDArray[np.float32]] = {}
         answers: list[Answer] = []
@@ -240,9 +240,7 @@ class Predictor:
                 remarks += handled
             with clock.stage(Stage.RESTORE):
                 self._add_to_mean(mean, model[-1].config, restore(probabilities, working, native.grid))
-                if elsewhere:
-                    order = [model[-1].config.regions.index(region) for region in self.regions]
-                    answers.append(Answer(probabilities[order].cpu(), working))
+                answers += [Answer(probabilities.cpu(), working, model[-1].config.regions)] if elsewhere else []
         assert native is not None and background is not None  # there is at least one model
         warnings += self._doubts(native)
         with clock.stage(Stage.RESTORE):

@@ -111,10 +111,16 @@ class Answer:
     ----------
     probabilities : (regions, d1, d2, d3) float32 tensor
     grid : Grid
+    regions : tuple of str
     """
 
     probabilities: torch.Tensor
     grid: Grid
+    regions: tuple[str, ...]
+
+    def of(self, region: str) -> torch.Tensor:
+        """Return the probability of one region, (1, d1, d2, d3)."""
+        return self.probabilities[[self.regions.index(region)]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +159,7 @@ def labels_elsewhere(config: RunConfig, answers: Sequence[Answer], own: Own, gri
     config : RunConfig
         Of the first model.
     answers : sequence of Answer
-        Of every model, with the regions in the order of ``own.probabilities``; they are averaged.
+        Of every model; they are averaged.
     own : Own
     grid : Grid
         Its affine leads to where the own grid's lies.
@@ -168,10 +174,10 @@ def labels_elsewhere(config: RunConfig, answers: Sequence[Answer], own: Own, gri
     parents = region_parents(load_convention(config.convention), config.regions)
     drawn = _drawn(config, own.probabilities, own.grid, own.flair)
     masks: dict[str, Mask] = {}
-    for index, region in enumerate(own.probabilities):
+    for region in own.probabilities:
         before = drawn[region] if region in drawn else own.probabilities[region] >= threshold
-        carried = [Answer(torch.from_numpy(before.astype(np.float32))[None], own.grid)] if region in drawn else answers
-        found = _thresholded(carried, 0 if region in drawn else index, grid, threshold)
+        edge = Answer(torch.from_numpy(before.astype(np.float32))[None], own.grid, (region,))
+        found = _thresholded([edge] if region in drawn else answers, region, grid, threshold)
         found = kept_elsewhere(found, grid, before, own.masks[region], own.grid)
         parent = parents.get(region)
         if config.postprocess.nest and parent in masks:
@@ -180,13 +186,13 @@ def labels_elsewhere(config: RunConfig, answers: Sequence[Answer], own: Own, gri
     return kept.to_label_map({region: mask for region, mask in masks.items() if region in kept.regions})
 
 
-def _thresholded(answers: Sequence[Answer], index: int, grid: Grid, threshold: float) -> Mask:
+def _thresholded(answers: Sequence[Answer], region: str, grid: Grid, threshold: float) -> Mask:
     """Bring one region of all answers to a grid, and threshold their mean.
 
     Only the box is computed in which it may reach the threshold.
     """
     found = np.zeros(grid.shape, bool)
-    boxes = [_box_of(answer.probabilities[index].numpy() >= threshold / 2, answer.grid, grid) for answer in answers]
+    boxes = [_box_of(answer.of(region)[0].numpy() >= threshold / 2, answer.grid, grid) for answer in answers]
     box = union_box(boxes, grid.shape)
     shape = tuple(side.stop - side.start for side in box)
     if not all(shape):
@@ -196,13 +202,16 @@ def _thresholded(answers: Sequence[Answer], index: int, grid: Grid, threshold: f
     part = Grid((shape[0], shape[1], shape[2]), grid.affine @ to_box, grid.spacing_known)
     mean = np.zeros(shape, np.float32)
     for answer in answers:
-        mean += average_to(answer.probabilities[[index]], answer.grid, part)[0].numpy() / np.float32(len(answers))
+        mean += average_to(answer.of(region), answer.grid, part)[0].numpy() / np.float32(len(answers))
     found[box] = mean >= threshold
     return found
 
 
 def _box_of(shown: Mask, own: Grid, grid: Grid) -> tuple[slice, ...]:
-    """Return the voxels of a grid around those that are shown, with two to spare, as slices; empty for none."""
+    """Return the box in a grid around voxels that are shown, as slices.
+
+    It has two voxels to spare; it is empty for none.
+    """
     box = bounding_box(shown)
     corners = np.array(list(product(*((side.start - 1, side.stop) for side in box))))
     if not all(side.stop > side.start for side in box):

@@ -52,7 +52,7 @@ class Ready:
 def make_ready(
     case: Case, options: SegmentOptions, modalities: Sequence[str], volumes: dict[str, Volume], *, brain_alone: bool
 ) -> Ready:
-    """Prepare a case where it needs it, and find the grids that are asked for.
+    """Prepare a case where it needs it, and find its further grids.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def _alone(came: Mapping[str, ImageHeader], prepared: Prepared | None) -> list[s
 def _checks(
     prepared: Prepared | None, grids: Sequence[Grid], options: SegmentOptions, *, brain_alone: bool
 ) -> list[str]:
-    """Say what was looked at in a case's images, and what was found."""
+    """Word the checks of a case's images, and their findings."""
     if not brain_alone:
         return ["Registered, skull: not looked at, for the model takes images as they come"]
     told = [can_tell(grid) for grid in grids]

@@ -1,9 +1,9 @@
-"""Further grids on which a case's mask shall lie: its images' own, and that of the MNI152 template."""
+"""Further grids of a case's mask: its images' own, and MNI152's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from data.case import ImageSource
@@ -46,7 +46,7 @@ class Place:
 
 
 def native_places(came: Mapping[str, ImageHeader], moves: Mapping[str, Move]) -> dict[str, Place]:
-    """Return the own grid of each image, by modality, as it came and as it was moved."""
+    """Return the own grid of each image, as it came and was moved."""
     return {m: Place(own, moves[m].lay(own.grid) if m in moves else own.grid) for m, own in came.items()}
 
 
@@ -69,7 +69,7 @@ def mni_place(volume: Volume | None) -> Place:
     if shows_head(impression(volume.array, volume.header)):
         if not is_installed():
             raise InputError(f"{called}: a head with its skull, and the template has none", Mend.STRIP)
-        volume = replace(volume, array=volume.array * find_brain({called: volume}))
+        volume = Volume(volume.array * find_brain({called: volume}), volume.header)
     header, seen = template()
     move = register_head(seen, picture(volume.array, volume.grid))
     if fault := _fault(move):

@@ -89,7 +89,7 @@ class Prepared:
 
     @property
     def told(self) -> dict[str, dict[str, float]]:
-        """Each move, and how well the images fit after it, for run.json."""
+        """Moves, and the fit of the images after them, for run.json."""
         return {
             modality: {
                 "moved_mm": move.moved_mm,
@@ -257,7 +257,7 @@ def _laid(volume: Volume, place: Grid, target: Grid) -> Volume:
 
 
 def find_brain(heads: Mapping[str, Volume]) -> NDArray[np.bool_]:
-    """Return the brain in images of a head on one grid, by deepbet; shape (d1, d2, d3)."""
+    """Return the brain in images of a head on one grid, by deepbet."""
     grid = next(iter(heads.values())).grid
     upright = grid.reoriented("RAS")
     mask = brain_of_head({name: grid.turn(volume.array, "RAS") for name, volume in heads.items()})

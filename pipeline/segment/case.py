@@ -147,7 +147,7 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
 
 
 def _ready(task: CaseTask, predictor: Predictor, volumes: dict[str, Volume], stages: dict[str, float]) -> Ready:
-    """Prepare the case's images where they need it, and find the grids of its masks."""
+    """Prepare the images where they need it, and find the masks' grids."""
     from pipeline.prepare.case import make_ready
 
     predictor.require_room(task.case)

@@ -125,7 +125,7 @@ def new_files(task: CaseTask) -> Iterator[NewFiles]:
 
 
 def write_grids(files: NewFiles, result: Segmentation, ready: Ready) -> None:
-    """Write the masks on further grids, and keep the moves of images that were laid on another."""
+    """Write the masks on further grids, and the moves of images."""
     from transforms.register import write_move
 
     moves = {} if ready.prepared is None else ready.prepared.moves
@@ -148,7 +148,7 @@ def write_exports_of(files: NewFiles, result: Segmentation, model: str, picture:
 
 
 def write_slices_as_volumes(files: NewFiles) -> None:
-    """Write slices as one volume each, beside the mask, so that a viewer opens both."""
+    """Write slices as one volume each, for a viewer of the mask."""
     for modality, source in files.task.case.images.items():
         volume = read_volume(source, max_voxels=files.task.options.max_voxels)
         write_image(files.path(modality), volume.array, volume.header)

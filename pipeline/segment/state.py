@@ -319,7 +319,10 @@ def results_are_there(task: CaseTask, state: CaseState) -> bool:
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn ``null`` into NaN again in a row of the state file; in ``detected`` it stays: a lesion without reference."""
+    """Turn ``null`` into NaN again in a row of the state file.
+
+    In ``detected`` it stays: a lesion without a reference.
+    """
     return {name: math.nan if value is None and name != "detected" else value for name, value in row.items()}
 
 

@@ -94,9 +94,9 @@ def choose_series(records: Sequence[Record], wanted: Mapping[str, str]) -> Chose
 
 
 def _other_days(taken: Mapping[str, _Volume]) -> list[str]:
-    """Say that images are of different time points; without the dates, which may identify a patient.
+    """Say that images are of different time points, without the dates.
 
-    An examination may go on after midnight.
+    Dates may identify a patient. An examination may go on after midnight.
     """
     days = {role: day for role in taken if (day := _day(taken[role].records[0].date)) is not None}
     if not days or (max(days.values()) - min(days.values())).days < 2:

@@ -26,7 +26,7 @@ def progress_line(row: Mapping[str, Any], done: int, total: int) -> str:
 
 
 def case_object(row: Mapping[str, Any], output: Path, flat: bool) -> dict[str, Any]:
-    """Return a row for JSON, with the paths of the mask and of those on other grids.
+    """Return a row for JSON, with the paths of its masks.
 
     ``null`` stands where there is no mask, or a measure is not known.
     """

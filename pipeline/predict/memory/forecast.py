@@ -91,19 +91,19 @@ def phases(
 
     preprocess  of the first network: the images that were read stay, 4 C V; of the second: beside the first's image
     network     of the first: beside the second's image; of the second: beside the first's answer on both grids, one
-                more
-                for each pass on the first's, one of those on the second's, and 8 R W for putting both together
+                more for each pass on the first's, one of those on the second's, and 8 R W for putting both together
     """
     native = next(headers[m] for m in (*GRID_ORDER, *headers) if m in headers).grid
     voxels, regions = math.prod(native.shape), len(models[0].config.regions)
     members = sum(len(passes(model.config, tta)) for model in models)
     result = dict.fromkeys(("read", "preprocess", "network", "restore"), 0)
-    spread = 0
+    spread = answers = 0
     # What stays while a model is at work: the background, and the mean of the models.
     held = FLOAT * voxels * (1 + (regions if len(models) > 1 else 0))
     for model in models:
         here, spread = _of_one_model(model, headers, native, held, spread, members, tta, on_card, working)
         here["read"] += held if len(models) > 1 else 0
+        answers += here.pop("answer")
         result |= {phase: max(result[phase], size) for phase, size in here.items()}
     made = voxels * (FLOAT * (regions + 1) + 2 * regions + 1)
     several = FLOAT * regions * voxels if members > 1 else 0
@@ -111,20 +111,12 @@ def phases(
     result["writing"] = made + 2 * several + 12 * voxels
     result["picture"] = made + several + (regions + 2) * voxels + LIBRARY_BYTES
     if elsewhere:
-        answers = sum(FLOAT * regions * math.prod(working or _working(model.config, native)) for model in models)
         label_maps, largest = sum(map(math.prod, elsewhere)), max(map(math.prod, elsewhere))
         result["network"] += answers
         result["restore"] += answers
         result["elsewhere"] = made + spread + answers + label_maps + (3 * FLOAT + regions) * largest
         result |= {phase: result[phase] + label_maps for phase in ("uncertainty", "writing", "picture")}
     return result
-
-
-def _working(config: RunConfig, native: Grid) -> Shape:
-    """Return the working grid's shape of a model, before it is cropped."""
-    from transforms.restore import grid_at_spacing
-
-    return grid_at_spacing(native.reoriented(config.preprocess.orientation), config.preprocess.spacing_mm).shape
 
 
 def _of_one_model(
@@ -159,6 +151,7 @@ def _of_one_model(
         "preprocess": held + _preprocessing(config, of_model, native, along, target, shape),
         "network": held + spread + _inferring(model, shape, tta, on_card, members, whole=working is not None),
         "restore": held + spread + _resampling(regions, shape, along.shape),
+        "answer": FLOAT * regions * math.prod(shape),
     }
     if before is not None:
         here["preprocess"] = max(here["preprocess"] + before.image, held + before.preprocess)
