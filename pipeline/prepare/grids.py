@@ -71,11 +71,11 @@ def mni_place(volume: Volume | None) -> Place:
             raise InputError(f"{called}: a head with its skull, and the template has none", Mend.STRIP)
         volume = Volume(volume.array * find_brain({called: volume}), volume.header)
     header, seen = template()
-    move = register_head(seen, picture(volume.array, volume.grid))
-    if fault := _fault(move):
+    found = register_head(seen, picture(volume.array, volume.grid))
+    if fault := _fault(found):
         raise InputError(f"{called}: could not be registered ({fault})")
-    grid = Grid(header.grid.shape, move.matrix @ header.grid.affine)
-    return Place(header, grid, move)
+    grid = Grid(header.grid.shape, found.matrix @ header.grid.affine)
+    return Place(header, grid, found)
 
 
 def _fault(move: Move) -> str:
