@@ -30,7 +30,7 @@ from pipeline.follow.align import Aligned, align, look_at
 from pipeline.follow.components import Components, find_components
 from pipeline.follow.lesions import Event, follow_lesions
 from pipeline.score.tables import write_table
-from transforms.register import Picture
+from transforms.registration.register import Picture
 from transforms.restore import resample_to
 
 TC = (1, 3)

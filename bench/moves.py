@@ -25,7 +25,7 @@ from data.find.discover import discover_cases
 from data.io.read import Volume, read_volumes
 from pipeline.score.tables import write_table
 from transforms.readiness import examine
-from transforms.register import picture, register
+from transforms.registration.register import picture, register
 
 MOVED = ("t1", "t2", "flair")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

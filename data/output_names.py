@@ -26,9 +26,20 @@ SHARD_RECORD = "shard"
 MASK, PREVIEW = "seg", "preview"
 BRAIN = "brain"
 """Mask of the brain that was found, where the skull was removed."""
+"""``seg_<modality>`` and ``seg_mni`` are the mask on another grid."""
 TRANSFORM = "xfm"
-"""With ``_<modality>``: the move that laid it on the reference, an ITK transform."""
-_KINDS = {"preview": "previews", "prob": "probabilities", "uncertainty": "uncertainties", TRANSFORM: "transforms"}
+"""With ``_<modality>``: the move that laid it on the reference, an ITK transform; ``xfm_mni`` leads there from MNI."""
+MNI = "mni"
+"""In the place of a modality: the MNI152 template."""
+GRIDS = (*MODALITIES, MNI)
+"""Further grids on which a mask may lie."""
+_KINDS = {
+    MASK: "grids",
+    "preview": "previews",
+    "prob": "probabilities",
+    "uncertainty": "uncertainties",
+    TRANSFORM: "transforms",
+}
 _SUFFIXES = {PREVIEW: ".png", TRANSFORM: ".txt"}
 _IMAGES, _EXPORTS = "images", "exports"
 KIND_FOLDERS = frozenset({*_KINDS.values(), _IMAGES, _EXPORTS})
@@ -46,13 +57,14 @@ RESULTS = (
     PREVIEW,
     BRAIN,
     *(f"{kind}_{region}" for kind in ("prob", "uncertainty") for region in REGIONS),
-    *(f"{TRANSFORM}_{modality}" for modality in MODALITIES),
+    *(f"{kind}_{grid}" for kind in (MASK, TRANSFORM) for grid in GRIDS),
     *MODALITIES,
     *EXPORTS,
 )
 """Results that a case may leave, see :func:`result_path`."""
 RESULT = re.compile(
-    rf"{MASK}|{PREVIEW}|{BRAIN}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+|{'|'.join((*MODALITIES, *EXPORTS))}"
+    rf"{MASK}(?:_(?:{'|'.join(GRIDS)}))?|{PREVIEW}|{BRAIN}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+"
+    rf"|{'|'.join((*MODALITIES, *EXPORTS))}"
 )
 """A result of this version or another, whose regions may have other names."""
 
@@ -61,8 +73,9 @@ def result_path(output: Path, folder: str, what: str, flat: bool) -> Path:
     """Return the path of a result. ``folder`` is the name of the case's output folder.
 
     ``what`` is ``"seg"``, ``"preview"``, ``"brain"``, ``"prob_<region>"``, ``"uncertainty_<region>"``,
-    ``"xfm_<modality>"``, one of `EXPORTS` or, for cases that came as slices, a modality. With ``flat``, masks lie side
-    by side as ``<folder>.nii.gz`` and everything else in folders of its own kind.
+    ``"seg_<grid>"`` or ``"xfm_<grid>"`` of `GRIDS`, one of `EXPORTS` or, for cases that came as slices, a modality.
+    With ``flat``, masks on the cases' own grids lie side by side as ``<folder>.nii.gz`` and everything else in folders
+    of its own kind.
     """
     suffix = _SUFFIXES.get(what.partition("_")[0], ".nii.gz")
     if what in EXPORTS:

@@ -66,6 +66,10 @@ class SegmentOptions:
     grid: str = _option("auto", Decides.FILES)
     """Image on whose grid masks lie, and that the others are registered to: a modality, or finest. auto: the first of
     t1c, flair, t1, t2 that there is."""
+    native: bool = _option(False, Decides.FILES)
+    """Also write the mask on each image's own grid."""
+    space: Literal["own", "mni"] = _option("own", Decides.FILES)
+    """mni: also register T1c, or T1, to the MNI152 template, and write the mask there too."""
     save_probabilities: bool = _option(False, Decides.FILES)
     """Also write one float image a region."""
     outputs: tuple[str, ...] = _option(("nifti",), Decides.FILES)

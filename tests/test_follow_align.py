@@ -12,7 +12,8 @@ from data.phantom.visits import STORIES, Visit, draw_visits, write_visits
 from pipeline.follow.align import Aligned, align, choose_images, look_at, stay, write_aligned
 from pipeline.follow.components import find_components
 from pipeline.follow.lesions import follow_lesions
-from transforms.register import Move, Picture
+from transforms.registration.move import Move
+from transforms.registration.register import Picture
 
 TC = (1, 3)
 

@@ -28,7 +28,8 @@ OTHER = {
     "models": ("x",), "device": "cpu", "engine": "torch", "window": "whole", "level": 2, "tta": True,
     "convention": "brats2017", "missing": "zero", "save_probabilities": True, "flat": True, "threads": 3,
     "max_voxels": 10**8, "overwrite": True, "strict": True, "reference_convention": "msd",
-    "prepare": "off", "grid": "flair", "brain_mask": "brains", "outputs": ("nifti", "seg-nrrd"),
+    "prepare": "off", "grid": "flair", "native": True, "space": "mni",
+    "brain_mask": "brains", "outputs": ("nifti", "seg-nrrd"),
 }  # fmt: skip
 """For each option a value that is not the default."""
 

@@ -27,6 +27,9 @@ OUT = Path("out")
         ("pdf", "P1/P1_report.pdf", "exports/P1_report.pdf"),
         ("flair", "P1/P1_flair.nii.gz", "images/P1_flair.nii.gz"),
         ("xfm_t2", "P1/P1_xfm_t2.txt", "transforms/P1_xfm_t2.txt"),
+        ("seg_t1c", "P1/P1_seg_t1c.nii.gz", "grids/P1_seg_t1c.nii.gz"),
+        ("seg_mni", "P1/P1_seg_mni.nii.gz", "grids/P1_seg_mni.nii.gz"),
+        ("xfm_mni", "P1/P1_xfm_mni.txt", "transforms/P1_xfm_mni.txt"),
     ],
 )
 def test_a_result_lies_in_its_case_or_flat_in_a_folder_of_its_kind(what, nested, flat):
@@ -42,7 +45,15 @@ def test_the_state_file_of_a_case_is_hidden():
 
 def test_an_earlier_run_knows_every_result_as_its_own_in_both_places():
     run = EarlierRun("out", frozenset({"P1"}), {"P1": ()})
-    assert sorted(KIND_FOLDERS) == ["exports", "images", "previews", "probabilities", "transforms", "uncertainties"]
+    assert sorted(KIND_FOLDERS) == [
+        "exports",
+        "grids",
+        "images",
+        "previews",
+        "probabilities",
+        "transforms",
+        "uncertainties",
+    ]
     for what in RESULTS:
         for path in result_paths(OUT, "P1", what):
             assert run.wrote(str(path)), path

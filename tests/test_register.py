@@ -9,7 +9,8 @@ import SimpleITK as sitk
 from data.errors import InputError
 from data.grid import Grid
 from data.phantom.patient import draw_patient
-from transforms.register import Move, overlap, picture, read_move, register, small_move, write_move
+from transforms.registration.move import Move, read_move, write_move
+from transforms.registration.register import overlap, picture, register, register_head, small_move
 
 
 def turn(axis: int, degrees: float) -> np.ndarray:
@@ -141,6 +142,26 @@ def test_content_that_overlaps_by_half_has_a_dice_of_a_half():
     assert overlap(one, one, Move(np.eye(4), np.zeros(3), 0.0)) == 1
     assert overlap(one, one, Move(shift(16, 0, 0), np.zeros(3), 0.0)) == pytest.approx(0.5, abs=0.01)
     assert overlap(one, one, Move(shift(400, 0, 0), np.zeros(3), 0.0)) == 0
+
+
+def test_another_head_of_another_size_is_laid_on_the_first_one(patient):
+    coarse = picture(patient.images["t1c"], patient.grid, [4.0])
+    stretch = about(middle(patient), shift(6, -9, 12) @ turn(0, 5) @ np.diag([1.1, 0.9, 1.05, 1]))
+    larger = Grid(patient.grid.shape, stretch @ patient.grid.affine)
+    move = register_head(coarse, picture(patient.images["t1c"], larger, [4.0]))
+    assert farthest_mm(patient, move.matrix, stretch) < 2.0
+    assert move.stretches == pytest.approx((0.9, 1.05, 1.1), abs=0.03) and move.overlap > 0.97
+
+
+def test_a_written_affine_move_is_one_in_itk_too(tmp_path):
+    move = Move(shift(3, 4, 5) @ np.diag([1.1, 0.9, 1, 1]), np.array([1.0, 2, 3]), 1.0)
+    write_move(tmp_path / "p_xfm_mni.txt", move)
+    there = sitk.ReadTransform(str(tmp_path / "p_xfm_mni.txt")).TransformPoint((-10.0, 20.0, 30.0))
+    assert there == pytest.approx((-14.0, 14.0, 35.0), abs=1e-6)  # (10, -20, 30) goes to (11 + 3, -18 + 4, 30 + 5)
+
+
+def test_a_mirrored_move_has_negative_stretches():
+    assert Move(np.diag([-1.0, 2, 1, 1]), np.zeros(3), 1.0).stretches == (-1, -1, -2)
 
 
 def test_an_image_of_nothing_is_left_where_it_is(patient, fixed):

@@ -26,7 +26,7 @@ from pipeline.web.intake.files import take_in
 from pipeline.web.names import Received
 from tests.dicom_files import WORDS, Made, export_patient, write_enhanced, write_study
 from tests.web_server import running, wait_for
-from transforms.register import Move, write_move
+from transforms.registration.move import Move, write_move
 
 REAL = "pipeline.web.compute.perform:job_process"
 

@@ -12,7 +12,9 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
+from data.grid import Grid
 from data.labels import Mask
 
 
@@ -60,6 +62,55 @@ def to_masks(
             mask = remove_small_components(mask, smallest if smallest > 0 else 0.0, share)
         masks[region] = mask
     return masks
+
+
+def kept_elsewhere(found: Mask, grid: Grid, before: Mask, after: Mask, own: Grid) -> Mask:
+    """Drop from a mask on another grid all that post-processing dropped.
+
+    A voxel follows the voxel of ``before`` that is nearest to it. Where none is within a diagonal of both grids'
+    voxels, the own grid shows nothing there, and the voxel goes too.
+
+    Parameters
+    ----------
+    found : (n1, n2, n3) bool
+        Thresholded, on ``grid``.
+    before, after : (d1, d2, d3) bool
+        On ``own``: thresholded, and post-processed.
+
+    Returns
+    -------
+    (n1, n2, n3) bool, within ``found``.
+    """
+    result = np.zeros_like(found)
+    voxels = np.argwhere(found)
+    if not len(voxels) or not before.any():
+        return result
+    to_own = np.linalg.solve(own.affine, grid.affine)
+    places = voxels @ to_own[:3, :3].T + to_own[:3, 3]
+    nearest = np.rint(places).astype(np.intp)
+    inside = ((nearest >= 0) & (nearest < own.shape)).all(axis=1)
+    hits = np.zeros(len(voxels), bool)
+    hits[inside] = before[tuple(nearest[inside].T)]
+    stays = np.zeros(len(voxels), bool)
+    stays[hits] = after[tuple(nearest[hits].T)]
+    if not hits.all():
+        surface = np.argwhere(_surface(before))
+        reach = sum(float(np.linalg.norm(each.spacing_mm)) for each in (own, grid))
+        tree = cKDTree(surface @ own.affine[:3, :3].T)
+        distance, index = tree.query(places[~hits] @ own.affine[:3, :3].T, distance_upper_bound=reach)
+        near = np.isfinite(distance)
+        missed = np.flatnonzero(~hits)
+        stays[missed[near]] = after[tuple(surface[index[near]].T)]
+    result[tuple(voxels[stays].T)] = True
+    return result
+
+
+def _surface(mask: Mask) -> Mask:
+    """Return the voxels of a mask with a neighbour outside."""
+    result = np.zeros_like(mask)
+    box = bounding_box(mask)
+    result[box] = mask[box] & ~ndimage.binary_erosion(mask[box])
+    return result
 
 
 def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:

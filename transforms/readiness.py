@@ -17,7 +17,8 @@ from data.case import GRID_ORDER
 from data.grid import Grid
 from data.io.header import ImageHeader
 from data.plausibility import impression, shows_head
-from transforms.register import COARSE_MM, Move, picture, small_move
+from transforms.registration.move import Move
+from transforms.registration.register import COARSE_MM, picture, small_move
 
 SAME_BRAIN = 0.99
 """Dice of the voxels other than 0 from which two images were cut out by one mask: 1 in real BraTS patients, .97 at most
@@ -70,7 +71,7 @@ def examine(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], reference: s
     Readiness
         Images without a known voxel size, or of fewer than eight slices, are not looked at.
     """
-    told = {name: image for name, image in images.items() if _can_tell(image[1].grid)}
+    told = {name: image for name, image in images.items() if can_tell(image[1].grid)}
     chosen = reference or next((name for name in (*GRID_ORDER, *told) if name in told), "")
     heads = tuple(name for name, image in told.items() if shows_head(impression(*image)))
     if heads or chosen not in told:  # heads are registered anyway, and more exactly
@@ -92,7 +93,8 @@ def examine(images: Mapping[str, tuple[NDArray[Any], ImageHeader]], reference: s
     return Readiness(chosen, (), moved)
 
 
-def _can_tell(grid: Grid) -> bool:
+def can_tell(grid: Grid) -> bool:
+    """Tell whether images on a grid tell their position."""
     return grid.spacing_known and min(grid.shape) >= FEWEST_SLICES
 
 

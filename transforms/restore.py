@@ -53,14 +53,8 @@ def _resample_inside(image: torch.Tensor, source: Grid, target: Grid) -> tuple[t
     """
     if tuple(image.shape[1:]) != source.shape:
         raise ValueError(f"image of shape {tuple(image.shape[1:])} does not lie on a grid of shape {source.shape}")
-    # Rounded, so that the same patient stored flipped or permuted gives the same weights to the bit.
-    to_source = np.round(np.linalg.solve(source.affine, target.affine), 9)
-    matrix, offset = to_source[:3, :3], to_source[:3, 3]
-    axes = np.abs(matrix).argmax(axis=1)  # for each source axis, the target axis that runs along it
-    rest = matrix.copy()
-    rest[range(3), axes] = 0
-    drift = np.abs(rest * np.array(target.shape)) * np.array(source.spacing_mm)[:, None]
-    if sorted(axes) != [0, 1, 2] or drift.max() > TOLERANCE_MM:
+    matrix, offset, axes = _from_target(source, target)
+    if axes is None:
         return _resample_rotated(image, matrix, offset, target.shape), [(0, 0)] * 3
     tolerance = TOLERANCE_MM / np.array(source.spacing_mm)
     padding: Padding = []
@@ -70,6 +64,41 @@ def _resample_inside(image: torch.Tensor, source: Grid, target: Grid) -> tuple[t
         padding.append(around)
     order = [int(np.flatnonzero(axes == axis)[0]) for axis in range(3)]
     return image.permute(0, *(1 + axis for axis in order)), [padding[axis] for axis in order]
+
+
+def _from_target(
+    source: Grid, target: Grid
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp] | None]:
+    """Return matrix and offset from target to source voxels.
+
+    For each source axis the target axis that runs along it comes with them; None where the grids are not parallel.
+    """
+    # Rounded, so that the same patient stored flipped or permuted gives the same weights to the bit.
+    to_source = np.round(np.linalg.solve(source.affine, target.affine), 9)
+    matrix, offset = to_source[:3, :3], to_source[:3, 3]
+    axes = np.abs(matrix).argmax(axis=1)
+    rest = matrix.copy()
+    rest[range(3), axes] = 0
+    drift = np.abs(rest * np.array(target.shape)) * np.array(source.spacing_mm)[:, None]
+    is_parallel = sorted(axes) == [0, 1, 2] and drift.max() <= TOLERANCE_MM
+    return matrix, offset, axes if is_parallel else None
+
+
+def average_to(image: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
+    """Interpolate as `resample_to`, and average on turned grids too.
+
+    The values are taken at steps of the source's smallest spacing along the target's axes, and averaged by the triangle
+    that `resample_to` uses on parallel grids: a mask of thick slices then has the same size on either.
+    """
+    finest = min(source.spacing_mm)
+    if _from_target(source, target)[2] is not None or max(target.spacing_mm) <= finest:
+        return resample_to(image, source, target)
+    first = np.eye(4)
+    first[:3, 3] = -1  # a voxel more on each side, which the triangle of the outermost ones reaches
+    n1, n2, n3 = (n + 2 for n in target.shape)
+    around = Grid((n1, n2, n3), target.affine @ first, target.spacing_known)
+    fine = grid_at_spacing(around, tuple(min(mm, finest) for mm in target.spacing_mm))
+    return resample_to(resample_to(image, source, fine), fine, target)
 
 
 def _resample_axis(

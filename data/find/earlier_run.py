@@ -17,10 +17,10 @@ from typing import Any
 
 from data.case import MODALITIES
 from data.io.suffixes import VOLUME_SUFFIXES, split_suffix
-from data.output_names import EXPORTS, KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER, TRANSFORM
+from data.output_names import EXPORTS, GRIDS, KIND_FOLDERS, MASK, RESULT, RUN_RECORD, STATE_FOLDER, TRANSFORM
 from data.regular_file import LARGEST_RECORD, read_json_object, read_regular_file
 
-_MOVES = tuple(f"_{TRANSFORM}_{modality}.txt" for modality in MODALITIES)
+_MOVES = tuple(f"_{TRANSFORM}_{grid}.txt" for grid in GRIDS)
 _MOST_INPUTS = 10_000
 """Files of a case: four images of 2500 slices each."""
 

@@ -31,19 +31,26 @@ def template() -> tuple[NDArray[np.uint8], NDArray[np.uint8], Array]:
 
     The files are read where nilearn's wheel puts them: importing nilearn.datasets takes seconds, the files 0.2 s.
     """
-    package = importlib.util.find_spec("nilearn")
-    if package is None or package.origin is None:
-        raise UsageError(
-            "phantoms need the MNI152 template of nilearn, which is not installed: run 'pip install nilearn'"
-        )
-    folder = Path(package.origin).parent / "datasets" / "data"
     t1, grey, white = (
-        np.asarray(nib.Nifti1Image.from_filename(folder / TEMPLATE_FILE.format(name)).dataobj)
-        for name in ("t1", "gm", "wm")
+        np.asarray(nib.Nifti1Image.from_filename(template_file(name)).dataobj) for name in ("t1", "gm", "wm")
     )
     fraction = white.astype(np.float32) / np.maximum(white.astype(np.float32) + grey, 1.0)
     depth = ndimage.distance_transform_edt(np.pad(t1[::2, ::2, ::2] > 0, 1), sampling=2.0)[1:-1, 1:-1, 1:-1]
     return t1, (fraction * 255).astype(np.uint8), depth.astype(np.float32)
+
+
+def template_file(kind: str) -> Path:
+    """Return the path of MNI152 in nilearn's wheel: ``t1`` (a brain without skull), ``gm`` or ``wm``.
+
+    Raises
+    ------
+    data.errors.UsageError
+        nilearn is not installed.
+    """
+    package = importlib.util.find_spec("nilearn")
+    if package is None or package.origin is None:
+        raise UsageError("the MNI152 template of nilearn is not installed: run 'pip install nilearn'")
+    return Path(package.origin).parent / "datasets" / "data" / TEMPLATE_FILE.format(kind)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from data.case import GRID_ORDER
 from data.grid import Grid
 from data.labels import Mask
-from transforms.register import Move, Picture, overlap, picture, register, write_move
+from transforms.registration.move import Move, write_move
+from transforms.registration.register import Picture, overlap, picture, register
 
 LEAST_INFORMATION = 0.75
 """Mutual information in nats below which a registration is doubtful. Visits of one phantom patient had .94 or more, two

@@ -92,7 +92,8 @@ def find_components(mask: Mask, grid: Grid, matrix: NDArray[np.float64], baselin
     grid : Grid
         Of the visit, with a known spacing.
     matrix : (4, 4) float64
-        Takes a place at the baseline to the same anatomy's place at the visit, mm (`transforms.register.Move`).
+        Takes a place at the baseline to the same anatomy's place at the visit, mm
+        (`transforms.registration.move.Move`).
     baseline : Grid
         Onto which components are laid: each voxel takes the component that lies at its middle. A component that lies
         at none (the baseline's voxels are larger) takes the voxels in which its own voxels' middles lie.

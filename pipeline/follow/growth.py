@@ -36,7 +36,7 @@ def lay_mask(mask: Mask, grid: Grid, matrix: NDArray[np.float64], baseline: Grid
     mask : (d1, d2, d3) bool
         On ``grid``; an empty one stays empty.
     matrix : (4, 4) float64
-        Takes a place at the baseline to the visit, mm (`transforms.register.Move`).
+        Takes a place at the baseline to the visit, mm (`transforms.registration.move.Move`).
     """
     box = bounding_box(mask)
     corner = np.array([cut.start for cut in box])

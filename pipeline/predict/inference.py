@@ -100,7 +100,7 @@ class Work:
     members: int
     spread: MemberSpread | None
     release: bool
-    before_cpu: Callable[[], None]
+    before_cpu: Callable[[], object]
 
     def add_member(self, config: RunConfig, working: Grid, probability: torch.Tensor, each: Pass) -> None:
         """Add one pass to the spread.

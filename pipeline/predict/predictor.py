@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from pipeline.predict.inference import Clock, OnStage, Work, infer_model, prepro
 from pipeline.predict.memory.forecast import predicted_bytes, require_room, too_large
 from pipeline.predict.memory.machine import available_bytes
 from pipeline.predict.passes import passes
-from pipeline.predict.region_masks import region_masks, region_parents, to_labels
+from pipeline.predict.region_masks import Answer, Own, labels_elsewhere, region_masks, region_parents, to_labels
 from pipeline.predict.segmentation import Segmentation
 from pipeline.predict.uncertainty import MemberSpread
 from pipeline.predict.windows import with_window
@@ -128,6 +128,7 @@ class Predictor:
         name: str = "case",
         volumes: dict[str, Volume] | None = None,
         onto: ImageHeader | None = None,
+        elsewhere: Mapping[str, Grid] | None = None,
         on_stage: OnStage | None = None,
     ) -> Segmentation:
         """Segment one case.
@@ -148,6 +149,8 @@ class Predictor:
         onto : ImageHeader, optional
             Where the answer shall lie; by default on the grid of the first of the images, as `data.case.GRID_ORDER` has
             them. Its axes are parallel to that grid's.
+        elsewhere : mapping of str to Grid, optional
+            Further grids, on which the mask shall lie too; their affines lead to places in that grid's images.
         on_stage : callable, optional
             Called in this thread before anything of a stage is allocated; it may wait, which is not counted as work.
 
@@ -162,30 +165,31 @@ class Predictor:
         if not isinstance(case, Case):
             with given_case(case, affine, name) as own:
                 return self(own, convention, on_stage=on_stage)
-        needed = self.require_room(case)
+        wanted = elsewhere or {}
+        needed = self.require_room(case, wanted.values())
         try:
-            return self._segment(case, convention, {} if volumes is None else volumes, Clock(on_stage), onto)
+            return self._segment(case, convention, {} if volumes is None else volumes, Clock(on_stage), onto, wanted)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             log.debug("out of memory in case %r", case.case_id, exc_info=True)
             raise too_large(case.shown, needed, available_bytes()) from error
 
-    def require_room(self, case: Case) -> int:
+    def require_room(self, case: Case, elsewhere: Iterable[Grid] = (), on_card: bool | None = None) -> int:
         """Refuse a case that lacks images or takes too much memory.
 
-        Returns the bytes that it takes.
+        Returns the bytes that it takes, with masks on the further grids.
 
         Raises
         ------
         data.errors.InputError
         """
         self._check_modalities(case)
-        needed = self.predicted_bytes(case)
+        needed = self.predicted_bytes(case, on_card=on_card, elsewhere=elsewhere)
         require_room(case.shown, needed)
         return needed
 
-    def predicted_bytes(self, case: Case, *, on_card: bool | None = None) -> int:
+    def predicted_bytes(self, case: Case, *, on_card: bool | None = None, elsewhere: Iterable[Grid] = ()) -> int:
         """Predict the peak memory of segmenting a case with all modalities.
 
         It is in bytes beyond this process as it is; no voxel is read.
@@ -197,7 +201,8 @@ class Predictor:
             m: read_header(case.images[m], max_voxels=self.max_voxels) for m in self.modalities if m in case.images
         }
         on_card = self.device.type == "cuda" if on_card is None else on_card
-        return predicted_bytes(headers, self.costs, tta=self.tta, on_card=on_card)
+        shapes = [grid.shape for grid in elsewhere]
+        return predicted_bytes(headers, self.costs, tta=self.tta, on_card=on_card, elsewhere=shapes)
 
     def _segment(
         self,
@@ -205,7 +210,8 @@ class Predictor:
         convention: str | None,
         volumes: dict[str, Volume],
         clock: Clock,
-        native: ImageHeader | None = None,
+        native: ImageHeader | None,
+        elsewhere: Mapping[str, Grid],
     ) -> Segmentation:
         work = Work(
             self.device,
@@ -214,9 +220,10 @@ class Predictor:
             self._n_members(),
             self._spread(),
             self.several,
-            lambda: require_room(case.shown, self.predicted_bytes(case, on_card=False)),
+            lambda: self.require_room(case, elsewhere.values(), on_card=False),
         )
         mean: dict[str, NDArray[np.float32]] = {}
+        answers: list[Answer] = []
         warnings: list[str] = []
         remarks: list[str] = []
         background: NDArray[np.float32] | None = None
@@ -233,6 +240,7 @@ class Predictor:
                 remarks += handled
             with clock.stage(Stage.RESTORE):
                 self._add_to_mean(mean, model[-1].config, restore(probabilities, working, native.grid))
+                answers += [Answer(probabilities.cpu(), working, model[-1].config.regions)] if elsewhere else []
         assert native is not None and background is not None  # there is at least one model
         warnings += self._doubts(native)
         with clock.stage(Stage.RESTORE):
@@ -240,6 +248,8 @@ class Predictor:
             flair = background if "flair" in case.images and "flair" in self.configs[0].modalities else None
             label_map, masks, written = to_labels(self.configs[0], self.name, mean, native.grid, flair, convention)
             warnings += self._losses(mean, flair, written)
+            own = Own(native.grid, label_map, written, masks, mean, flair)
+            there = {name: labels_elsewhere(self.configs[0], answers, own, grid) for name, grid in elsewhere.items()}
             uncertainty, disagreement = self._disagreeing(work.spread, native.grid)
         return Segmentation(
             name=case.case_id,
@@ -254,6 +264,7 @@ class Predictor:
             uncertainty=uncertainty,
             disagreement=disagreement,
             remarks=tuple(dict.fromkeys(remarks)),
+            elsewhere=there,
             engine="+".join("/".join(dict.fromkeys(each.runner.running for each in model)) for model in self.models),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Segmentation:
         What was done to get a result that is right all the same, such as about a card whose memory was full.
     engine : str
         What ran the networks, see :mod:`pipeline.predict.engines`; of several models joined by ``+``.
+    elsewhere : name -> (n1, n2, n3) uint8
+        Label maps on the further grids that were asked for, see :func:`pipeline.predict.region_masks.labels_elsewhere`.
     """
 
     name: str = "case"
@@ -63,6 +65,7 @@ class Segmentation:
     disagreement: Mapping[str, float] | None = None
     remarks: tuple[str, ...] = ()
     engine: str = "torch"
+    elsewhere: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def save(self, folder: Path | str, *, probabilities: bool = False) -> Path:
         """Write the files that `segment` writes for a patient; return the mask's path.

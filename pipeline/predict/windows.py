@@ -76,7 +76,7 @@ def infer(
     *,
     tta: bool = False,
     watch: Callable[[torch.Tensor, Pass], None] | None = None,
-    before_cpu: Callable[[], None] | None = None,
+    before_cpu: Callable[[], object] | None = None,
     on_share: Callable[[float], None] | None = None,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Compute the probabilities of one normalised image.
@@ -135,7 +135,7 @@ def _first_that_fits(
     device: torch.device,
     ways: Sequence[Way],
     each: Pass,
-    before_cpu: Callable[[], None] | None,
+    before_cpu: Callable[[], object] | None,
     on_share: Callable[[float], None] | None,
 ) -> tuple[torch.Tensor, Sequence[Way]]:
     """Compute one pass in the first way that fits into memory.

@@ -21,7 +21,8 @@ from data.io.read import ImageHeader, Volume
 from data.io.suffixes import NIFTI_SUFFIXES
 from data.plausibility import BRAIN_ML
 from transforms.readiness import Readiness, examine
-from transforms.register import Move, picture, register
+from transforms.registration.move import Move
+from transforms.registration.register import picture, register
 from transforms.restore import grid_at_spacing, resample_to
 from transforms.skull import brain_of_head, is_installed
 
@@ -73,15 +74,32 @@ class Prepared:
         return "+".join([*(["registered"] if self.moves else []), *(["stripped"] if self.stripped else [])])
 
     @property
-    def sentence(self) -> str:
-        """Work that was done, for a person: largest move first."""
+    def laid(self) -> str:
+        """Moves for a person, the largest first; empty where none is worth telling."""
         told = {m: found for m, found in self.moves.items() if _is_told(found)}
         ordered = sorted(told.items(), key=lambda each: -each[1].moved_mm - each[1].degrees)
         parts = [
             f"{NAMES.get(m, m)} moved by {found.moved_mm:.1f} mm / {found.degrees:.0f} degrees" for m, found in ordered
         ]
-        onto = [f"{', '.join(parts)} onto {NAMES.get(self.reference, self.reference)}"] if parts else []
-        return "; ".join([*onto, *([f"skull removed ({self.stripped})"] if self.stripped else [])])
+        return f"{', '.join(parts)} onto {NAMES.get(self.reference, self.reference)}" if parts else ""
+
+    @property
+    def sentence(self) -> str:
+        """Work that was done, for a person."""
+        return "; ".join(filter(None, [self.laid, f"skull removed ({self.stripped})" if self.stripped else ""]))
+
+    @property
+    def told(self) -> dict[str, dict[str, float]]:
+        """Moves, and the fit of the images after them, for run.json."""
+        return {
+            modality: {
+                "moved_mm": move.moved_mm,
+                "moved_degrees": move.degrees,
+                "information": move.information,
+                "overlap": move.overlap,
+            }
+            for modality, move in self.moves.items()
+        }
 
     def brain_on(self, grid: Grid) -> NDArray[np.bool_]:
         """Return the voxels of a grid that lie in the brain."""
@@ -177,7 +195,7 @@ def prepare_images(
     }
     if brain is None and not seen.heads:
         return Prepared(laid, reference, came, moves)
-    mask = _given(brain, volumes, moves, target) if brain is not None else _found({m: laid[m] for m in seen.heads})
+    mask = _given(brain, volumes, moves, target) if brain is not None else find_brain({m: laid[m] for m in seen.heads})
     _require_brain(mask, target, volumes[reference])
     stripped = {name: replace(volume, array=volume.array * mask) for name, volume in laid.items()}
     means = brain.header.path.name if brain is not None else "deepbet"
@@ -210,7 +228,7 @@ def _moves(volumes: Mapping[str, Volume], reference: str, apart: Collection[str]
     moves = {}
     for name in (name for name in volumes if name in apart and name != reference):
         volume = volumes[name]
-        _require_placed(volume.header)
+        require_placed(volume.header)
         moves[name] = move = register(seen, picture(volume.array, volume.grid))
         if move.information < LEAST_INFORMATION:
             raise InputError(
@@ -220,8 +238,8 @@ def _moves(volumes: Mapping[str, Volume], reference: str, apart: Collection[str]
     return moves
 
 
-def _require_placed(header: ImageHeader) -> None:
-    """Refuse an image of unknown orientation, which could be laid there mirrored."""
+def require_placed(header: ImageHeader) -> None:
+    """Refuse an image of unknown orientation, which could be laid there mirrored. Raises InputError."""
     if header.path.name.lower().endswith(NIFTI_SUFFIXES) and not header.sform_code and not header.qform_code:
         raise InputError(
             f"{header.path.name}: has neither sform nor qform, so its left is not known, and it cannot be registered; "
@@ -246,7 +264,8 @@ def _laid(volume: Volume, place: Grid, target: Grid) -> Volume:
     return Volume(laid * (share >= 0.5), header)  # or a brain that was cut out would grow by half a voxel
 
 
-def _found(heads: Mapping[str, Volume]) -> NDArray[np.bool_]:
+def find_brain(heads: Mapping[str, Volume]) -> NDArray[np.bool_]:
+    """Return the brain in images of a head on one grid, by deepbet."""
     grid = next(iter(heads.values())).grid
     upright = grid.reoriented("RAS")
     mask = brain_of_head({name: grid.turn(volume.array, "RAS") for name, volume in heads.items()})

@@ -25,7 +25,7 @@ from pipeline.options import SegmentOptions
 from pipeline.prepare.case import prepare_case
 from pipeline.prepare.images import Prepared
 from pipeline.score.tables import report_frame, write_table
-from transforms.register import write_move
+from transforms.registration.move import write_move
 from transforms.restore import resample_to
 
 

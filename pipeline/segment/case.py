@@ -9,33 +9,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.case import GRID_ORDER, Case
 from data.errors import ConventionError, InputError, explain
-from data.io.read import (
-    ImageHeader,
-    Volume,
-    read_header,
-    read_volume,
-    read_volumes,
-    write_image,
-    write_label_map,
-)
+from data.io.read import Volume, read_header, read_volumes
 from data.io.suffixes import NIFTI_SUFFIXES
-from data.output_names import BRAIN, MASK, PREVIEW, TRANSFORM, result_path
+from data.output_names import MASK, PREVIEW, result_path
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
 from pipeline.execute.processes import own_device
 from pipeline.execute.stages import Stage, begin, enter
-from pipeline.export.formats import exports_of
 from pipeline.score.case import score_masks
 from pipeline.score.quality import LEARNT_FROM
 from pipeline.segment import identity
-from pipeline.segment.commit import NewFiles, new_files
+from pipeline.segment.commit import new_files, write_exports_of, write_grids, write_slices_as_volumes
 from pipeline.segment.scoring import convention_remarks, flags_of, reference_masks, scored_again, settled
 from pipeline.segment.state import DISAGREEMENT, CaseState, ReportRow, finished_state
 from pipeline.segment.task import (
@@ -47,7 +37,7 @@ from pipeline.segment.task import (
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from pipeline.predict.predictor import Predictor, Segmentation
-    from pipeline.prepare.images import Prepared
+    from pipeline.prepare.case import Ready
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +122,10 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         )
     stages: dict[str, float] = {}
     try:
-        prepared, onto = _ready(task, predictor, volumes, stages)
-        result = predictor(case, task.convention.name, volumes=volumes, onto=onto, on_stage=enter)
+        ready = _ready(task, predictor, volumes, stages)
+        grids = {name: place.grid for name, place in ready.places.items()}
+        name = task.convention.name
+        result = predictor(case, name, volumes=volumes, onto=ready.onto, elsewhere=grids, on_stage=enter)
     except InputError as error:
         raise InputError(f"{error}{_unrecognised(case) if missing else ''}") from error
     learnt_from = _learnt_from(models, case, result)
@@ -146,28 +138,22 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
         "models": {str(c.path): c.sha256 for c in models},
         "engine": result.engine,
         "learnt_from": learnt_from,
+        "moves": ready.moves,
+        "checks": ready.checks,
         # Without a reference no score deceives; `evaluate` finds it in run.json.
         "remarks": [*(learnt_from if case.reference else ()), *convention_remarks(task), *result.remarks],
     }
-    return _keep(task, predictor.name, result, prepared, about, start)
+    return _keep(task, predictor.name, result, ready, about, start)
 
 
-def _ready(
-    task: CaseTask, predictor: Predictor, volumes: dict[str, Volume], stages: dict[str, float]
-) -> tuple[Prepared | None, ImageHeader | None]:
-    """Prepare the case's images where they need it.
+def _ready(task: CaseTask, predictor: Predictor, volumes: dict[str, Volume], stages: dict[str, float]) -> Ready:
+    """Prepare the images where they need it, and find the masks' grids."""
+    from pipeline.prepare.case import make_ready
 
-    The header on which the mask shall lie comes with them; None for the usual one.
-    """
-    from pipeline.prepare.case import output_header, prepare_case
-
-    case, options = task.case, task.options
-    predictor.require_room(case)
-    prepared = None
+    predictor.require_room(task.case)
+    brain_alone = any(checkpoint.expects_brain_alone for checkpoint in predictor.checkpoints)
     with _timed(stages, Stage.PREPARE):
-        if any(checkpoint.expects_brain_alone for checkpoint in predictor.checkpoints):
-            prepared = prepare_case(case, options, predictor.modalities, volumes)
-    return prepared, output_header(case, options, predictor.modalities) if prepared is None else prepared.native
+        return make_ready(task.case, task.options, predictor.modalities, volumes, brain_alone=brain_alone)
 
 
 def _kept(task: CaseTask, key: str) -> ReportRow | None:
@@ -241,12 +227,11 @@ def _learnt_from(models: Sequence[Checkpoint], case: Case, result: Segmentation)
 
 
 def _keep(
-    task: CaseTask, model: str, result: Segmentation, prepared: Prepared | None, about: dict[str, Any], start: float
+    task: CaseTask, model: str, result: Segmentation, ready: Ready, about: dict[str, Any], start: float
 ) -> ReportRow:
     """Score the result and write all of the case; return its row. ``about`` are entries of the state file."""
     grid, stages, case = result.native.grid, about["stages"], task.case
-    done = [prepared.sentence] if prepared is not None and prepared.sentence else []
-    warnings = [*done, *case.warnings, *task.convention.warnings, *result.warnings]
+    warnings = [*ready.warnings, *case.warnings, *task.convention.warnings, *result.warnings]
     with _timed(stages, Stage.METRICS):
         brain = result.background != 0
         truth = reference_masks(case, task.read_as, result.masks, grid, brain, task.options.max_voxels, warnings)
@@ -258,16 +243,16 @@ def _keep(
         with _timed(stages, Stage.WRITE):
             write_images(result, files.path, probabilities=task.options.save_probabilities)
             if not grid.spacing_known:
-                _write_slices_as_volumes(files)
-            _write_preparation(files, prepared, result.native)
+                write_slices_as_volumes(files)
+            write_grids(files, result, ready)
         with _timed(stages, Stage.PREVIEW):
             from pipeline.report.preview import write_preview
 
             picture = files.path(PREVIEW)
             write_preview(picture, case.case_id, result.background, result.masks, grid, reference_masks=truth)
-            _write_exports(files, result, model, picture, warnings)
+            write_exports_of(files, result, model, picture, warnings)
         measures: dict[str, Any] = dict(scores.columns)
-        measures |= {} if prepared is None else prepared.columns
+        measures |= {} if ready.prepared is None else ready.prepared.columns
         measures |= {f"{DISAGREEMENT}_{region}": value for region, value in (result.disagreement or {}).items()}
         row = ReportRow(
             case=case.case_id,
@@ -302,29 +287,6 @@ def _checked_warnings(task: CaseTask, warnings: list[str]) -> str:
     return text
 
 
-def _write_preparation(files: NewFiles, prepared: Prepared | None, native: ImageHeader) -> None:
-    """Keep the moves of registered images, and the brain found in a head."""
-    if prepared is None:
-        return
-    from transforms.register import write_move
-
-    for modality, found in prepared.moves.items():
-        write_move(files.path(f"{TRANSFORM}_{modality}"), found)
-    if prepared.stripped:
-        write_label_map(files.path(BRAIN), prepared.brain_on(native.grid).astype(np.uint8), native)
-
-
-def _write_exports(files: NewFiles, result: Segmentation, model: str, picture: Path, warnings: Sequence[str]) -> None:
-    """Write the mask in the other formats that are asked for."""
-    wanted = exports_of(files.task.options.outputs)
-    if wanted:
-        from pipeline.export.outputs import Exported, write_exports
-
-        case, places = files.task.case, {what: files.path(what) for what in wanted}
-        made = Exported(result.label_map, result.native.grid, result.convention, result.masks, case.case_id, model)
-        write_exports(places, made, case.images, picture, warnings, files.task.options.max_voxels)
-
-
 @contextmanager
 def _timed(seconds: dict[str, float], stage: Stage) -> Iterator[None]:
     """Enter ``stage``, and add the block's wall-clock time to ``seconds[stage]``."""
@@ -332,10 +294,3 @@ def _timed(seconds: dict[str, float], stage: Stage) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def _write_slices_as_volumes(files: NewFiles) -> None:
-    """Slices are one volume: written beside the mask, so that a viewer opens both."""
-    for modality, source in files.task.case.images.items():
-        volume = read_volume(source, max_voxels=files.task.options.max_voxels)
-        write_image(files.path(modality), volume.array, volume.header)

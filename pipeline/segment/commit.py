@@ -8,14 +8,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from data.case import MODALITIES
 from data.errors import UsageError
-from data.io.write import write_text_atomically
-from data.output_names import STAGING, STATE_FOLDER, result_path
+from data.io.read import read_volume
+from data.io.write import write_image, write_label_map, write_text_atomically
+from data.output_names import BRAIN, MASK, STAGING, STATE_FOLDER, TRANSFORM, result_path
+from pipeline.export.formats import exports_of
 from pipeline.segment.state import CaseState, state_text
 from pipeline.segment.task import (
     CaseTask,
@@ -26,6 +31,10 @@ from pipeline.segment.task import (
     state_path,
     task_path,
 )
+
+if TYPE_CHECKING:  # they import torch, which takes seconds
+    from pipeline.predict.segmentation import Segmentation
+    from pipeline.prepare.case import Ready
 
 
 def staging_folder(output: Path) -> Path:
@@ -59,7 +68,7 @@ class NewFiles:
         Parameters
         ----------
         state : CaseState
-            For the state file; ``mask_sha256`` and ``files`` are added.
+            For the state file; ``mask_sha256``, ``grids`` and ``files`` are added.
 
         Raises
         ------
@@ -71,8 +80,11 @@ class NewFiles:
         task = self.task
         staged = {what: self.path(what) for what in dict.fromkeys(self.written)}
         places = {what: task_path(task, what) for what in staged}
-        files = [path.relative_to(task.output).as_posix() for path in places.values()]
-        state = state.model_copy(update={"mask_sha256": sha256_of(staged["seg"]), "files": files})
+        names = {what: path.relative_to(task.output).as_posix() for what, path in places.items()}
+        files = list(names.values())
+        grids = {names[what]: sha256_of(staged[what]) for what in staged if what.startswith(f"{MASK}_")}
+        digests = {"mask_sha256": sha256_of(staged[MASK]), "grids": grids}
+        state = state.model_copy(update={**digests, "files": files})
         self._require_free(places)
         # Of a kill in the middle: not finished, and which files are ours.
         ours = {"mask_sha256": "", "files": sorted({*files, *recorded_files(task)})}
@@ -112,3 +124,36 @@ def new_files(task: CaseTask) -> Iterator[NewFiles]:
         yield made
     finally:
         shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def write_grids(files: NewFiles, result: Segmentation, ready: Ready) -> None:
+    """Write masks on further grids, moves of images, and a head's brain."""
+    from transforms.registration.move import write_move
+
+    moves = {} if ready.prepared is None else ready.prepared.moves
+    for name, place in ready.places.items():
+        write_label_map(files.path(f"{MASK}_{name}"), result.elsewhere[name], place.header)
+        moves = moves if place.move is None else {**moves, name: place.move}
+    for name, move in moves.items():
+        write_move(files.path(f"{TRANSFORM}_{name}"), move)
+    if ready.prepared is not None and ready.prepared.stripped:
+        brain = ready.prepared.brain_on(result.native.grid)
+        write_label_map(files.path(BRAIN), brain.astype(np.uint8), result.native)
+
+
+def write_exports_of(files: NewFiles, result: Segmentation, model: str, picture: Path, warnings: Sequence[str]) -> None:
+    """Write the mask in the other formats that are asked for."""
+    wanted = exports_of(files.task.options.outputs)
+    if wanted:
+        from pipeline.export.outputs import Exported, write_exports
+
+        case, places = files.task.case, {what: files.path(what) for what in wanted}
+        made = Exported(result.label_map, result.native.grid, result.convention, result.masks, case.case_id, model)
+        write_exports(places, made, case.images, picture, warnings, files.task.options.max_voxels)
+
+
+def write_slices_as_volumes(files: NewFiles) -> None:
+    """Write slices as one volume each, for a viewer of the mask."""
+    for modality, source in files.task.case.images.items():
+        volume = read_volume(source, max_voxels=files.task.options.max_voxels)
+        write_image(files.path(modality), volume.array, volume.header)

@@ -19,6 +19,7 @@ from typing import Any
 from data.case import ImageSource
 from data.errors import InputError
 from data.io.read import read_header
+from data.output_names import MNI
 from pipeline.checkpoint import Checkpoint
 from pipeline.options import Decides, SegmentOptions, options_that_decide
 from pipeline.prepare.brain_masks import brain_mask_of
@@ -81,6 +82,8 @@ def identity(task: CaseTask, models: Sequence[Checkpoint]) -> tuple[str, dict[st
         "warnings": [*task.case.warnings, *task.convention.warnings],
         "versions": {name: version for name, version in versions().items() if name != "tables"},
     }
+    if task.options.space == MNI:  # its template lies there
+        parts["template"] = package_version("nilearn")
     if task.reference is not None:  # else it is the mask's
         parts["reference convention"] = task.reference.name
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), inputs

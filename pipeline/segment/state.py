@@ -187,13 +187,16 @@ class CaseState(BaseModel):
 
     ``key`` is its identity (:mod:`pipeline.segment.identity`), ``tables`` the number of the version that scored it.
     ``voxels`` counts each region's mask as it was computed. ``remarks`` are those flags that are not of the scores.
-    ``learnt_from`` says which models have learnt from the patient, and why that is known.
+    ``learnt_from`` says which models have learnt from the patient, and why that is known. ``mask_sha256`` is of the
+    mask, ``grids`` has those of masks on other grids by path. ``moves`` are registrations that were done, ``checks``
+    what was looked at in the images.
     """
 
     model_config = _FORM | ConfigDict(extra="ignore", frozen=True)
 
     key: Digest
     mask_sha256: Literal[""] | Digest = ""
+    grids: dict[Text, Digest] = {}
     files: list[Text] = []
     row: ReportRow
     tables: int = 0
@@ -206,6 +209,8 @@ class CaseState(BaseModel):
     models: dict[Text, Digest] = {}
     stages: dict[Text, Number] = {}
     missing: list[Text] = []
+    moves: dict[Text, dict[Text, Number]] = {}
+    checks: list[Text] = []
     engine: Text = ""
     convention_reason: Text = ""
 
@@ -250,7 +255,10 @@ class CaseState(BaseModel):
         return state.model_copy(update={"row": row})
 
 
-_IN_RUN_RECORD = ("inputs", "models", "stages", "engine", "missing", "convention_reason", "mask_sha256", "learnt_from")
+_IN_RUN_RECORD = (
+    *("inputs", "models", "stages", "engine", "missing", "convention_reason"),
+    *("mask_sha256", "grids", "moves", "checks", "learnt_from"),
+)
 
 
 def _unscored(row: Mapping[str, Any]) -> ReportRow:
@@ -300,10 +308,12 @@ def results_are_there(task: CaseTask, state: CaseState) -> bool:
     mask, names = result_path(task.output, task.folder, MASK, task.options.flat), result_names(task)
     if mask.relative_to(task.output).as_posix() not in state.files or not all(name in names for name in state.files):
         return False
-    if not all((task.output / name).is_file() and not (task.output / name).is_symlink() for name in state.files):
+    paths = [task.output / name for name in state.files]
+    if not (state.grids.keys() <= set(state.files) and all(p.is_file() and not p.is_symlink() for p in paths)):
         return False
+    digests = {mask: state.mask_sha256} | {task.output / name: digest for name, digest in state.grids.items()}
     try:
-        return sha256_of(mask, 2 * task.options.max_voxels + 2**20) == state.mask_sha256
+        return all(sha256_of(path, 2 * task.options.max_voxels + 2**20) == digest for path, digest in digests.items())
     except ValueError:  # larger than any mask
         return False
 

@@ -13,7 +13,7 @@ from data.case import MODALITIES, Case, ImageSource
 from data.errors import InputError, UsageError
 from data.find.recognise import ConventionChoice
 from data.io.read import read_header, read_label_map
-from data.output_names import MASK, RESULTS, result_path, result_paths, state_file
+from data.output_names import GRIDS, MASK, RESULTS, result_path, result_paths, state_file
 from data.regular_file import open_regular_file, read_json_object
 from pipeline.options import SegmentOptions
 
@@ -117,22 +117,31 @@ def require_own_mask(task: CaseTask) -> None:
     ------
     data.errors.UsageError
     """
-    written = str(read_json_object(state_path(task)).get("mask_sha256"))
-    for path in result_paths(task.output, task.folder, MASK):
-        name = path.relative_to(task.output).as_posix()
-        known = _DIGEST.fullmatch(written) and name in recorded_files(task)
-        if not known or not path.is_file():
-            continue
-        with suppress(InputError):  # what cannot be read is damaged, and nobody's work
-            # Longer than its header says, it is not read, which may take hours.
-            read_header(ImageSource((path,)), max_voxels=task.options.max_voxels)
-            if sha256_of(path) == written:
-                continue
-            read_label_map(ImageSource((path,)), max_voxels=task.options.max_voxels)
-            raise UsageError(
-                f"{path}: is not the mask that a run wrote there; if it was corrected by hand, move it away, else "
-                "remove it or run with --overwrite"
-            )
+    state, recorded = read_json_object(state_path(task)), recorded_files(task)
+    grids = state["grids"] if isinstance(state.get("grids"), dict) else {}
+    written = {path: state.get("mask_sha256") for path in result_paths(task.output, task.folder, MASK)}
+    written |= {
+        path: grids.get(path.relative_to(task.output).as_posix())
+        for grid in GRIDS
+        for path in result_paths(task.output, task.folder, f"{MASK}_{grid}")
+    }
+    for path, digest in written.items():
+        known = _DIGEST.fullmatch(str(digest)) and path.relative_to(task.output).as_posix() in recorded
+        if known and path.is_file():
+            _require_written(path, str(digest), task.options.max_voxels)
+
+
+def _require_written(path: Path, digest: str, max_voxels: int) -> None:
+    with suppress(InputError):  # what cannot be read is damaged, and nobody's work
+        # Longer than its header says, it is not read, which may take hours.
+        read_header(ImageSource((path,)), max_voxels=max_voxels)
+        if sha256_of(path) == digest:
+            return
+        read_label_map(ImageSource((path,)), max_voxels=max_voxels)
+        raise UsageError(
+            f"{path}: is not the mask that a run wrote there; if it was corrected by hand, move it away, else "
+            "remove it or run with --overwrite"
+        )
 
 
 def sha256_of(path: Path, largest: int | None = None) -> str:

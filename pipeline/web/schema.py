@@ -164,6 +164,7 @@ class Result(BaseModel):
     status: str = Field(description="ok or warn, as in report.csv.")
     reason: str
     flags: list[str] = Field(description="What a reader should look at twice.")
+    checks: list[str] = Field(default=[], description="What was looked at in the images, and what was found.")
     model: str
     convention: str
     spacing_known: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 
 from data.case import MODALITIES, ImageSource, Series
 from data.errors import InputError, few
@@ -94,11 +95,32 @@ def choose_series(records: Sequence[Record], wanted: Mapping[str, str]) -> Chose
     images = {role: taken[role].source for role in MODALITIES if role in taken}
     volumes.sort(key=lambda volume: _order(volume.records[0]))
     files = tuple(volume.source for volume in volumes)
-    return Chosen(images, _series(volumes), files, tuple(problems), tuple(warnings))
+    return Chosen(images, _series(volumes), files, tuple(problems), (*warnings, *_other_days(taken)))
 
 
 def _order(record: Record) -> tuple[bool, int, str]:
     return record.number is None, record.number or 0, record.series
+
+
+def _other_days(taken: Mapping[str, _Volume]) -> list[str]:
+    """Say that images are of different time points, without the dates.
+
+    Dates may identify a patient. An examination may go on after midnight.
+    """
+    days = {role: day for role in taken if (day := _day(taken[role].records[0].date)) is not None}
+    if not days or (max(days.values()) - min(days.values())).days < 2:
+        return []
+    first = min(days.values())
+    later = [f"{role} {(day - first).days} days after" for role, day in days.items() if (day - first).days > 1]
+    earliest = next(role for role, day in days.items() if day == first)
+    return [f"images of different time points: {', '.join(later)} {earliest}"]
+
+
+def _day(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def _protocols(by_series: Mapping[str, Sequence[Record]]) -> dict[str, bool]:

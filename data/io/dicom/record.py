@@ -33,6 +33,7 @@ _NUMBERS = {
     "phase": "TemporalPositionIdentifier",
 }
 _WORDS = ("SeriesDescription", "ProtocolName", "SequenceName", "ScanningSequence", "SequenceVariant", "ScanOptions")
+_DATES = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
 _TAGS = (
     *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "StudyDate", "Modality", "SeriesNumber", "InstanceNumber", "ImageType"),
@@ -45,6 +46,7 @@ _TAGS = (
     *_PERSONS,
     *_WORDS,
     *_NUMBERS.values(),
+    *_DATES,
 )
 _FEW_LETTERS = 3
 Vector = tuple[float, ...]
@@ -100,6 +102,7 @@ class Record:
     sop_class: str
     frame_of_reference: str
     study_date: str
+    date: str
     modality: str
     number: int | None
     description: str
@@ -174,6 +177,7 @@ def _read_record(path: Path, _time: int, _size: int) -> Record:
         sop_class=text_of(dataset, "SOPClassUID"),
         frame_of_reference=text_of(dataset, "FrameOfReferenceUID"),
         study_date=text_of(dataset, "StudyDate"),
+        date=next(filter(None, (text_of(dataset, keyword)[:8] for keyword in _DATES)), ""),
         modality=text_of(dataset, "Modality"),
         number=_whole(dataset, "SeriesNumber"),
         description=_without(words["SeriesDescription"] or words["ProtocolName"], names),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.output_names import MASK, PAGE, REPORT, result_path
+from data.output_names import GRIDS, MASK, PAGE, REPORT, result_path
 from pipeline.commands.terminal.console import OK, SOME_FAILED, Console
 
 
@@ -26,10 +26,16 @@ def progress_line(row: Mapping[str, Any], done: int, total: int) -> str:
 
 
 def case_object(row: Mapping[str, Any], output: Path, flat: bool) -> dict[str, Any]:
-    """Return a row for JSON, with the mask's path: ``null`` where there is none or a measure is not known."""
+    """Return a row for JSON, with the paths of its masks.
+
+    ``null`` stands where there is no mask, or a measure is not known.
+    """
     unknown = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
     mask = result_path(output, row["folder"], MASK, flat)
-    there = {"mask": str(mask) if row["status"] != "error" and mask.is_file() else None}
+    is_there = row["status"] != "error" and mask.is_file()
+    grids = {grid: result_path(output, row["folder"], f"{MASK}_{grid}", flat) for grid in (GRIDS if is_there else ())}
+    masks = {grid: str(path) for grid, path in grids.items() if path.is_file()}
+    there = {"mask": str(mask) if is_there else None, **({"masks": masks} if masks else {})}
     return {name: None if name in unknown else value for name, value in row.items()} | there
 
 

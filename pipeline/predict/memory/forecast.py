@@ -64,6 +64,7 @@ def phases(
     tta: bool = False,
     on_card: bool = False,
     working: Shape | None = None,
+    elsewhere: Sequence[Shape] = (),
 ) -> dict[str, int]:
     """Count the bytes of the arrays of each phase of a case.
 
@@ -81,6 +82,8 @@ def phases(
     uncertainty probabilities and background 4 (R + 1) V, label map and masks (2 R + 1) V; of several members the spread
                 beside its way back, 8 R V
     writing     the same without the spread; a file in the making 12 V
+    elsewhere   with masks on N further grids of E voxels each: beside them (N E), the spread and what was made, the
+                answers of all models (also during network and restore), 4 R W each, and of one grid 12 E + R E
     picture     the same with 4 R V for several members; the reference (R + 2) V and the libraries for pictures and
                 tables
 
@@ -88,25 +91,31 @@ def phases(
 
     preprocess  of the first network: the images that were read stay, 4 C V; of the second: beside the first's image
     network     of the first: beside the second's image; of the second: beside the first's answer on both grids, one
-                more
-                for each pass on the first's, one of those on the second's, and 8 R W for putting both together
+                more for each pass on the first's, one of those on the second's, and 8 R W for putting both together
     """
     native = next(headers[m] for m in (*GRID_ORDER, *headers) if m in headers).grid
     voxels, regions = math.prod(native.shape), len(models[0].config.regions)
     members = sum(len(passes(model.config, tta)) for model in models)
     result = dict.fromkeys(("read", "preprocess", "network", "restore"), 0)
-    spread = 0
+    spread = answers = 0
     # What stays while a model is at work: the background, and the mean of the models.
     held = FLOAT * voxels * (1 + (regions if len(models) > 1 else 0))
     for model in models:
         here, spread = _of_one_model(model, headers, native, held, spread, members, tta, on_card, working)
         here["read"] += held if len(models) > 1 else 0
+        answers += here.pop("answer")
         result |= {phase: max(result[phase], size) for phase, size in here.items()}
     made = voxels * (FLOAT * (regions + 1) + 2 * regions + 1)
     several = FLOAT * regions * voxels if members > 1 else 0
     result["uncertainty"] = made + 2 * several + spread
     result["writing"] = made + 2 * several + 12 * voxels
     result["picture"] = made + several + (regions + 2) * voxels + LIBRARY_BYTES
+    if elsewhere:
+        label_maps, largest = sum(map(math.prod, elsewhere)), max(map(math.prod, elsewhere))
+        result["network"] += answers
+        result["restore"] += answers
+        result["elsewhere"] = made + spread + answers + label_maps + (3 * FLOAT + regions) * largest
+        result |= {phase: result[phase] + label_maps for phase in ("uncertainty", "writing", "picture")}
     return result
 
 
@@ -142,6 +151,7 @@ def _of_one_model(
         "preprocess": held + _preprocessing(config, of_model, native, along, target, shape),
         "network": held + spread + _inferring(model, shape, tta, on_card, members, whole=working is not None),
         "restore": held + spread + _resampling(regions, shape, along.shape),
+        "answer": FLOAT * regions * math.prod(shape),
     }
     if before is not None:
         here["preprocess"] = max(here["preprocess"] + before.image, held + before.preprocess)
@@ -206,6 +216,7 @@ def predicted_bytes(
     tta: bool = False,
     on_card: bool = False,
     working: Shape | None = None,
+    elsewhere: Sequence[Shape] = (),
 ) -> int:
     """Predict the peak memory of segmenting one case.
 
@@ -224,8 +235,11 @@ def predicted_bytes(
         The working grid's shape once it is known. Before, it is that of the whole volume: how much of it the head
         leaves empty stands in no header. A window that is to hold the whole grid counts only then: it is taken where
         this fits, and is a sliding one elsewhere (:func:`one_window_bytes`).
+    elsewhere : sequence of (n1, n2, n3)
+        Shapes of further grids on which the mask shall lie.
     """
-    largest = max(phases(headers, models, tta=tta, on_card=on_card, working=working).values())
+    found = phases(headers, models, tta=tta, on_card=on_card, working=working, elsewhere=elsewhere)
+    largest = max(found.values())
     return int(HEADROOM * largest) + FIXED_BYTES
 
 

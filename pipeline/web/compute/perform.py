@@ -120,7 +120,8 @@ def segment(request: Request, emit: Emit) -> dict[str, Any]:
     row["reason"], row["flags"] = (with_places(str(row[key] or ""), _LINKED) for key in ("reason", "flags"))
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
     said = (left_out,) if left_out else ()
-    outcome = Outcome(mask, row, regions, lesions, case.images, case.reference, said)
+    checks = tuple(with_places(text, _LINKED) for text in state.checks) if state else ()
+    outcome = Outcome(mask, row, regions, lesions, case.images, case.reference, said, checks)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask)
 
 
@@ -177,7 +178,8 @@ def open_earlier(request: Request) -> dict[str, Any]:
         _taken(root / name, root)
     regions, lesions = (state.table("regions"), state.table("lesions")) if state else ([], [])
     reference = _reference(root, found, request["max_voxels"])
-    outcome = Outcome(mask, row, regions, lesions, _images(root, found), reference)
+    checks = tuple(state.checks) if state else ()
+    outcome = Outcome(mask, row, regions, lesions, _images(root, found), reference, checks)
     return finished(describe(outcome, VIEW, request["max_voxels"]), mask, of_a_run=True)
 
 

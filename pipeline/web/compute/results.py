@@ -36,7 +36,7 @@ from pipeline.web.compute.advice import for_page
 from pipeline.web.compute.view import lesion_centres, write_view
 
 if TYPE_CHECKING:  # it imports SimpleITK
-    from transforms.register import Move
+    from transforms.registration.move import Move
 
 ZIP_NAME = "everything.zip"
 SHOWN_LESIONS = 100
@@ -85,6 +85,8 @@ class Outcome:
     reference : ImageSource, optional
     left_out : tuple of str
         Formats of the mask that were not written, and why.
+    checks : tuple of str
+        What was looked at in the images, and what was found.
     """
 
     mask: Path
@@ -94,6 +96,7 @@ class Outcome:
     images: Mapping[str, ImageSource]
     reference: ImageSource | None
     left_out: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, Any]:
@@ -135,6 +138,7 @@ def describe(outcome: Outcome, view_folder: Path, max_voxels: int) -> dict[str, 
         "flags": [
             flag for flag in for_page(str(row.get("flags") or "")).split("; ") if flag and "_<region>" not in flag
         ],
+        "checks": [for_page(text) for text in outcome.checks],
         "model": row.get("model") or "",
         "convention": convention.name,
         "spacing_known": mask.grid.spacing_known,
@@ -164,7 +168,7 @@ def _preparation(path: Path, mask: Volume, max_voxels: int) -> tuple[dict[str, M
         brain = voxels_on(read_label_map(ImageSource((brain_path,)), max_voxels=max_voxels), mask.grid)
     if not kept:
         return {}, None if brain is None else brain != 0
-    from transforms.register import read_move
+    from transforms.registration.move import read_move
 
     return {modality: read_move(move) for modality, move in kept.items()}, None if brain is None else brain != 0
 

@@ -25,7 +25,7 @@ from pipeline.score.lesions import find_lesions
 from transforms.postprocess import bounding_box
 
 if TYPE_CHECKING:  # it imports SimpleITK
-    from transforms.register import Move
+    from transforms.registration.move import Move
 
 BRAIN_BIT = 7
 """Bit of the prediction's file that tells the brain; the regions have those below."""

@@ -84,6 +84,9 @@ function quality(result) {
           "Looked for: an empty region, tumour at the edge of the image, an unusual volume of the whole tumour. " +
             "Whether the outline is right was not checked: look at every slice.",
         ),
+    result.checks?.length
+      ? el("ul.checks", {"aria-label": "Looked for in the images"}, ...result.checks.map(check => el("li", {}, check)))
+      : null,
     result.spacing_known === false
       ? el("p", {}, "The files do not say how large a voxel is: millimetres and millilitres are not known.")
       : null,

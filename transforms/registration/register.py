@@ -1,6 +1,6 @@
-"""Rigid registration of one image to another, by mutual information.
+"""Rigid or affine registration of one image to another, by mutual information.
 
-Images are arrays on a `data.grid.Grid`; a move is a 4x4 matrix in millimetres, so that no voxel is interpolated here.
+Images are arrays on a `data.grid.Grid`. No voxel is interpolated here: what is found is a move in millimetres.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from data.errors import InputError
 from data.grid import Grid
+from transforms.registration.move import LPS, Move, affine_transform, matrix_of, rigid_transform
 
 COARSE_MM = 4.0
 """Voxel of the grid on which starts are compared and large moves are found."""
@@ -38,43 +37,6 @@ CONTENT = 0.05
 """Of a picture's brightest: what is darker is outside."""
 TISSUE_MM = 3.0
 """Around what is left out of the metric: the tissue that a tumour pushes, and a mask's doubtful border."""
-
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-@dataclass(frozen=True, eq=False)
-class Move:
-    """Rigid move that lays one image on another.
-
-    Parameters
-    ----------
-    matrix : (4, 4) float64
-        Takes a place in the fixed image to the same anatomy's place in the moving image, both in mm (RAS+).
-    middle_mm : (3,) float64
-        Middle of the fixed image's content, where the shift is measured.
-    information : float
-        Mutual information in nats at the last level; larger is better.
-    """
-
-    matrix: NDArray[np.float64]
-    middle_mm: NDArray[np.float64]
-    information: float
-
-    @property
-    def moved_mm(self) -> float:
-        """Distance that the middle of the head is moved."""
-        return float(np.linalg.norm(self.matrix[:3, :3] @ self.middle_mm + self.matrix[:3, 3] - self.middle_mm))
-
-    @property
-    def degrees(self) -> float:
-        """Angle of the turn about its axis, 0 to 180."""
-        cosine = (np.trace(self.matrix[:3, :3]) - 1) / 2
-        sine = np.linalg.norm(self.matrix[:3, :3] - self.matrix[:3, :3].T) / math.sqrt(8)
-        return math.degrees(math.atan2(sine, cosine))
-
-    def lay(self, moving: Grid) -> Grid:
-        """Return the moving image's grid where its voxels belong in the fixed image."""
-        return Grid(moving.shape, np.linalg.inv(self.matrix) @ moving.affine, moving.spacing_known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +93,19 @@ def register(fixed: Picture, moving: Picture) -> Move:
         found = max((found, *(_search(fixed, moving, start, COARSE_MM) for start in best)), key=lambda each: each[1])
     for mm in sorted(fixed.levels, reverse=True)[1:]:
         found = _search(fixed, moving, found[0], mm)
-    return _move(fixed, *found)
+    return _move(fixed, *found, _overlap(fixed, moving, found[0]))
+
+
+def register_head(fixed: Picture, moving: Picture) -> Move:
+    """Find the affine move that lays ``moving`` on ``fixed``, another head.
+
+    It starts with the centres of mass together, and the axes as the headers have them. The same pictures give the same
+    move.
+    """
+    found = _search(fixed, moving, _shift(moving.centre_mm - fixed.centre_mm), COARSE_MM)
+    for mm in sorted(fixed.levels, reverse=True):
+        found = _stretch(fixed, moving, found[0], mm)
+    return _move(fixed, *found, _overlap(fixed, moving, found[0]))
 
 
 def small_move(fixed: Picture, moving: Picture) -> tuple[Move, float]:
@@ -146,49 +120,24 @@ def small_move(fixed: Picture, moving: Picture) -> tuple[Move, float]:
 def overlap(fixed: Picture, moving: Picture, move: Move) -> float:
     """Return the Dice of both images' content after a move.
 
-    It is taken on the coarsest grid of the fixed one; 0 of nothing.
+    It is taken on the coarse grid; 0 of nothing.
     """
-    mm = max(fixed.levels)
-    there = _euler(_LPS @ move.matrix @ _LPS, fixed.centre_mm)
-    shown = fixed.levels[mm] > CONTENT
-    laid = sitk.Resample(moving.levels[mm] > CONTENT, shown, there, sitk.sitkNearestNeighbor)
-    one, other = (np.asarray(sitk.GetArrayViewFromImage(mask), bool) for mask in (shown, laid))
-    return 2 * int((one & other).sum()) / max(int(one.sum()) + int(other.sum()), 1)
+    return _overlap(fixed, moving, LPS @ move.matrix @ LPS)
 
 
-def write_move(path: Path, move: Move) -> None:
-    """Write a move as an ITK transform, a text file.
-
-    It takes the fixed image's places to the moving one's, in LPS+.
-    """
-    matrix = _LPS @ move.matrix @ _LPS
-    sitk.WriteTransform(_euler(matrix, _LPS[:3, :3] @ move.middle_mm), str(path))
+def _move(fixed: Picture, matrix: NDArray[np.float64], information: float, overlap: float = math.nan) -> Move:
+    return Move(LPS @ matrix @ LPS, (LPS[:3, :3] @ fixed.centre_mm), information, overlap)
 
 
-def read_move(path: Path) -> Move:
-    """Read a move that `write_move` wrote; its mutual information is not known (NaN).
-
-    Raises
-    ------
-    data.errors.InputError
-        The file is no rigid ITK transform.
-    """
-    try:
-        read = sitk.Euler3DTransform(sitk.ReadTransform(str(path)))
-    except RuntimeError as error:
-        raise InputError(f"{path.name}: is no rigid ITK transform; prepare the case again") from error
-    turn, middle = np.reshape(read.GetMatrix(), (3, 3)), np.array(read.GetCenter())
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn, middle + read.GetTranslation() - turn @ middle
-    return Move(_LPS @ matrix @ _LPS, _LPS[:3, :3] @ middle, math.nan)
-
-
-def _move(fixed: Picture, matrix: NDArray[np.float64], information: float) -> Move:
-    return Move(_LPS @ matrix @ _LPS, (_LPS[:3, :3] @ fixed.centre_mm), information)
+def _overlap(fixed: Picture, moving: Picture, matrix: NDArray[np.float64]) -> float:
+    there, middle_mm = fixed.levels[COARSE_MM], fixed.centre_mm
+    laid = sitk.Resample(moving.levels[COARSE_MM], there, affine_transform(matrix, middle_mm), sitk.sitkLinear, 0.0)
+    one, other = (sitk.GetArrayViewFromImage(image) > CONTENT for image in (there, laid))
+    return 2 * int(np.count_nonzero(one & other)) / max(int(np.count_nonzero(one)) + int(np.count_nonzero(other)), 1)
 
 
 def _place(image: Any, grid: Grid) -> None:
-    affine = _LPS @ grid.affine
+    affine = LPS @ grid.affine
     spacing = np.array(grid.spacing_mm)
     # A sheared affine has no place in ITK: the nearest rotation stands for it.
     u, _, v = np.linalg.svd(affine[:3, :3] / spacing)
@@ -253,7 +202,7 @@ def _turns() -> list[NDArray[np.float64]]:
     return found
 
 
-def _method(fixed: Picture, moving: Picture, mm: float) -> Any:
+def _method(fixed: Picture, moving: Picture, mm: float, unit_mm: float = 1.0) -> Any:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
@@ -265,9 +214,9 @@ def _method(fixed: Picture, moving: Picture, mm: float) -> Any:
         within = fixed.left_out[mm] == 0
         mask = within if mask is None else sitk.And(mask, within)
     if mask is not None:
-        method.SetMetricFixedMask(mask)
+        method.SetMetricFixedMask(_in_units(mask, unit_mm))
     if mm in moving.left_out:
-        method.SetMetricMovingMask(moving.left_out[mm] == 0)
+        method.SetMetricMovingMask(_in_units(moving.left_out[mm] == 0, unit_mm))
     return method
 
 
@@ -281,25 +230,9 @@ def _around_content(image: Any) -> Any:
     return _grown(mask, MARGIN_MM)
 
 
-def _euler(matrix: NDArray[np.float64], centre_mm: NDArray[np.float64]) -> Any:
-    euler = sitk.Euler3DTransform()
-    euler.SetCenter(centre_mm.tolist())
-    euler.SetMatrix(matrix[:3, :3].ravel().tolist(), 1e-6)
-    euler.SetTranslation((matrix[:3, :3] @ centre_mm + matrix[:3, 3] - centre_mm).tolist())
-    return euler
-
-
-def _matrix(euler: Any) -> NDArray[np.float64]:
-    turn = np.array(euler.GetMatrix()).reshape(3, 3)
-    centre, shift = np.array(euler.GetCenter()), np.array(euler.GetTranslation())
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn, centre + shift - turn @ centre
-    return matrix
-
-
 def _information(fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float) -> float:
     method = _method(fixed, moving, mm)
-    method.SetInitialTransform(_euler(start, fixed.centre_mm))
+    method.SetInitialTransform(rigid_transform(start, fixed.centre_mm))
     try:
         return -float(method.MetricEvaluate(fixed.levels[mm], moving.levels[mm]))
     except RuntimeError:  # the images do not overlap
@@ -311,22 +244,53 @@ def _search(
 ) -> tuple[NDArray[np.float64], float]:
     """Climb from a start at one level; the matrix is in LPS."""
     method = _method(fixed, moving, mm)
-    euler = _euler(start, fixed.centre_mm)
+    euler = rigid_transform(start, fixed.centre_mm)
     method.SetInitialTransform(euler, inPlace=True)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=mm,
-        minStep=mm / 100,
-        numberOfIterations=100,
-        relaxationFactor=0.6,
-        gradientMagnitudeTolerance=1e-6,
-    )
+    _step(method, mm, mm)
     # SimpleITK's own scales go by the corners of the image, which turn twice as far as a brain: turns then stop short.
     method.SetOptimizerScales([RADIUS_MM**2] * 3 + [1.0] * 3)
-    if mm in SAMPLED:
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(SAMPLED[mm], SEED)
     try:
         method.Execute(fixed.levels[mm], moving.levels[mm])
     except RuntimeError:
         return start, 0.0
-    return _matrix(euler), -float(method.GetMetricValue())
+    return matrix_of(euler), -float(method.GetMetricValue())
+
+
+def _stretch(
+    fixed: Picture, moving: Picture, start: NDArray[np.float64], mm: float
+) -> tuple[NDArray[np.float64], float]:
+    """Climb by affine moves at one level; the matrix is in LPS."""
+    # In units of the radius a step of the matrix moves a brain as far as one of the shift. Scales would not do: where
+    # the shift is right already, the optimiser makes the step of the matrix alone as long as that of both.
+    units = np.diag([1 / RADIUS_MM] * 3 + [1.0])
+    images = [_in_units(picture.levels[mm], RADIUS_MM) for picture in (fixed, moving)]
+    method = _method(fixed, moving, mm, RADIUS_MM)
+    affine = affine_transform(units @ start @ np.linalg.inv(units), fixed.centre_mm / RADIUS_MM)
+    method.SetInitialTransform(affine, inPlace=True)
+    _step(method, mm, mm / RADIUS_MM)
+    try:
+        method.Execute(*images)
+    except RuntimeError:
+        return start, 0.0
+    return np.linalg.inv(units) @ matrix_of(affine) @ units, -float(method.GetMetricValue())
+
+
+def _in_units(image: Any, unit_mm: float) -> Any:
+    scaled = sitk.Image(image)
+    scaled.SetSpacing([step / unit_mm for step in image.GetSpacing()])
+    scaled.SetOrigin([place / unit_mm for place in image.GetOrigin()])
+    return scaled
+
+
+def _step(method: Any, mm: float, length: float) -> None:
+    """Set the optimiser of a level, and the voxels that it looks at."""
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=length,
+        minStep=length / 100,
+        numberOfIterations=100,
+        relaxationFactor=0.6,
+        gradientMagnitudeTolerance=1e-6,
+    )
+    if mm in SAMPLED:
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(SAMPLED[mm], SEED)

@@ -1,0 +1,1 @@
+"""Registration: moves, and the search for them."""
