@@ -20,7 +20,7 @@ export const LAYOUTS = {
 };
 
 /** Of the outline of the brain that was cut out of a head. */
-export const BRAIN_COLOUR = "#f0e442";
+export const BRAIN_COLOUR = "#f4a6d7";
 
 const GAP = 0.002;
 let library = null;
