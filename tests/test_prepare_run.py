@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from data.io.read import read_volume, write_image
 from pipeline.options import SegmentOptions
 from pipeline.prepare import images as prepare
 from pipeline.prepare.run import prepare_cases
+from pipeline.segment.case import _write_preparation
 
 READY, MOVED = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 
@@ -90,3 +92,15 @@ def test_a_patient_whose_folder_is_there_is_an_error_row_and_nothing_is_replaced
     _, output, _, again = done
     assert list(again["status"]) == ["error", "error"] and again["reason"].str.contains("is there already").all()
     assert (output / READY / f"{READY}_t1.nii.gz").is_file()
+
+
+def test_segment_keeps_the_brain_of_a_stripped_head_and_none_of_a_brain(phantoms, tmp_path):
+    volume = read_volume(ImageSource((phantoms / READY / f"{READY}-t1c.nii.gz",)))
+    files = SimpleNamespace(path=lambda what: tmp_path / f"{what}.nii.gz")
+    for means in ("", "deepbet"):
+        assert not (tmp_path / "brain.nii.gz").exists()
+        done = prepare.Prepared({"t1c": volume}, "t1c", {"t1c": volume.header}, {}, means)
+        _write_preparation(files, done, volume.header)
+    brain = nib.load(tmp_path / "brain.nii.gz")
+    assert np.array_equal(np.asarray(brain.dataobj), volume.array != 0)
+    assert np.allclose(brain.affine, volume.grid.affine, atol=1e-4)
