@@ -139,9 +139,7 @@ def inspect_case(
             continue
         images[name] |= _described(headers[name])
         warnings += headers[name].warnings
-    first = next((name for name in (*GRID_ORDER, *headers) if name in headers), "")
-    compared = {name: header for name, header in headers.items() if tells_grids or name in (first, "reference")}
-    warnings += _other_grids(compared)
+    warnings += _other_grids(headers, tells_grids)
     model = _known_model(case, headers.get(next(iter(case.images), "")), {} if models is None else models)
     if full:
         warnings += doubts(impressions, skull_stripped=model is not None and model.expects_brain_alone)
@@ -213,8 +211,10 @@ def _orientation(affine: bytes) -> str:
     return Grid((1, 1, 1), np.frombuffer(affine).reshape(4, 4)).orientation
 
 
-def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
+def _other_grids(headers: dict[str, ImageHeader], tells_images: bool) -> list[str]:
     """Return one sentence for each image that lies on another grid.
+
+    Without ``tells_images``, of the reference alone.
 
     The grid is that of the image that gives it; a reference stored turned lies on it too.
     """
@@ -224,7 +224,7 @@ def _other_grids(headers: dict[str, ImageHeader]) -> list[str]:
         f"{header.path.name}: its grid ({header.grid.described()}) is not that of {native.path.name} "
         f"({native.grid.described()})"
         for name, header in headers.items()
-        if native is not None and name != "reference" and not header.grid.matches(native.grid)
+        if tells_images and native is not None and name != "reference" and not header.grid.matches(native.grid)
     ]
     doubt = other_grid(reference, native.grid) if reference is not None and native is not None else ""
     if reference is not None and native is not None:
