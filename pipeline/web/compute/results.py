@@ -161,7 +161,7 @@ def _preparation(path: Path, mask: Volume, max_voxels: int) -> tuple[dict[str, M
     """Read the moves and the brain that a run has left beside a mask."""
     stem = path.name.removesuffix(".nii.gz").removesuffix(f"_{MASK}")
     found = {modality: path.with_name(f"{stem}_{TRANSFORM}_{modality}.txt") for modality in MODALITIES}
-    kept = {modality: move for modality, move in found.items() if move.is_file()}
+    kept = {modality: written for modality, written in found.items() if written.is_file()}
     brain_path = path.with_name(f"{stem}_{BRAIN}.nii.gz")
     brain = None
     if brain_path.is_file():
@@ -170,7 +170,7 @@ def _preparation(path: Path, mask: Volume, max_voxels: int) -> tuple[dict[str, M
         return {}, None if brain is None else brain != 0
     from transforms.registration.move import read_move
 
-    return {modality: read_move(move) for modality, move in kept.items()}, None if brain is None else brain != 0
+    return {modality: read_move(written) for modality, written in kept.items()}, None if brain is None else brain != 0
 
 
 def _prepared(
