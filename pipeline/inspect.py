@@ -120,9 +120,8 @@ def inspect_case(
 ) -> dict[str, Any]:
     """Inspect one patient.
 
-    ``models`` keeps the models chosen for the patients before. Without ``advises``, images that the shipped model lacks
-    give no warning; without ``tells_grids``, nor do images on grids of their own. ``impressions`` gets those of the
-    images, if they are read.
+    ``models`` keeps those chosen for patients before; ``impressions`` gets those of images that are read. No warning is
+    given of images that the shipped model lacks without ``advises``, of grids of their own without ``tells_grids``.
     """
     problems, warnings = [*case.problems], [*case.warnings, *choice.warnings]
     images: dict[str, Any] = {}
@@ -146,8 +145,7 @@ def inspect_case(
     if advises and model is not None and case.images:
         warnings += _lacking(case, model)
     if full and "reference" in headers and choice.name is not None and not choice.warnings:
-        labels = read_label_values(sources["reference"], max_voxels=max_voxels)
-        warnings += _unknown_labels(headers["reference"], labels, choice.name)
+        warnings += _unknown_labels(headers["reference"], sources["reference"], max_voxels, choice.name)
     if choice.error:
         (problems if case.reference else warnings).append(choice.error)
     if strict:
@@ -271,9 +269,9 @@ def _does_without(settings: Mapping[str, Any]) -> bool:
     return trained and (first is None or _does_without(first["recipe"]))
 
 
-def _unknown_labels(header: ImageHeader, labels: Collection[float], convention: str) -> list[str]:
+def _unknown_labels(header: ImageHeader, source: ImageSource, max_voxels: int, convention: str) -> list[str]:
     """Return a sentence where the reference holds labels unknown to its convention."""
-    doubt = strange_labels(labels, load_convention(convention))
+    doubt = strange_labels(read_label_values(source, max_voxels=max_voxels), load_convention(convention))
     return [advise(f"{header.path.name} {doubt}, so that it is not scored", Mend.NAME_CONVENTION)] if doubt else []
 
 
