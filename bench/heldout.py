@@ -59,7 +59,7 @@ def score_patients(cases: list[Case], names: list[str], window: str = "auto", tt
     predictors = {name: Predictor(name, "cpu", window=window, tta=tta) for name in names}
     rows = []
     for case in cases:
-        reference, grid = _reference(case)
+        reference, grid = reference_of(case)
         for name, predictor in predictors.items():
             rows.append({"system": name, "case": case.case_id} | score_case(predictor(case).masks, reference, grid))
         baseline = {"WT": flair_baseline(read_volume(case.images["flair"]).array)}
@@ -67,7 +67,7 @@ def score_patients(cases: list[Case], names: list[str], window: str = "auto", tt
     return pd.DataFrame(rows)
 
 
-def _reference(case: Case) -> tuple[dict[str, np.ndarray], Grid]:
+def reference_of(case: Case) -> tuple[dict[str, np.ndarray], Grid]:
     if case.reference is None:
         raise SystemExit(f"{case.case_id} has no reference to score against")
     choices = choose_conventions([case])
@@ -81,7 +81,7 @@ def score_missing(cases: list[Case], names: list[str]) -> pd.DataFrame:
 
     Mean Dice of the whole tumour; one row a model, one column a modality.
     """
-    truths = {case.case_id: _reference(case) for case in cases}
+    truths = {case.case_id: reference_of(case) for case in cases}
     rows = []
     for name in names:
         predictor = Predictor(name, "cpu", zero_missing=True)

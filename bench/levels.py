@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.heldout import _reference
+from bench.heldout import reference_of
 from data.find.discover import discover_cases
 from pipeline.checkpoint import open_checkpoint, shipped_models
 from pipeline.predict import inference
@@ -54,7 +54,7 @@ def measure(name: str, cases: list, engine: str) -> list[str]:
     times: dict[int, list[float]] = {level: [] for level in predictors}
     scores: dict[int, list[list[float]]] = {level: [] for level in predictors}
     for case in cases:
-        truth, _ = _reference(case)
+        truth, _ = reference_of(case)
         for level, predictor in predictors.items():
             masks = predictor(case).masks
             times[level].append(seconds[-1])

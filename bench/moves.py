@@ -1,10 +1,14 @@
 """Moves at random: rates of detection and of false alarm, error of registration.
 
     python -m bench.moves PATIENTS [--moves 200] [--mm 5] [--degrees 5] [--register] [--output FILE]
+    python -m bench.moves PATIENTS --moves 0 [--search] [--spacing-mm X Y Z]
+    python -m bench.moves --phantoms N --moves 0 [--search]
 
-PATIENTS are registered and skull-stripped (BraTS). First each is examined as he is: whatever is found is a false alarm.
-Then one modality of a patient is moved by so many mm or degrees, in turn, and resampled onto the grid on which it was;
-with --register it is laid back, and the error is the distance of the brain's voxels from where they were.
+PATIENTS are registered and skull-stripped (BraTS, LGG); phantoms are drawn on voxels of 2 mm. First each is examined as
+he is: whatever is found is a false alarm. With --search another position is looked for even where one mask has cut the
+images out, and in heads; --spacing-mm gives slices the voxel size that their files do not tell. Then one modality of a patient is
+moved by so many mm or degrees, in turn, and resampled onto the grid on which it was; with --register it is laid back,
+and the error is the distance of the brain's voxels from where they were.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +28,11 @@ from numpy.typing import NDArray
 
 from data.case import Case
 from data.find.discover import discover_cases
+from data.grid import Grid
 from data.io.read import Volume, read_volumes
+from data.phantom.patient import draw_patient, phantom_name
 from pipeline.score.tables import write_table
+from transforms import readiness
 from transforms.readiness import examine
 from transforms.registration.register import picture, register
 
@@ -65,28 +74,54 @@ def brain_places(volume: Volume) -> NDArray[np.float64]:
     return np.c_[voxels @ volume.grid.affine[:3, :3].T + volume.grid.affine[:3, 3], np.ones(len(voxels))]
 
 
+Patient = tuple[str, Callable[[], dict[str, Volume]]]
+"""Name of a patient, and the reader of his images."""
+
+
+def phantoms(count: int) -> list[Patient]:
+    def draw(seed: int) -> dict[str, Volume]:
+        made = draw_patient(seed, 2.0, contrast="mri")
+        return {name: Volume(made.images[name], made.header(Path(f"{name}.nii.gz"))) for name in made.images}
+
+    return [(phantom_name(seed), partial(draw, seed)) for seed in range(count)]
+
+
 def read_patient(case: Case) -> dict[str, Volume]:
     return read_volumes(case.images, max_voxels=2**28)
 
 
-def trials(cases: list[Case], moves: int, mm: float, degrees: float, with_register: bool) -> list[dict[str, object]]:
+def sized(volumes: dict[str, Volume], spacing_mm: Sequence[float] | None) -> dict[str, Volume]:
+    """Give images of unknown voxel size one."""
+    if spacing_mm is None:
+        return volumes
+    affine = np.diag([*spacing_mm, 1.0])
+    return {
+        name: replace(volume, header=replace(volume.header, grid=Grid(volume.grid.shape, affine)))
+        for name, volume in volumes.items()
+        if not volume.grid.spacing_known
+    }
+
+
+def trials(
+    patients: list[Patient], moves: int, mm: float, degrees: float, with_register: bool
+) -> list[dict[str, object]]:
     """Return a row for each patient as he is, and one for each move."""
     rows: list[dict[str, object]] = []
-    for number, case in enumerate(cases):
-        volumes = read_patient(case)
+    for number, (patient, read) in enumerate(patients):
+        volumes = read()
         started = time.process_time()
         seen = examine({m: (v.array, v.header) for m, v in volumes.items()})
-        rows.append({"case": case.case_id, "found": not seen.is_ready, "cpu_seconds": time.process_time() - started})
-        places = brain_places(volumes["t1c"])
-        for trial in range(number, moves, len(cases)):
+        rows.append({"case": patient, "found": not seen.is_ready, "cpu_seconds": time.process_time() - started})
+        places = brain_places(next(volumes[m] for m in ("t1c", *volumes) if m in volumes))
+        for trial in range(number, moves, len(patients)):
             rng = np.random.default_rng(trial)
             name = MOVED[trial % len(MOVED)]
-            shift, angle = ((mm, 0.0), (0.0, degrees), (mm, degrees))[trial // len(cases) % 3]
+            shift, angle = ((mm, 0.0), (0.0, degrees), (mm, degrees))[trial // len(patients) % 3]
             truth = random_move(rng, shift, angle, places[:, :3].mean(axis=0))
             volume = moved(volumes[name], truth)
             started = time.process_time()
             seen = examine({m: (v.array, v.header) for m, v in {"t1c": volumes["t1c"], name: volume}.items()})
-            row = {"case": case.case_id, "moved": name, "mm": shift, "degrees": angle, "found": name in seen.moved}
+            row = {"case": patient, "moved": name, "mm": shift, "degrees": angle, "found": name in seen.moved}
             row["cpu_seconds"] = time.process_time() - started
             if with_register:
                 row |= _registered(volumes["t1c"], volume, truth, places)
@@ -104,23 +139,34 @@ def _registered(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("patients", type=Path)
+    parser.add_argument("patients", type=Path, nargs="?")
     parser.add_argument("--moves", type=int, default=200)
     parser.add_argument("--mm", type=float, default=5.0)
     parser.add_argument("--degrees", type=float, default=5.0)
     parser.add_argument("--register", action="store_true")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--phantoms", type=int, default=0)
+    parser.add_argument("--search", action="store_true")
+    parser.add_argument("--spacing-mm", type=float, nargs=3)
     given = parser.parse_args(arguments)
-    cases = [case for case in discover_cases(given.patients) if {"t1c", *MOVED} <= set(case.images)]
-    table = pd.DataFrame(trials(cases, given.moves, given.mm, given.degrees, given.register))
+    if given.search:
+        readiness.SAME_BRAIN = 2.0  # no two masks are so alike
+        vars(readiness)["shows_head"] = lambda seen: False  # of heads only the skull would be told
+    wanted = {"t1c", *MOVED} if given.moves else set()
+    cases = discover_cases(given.patients) if given.patients else []
+    wanted_cases = [case for case in cases if wanted <= set(case.images)]
+    patients = phantoms(given.phantoms)
+    patients += [(case.case_id, partial(_read, case, given.spacing_mm)) for case in wanted_cases]
+    table = pd.DataFrame(trials(patients, given.moves, given.mm, given.degrees, given.register))
     if given.output is not None:
         write_table(given.output, table)
-    unmoved, tried = table[table["moved"].isna()], table[table["moved"].notna()]
-    alarms, found, most = int(unmoved["found"].sum()), int(tried["found"].sum()), unmoved["cpu_seconds"].max()
-    lines = [
-        f"unmoved: {alarms} of {len(unmoved)} found, {most:.2f} CPU s at most",
-        f"moved by {given.mm:g} mm or {given.degrees:g} degrees: {found} of {len(tried)} found",
-    ]
+    was_moved = table["moved"].notna() if given.moves else np.zeros(len(table), bool)
+    unmoved, tried = table[~was_moved], table[was_moved]
+    alarms, seconds = int(unmoved["found"].sum()), unmoved["cpu_seconds"]
+    lines = [f"unmoved: {alarms} of {len(unmoved)} found, CPU s mean {seconds.mean():.2f}, most {seconds.max():.2f}"]
+    if given.moves:
+        found = int(tried["found"].sum())
+        lines.append(f"moved by {given.mm:g} mm or {given.degrees:g} degrees: {found} of {len(tried)} found")
     if given.register:
         lines.append(
             f"registration error: mean {tried['error_mean_mm'].mean():.2f} mm, largest mean "

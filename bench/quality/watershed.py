@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.heldout import _reference, as_markdown
+from bench.heldout import as_markdown, reference_of
 from data.case import Case
 from data.find.discover import discover_cases
 from pipeline.config import RunConfig
@@ -40,7 +40,7 @@ def score_patients(cases: list[Case], predictor: Predictor) -> tuple[pd.DataFram
     scores: list[dict[str, object]] = []
     lesions: list[dict[str, object]] = []
     for case in cases:
-        reference, grid = _reference(case)
+        reference, grid = reference_of(case)
         result = predictor(case)
         flair = result.background if "flair" in predictor.modalities else None
         for name, watershed in ((predictor.name, False), ("+ watershed", True)):

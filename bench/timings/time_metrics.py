@@ -33,7 +33,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from bench.heldout import _reference
+from bench.heldout import reference_of
 from data.find.discover import discover_cases
 from data.grid import Grid
 from data.labels import Mask, load_convention
@@ -213,7 +213,7 @@ def load_reference(patients: Path | None, case_id: str | None) -> tuple[str, dic
         return "a phantom", masks, phantom.grid
     for case in discover_cases(patients):
         if case.reference is not None and case_id in (None, case.case_id):
-            return (case.case_id, *_reference(case))
+            return (case.case_id, *reference_of(case))
     raise SystemExit(f"{patients} has no patient with a reference" + (f" called {case_id}" if case_id else ""))
 
 
