@@ -6,9 +6,9 @@
 
 PATIENTS are registered and skull-stripped (BraTS, LGG); phantoms are drawn on voxels of 2 mm. First each is examined as
 he is: whatever is found is a false alarm. With --search another position is looked for even where one mask has cut the
-images out, and in heads; --spacing-mm gives slices the voxel size that their files do not tell. Then one modality of a patient is
-moved by so many mm or degrees, in turn, and resampled onto the grid on which it was; with --register it is laid back,
-and the error is the distance of the brain's voxels from where they were.
+images out, and in heads; --spacing-mm gives slices the voxel size that their files do not tell. Then one modality of a
+patient is moved by so many mm or degrees, in turn, and resampled onto the grid on which it was; with --register it is
+laid back, and the error is the distance of the brain's voxels from where they were.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ def sized(volumes: dict[str, Volume], spacing_mm: Sequence[float] | None) -> dic
         for name, volume in volumes.items()
         if not volume.grid.spacing_known
     }
+
+
+def _read(case: Case, spacing_mm: Sequence[float] | None) -> dict[str, Volume]:
+    return sized(read_patient(case), spacing_mm)
 
 
 def trials(
