@@ -1,4 +1,4 @@
-"""Preparation of raw examinations: errors of registration, brain masks, and the masks that come of them.
+"""Preparation of raw examinations: errors of registration, brain masks, tumour masks.
 
     python -m bench.preparing PATIENTS --output FILE [--cases ID ...] [--mm 20] [--degrees 15] [--slices-mm 1 5]
     python -m bench.preparing SERIES --output FILE --brains [--pictures FOLDER]
@@ -51,7 +51,7 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def acquired(
     volume: Volume, move: NDArray[np.float64], rng: np.random.Generator, thickness_mm: float, *, head: bool
 ) -> Volume:
-    """Return an image as a scanner sees it that is moved against it, on a grid of its own.
+    """Return a moved image as a scanner sees it, on its own grid.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Head around a brain: fluid, skull, scalp, eyes, face, neck and the noise of air.
+"""Head around a brain: skull, scalp, eyes, face, neck and the noise of air.
 
 The brain is a phantom's or a real patient's whose skull was removed. Its voxels are kept to the bit, so that the right
 brain mask of the head is known, and a program that removes skulls can be measured.
@@ -156,7 +156,10 @@ def _check(images: Mapping[str, NDArray[np.generic]], grid: Grid) -> None:
 
 
 def _room(brain: NDArray[np.bool_], grid: Grid) -> tuple[Grid, tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Return a grid with room for the head (RAS), and the box of the brain in it and in the given one."""
+    """Return a grid with room for the head (RAS).
+
+    The box of the brain in it and in the given grid come with it.
+    """
     side, front, below, above = ROOM_MM
     to, own, shape = [], [], []
     first = np.zeros(3)
@@ -174,7 +177,7 @@ def _room(brain: NDArray[np.bool_], grid: Grid) -> tuple[Grid, tuple[tuple[slice
 
 
 def _tissues(brain: NDArray[np.bool_], grid: Grid, layers: Layers, seed: int) -> NDArray[np.uint8]:
-    """Return the number of the tissue of each voxel outside the brain, as in `TISSUES`."""
+    """Return each voxel's tissue outside the brain, its number in `TISSUES`."""
     away = ndimage.distance_transform_edt(~brain, sampling=grid.spacing_mm).astype(np.float32)
     axes = _axes(grid)
     if layers.uneven_mm:
@@ -217,7 +220,7 @@ def _out_of(places: Axes, middle: Place, half_mm: Place) -> Array:
 
 
 def _axes(grid: Grid) -> Axes:
-    """Return the millimetres of the voxels along each axis, from the middle of a grid in RAS."""
+    """Return millimetres from the middle of a grid in RAS, along each axis."""
     x, y, z = (
         ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32)
         for n, step in zip(grid.shape, grid.spacing_mm, strict=True)
@@ -244,7 +247,10 @@ def _neck(brain: NDArray[np.bool_], axes: Axes) -> tuple[float, float]:
 
 
 def _eyes(brain: NDArray[np.bool_], axes: Axes, middle: Place, front: float) -> list[Place]:
-    """Return the middles of both eyes: under the frontal lobes, or at the brain's middle height where none is above."""
+    """Return the middles of both eyes, under the frontal lobes.
+
+    Where no brain is above, they lie at its middle height.
+    """
     found = []
     for x in (middle[0] - EYES_APART_MM / 2, middle[0] + EYES_APART_MM / 2):
         y = front - EYE_BEHIND_MM
