@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -213,15 +213,7 @@ class Predictor:
         native: ImageHeader | None,
         elsewhere: Mapping[str, Grid],
     ) -> Segmentation:
-        work = Work(
-            self.device,
-            clock,
-            self.regions,
-            self._n_members(),
-            self._spread(),
-            self.several,
-            lambda: self.require_room(case, elsewhere.values(), on_card=False),
-        )
+        work = self._work(clock, lambda: self.require_room(case, elsewhere.values(), on_card=False))
         mean: dict[str, NDArray[np.float32]] = {}
         answers: list[Answer] = []
         warnings: list[str] = []
@@ -267,6 +259,9 @@ class Predictor:
             elsewhere=there,
             engine="+".join("/".join(dict.fromkeys(each.runner.running for each in model)) for model in self.models),
         )
+
+    def _work(self, clock: Clock, require_room: Callable[[], int]) -> Work:
+        return Work(self.device, clock, self.regions, self._n_members(), self._spread(), self.several, require_room)
 
     def _losses(
         self, probabilities: Mapping[str, NDArray[np.float32]], flair: NDArray[np.float32] | None, convention: str

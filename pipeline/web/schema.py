@@ -192,7 +192,9 @@ class CaseInfo(BaseModel):
     missing: list[str] = Field(description="Modalities that the model would like and that are not there.")
     problems: list[str] = Field(description="Why it cannot run.")
     warnings: list[str]
-    prepare: Literal["auto", "off"] = Field(description="As --prepare: what is not ready is prepared, or refused.")
+    prepare: Literal["auto", "off"] = Field(
+        description="As --prepare of `segment`: what is not ready is prepared, or refused."
+    )
     unready: str = Field(description="What of the images will be prepared; empty where nothing is known of it yet.")
     can_run: bool
     model: str | None

@@ -102,6 +102,11 @@ def _order(record: Record) -> tuple[bool, int, str]:
     return record.number is None, record.number or 0, record.series
 
 
+def tie_fix(role: str) -> str:
+    """Return the end of a tie's sentence, the fix on the command line."""
+    return f"choose one with --series {role}=UID"
+
+
 def _other_days(taken: Mapping[str, _Volume]) -> list[str]:
     """Say that images are of different time points, without the dates.
 
@@ -257,7 +262,7 @@ def _take(role: str, found: list[_Volume]) -> tuple[list[str], list[str]]:
 
 def _ask(role: str, volumes: Sequence[_Volume], why: str) -> str:
     listed = " and ".join(volume.named for volume in volumes[:4])
-    return f"{role}: {listed} {why}; choose one with --series {role}=UID"
+    return f"{role}: {listed} {why}; {tie_fix(role)}"
 
 
 def _series(volumes: Sequence[_Volume]) -> tuple[Series, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.case import MODALITIES, ImageSource, Series
 from data.errors import InputError, few
-from data.find.dicom.choice import choose_series
+from data.find.dicom.choice import choose_series, tie_fix
 from data.find.dicom.examinations import read_studies
 from pipeline.web.names import Received, one_line
 from pipeline.web.store import Source
@@ -96,13 +96,9 @@ def _source(number: str, line: Series, files: ImageSource, of_several: bool) -> 
     return Source(number, name, kept, None, role, role, series=line.uid, reasons=tuple(map(one_line, line.reasons)))
 
 
-def _fix(role: str) -> str:
-    return f"choose one with --series {role}=UID"
-
-
 def _is_tie(role: str, text: str) -> bool:
-    return text.startswith(f"{role}: ") and text.endswith(_fix(role))
+    return text.startswith(f"{role}: ") and text.endswith(tie_fix(role))
 
 
 def _for_page(role: str, text: str) -> str:
-    return text.removesuffix(_fix(role)) + "choose one in the list"
+    return text.removesuffix(tie_fix(role)) + "choose one in the list"
