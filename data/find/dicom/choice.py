@@ -84,6 +84,7 @@ def choose_series(records: Sequence[Record], wanted: Mapping[str, str]) -> Chose
         problems += problem
         warnings += warning
     taken = {volume.role: volume for volume in volumes if volume.role}
+    warnings += [text for volume in taken.values() for text in _odd_pictures(volume, volumes)]
     images = {
         role: ImageSource(tuple(record.path for record in taken[role].records), series=taken[role].uid)
         for role in MODALITIES
@@ -224,8 +225,20 @@ def _take(role: str, found: list[_Volume]) -> tuple[list[str], list[str]]:
     return [], warnings
 
 
+def _odd_pictures(taken: _Volume, volumes: Sequence[_Volume]) -> list[str]:
+    """Return a sentence where a series holds a few pictures of another kind than those that were taken."""
+    beside = [volume for volume in volumes if volume.uid == taken.uid and volume is not taken and not volume.role]
+    counts = [sum(record.n_frames for record in volume.records) for volume in beside]
+    count = sum(number for number in counts if number < FEWEST_PICTURES)
+    if not count:
+        return []
+    return [f"{taken.records[0].shown}: {count} of its pictures are of another size or kind; left aside"]
+
+
 def _ask(role: str, volumes: Sequence[_Volume], why: str) -> str:
     listed = " and ".join(volume.named for volume in volumes[:4])
+    if len({volume.uid for volume in volumes}) < len(volumes):  # a UID names both
+        return f"{role}: {listed} {why}; export each as a series of its own"
     return f"{role}: {listed} {why}; choose one with --series {role}=UID"
 
 

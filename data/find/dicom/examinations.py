@@ -76,15 +76,18 @@ def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: Dico
         raise UsageError(f"{len(paths)} DICOM files are there; give at most {_MOST_FILES} at once")
     studies: dict[tuple[str, str], list[Record]] = {}
     broken: dict[Path, list[str]] = {}
+    directories: list[Path] = []
     for path in paths:
         try:
             record = read_record(Path(path))
         except InputError as error:
             broken.setdefault(_below(top, path), []).append(str(error))
             continue
-        if record.sop_class != _DIRECTORY and not record.series:
+        if record.sop_class == _DIRECTORY:
+            directories.append(_below(top, path))
+        elif not record.series:
             broken.setdefault(_below(top, path), []).append("a DICOM file: has no SeriesInstanceUID")
-        elif record.sop_class != _DIRECTORY:
+        else:
             studies.setdefault((record.patient, record.study), []).append(record)
     _require_known(options, studies)
     if options.case is not None and len(studies) != 1:
@@ -94,6 +97,12 @@ def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: Dico
     found = [*cases, *(_case(key, studies[key], options, often.count(key[0]) > 1) for key in ordered)]
     for folder, sentences in broken.items():
         found = _with_damaged(found, folder, sentences, options, is_top=folder == Path(top))
+    for folder in dict.fromkeys(directories):
+        if not any(
+            case.layout == DICOM and (folder in case.folder.parents or _is_beside(case, folder, True)) for case in found
+        ):
+            text = "a DICOMDIR is there and no image that it lists; copy the images too"
+            found.append(_row(folder, text, options))
     return found
 
 
@@ -145,16 +154,31 @@ def _with_damaged(
     A folder without a case gets one, called by the hash of its name: folders of an export bear names of patients.
     """
     text = f"{len(sentences)} DICOM files cannot be read ({few(dict.fromkeys(sentences), 2)})"
-    beside = [case.folder == folder or (not is_top and folder in case.folder.parents) for case in cases]
+    beside = [_is_beside(case, folder, is_top) for case in cases]
     if any(beside):
-        return [
-            replace(case, warnings=(*case.warnings, text)) if here else case
-            for case, here in zip(cases, beside, strict=True)
-        ]
+        return [_with_text(case, text) if here else case for case, here in zip(cases, beside, strict=True)]
+    return [*cases, _row(folder, text, options)]
+
+
+def _is_beside(case: Case, folder: Path, is_top: bool) -> bool:
+    """Tell whether a folder's files lie where a case's do: in its folder, or, of a study, in a part of that."""
+    if case.folder == folder or (case.layout == DICOM and case.folder in folder.parents):
+        return True
+    return not is_top and folder in case.folder.parents
+
+
+def _with_text(case: Case, text: str) -> Case:
+    """Add a text to the problems of a case that has some, else to its warnings."""
+    if case.problems:
+        return replace(case, problems=(*case.problems, text))
+    return replace(case, warnings=(*case.warnings, text))
+
+
+def _row(folder: Path, text: str, options: DicomOptions) -> Case:
     hidden = f"DICOM-{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:10]}"
     if not options.keep_identity:
         text += "; `inspect --keep-identity` names their folder"
-    row = Case(
+    return Case(
         case_id=folder.name if options.keep_identity else hidden,
         folder=folder,
         layout=DICOM,
@@ -163,4 +187,3 @@ def _with_damaged(
         reference=None,
         problems=(text,),
     )
-    return [*cases, row]
