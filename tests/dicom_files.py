@@ -58,7 +58,7 @@ def write(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> None
     """Write a dataset with a preamble and its file meta information."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.save_as(path, enforce_file_format=True)
 
 
@@ -77,7 +77,7 @@ def write_series(
 ) -> list[Path]:
     """Write one file for each slice of voxels, (slices, rows, columns) of whole numbers; return their paths."""
     across, down = np.array(orientation[:3]), np.array(orientation[3:])
-    step = np.cross(across, down) * spacing[2] if step is None else np.asarray(step)
+    way = np.cross(across, down) * spacing[2] if step is None else np.asarray(step)
     base = base_dataset(series, **tags)
     base.Rows, base.Columns = voxels.shape[1:]
     base.ImageOrientationPatient = [f"{value:.12g}"[:16] for value in orientation]
@@ -88,7 +88,7 @@ def write_series(
         ds._dict = dict(base._dict)
         ds.InstanceNumber = index + 1
         ds.SOPInstanceUID = uid(base.SeriesInstanceUID, index)
-        ds.ImagePositionPatient = [f"{value:.12g}"[:16] for value in np.asarray(first) + index * np.asarray(step)]
+        ds.ImagePositionPatient = [f"{value:.12g}"[:16] for value in np.asarray(first) + index * way]
         order = ">" if syntax == ExplicitVRBigEndian else "<"
         kind = f"{order}{'i' if base.PixelRepresentation else 'u'}{base.BitsAllocated // 8}"
         ds.PixelData = picture.astype(kind).tobytes()
@@ -226,7 +226,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mp2rage2": {**_GRIR, **_times(5000, 2.9, 2500), "mm": (1, 1, 1)},
     "bare": {},
 }
-VENDORS = {
+VENDORS: dict[str, dict[str, Any]] = {
     "siemens": {"Manufacturer": "SIEMENS"},
     "ge": {
         "Manufacturer": "GE MEDICAL SYSTEMS",

@@ -404,14 +404,14 @@ def _one_uid(made: Examination) -> None:
 def _directory(made: Examination, *, entry: str = "T1C") -> None:
     """Write a DICOMDIR of one entry."""
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+    from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
     directory, record = Dataset(), Dataset()
     directory.FileSetID = "EXPORT"
     record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", entry.split("/")
     directory.DirectoryRecordSequence = [record]
     meta = directory.file_meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, "1.2.3.4.5"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, UID("1.2.3.4.5")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     directory.save_as(made.folder / "DICOMDIR", enforce_file_format=True)
 

@@ -143,7 +143,11 @@ def _stored(sliced: bool) -> dict[str, bytes]:
         folder = Path(name)
         for what in IMAGES:
             description, tr, te, ti = WORDS[what]
-            tags = {"SeriesNumber": list(WORDS).index(what) + 1, "SeriesDescription": description, "patient": _PATIENT}
+            tags: dict[str, Any] = {
+                "SeriesNumber": list(WORDS).index(what) + 1,
+                "SeriesDescription": description,
+                "patient": _PATIENT,
+            }
             pictures = healthy().arrays[what].transpose(2, 1, 0)
             if what == "t1c" and sliced:
                 _write_slices(folder / what, pictures, what, **tags)
