@@ -15,8 +15,8 @@ import numpy as np
 from tests.faults.patient import IMAGES, SPACING_MM, Array, Patient, healthy
 from tests.faults.registry import CannotMake
 
-ORIENTATION = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-"""Columns go to the right and rows to the front, as the array's first two axes do: no axis is turned."""
+ORIENTATION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""Columns go to the left and rows to the back, as the array's first two axes do: no axis is turned."""
 WORDS: dict[str, tuple[str, float, float, float | None]] = {
     "t1": ("t1_se_tra", 600.0, 10.0, None),
     "t1c": ("t1_se_tra post gd", 600.0, 10.0, None),
