@@ -61,7 +61,7 @@ COMMAND_LINE: Mapping[Mend, str] = {
     Mend.NAME_AS_A_LAYOUT: "see the layouts in README, or give your own with --layout",
     Mend.MOVE_TO_ITS_PATIENT: "move it to that patient's folder",
     Mend.PART_THE_PATIENTS: (
-        "keep one patient's files in a folder, or name those of one to `segment` with --t1, --t1c, --t2, --flair"
+        "keep one patient's files in a folder, or name them: `segment FOLDER --t1 FILE --t1c FILE --t2 FILE`"
     ),
     Mend.PREPARE: "run with --prepare auto",
     Mend.STRIP: "install the extra `raw` (deepbet), or give brain masks with --brain-mask",

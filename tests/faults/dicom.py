@@ -184,7 +184,6 @@ _enter(
         "rows_too_many": ("Rows is too large", _all(Rows=25), T1C, "960", "1000"),
         "rows_too_few": ("Rows is too small", _all(Rows=20), T1C, "960", "800"),
         "columns_too_few": ("Columns is too small", _all(Columns=16), T1C, "960", "768"),
-        "rows_and_columns_swapped": ("Rows and Columns are swapped", _all(Rows=20, Columns=24), T1C),
         "sign_mixed": ("one picture is signed", _one(PixelRepresentation=1), T1C, "kind"),
         "slope_nan": ("the slope is NaN", _text("RescaleSlope", "NaN"), T1C, "RescaleSlope"),
         "slope_zero": ("the slope is 0", _all(RescaleSlope=0, RescaleIntercept=0), T1C, "RescaleSlope", "0"),
