@@ -60,7 +60,9 @@ COMMAND_LINE: Mapping[Mend, str] = {
     Mend.CHECK_SLICES: "check the slices, or raise --max-voxels of `segment`",
     Mend.NAME_AS_A_LAYOUT: "see the layouts in README, or give your own with --layout",
     Mend.MOVE_TO_ITS_PATIENT: "move it to that patient's folder",
-    Mend.PART_THE_PATIENTS: "keep one patient's files in a folder",
+    Mend.PART_THE_PATIENTS: (
+        "keep one patient's files in a folder, or name them: `segment FOLDER --t1 FILE --t1c FILE --t2 FILE`"
+    ),
     Mend.PREPARE: "run with --prepare auto",
     Mend.STRIP: "install the extra `raw` (deepbet), or give brain masks with --brain-mask",
     Mend.FREE_MEMORY: "free some, or use fewer processes",

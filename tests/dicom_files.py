@@ -60,7 +60,7 @@ def write(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> None
     """Write a dataset with a preamble and its file meta information."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.save_as(path, enforce_file_format=True)
 
 
@@ -79,7 +79,7 @@ def write_series(
 ) -> list[Path]:
     """Write one file for each slice of voxels, (slices, rows, columns) of whole numbers; return their paths."""
     across, down = np.array(orientation[:3]), np.array(orientation[3:])
-    step = np.cross(across, down) * spacing[2] if step is None else np.asarray(step)
+    way = np.cross(across, down) * spacing[2] if step is None else np.asarray(step)
     base = base_dataset(series, **tags)
     base.Rows, base.Columns = voxels.shape[1:]
     base.ImageOrientationPatient = [f"{value:.12g}"[:16] for value in orientation]
@@ -90,7 +90,7 @@ def write_series(
         ds._dict = dict(base._dict)
         ds.InstanceNumber = index + 1
         ds.SOPInstanceUID = uid(base.SeriesInstanceUID, index)
-        ds.ImagePositionPatient = [f"{value:.12g}"[:16] for value in np.asarray(first) + index * np.asarray(step)]
+        ds.ImagePositionPatient = [f"{value:.12g}"[:16] for value in np.asarray(first) + index * way]
         order = ">" if syntax == ExplicitVRBigEndian else "<"
         kind = f"{order}{'i' if base.PixelRepresentation else 'u'}{base.BitsAllocated // 8}"
         ds.PixelData = picture.astype(kind).tobytes()
@@ -171,7 +171,7 @@ def write_enhanced(
     return path
 
 
-EXPORTED = {
+EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     "t1": ("t1_se_tra", {"RepetitionTime": 600.0, "EchoTime": 10.0, "ScanningSequence": "SE"}),
     "t1c": ("t1_se_tra_KM", {"RepetitionTime": 600.0, "EchoTime": 10.0, "ScanningSequence": "SE"}),
     "t2": ("t2_tse_tra", {"RepetitionTime": 6000.0, "EchoTime": 100.0, "ScanningSequence": "SE"}),
@@ -195,9 +195,14 @@ def export_patient(patient: Path, root: Path, *, moved_mm: dict[str, float] | No
         first = (np.diag([-1, -1, 1, 1]) @ ras.affine @ [voxels.shape[2] - 1, voxels.shape[1] - 1, 0, 1])[:3]
         first[0] += (moved_mm or {}).get(role, 0.0)
         folder = root / "ZYXWIAK_QUIRINA_19570231" / f"{role}"
-        tags = {**times, "SeriesNumber": number, "SeriesDescription": f"{words} Zyxwiak", "PatientBirthDate": BIRTH}
-        size = ras.header.get_zooms()[:3]
-        for path in write_series(folder, voxels, role, first=first, spacing=tuple(map(float, size)), **tags):
+        tags: dict[str, Any] = {
+            **times,
+            "SeriesNumber": number,
+            "SeriesDescription": f"{words} Zyxwiak",
+            "PatientBirthDate": BIRTH,
+        }
+        along, across, up = map(float, ras.header.get_zooms()[:3])
+        for path in write_series(folder, voxels, role, first=first, spacing=(along, across, up), **tags):
             path.rename(path.with_name(f"ZYXWIAK.QUIRINA.MR.{path.name}.IMA"))
     return root
 
@@ -259,7 +264,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mp2rage2": {**_GRIR, **_times(5000, 2.9, 2500), "mm": (1, 1, 1)},
     "bare": {},
 }
-VENDORS = {
+VENDORS: dict[str, dict[str, Any]] = {
     "siemens": {"Manufacturer": "SIEMENS"},
     "ge": {
         "Manufacturer": "GE MEDICAL SYSTEMS",

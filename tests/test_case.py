@@ -151,6 +151,35 @@ def test_another_patients_file_in_the_folder_is_named(folder: str, stranger: str
     assert len(case.problems) == 1 and stranger in case.problems[0] and case.case_id == folder
 
 
+ARCHIVE = {
+    "t1": "T1_AX_OtherEXampleTCIA_{0}_Si_{0}_T1_AX_SE_10_se2d1_t1.nii.gz",
+    "t1c": "MRHR_T1_AX_POST_GAD_OtherEXampleTCIA_{0}_Si_{0}_MRHR_T1_AX_POST_GAD_SE_13_se2d1r_t1c.nii.gz",
+    "t2": "MRHR_T2_AX_OtherEXampleTCIA_{0}_Si_{0}_MRHR_T2_AX_SE_2_tse2d1_11_t2.nii.gz",
+    "flair": "MRHR_FLAIR_AX_OtherEXampleTCIA_{0}_Si_{0}_MRHR_FLAIR_AX_SE_IR_5_tir2d1_21_fla.nii.gz",
+}
+"""Names of an archive's export: the words of the series, then the patient, then numbers of the sequence."""
+
+
+@pytest.mark.parametrize("below", ["", "TCGA-FG-6692"])
+def test_names_of_an_archive_are_the_patients_whose_folder_they_lie_in(below: str, tmp_path: Path) -> None:
+    root = tmp_path / "TCGA-FG-6692" if not below else tmp_path
+    touch(root / below, *(name.format("TCGA-FG-6692") for name in ARCHIVE.values()))
+    case = only(root)
+    assert case.case_id == "TCGA-FG-6692" and not case.problems
+    assert {role: source.paths[0].name for role, source in case.images.items()} == {
+        role: name.format("TCGA-FG-6692") for role, name in ARCHIVE.items()
+    }
+
+
+@pytest.mark.parametrize("role", ARCHIVE)
+def test_an_archives_name_of_another_patient_or_series_is_no_ones_own(role: str, tmp_path: Path) -> None:
+    for folder, number in (("other", "TCGA-FG-66921"), ("set", "TCGA-FG-6692")):
+        names = {**ARCHIVE, role: ARCHIVE[role].format(number) if folder == "other" else f"a_{{0}}_1_{role}.nii.gz"}
+        touch(tmp_path / folder / "TCGA-FG-6692", *(name.format("TCGA-FG-6692") for name in names.values()))
+        [case] = discover_cases(tmp_path / folder)
+        assert "different patients' names" in case.problems[0] and "--t1c" in case.problems[0]
+
+
 def test_another_patients_file_in_the_place_of_a_missing_one_is_not_taken(tmp_path: Path) -> None:
     touch(brats(tmp_path, "BraTS2021_00001", "renamed", FOUR[:3]), "renamed/BraTS2021_00002_flair.nii.gz")
     case = only(tmp_path)

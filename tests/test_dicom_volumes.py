@@ -141,6 +141,45 @@ def test_every_common_transfer_syntax_gives_the_same_voxels(tmp_path, syntax):
     np.testing.assert_array_equal(volume.array.transpose(2, 1, 0), VOXELS)
 
 
+@pytest.mark.parametrize("way", [(True, True), (False, True), (False, False)], ids=["implicit", "explicit", "big"])
+def test_files_without_preamble_are_read_in_either_order_of_bytes(tmp_path, way):
+    """As archives of the time before part 10 have them: no preamble, no transfer syntax."""
+    from data.io.dicom.dataset import is_dicom
+
+    implicit, little = way
+    paths = write_series(tmp_path, VOXELS, "t1", syntax=ImplicitVRLittleEndian if little else ExplicitVRBigEndian)
+    for path in paths:
+        read_before = pydicom.dcmread(path)
+        bare = pydicom.Dataset({element.tag: element for element in read_before})
+        bare.save_as(path, implicit_vr=implicit, little_endian=little)
+        assert is_dicom(path.read_bytes()[:200]) and path.read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(read(paths).array.transpose(2, 1, 0), VOXELS)
+
+
+def test_zeros_behind_the_pixels_are_no_pixels_and_a_row_of_others_is_refused(tmp_path):
+    paths = write_series(tmp_path, VOXELS, "t1")
+    last = pydicom.dcmread(paths[3])
+    last.PixelData = last.PixelData + bytes(2 * VOXELS.shape[2])
+    last.save_as(paths[3])
+    np.testing.assert_array_equal(read(paths).array.transpose(2, 1, 0), VOXELS)
+    for path in paths:
+        shorter = pydicom.dcmread(path)
+        shorter.Rows = 19
+        shorter.save_as(path)
+    assert "holds 960 bytes of pixels where 912 are due" in refused(paths)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"), [("RescaleSlope", "NaN"), ("RescaleSlope", "0"), ("RescaleIntercept", "inf")]
+)
+def test_a_scaling_that_is_no_number_or_0_is_refused(tmp_path, keyword, text):
+    from tests.faults.examination import Examination
+
+    paths = write_series(tmp_path / "t1c", VOXELS, "t1")
+    Examination(tmp_path, "").text(paths[4:5], keyword, text)
+    assert f"{keyword} is {'0' if text == '0' else 'no number'}" in refused(paths)
+
+
 def test_signed_pixels_keep_their_sign(tmp_path):
     signed = VOXELS - 2000
     tags = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}

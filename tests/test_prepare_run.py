@@ -16,7 +16,7 @@ from data.io.read import read_volume, write_image
 from pipeline.options import SegmentOptions
 from pipeline.prepare import images as prepare
 from pipeline.prepare.run import prepare_cases
-from pipeline.segment.case import _write_preparation
+from pipeline.segment.commit import write_grids
 
 READY, MOVED = "BraTS-GLI-90001-000", "BraTS-GLI-90002-000"
 
@@ -100,7 +100,7 @@ def test_segment_keeps_the_brain_of_a_stripped_head_and_none_of_a_brain(phantoms
     for means in ("", "deepbet"):
         assert not (tmp_path / "brain.nii.gz").exists()
         done = prepare.Prepared({"t1c": volume}, "t1c", {"t1c": volume.header}, {}, means)
-        _write_preparation(files, done, volume.header)
+        write_grids(files, SimpleNamespace(native=volume.header), SimpleNamespace(prepared=done, places={}))
     brain = nib.load(tmp_path / "brain.nii.gz")
     assert np.array_equal(np.asarray(brain.dataobj), volume.array != 0)
     assert np.allclose(brain.affine, volume.grid.affine, atol=1e-4)

@@ -150,7 +150,7 @@ def test_no_sentence_names_an_option_or_a_folder_that_the_user_has_not(client, p
         ("the convention lgg has none of the regions TC of m; choose another with --convention",
          "the convention lgg has none of the regions TC of m; choose another model"),
         ("the files of patient bear different patients' names (a_t1.nii, b_t2.nii); keep one patient's files in a "
-         "folder",
+         "folder, or name them: `segment FOLDER --t1 FILE --t1c FILE --t2 FILE`",
          "the files of patient bear different patients' names (a_t1.nii, b_t2.nii); check that they are one patient's"),
         ("the folder patient holds another patient's file: a_1.tif, a_2.tif; move it to that patient's folder",
          "the folder patient holds another patient's file: a_1.tif, a_2.tif; it is not used unless you say what it "

@@ -185,13 +185,23 @@ def _same_patient(owner: str, name: str, items: Sequence[Named]) -> bool:
     """Tell whether two names belong to one patient.
 
     ``smith_ax`` and ``smith_sag`` are smith's own; ``smith_2`` may be another, and a data set's own naming leaves no
-    room.
+    room. So is ``AX_T1_smith_SE_10``, an archive's name: the series' words, the patient, then anything.
     """
-    return (
-        all(item.match.layout.name == "generic" for item in items)
-        and _extends(name, owner)
-        and not re.search("[0-9]", name[len(owner) :])
-    )
+    if not all(item.match.layout.name == "generic" for item in items):
+        return False
+    if _extends(name, owner):
+        return not re.search("[0-9]", name[len(owner) :])
+    return all(_describes_before(owner, name, item.match.roles[0][0]) for item in items)
+
+
+_SERIES_WORD = {"t1": "t1", "t1c": "t1", "t2": "t2", "flair": "flair"}
+
+
+def _describes_before(owner: str, name: str, role: str) -> bool:
+    """Tell whether a role's series words stand before its patient in a name."""
+    found = re.search(rf"(?<![0-9A-Za-z]){re.escape(owner)}(?![0-9A-Za-z])", name)
+    words = re.split("[^0-9a-z]+", name[: found.start()].lower()) if found else []
+    return _SERIES_WORD.get(role) in words
 
 
 def _foreign_sentence(base: str, files: Sequence[Named], foreign: Sequence[Named]) -> str:

@@ -55,6 +55,9 @@ class _Walk:
     parts: dict[str, list[tuple[str, list[Entry]]]] = field(default_factory=dict)  # folders called T1 and the like
     results: dict[str, int] = field(default_factory=dict)  # of a folder that a run wrote into, how many were left out
     dicom: list[str] = field(default_factory=list)  # files of any depth: their headers tell whose they are
+    media: set[str] = field(
+        default_factory=set
+    )  # folders with a DICOMDIR: viewers and their parts lie beside the images
 
 
 def find_cases(root: Path, places: Places | None = None, dicom: DicomOptions | None = None) -> list[Case]:
@@ -153,7 +156,7 @@ def _visit(
         if entry.problem and not os.path.splitext(entry.name)[1] and os.path.islink(entry.path):
             found = _report(walk, owner, entry, f"{entry.name} {entry.problem}") or found
     _gather_parts(walk, folder, via)
-    if found or within is not None or (depth == 0 and not any(split_suffix(entry.name)[1] for entry in files)):
+    if found or _is_part(walk, folder, within) or (depth == 0 and not any(split_suffix(e.name)[1] for e in files)):
         return found
     if depth > 1 and not folders and names_only_what_it_shows(folder):
         walk.parts.setdefault(os.path.dirname(folder), []).append((folder, files))
@@ -242,7 +245,16 @@ def _without_dicom(walk: _Walk, files: Sequence[Entry]) -> tuple[list[Entry], in
     """
     dicom = {entry.path for entry in files if walk.places.is_dicom(entry)}
     walk.dicom.extend(sorted(dicom))
+    walk.media.update(os.path.dirname(path) for path in dicom if os.path.basename(path).upper() == "DICOMDIR")
     return [entry for entry in files if entry.path not in dicom], len(dicom)
+
+
+def _is_part(walk: _Walk, folder: str, within: int | None) -> bool:
+    """Tell whether a folder is a part of a patient's, or of a medium.
+
+    The software on a medium (a CD) is no patient.
+    """
+    return within is not None or any((folder + os.sep).startswith(medium + os.sep) for medium in walk.media)
 
 
 def _is_runs_own(run: EarlierRun, folder: str, *, empty: bool) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.case import GRID_ORDER, Case
+from data.case import DICOM, GRID_ORDER, Case
 from data.errors import ConventionError, InputError, explain
 from data.io.read import Volume, read_header, read_volumes
 from data.io.suffixes import NIFTI_SUFFIXES
@@ -273,6 +273,8 @@ def _keep(
 
 def _unrecognised(case: Case) -> str:
     """Name the files that may be the missing image under another name."""
+    if case.layout == DICOM:  # its series, and why one cannot be read, are told in its warnings
+        return "".join(f"; {text}" for text in case.warnings)
     names = [path.name for path in case.unrecognised]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     how = "where the missing image is one of them, give it a name like NAME_t1c.nii.gz"

@@ -7,7 +7,7 @@ None is stored: each is made from an undamaged phantom when it is needed.
 
 from __future__ import annotations
 
-from tests.faults import files, geometry, headers, patients, references, voxels
+from tests.faults import dicom, files, geometry, headers, patients, references, voxels
 from tests.faults.registry import FAULTS, CannotMake, Fault
 from tests.faults.sowing import HEALTHY, Sown, ordinary_name, small_model, sow, sow_healthy
 
@@ -17,6 +17,7 @@ __all__ = [
     "CannotMake",
     "Fault",
     "Sown",
+    "dicom",
     "files",
     "geometry",
     "headers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping
@@ -90,6 +91,11 @@ class Patient:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def hidden(self) -> str:
+        """The row's name where all that is known of the patient is a folder of DICOM files."""
+        return f"DICOM-{hashlib.sha256(self.name.encode()).hexdigest()[:10]}"
 
     @property
     def arrays(self) -> Mapping[str, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -116,11 +115,7 @@ def folder_of_dicom(patient: Patient) -> tuple[str]:
         path.unlink()
     for number in range(3):
         (patient.folder / f"IM_000{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
-    return (_hidden(patient),)
-
-
-def _hidden(patient: Patient) -> str:
-    return f"DICOM-{hashlib.sha256(patient.name.encode()).hexdigest()[:10]}"
+    return (patient.hidden,)
 
 
 @fault("error", "8 DICOM files cannot be read", "--keep-identity")
@@ -132,7 +127,7 @@ def folders_of_dicom(patient: Patient) -> tuple[str]:
         (patient.folder / sequence).mkdir()
         for number in range(2):
             (patient.folder / sequence / f"IM{number}.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
-    return (_hidden(patient),)
+    return (patient.hidden,)
 
 
 @fault("error", "one (t1, t1c)", "two (t2, flair)", "one folder")

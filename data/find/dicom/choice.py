@@ -92,6 +92,7 @@ def choose_series(records: Sequence[Record], wanted: Mapping[str, str]) -> Chose
         problems += problem
         warnings += warning
     taken = {volume.role: volume for volume in volumes if volume.role}
+    warnings += [text for volume in taken.values() for text in _odd_pictures(volume, volumes)]
     images = {role: taken[role].source for role in MODALITIES if role in taken}
     volumes.sort(key=lambda volume: _order(volume.records[0]))
     files = tuple(volume.source for volume in volumes)
@@ -260,8 +261,20 @@ def _take(role: str, found: list[_Volume]) -> tuple[list[str], list[str]]:
     return [], warnings
 
 
+def _odd_pictures(taken: _Volume, volumes: Sequence[_Volume]) -> list[str]:
+    """Return a sentence where a series holds a few pictures of another kind."""
+    beside = [volume for volume in volumes if volume.uid == taken.uid and volume is not taken and not volume.role]
+    counts = [sum(record.n_frames for record in volume.records) for volume in beside]
+    count = sum(number for number in counts if number < FEWEST_PICTURES)
+    if not count:
+        return []
+    return [f"{taken.records[0].shown}: {count} of its pictures are of another size or kind; left aside"]
+
+
 def _ask(role: str, volumes: Sequence[_Volume], why: str) -> str:
     listed = " and ".join(volume.named for volume in volumes[:4])
+    if len({volume.uid for volume in volumes}) < len(volumes):  # a UID names both
+        return f"{role}: {listed} {why}; export each as a series of its own"
     return f"{role}: {listed} {why}; {tie_fix(role)}"
 
 

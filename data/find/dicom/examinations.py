@@ -76,7 +76,7 @@ def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: Dico
     """
     if len(paths) > _MOST_FILES:
         raise UsageError(f"{len(paths)} DICOM files are there; give at most {_MOST_FILES} at once")
-    studies, unread = read_studies(paths)
+    studies, unread, media = read_studies(paths)
     broken: dict[Path, list[str]] = {}
     for path, sentence in unread:
         broken.setdefault(_below(top, path), []).append(sentence)
@@ -91,31 +91,42 @@ def with_examinations(cases: Sequence[Case], paths: Sequence[str], options: Dico
         found.append(_case(key, records, options, alone=days[key[0], records[0].study_date] == 1))
     for folder, sentences in broken.items():
         found = _with_damaged(found, folder, sentences, options, is_top=folder == Path(top))
+    for folder in dict.fromkeys(_below(top, path) for path in media):
+        if not any(
+            case.layout == DICOM and (folder in case.folder.parents or _is_beside(case, folder, True)) for case in found
+        ):
+            text = "a DICOMDIR is there and no image that it lists; copy the images too"
+            found.append(_row(folder, text, options))
     return found
 
 
-def read_studies(paths: Sequence[str]) -> tuple[dict[tuple[str, str], list[Record]], list[tuple[str, str]]]:
+def read_studies(
+    paths: Sequence[str],
+) -> tuple[dict[tuple[str, str], list[Record]], list[tuple[str, str]], list[str]]:
     """Read the headers of DICOM files.
 
     Returns
     -------
-    studies, unread
-        The records of each study, which is known by its patient and StudyInstanceUID; and (path, sentence) of each file
-        that cannot be used. A DICOMDIR is neither.
+    studies, unread, media
+        The records of each study, which is known by its patient and StudyInstanceUID; (path, sentence) of each file
+        that cannot be used; and the DICOMDIR files, which are neither.
     """
     studies: dict[tuple[str, str], list[Record]] = {}
     unread: list[tuple[str, str]] = []
+    media: list[str] = []
     for path in paths:
         try:
             record = read_record(Path(path))
         except InputError as error:
             unread.append((path, str(error)))
             continue
-        if record.sop_class != _DIRECTORY and not record.series:
+        if record.sop_class == _DIRECTORY:
+            media.append(path)
+        elif not record.series:
             unread.append((path, "a DICOM file: has no SeriesInstanceUID"))
-        elif record.sop_class != _DIRECTORY:
+        else:
             studies.setdefault((record.patient, record.study), []).append(record)
-    return studies, unread
+    return studies, unread, media
 
 
 def _below(top: str, path: str) -> Path:
@@ -181,16 +192,34 @@ def _with_damaged(
     A folder without a case gets one, called by the hash of its name: folders of an export bear names of patients.
     """
     text = f"{len(sentences)} DICOM files cannot be read ({few(dict.fromkeys(sentences), 2)})"
-    beside = [case.folder == folder or (not is_top and folder in case.folder.parents) for case in cases]
+    beside = [_is_beside(case, folder, is_top) for case in cases]
     if any(beside):
-        return [
-            replace(case, warnings=(*case.warnings, text)) if here else case
-            for case, here in zip(cases, beside, strict=True)
-        ]
+        return [_with_text(case, text) if here else case for case, here in zip(cases, beside, strict=True)]
+    return [*cases, _row(folder, text, options)]
+
+
+def _is_beside(case: Case, folder: Path, is_top: bool) -> bool:
+    """Tell whether a folder's files lie where a case's do.
+
+    That is in its folder, or, of a study, in a part of that.
+    """
+    if case.folder == folder or (case.layout == DICOM and case.folder in folder.parents):
+        return True
+    return not is_top and folder in case.folder.parents
+
+
+def _with_text(case: Case, text: str) -> Case:
+    """Add a text to a case's problems, if any, else to its warnings."""
+    if case.problems:
+        return replace(case, problems=(*case.problems, text))
+    return replace(case, warnings=(*case.warnings, text))
+
+
+def _row(folder: Path, text: str, options: DicomOptions) -> Case:
     hidden = f"DICOM-{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:10]}"
     if not options.keep_identity:
         text += "; `inspect --keep-identity` names their folder"
-    row = Case(
+    return Case(
         case_id=folder.name if options.keep_identity else hidden,
         folder=folder,
         layout=DICOM,
@@ -199,4 +228,3 @@ def _with_damaged(
         reference=None,
         problems=(text,),
     )
-    return [*cases, row]

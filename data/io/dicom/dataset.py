@@ -22,7 +22,10 @@ HEADER_BYTES = 2**26
 """A header lies within so many bytes: one of 4000 frames has some 20 MB."""
 _HEAD = 2**12
 _DEFLATED = re.compile(rb"1\.2\.840\.10008\.1\.2\.1\.99(?![0-9.])")
-_WITHOUT_PREAMBLE = re.compile(rb"[\x02\x08]\x00[\x00\x01\x05\x08\x16]\x00(?:[A-Z]{2}|[\x02-\x40]\x00\x00\x00)")
+_WITHOUT_PREAMBLE = re.compile(
+    rb"[\x02\x08]\x00[\x00\x01\x05\x08\x16]\x00(?:[A-Z]{2}|[\x02-\x40]\x00\x00\x00)"
+    rb"|\x00\x08\x00[\x00\x01\x05\x08\x16][A-Z]{2}"  # big-endian
+)
 
 
 def is_dicom(head: bytes) -> bool:
@@ -152,6 +155,20 @@ def number_of(dataset: Any, keyword: str) -> float | None:
     """Return a number; None where the element is missing or none."""
     numbers = numbers_of(dataset, keyword, 1)
     return numbers[0] if numbers else None
+
+
+def factor_of(dataset: Any, keyword: str, usual: float) -> float:
+    """Return a number by which values are scaled.
+
+    It is ``usual`` where the element is missing or empty, and NaN where it holds no finite number.
+    """
+    try:
+        if dataset.get(keyword) in (None, ""):
+            return usual
+    except Exception:  # no number, or damaged
+        return math.nan
+    number = number_of(dataset, keyword)
+    return math.nan if number is None else number
 
 
 def items_of(dataset: Any, keyword: str) -> list[Any]:

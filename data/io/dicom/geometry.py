@@ -69,6 +69,8 @@ def stack(records: Sequence[Record], max_voxels: int = MAX_VOXELS) -> Stack:
     first = frames[0][2]
     if first.orientation is None or first.spacing is None or any(frame.position is None for *_, frame in frames):
         refuse(shown, "its pictures have no place in the patient", "export the original series, not pictures of it")
+    if min(first.spacing) <= 0:
+        refuse(shown, "its pixels measure {:g} x {:g} mm".format(*first.spacing), _EXPORT)
     across, down = _directions(shown, first.orientation)
     for *_, frame in frames:
         if not _near(frame.orientation, first.orientation, _SAME_DIRECTION):
@@ -114,6 +116,11 @@ def _check_pictures(shown: Path, records: Sequence[Record], max_voxels: int) -> 
         refuse(shown, declared, Mend.CHECK_HEADER)
     if any(record.n_frames != len(record.frames) for record in records):
         refuse(shown, "not every picture of it has a place in the patient", "export the original series")
+    for slope, intercept in {frame.scaling for record in records for frame in record.frames}:
+        if not math.isfinite(slope) or slope == 0:
+            refuse(shown, f"RescaleSlope is {'0' if slope == 0 else 'no number'}", _EXPORT)
+        if not math.isfinite(intercept):
+            refuse(shown, "RescaleIntercept is no number", _EXPORT)
 
 
 def _directions(shown: Path, orientation: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -81,9 +81,10 @@ def read_frames(record: Record) -> Iterator[NDArray[Any]]:
 def _plain(record: Record, content: bytes) -> Iterator[NDArray[Any]]:
     dtype = np.dtype(f"{PLAIN.get(record.syntax, '<')}{'i' if record.signed else 'u'}{record.bits[0] // 8}")
     size = record.rows * record.columns * dtype.itemsize
-    if len(content) < size * record.n_frames:
-        lack = f"a file of it holds {len(content)} bytes of pixels where {size * record.n_frames} are due"
-        refuse(Path(record.shown), lack, _COPY)
+    due = size * record.n_frames
+    # Some writers fill up with zeros; more than a row is another picture than the header's.
+    if not due <= len(content) <= due + record.columns * dtype.itemsize or any(content[due:]):
+        refuse(Path(record.shown), f"a file of it holds {len(content)} bytes of pixels where {due} are due", _COPY)
     for index in range(record.n_frames):
         values = np.frombuffer(content, dtype, record.rows * record.columns, index * size)
         yield values.reshape(record.rows, record.columns).astype(dtype.newbyteorder("="))

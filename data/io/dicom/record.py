@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.io.dicom.dataset import items_of, number_of, numbers_of, open_dataset, text_of, texts_of
+from data.io.dicom.dataset import factor_of, items_of, number_of, numbers_of, open_dataset, text_of, texts_of
 from data.io.stream import refuse
 from data.visible import visible
 
@@ -49,6 +49,7 @@ _TAGS = (
     *_DATES,
 )
 _FEW_LETTERS = 3
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 Vector = tuple[float, ...]
 
 
@@ -61,6 +62,7 @@ class Frame:
     position, orientation, spacing : tuples of float or None
         ImagePositionPatient, ImageOrientationPatient and PixelSpacing, in mm in the LPS world; None where not said.
     scaling : (slope, intercept)
+        NaN where the file has one that is no number.
     kind : tuple
         Echo time, b-value, inversion time and kind of image: pictures of one volume have one.
     """
@@ -155,6 +157,7 @@ def read_record(path: Path) -> Record:
 @lru_cache(maxsize=2**14)
 def _read_record(path: Path, _time: int, _size: int) -> Record:
     dataset = open_dataset(path, "a DICOM file", _TAGS)
+    meta = getattr(dataset, "file_meta", {})
     shared = items_of(dataset, "SharedFunctionalGroupsSequence")[:1]
     per_frame = [_Groups(item, *shared) for item in items_of(dataset, "PerFrameFunctionalGroupsSequence")]
     first = per_frame[0] if per_frame else _Groups(*shared)
@@ -174,7 +177,8 @@ def _read_record(path: Path, _time: int, _size: int) -> Record:
         study=study,
         series=_uid(dataset, "SeriesInstanceUID"),
         instance=_uid(dataset, "SOPInstanceUID"),
-        sop_class=text_of(dataset, "SOPClassUID"),
+        # A DICOMDIR says what it is in its meta information alone.
+        sop_class=text_of(dataset, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID"),
         frame_of_reference=text_of(dataset, "FrameOfReferenceUID"),
         study_date=text_of(dataset, "StudyDate"),
         date=next(filter(None, (text_of(dataset, keyword)[:8] for keyword in _DATES)), ""),
@@ -196,7 +200,7 @@ def _read_record(path: Path, _time: int, _size: int) -> Record:
         signed=_whole(dataset, "PixelRepresentation") == 1,
         padding=_whole(dataset, "PixelPaddingValue"),
         thickness=_first(first, dataset, "SliceThickness"),
-        syntax=_uid(getattr(dataset, "file_meta", {}), "TransferSyntaxUID"),
+        syntax=_uid(meta, "TransferSyntaxUID") or ("" if dataset.original_encoding[1] else _BIG_ENDIAN),
         frames=_frames(dataset, per_frame),
     )
 
@@ -258,12 +262,11 @@ def _frames(dataset: Any, per_frame: list[_Groups]) -> tuple[Frame, ...]:
 
 
 def _frame(position: Any, orientation: Any, measures: Any, scaling: Any, kind: tuple[Any, ...]) -> Frame:
-    slope, intercept = number_of(scaling, "RescaleSlope"), number_of(scaling, "RescaleIntercept")
     return Frame(
         numbers_of(position, "ImagePositionPatient", 3),
         numbers_of(orientation, "ImageOrientationPatient", 6),
         numbers_of(measures, "PixelSpacing", 2),
-        (1.0 if slope is None else slope, intercept or 0.0),
+        (factor_of(scaling, "RescaleSlope", 1.0), factor_of(scaling, "RescaleIntercept", 0.0)),
         kind,
     )
 

@@ -56,7 +56,7 @@ def take_examination(files: Sequence[Received], folder: Path) -> Examination:
         kept = folder / f"f{number:04d}.dcm"
         item.path.rename(kept)
         paths.append(str(kept))
-    studies, unread = read_studies(paths)
+    studies, unread, _ = read_studies(paths)
     said = f"{len(unread)} of {len(files)} DICOM files cannot be read ({few(dict.fromkeys(s for _, s in unread), 2)})"
     if not studies:
         what = said if unread else "the upload holds an index of DICOM files (DICOMDIR) and none of them"
