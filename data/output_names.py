@@ -13,6 +13,14 @@ REPORT, METRICS, LESIONS, DETECTION = "report.csv", "metrics.csv", "lesions.csv"
 TABLES = (REPORT, METRICS, LESIONS, "summary.csv", DETECTION)
 PAGE = "report.html"
 RUN_RECORD = "run.json"
+TIMEPOINTS, LESIONS_OVER_TIME, RESPONSE = "timepoints.csv", "lesions_over_time.csv", "response.csv"
+"""Tables of `follow`."""
+FOLLOWUP = "followup.html"
+"""Pages of `follow`: the overview, and one in each patient's folder."""
+FOLLOWED_MASKS = "masks"
+"""Folder below the output of `follow` into which it segments."""
+GROWTH = "growth"
+"""Growth map of `follow`, in a patient's folder."""
 LABEL_DESCRIPTIONS = ("labels*.txt", "labels*.ctbl")
 """Patterns: a run with several conventions has a pair for each."""
 
@@ -63,7 +71,7 @@ RESULTS = (
 )
 """Results that a case may leave, see :func:`result_path`."""
 RESULT = re.compile(
-    rf"{MASK}(?:_(?:{'|'.join(GRIDS)}))?|{PREVIEW}|{BRAIN}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+"
+    rf"{MASK}(?:_(?:{'|'.join(GRIDS)}))?|{PREVIEW}|{BRAIN}|{GROWTH}|(?:prob|uncertainty|{TRANSFORM})_[A-Za-z0-9]+"
     rf"|{'|'.join((*MODALITIES, *EXPORTS))}"
 )
 """A result of this version or another, whose regions may have other names."""

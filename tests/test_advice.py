@@ -20,10 +20,12 @@ READERS = ("inspect", "segment", "evaluate", "train")
 SPEAKERS = {
     "data": READERS,
     "data/find/dicom": ("inspect", "segment"),
+    "data/find/visits/dates.py": ("follow", "evaluate"),
     "pipeline/commands/segment.py": ("segment",),
     "pipeline/evaluate": ("evaluate",),
     "pipeline/execute/executors.py": ("segment",),
     "pipeline/execute/cluster.py": ("segment",),
+    "pipeline/follow": ("follow",),
     "pipeline/inspect.py": ("segment",),  # it says beforehand what that command would
     "pipeline/predict": ("segment",),
     "pipeline/predict/device.py": ("segment", "train"),

@@ -81,6 +81,7 @@ def test_the_readme_has_five_examples_and_every_subcommand_is_shown_on_some_page
         "prepare",
         "merge",
         "evaluate",
+        "follow",
         "train",
         "models",
         "recipes",

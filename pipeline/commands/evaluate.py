@@ -10,7 +10,7 @@ import tyro
 
 from pipeline.commands.options import Convention, Debug, Interactive, Layouts, LogFile, Output, Quiet, command_line
 from pipeline.commands.terminal.console import Console
-from pipeline.commands.terminal.lines import conclude
+from pipeline.commands.terminal.lines import conclude, over_time_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,13 @@ class Evaluate:
     pictures: int = 50
     """So many patients, those with the lowest mean Dice, get a picture."""
     interactive: Interactive = ()
+    over_time: bool = False
+    """Also follow every patient's visits on both sides: the error of the change in ml and the agreement of categories,
+    in over_time.csv, over_time_categories.csv and over_time_summary.csv."""
+    criteria: tuple[str, ...] = ("rano2",)
+    """Of --over-time: rano2, rano2-volume, rano2010, rano-lgg."""
+    dates: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Of --over-time: dates of the visits, a table with the columns case and date."""
     quiet: Quiet = False
     log_file: LogFile = None
     debug: Debug = False
@@ -73,4 +80,23 @@ class Evaluate:
                 interactive=list(self.interactive),
                 command=command_line(),
             )
+            if self.over_time:
+                self._compare_over_time(console)
         return conclude(report, self.output, self.quiet, console)
+
+    def _compare_over_time(self, console: Console) -> None:
+        from data.find.visits.dates import with_dates
+        from pipeline.follow.over_time import compare_over_time
+        from pipeline.follow.run import FollowOptions
+
+        dates = self.dates
+        summary = compare_over_time(
+            self.predictions,
+            self.references,
+            self.output,
+            FollowOptions(self.criteria),
+            conventions=(self.convention, self.reference_convention or self.convention),
+            with_dates=list if dates is None else lambda cases: with_dates(cases, dates),
+        )
+        for row in [] if self.quiet else summary.to_dict("records"):
+            console.say(over_time_line(row))

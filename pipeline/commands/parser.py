@@ -12,10 +12,10 @@ import tyro
 from data.errors import UsageError, did_you_mean
 from pipeline.commands.demo import Demo
 from pipeline.commands.evaluate import Evaluate
+from pipeline.commands.follow import Follow
 from pipeline.commands.inspect import Inspect
-from pipeline.commands.models import Models, Seal
+from pipeline.commands.models import Models, Recipes, Seal
 from pipeline.commands.prepare import Prepare
-from pipeline.commands.recipes import Recipes
 from pipeline.commands.segment import Merge, Segment
 from pipeline.commands.serve import Serve
 from pipeline.commands.train import Train
@@ -27,6 +27,7 @@ COMMANDS: dict[str, type] = {
     "merge": Merge,
     "prepare": Prepare,
     "evaluate": Evaluate,
+    "follow": Follow,
     "train": Train,
     "models": Models,
     "recipes": Recipes,

@@ -180,6 +180,8 @@ def _write_tables(output: Path, frames: dict[str, pd.DataFrame], *, compared: bo
 
 
 _TABLES = ("report", "metrics", "lesions", "summary", "detection", "comparison", "comparison_cases")
+_OVER_TIME = ("over_time", "over_time_categories", "over_time_summary")
+"""Tables of `pipeline.follow.over_time`, which the same folder gets."""
 
 
 def _own_scores(output: Path) -> AbstractContextManager[None]:
@@ -187,7 +189,9 @@ def _own_scores(output: Path) -> AbstractContextManager[None]:
 
     See :func:`pipeline.execute.own_folder.own_output`.
     """
-    names = [output / name for name in (*(f"{table}.csv" for table in _TABLES), "report.html", "pictures")]
+    names = [
+        output / name for name in (*(f"{table}.csv" for table in (*_TABLES, *_OVER_TIME)), "report.html", "pictures")
+    ]
     earlier = False
     with suppress(OSError, ValueError), open_regular_file(output / "metrics.csv") as (table, _):
         columns = table.readline(_LONGEST_HEADER).decode("utf-8").strip().split(",")

@@ -29,6 +29,8 @@ class VisitMask:
         Label convention that the run's report.csv names; ``""`` for masks of which nothing is known.
     model : str
         Likewise.
+    missing_images : tuple of str
+        Modalities that its model wanted and did not have.
     """
 
     case: Case
@@ -36,6 +38,7 @@ class VisitMask:
     missing: str = ""
     convention: str = ""
     model: str = ""
+    missing_images: tuple[str, ...] = ()
 
 
 def visits_of_masks(root: Path) -> list[VisitMask]:
@@ -89,7 +92,8 @@ def _one_of(name: str, items: Sequence[LabelMap]) -> VisitMask:
     if len(items) > 1:
         return VisitMask(case, None, f"{name} has {len(items)} masks; keep one")
     mask = None if source is None else source.paths[0]
-    return VisitMask(case, mask, "" if mask else item.missing or "no mask", item.reported, item.model)
+    missing = "" if mask else item.missing or "no mask"
+    return VisitMask(case, mask, missing, item.reported, item.model, item.missing_images)
 
 
 def _linked(cases: Sequence[Case], run: Mapping[str, Any]) -> list[Case]:

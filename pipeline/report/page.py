@@ -34,7 +34,7 @@ UNFOLDED = 30
 """So many patients are shown open; the rest opens at a click, for a page of 500 must stay quick to scroll."""
 _WORST, _INDEX_FROM = 6, 4
 """How many of the worst are shown, and from how many patients on that, and the index, helps."""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def write_page(
@@ -120,8 +120,8 @@ def _scripts(copied: bool, viewed: bool) -> tuple[list[str], str]:
     """Return the scripts of the page, and the policy that lets no other run."""
     scripts = [*([read_asset("copy.js")] if copied else []), *(viewer_scripts() if viewed else [])]
     if not scripts:
-        return [], _POLICY
-    return scripts, f"{_POLICY}; {script_policy(scripts) if viewed else own_scripts_alone(scripts)}"
+        return [], POLICY
+    return scripts, f"{POLICY}; {script_policy(scripts) if viewed else own_scripts_alone(scripts)}"
 
 
 def _entries(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.output_names import GRIDS, MASK, PAGE, REPORT, result_path
+from data.output_names import FOLLOWUP, GRIDS, MASK, PAGE, REPORT, TIMEPOINTS, result_path
 from pipeline.commands.terminal.console import OK, SOME_FAILED, Console
 
 
@@ -49,6 +49,31 @@ def conclude(report: Any, output: Path, quiet: bool, console: Console) -> int:
         for line in conclusion_lines(report, output):
             console.say(line)
     return SOME_FAILED if errors else OK
+
+
+def conclude_follow(report: Any, output: Path, quiet: bool, console: Console) -> int:
+    """Say the number of patients and their files; return the exit status."""
+    errors = report[report["status"] == "error"].to_dict("records")
+    if quiet:
+        for row in errors:
+            console.complain(row_line(row))
+    else:
+        console.say(counted(report["status"]))
+        console.say(f"table: {output / TIMEPOINTS}")
+        console.say(f"page: {output / FOLLOWUP}")
+    return SOME_FAILED if errors else OK
+
+
+def over_time_line(row: Mapping[str, Any]) -> str:
+    """Word a row of over_time_summary.csv."""
+    told = [f"{row['n']:.0f} visits"]
+    for name, text in (
+        ("mean_absolute_error_ml", "mean error {:.2f} ml"), ("agreement", "agreement {:.0%}"), ("kappa", "kappa {:.2f}")
+    ):  # fmt: skip
+        value = row.get(name)
+        if value is not None and math.isfinite(value):
+            told.append(text.format(value))
+    return f"  {row['measure']}: {', '.join(told)}"
 
 
 def conclusion_lines(report: Any, output: Path) -> Iterator[str]:

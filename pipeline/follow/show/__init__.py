@@ -1,0 +1,1 @@
+"""Pages, pictures, curves and tables of a follow-up."""
