@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from data.case import Case, ImageSource
 from data.errors import UsageError
 from data.find.discover import discover_cases
 from networks import ARCHITECTURES, NetworkConfig, build_network
@@ -97,9 +99,23 @@ def test_another_memory_format_changes_the_order_of_sums_only(architecture: str,
     np.testing.assert_allclose(answer, expected, atol=1e-4 * float(expected.abs().max()))
 
 
+def thin(case: Case, folder: Path) -> Case:
+    """The 40 slices of a patient that hold most of the tumour: a quarter of the work of all."""
+    assert case.reference is not None
+    tumour = np.asarray(nib.load(case.reference.paths[0]).dataobj) > 0
+    middle = int(np.argmax(tumour.sum(axis=(0, 1))))
+    sources = {}
+    for modality, source in case.images.items():
+        sources[modality] = ImageSource((folder / f"{modality}.nii",))
+        nib.save(nib.load(source.paths[0]).slicer[..., middle - 20 : middle + 20], sources[modality].paths[0])
+    return replace(case, images=sources, reference=None)
+
+
 @pytest.mark.usefixtures("openvino")
-def test_shipped_models_give_the_same_masks_on_real_patients(real_patients: Path, real_slices: Path) -> None:
-    cases = {"brats": discover_cases(real_patients)[:1], "lgg": discover_cases(real_slices)[:1]}
+def test_shipped_models_give_the_same_masks_on_real_patients(
+    real_patients: Path, real_slices: Path, tmp_path: Path
+) -> None:
+    cases = {"brats": [thin(discover_cases(real_patients)[0], tmp_path)], "lgg": discover_cases(real_slices)[:1]}
     for checkpoint in shipped_models():
         if checkpoint.name.startswith("lgg-unet-plus-plus"):  # the slowest; its architecture is tried on BraTS
             continue
