@@ -1,6 +1,7 @@
 """Preparation of raw examinations: errors of registration, brain masks, tumour masks.
 
     python -m bench.preparing PATIENTS --output FILE [--cases ID ...] [--mm 20] [--degrees 15] [--slices-mm 1 5]
+    python -m bench.preparing PATIENTS --output FILE --unmoved
     python -m bench.preparing SERIES --output FILE --brains [--pictures FOLDER]
 
 PATIENTS are registered and skull-stripped (BraTS), with references. Each is segmented as he is. Then each of his images
@@ -9,6 +10,9 @@ slices of a thickness and a direction at random, each the mean over its thicknes
 to the brain in a synthetic head (data/phantom/head.py). The images are prepared and segmented, and the mask is brought
 back to the patient's own grid. The error of a registration is the distance of the brain's voxels from where they were;
 an image that was not laid back has the error of its move.
+
+With --unmoved, the images are registered as they are published, and the errors are how far from there they are laid:
+no registration of moved images can be held to less.
 
 With --brains, the brain is found in every image of a folder (NIfTI), each alone, and its volume is told.
 
@@ -161,6 +165,17 @@ def trial(
     return rows
 
 
+def unmoved(case: Case) -> dict[str, object]:
+    """Return a row for a patient's images as published, registered anew."""
+    volumes = read_patient(case)
+    places = brain_places(volumes["t1c"])
+    started = time.process_time()
+    prepared = prepare_images(volumes, "always")
+    seconds = time.process_time() - started
+    row: dict[str, object] = {"case": case.case_id, "kind": "unmoved", "prepare_cpu_seconds": seconds}
+    return row | _errors(prepared, dict.fromkeys(volumes, np.eye(4)), places)
+
+
 def _in_head(volume: Volume, head: Head, name: str) -> Volume:
     return Volume(head.images[name], replace(volume.header, grid=head.grid))
 
@@ -222,9 +237,11 @@ def told(table: pd.DataFrame) -> str:
         means, most = (own[[c for c in own if c.startswith(f"error_{what}_mm")]].stack() for what in ("mean", "max"))
         lines.append(
             f"{kind}, {len(own)} patients: registration error mean {means.mean():.2f} mm, largest mean "
-            f"{means.max():.2f} mm, largest {most.max():.2f} mm; Dice of WT {own['dice_WT'].mean():.3f}, unmoved "
-            f"{own['dice_WT_unmoved'].mean():.3f}; preparing {own['prepare_cpu_seconds'].mean():.1f} CPU s"
+            f"{means.max():.2f} mm, largest {most.max():.2f} mm; preparing "
+            f"{own['prepare_cpu_seconds'].mean():.1f} CPU s"
         )
+        if "dice_WT" in own:
+            lines[-1] += f"; Dice of WT {own['dice_WT'].mean():.3f}, unmoved {own['dice_WT_unmoved'].mean():.3f}"
         if own.get("dice_brain", pd.Series(dtype=float)).notna().any():
             lines[-1] += f"; Dice of the brain {own['dice_brain'].mean():.3f}, lowest {own['dice_brain'].min():.3f}"
     return "\n".join(lines) + "\n"
@@ -234,6 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--unmoved", action="store_true")
     parser.add_argument("--brains", action="store_true")
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--cases", nargs="*")
@@ -255,10 +273,13 @@ def main(arguments: list[str] | None = None) -> int:
                 keep([{"case": name} | brain_alone(path, given.pictures)])
     else:
         cases = discover_cases(given.folder)
-        predictor = Predictor(choose_model(cases[0]), "cpu")
+        predictor = None if given.unmoved else Predictor(choose_model(cases[0]), "cpu")
         for number, case in enumerate(cases):
             if case.case_id not in done and (not given.cases or case.case_id in given.cases):
-                keep(trial(case, number, predictor, given.mm, given.degrees, given.slices_mm))
+                if predictor is None:
+                    keep([unmoved(case)])
+                else:
+                    keep(trial(case, number, predictor, given.mm, given.degrees, given.slices_mm))
     sys.stdout.write(told(table))
     return 0
 

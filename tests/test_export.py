@@ -380,3 +380,16 @@ def test_a_mask_of_no_dicom_series_cannot_be_a_dicom_object():
 
     with pytest.raises(InputError, match="choose --outputs nifti seg-nrrd pdf"):
         read_source(ImageSource((Path("t1c.nii.gz"),)))
+
+
+def test_a_dicom_object_of_other_files_is_refused_before_the_model_is_loaded(tmp_path, phantoms, monkeypatch):
+    from data.find.discover import discover_cases
+    from data.find.recognise import ConventionChoice
+    from pipeline.options import SegmentOptions
+    from pipeline.segment import case as one_case
+    from pipeline.segment.task import CaseTask
+
+    monkeypatch.setattr(one_case, "choose_model", lambda case: pytest.fail("the model was chosen"))
+    case, options = discover_cases(phantoms)[0], SegmentOptions(outputs=("nifti", "sr"))
+    row = one_case.segment_one(CaseTask(case, case.case_id, tmp_path, options, ConventionChoice(None, "")))
+    assert (row.status, "give the examination as DICOM" in row.reason) == ("error", True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 
 from data.case import ImageSource
-from data.errors import UsageError
+from data.errors import InputError, UsageError
 from data.output_names import EXPORTS
 
 NIFTI = "nifti"
@@ -29,6 +29,21 @@ def exports_of(outputs: Sequence[str]) -> list[str]:
         raise UsageError(f"--outputs {unknown[0]}: choose among {', '.join((NIFTI, *EXPORTS))}")
     asked = {*outputs, *(["dicom-seg"] if "sr" in outputs else [])}
     return [name for name in EXPORTS if name in asked]
+
+
+def require_series(outputs: Sequence[str], images: Collection[ImageSource]) -> None:
+    """Refuse DICOM masks of images that are no DICOM series.
+
+    Raises
+    ------
+    data.errors.InputError
+        A DICOM object is asked for, and none of the images is a series.
+    """
+    if any(name in outputs for name in DICOM_OBJECTS) and not any(image.series for image in images):
+        raise InputError(
+            "DICOM masks refer to the DICOM series that they were made from, and this image is none; give the "
+            "examination as DICOM, or choose --outputs nifti seg-nrrd pdf"
+        )
 
 
 def possible_outputs(images: Collection[ImageSource]) -> tuple[tuple[str, ...], str]:

@@ -15,6 +15,7 @@ from data.grid import Grid
 from data.io.dicom.dataset import open_dataset, pydicom_or_refuse
 from data.io.dicom.geometry import Stack
 from data.io.dicom.volume import read_dicom_stack
+from pipeline.export.formats import DICOM_OBJECTS, require_series
 
 _ROOT = "2.25."
 _ALWAYS = (
@@ -58,11 +59,7 @@ def read_source(source: ImageSource, max_voxels: int = MAX_VOXELS) -> SourceSeri
     InputError
         The image is no DICOM series, or can no longer be read.
     """
-    if not source.series:
-        raise InputError(
-            "DICOM masks refer to the DICOM series that they were made from, and this image is none; give the "
-            "examination as DICOM, or choose --outputs nifti seg-nrrd pdf"
-        )
+    require_series(DICOM_OBJECTS, [source])
     _, stack = read_dicom_stack(source, max_voxels)
     records = [stack.records[file] for file in dict.fromkeys(file for file, _ in stack.order)]
     return SourceSeries(tuple(_mended(open_dataset(record.path, record.shown, None)) for record in records), stack)

@@ -22,6 +22,7 @@ from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.default_model import choose_model
 from pipeline.execute.processes import own_device
 from pipeline.execute.stages import Stage, begin, enter
+from pipeline.export.formats import require_series
 from pipeline.score.case import score_masks
 from pipeline.score.quality import LEARNT_FROM
 from pipeline.segment import identity
@@ -94,6 +95,7 @@ def _segment(task: CaseTask, start: float) -> ReportRow:
     case, options = task.case, task.options
     if case.problems:
         raise InputError("; ".join(case.problems))
+    require_series(options.outputs, case.images.values())  # before minutes of work
     models = tuple(open_checkpoint(m) for m in options.models) or (choose_model(case),)
     missing = [m for m in dict.fromkeys(m for c in models for m in c.settings["modalities"]) if m not in case.images]
     if missing and options.missing == "skip":
@@ -157,9 +159,9 @@ def _ready(task: CaseTask, predictor: Predictor, volumes: dict[str, Volume], sta
 
 
 def _kept(task: CaseTask, key: str) -> ReportRow | None:
-    """Return the row of a finished case;
+    """Return the row of a finished case; None for any other.
 
-    None for any other. It is scored again where its tables are of another format. None for any other.
+    It is scored again where its tables are of another format.
     """
     state = finished_state(task, key)
     if state is None:
