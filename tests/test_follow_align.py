@@ -53,9 +53,34 @@ def test_a_visit_is_laid_on_the_baseline_within_a_millimetre_and_without_a_doubt
 
 
 def test_another_patients_head_is_doubted(pair):
-    other = draw_visits(1, 1, spacing_mm=3.0, modalities=("t1c",))[0]
+    other = draw_visits(1, 1, spacing_mm=4.0, modalities=("t1c",))[0]
     aligned = align(seen(pair[0]), seen(other))
     assert aligned.is_doubtful and "mutual information" in aligned.doubt
+
+
+@pytest.mark.parametrize(
+    ("information", "shared", "said"),
+    [
+        (0.76, 0.91, ""),
+        (0.74, 0.91, "mutual information 0.74, at least 0.75 expected"),
+        (0.76, 0.89, "brains overlap with Dice 0.89, at least 0.9 expected"),
+        (
+            np.nan,
+            np.nan,
+            "mutual information nan, at least 0.75 expected; brains overlap with Dice nan, at least 0.9 expected",
+        ),
+    ],
+)
+def test_a_doubt_says_what_was_found_and_what_is_expected(monkeypatch, information, shared, said):
+    monkeypatch.setattr("pipeline.follow.align.register", lambda *_: Move(np.eye(4), np.zeros(3), information))
+    monkeypatch.setattr("pipeline.follow.align.overlap", lambda *_: shared)
+    nothing = Picture({}, np.zeros(3))
+    aligned = align(nothing, nothing)
+    assert (aligned.doubt, aligned.is_doubtful, aligned.overlap) == (
+        said,
+        bool(said),
+        pytest.approx(shared, nan_ok=True),
+    )
 
 
 def test_a_kept_transform_takes_the_baseline_to_the_visit(tmp_path: Path, pair, last):
@@ -105,9 +130,9 @@ def test_volumes_of_the_truth_are_those_of_the_drawn_voxels(visits):
 def test_visits_differ_in_place_in_voxels_and_in_noise_and_the_same_seed_gives_the_same(visits, pair):
     assert len({visit.phantom.grid.spacing_mm for visit in visits}) == 5
     assert all(Move(visit.move_from(visits[0]), np.zeros(3), 1.0).degrees > 2 for visit in visits[1:])
-    again = draw_visits(0, 2, spacing_mm=3.0, modalities=("t1c",))[1]
-    assert again.phantom.images["t1c"].tobytes() == pair[1].phantom.images["t1c"].tobytes()
-    assert again.phantom.label_map.tobytes() == pair[1].phantom.label_map.tobytes()
+    once, again = (draw_visits(0, 2, spacing_mm=8.0, modalities=("t1c",))[1].phantom for _ in range(2))
+    assert once.images["t1c"].tobytes() == again.images["t1c"].tobytes()
+    assert once.label_map.tobytes() == again.label_map.tobytes()
     brains = [visit.phantom.images["t1c"] for visit in pair]
     assert np.median(brains[0][brains[0] > 0]) != np.median(brains[1][brains[1] > 0])
 

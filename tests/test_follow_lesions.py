@@ -106,8 +106,54 @@ def test_a_small_neighbour_of_a_large_lesion_is_another():
     large = (2, 11, 2, 11, 2, 11)  # its diameter is 14 mm
     _, second = follow([large], [cube(13, side=2)])
     assert events(second) == {2: "new"} and second.gone == (1,)
+    _, other = follow([cube(13, side=2)], [large])
+    assert events(other) == {2: "new"} and other.gone == (1,)
     _, beside = follow([large], [large, cube(13, side=2)])
     assert events(beside) == {1: "same", 2: "new"}
+
+
+def test_a_quarter_of_a_lesion_within_the_old_one_makes_it_a_part_of_it():
+    # One layer of four: exactly a quarter.
+    _, second = follow([(2, 11, 5, 9, 5, 9)], [(2, 9, 5, 9, 5, 9), (11, 14, 5, 9, 5, 9)])
+    assert events(second) == {1: "same", 2: "split"}
+
+
+def test_what_lies_in_two_lesions_alike_split_off_the_first():
+    _, second = follow([(2, 11, 5, 9, 5, 9), (13, 21, 5, 9, 5, 9)],
+                       [(2, 8, 5, 9, 5, 9), (10, 14, 5, 9, 5, 9), (16, 21, 5, 9, 5, 9)])  # fmt: skip
+    assert events(second) == {1: "same", 2: "same", 3: "split"} and at(second, 3).split_from == 1
+
+
+def test_a_part_that_goes_and_comes_back_is_still_that_lesions_part():
+    two = [(2, 9, 5, 9, 5, 9), (13, 20, 5, 8, 5, 9)]
+    seen = follow([(2, 20, 5, 9, 5, 9)], two, two[:1], two)
+    assert events(seen[3]) == {1: "same", 2: "returned"} and at(seen[3], 2).split_from == 1
+
+
+def test_the_number_of_a_lesion_that_is_gone_is_given_to_no_other():
+    seen = follow([cube(2, side=6), cube(20)], [cube(2, side=6)], [cube(2, side=6), cube(30, y=15)])
+    assert events(seen[2]) == {1: "same", 3: "new"}
+
+
+def test_a_small_lesion_that_stays_is_not_its_small_neighbour_too():
+    _, second = follow([cube(5, side=2)], [cube(5, side=2), cube(8, side=2)])
+    assert events(second) == {1: "same", 2: "new"}
+
+
+def test_of_two_small_ones_within_reach_the_nearer_is_the_same():
+    _, second = follow([cube(10, side=1)], [(12, 13, 5, 5, 5, 5), cube(9, side=1)])
+    assert {e.lesion: (e.event, e.component.centre_mm[0]) for e in second.lesions} == {1: ("same", 9), 2: ("new", 12.5)}
+
+
+@pytest.mark.parametrize("coarse_first", [True, False])
+def test_small_lesions_may_miss_each_other_by_a_diagonal_of_the_coarser_visit(coarse_first):
+    thick = Grid((40, 30, 6), np.diag([1.0, 1.0, 4.0, 1.0]))  # 1 mm and a diagonal of 4.24 mm
+    mask = np.zeros(thick.shape, bool)
+    mask[5, 5, 1] = True
+    coarse = find_components(mask, thick, np.eye(4), GRID)
+    visits = [coarse, find_components(drawn((9, 9, 5, 5, 4, 4)), GRID, np.eye(4), GRID)]
+    second = follow_lesions(visits if coarse_first else visits[::-1])[1]
+    assert second is not None and events(second) == {1: "same"}
 
 
 def test_a_visit_that_was_not_measured_changes_nothing():
@@ -146,6 +192,7 @@ def test_a_lesion_is_measured_where_it_was_drawn_and_compared_where_the_baseline
     # Voxels of 2 mm have their middles at z = 6 and 8 mm, and reach from 5 to 9 mm.
     assert np.argwhere(there.laid).min(axis=0).tolist()[:2] == [5, 5]
     assert np.argwhere(there.laid).max(axis=0).tolist()[:2] == [9, 8]
+    assert there.found[0].laid_ml == pytest.approx(np.count_nonzero(there.laid) / 1000)  # on voxels of 1 mm
     before = find_components(drawn((5, 9, 5, 8, 5, 8)), GRID, np.eye(4), GRID)
     assert events(follow_lesions([before, there])[1]) == {1: "same"}
 
@@ -154,6 +201,19 @@ def test_a_lesion_smaller_than_the_baselines_voxels_is_not_lost():
     coarse = Grid((10, 8, 6), np.diag([4.0, 4.0, 4.0, 1.0]))
     speck = find_components(drawn((9, 9, 9, 9, 9, 9)), GRID, np.eye(4), coarse)
     assert np.argwhere(speck.laid).tolist() == [[2, 2, 2]]
+    both = find_components(drawn((4, 8, 4, 8, 4, 8), (10, 10, 8, 8, 8, 8)), GRID, np.eye(4), coarse)
+    assert both.laid[2, 2, 2] == both.labels[8, 8, 8], "a place that another lesion has is not taken from it"
+    for x in (-40.0, 40.0):  # beyond the baseline's image, on either side
+        moved = np.eye(4)
+        moved[0, 3] = x
+        away = find_components(drawn((9, 9, 9, 9, 9, 9)), GRID, moved, coarse)
+        assert not away.laid.any() and away.found[0].laid_ml == 0
+
+
+def test_a_lesion_that_lies_at_middles_of_the_baselines_voxels_has_those_alone():
+    double = Grid((20, 15, 12), np.diag([2.0, 2.0, 2.0, 1.0]))
+    laid = find_components(drawn((5, 8, 6, 8, 6, 8)), GRID, np.eye(4), double).laid
+    assert np.argwhere(laid).tolist() == [[x, y, z] for x in (3, 4) for y in (3, 4) for z in (3, 4)]
 
 
 def test_a_lesion_at_the_edge_of_the_image_is_laid_whole():
@@ -176,6 +236,22 @@ def test_a_lesion_of_ten_millimetres_is_measurable_and_one_of_nine_is_not():
     # 9 x 6: the diagonal is 10.8 mm, across it less than 10.
     assert (small.measurable, small.measurable_3d) == (False, False)
     assert (measures.label, measures.days, measures.order, measures.regions) == ("week-004", 28.0, 1, ("ET",))
+
+
+def test_a_square_with_diagonals_of_ten_millimetres_is_measurable():
+    side = 10 / (7 * np.sqrt(2))
+    grid = Grid(SHAPE, np.diag([side, side, 1.0, 1.0]))
+    assert find_components(drawn((2, 8, 2, 8, 2, 8)), grid, np.eye(4), grid).found[0].measurable
+
+
+def test_measures_of_a_visit_have_all_that_a_category_is_computed_from():
+    two = [(2, 18, 2, 18, 5, 6), (22, 30, 2, 10, 5, 6)]  # flat: two slices
+    seen = follow(two, [(2, 30, 2, 10, 5, 6)], two)
+    day = datetime.date(2025, 3, 2)
+    first, merged, split = (visit_measures("v", {"ET": visit}, date=day, flags=("x",)) for visit in seen)
+    assert (merged.date, merged.flags, merged.lesions[0].merged) == (day, ("x",), (2,))
+    assert [each.split_from for each in split.lesions] == [None, 1]
+    assert (first.lesions[0].measurable, first.lesions[0].measurable_3d) == (True, False)
 
 
 def test_one_slice_of_a_flat_lesion_is_not_measurable_and_thick_slices_ask_for_twice_their_thickness():

@@ -15,12 +15,13 @@ from data.plausibility import impression, shows_head
 LAYERS = Layers(csf_mm=6, skull_mm=9, scalp_mm=6)
 
 
-def ball() -> tuple[np.ndarray, Grid]:
-    """Return a brain of value 1000 within 60 mm of the origin, and its grid of 2 x 2 x 1 mm (RAS)."""
-    affine = np.diag([2.0, 2.0, 1.0, 1.0])
+def ball(mm: int = 1) -> tuple[np.ndarray, Grid]:
+    """Return a brain of value 1000 within 60 mm of the origin, and its grid of 2 x 2 x 1 mm (RAS) or so many times."""
+    affine = np.diag([2.0 * mm, 2.0 * mm, mm, 1.0])
     affine[:3, 3] = -64
-    x, y, z = np.ogrid[-64:64:2, -64:64:2, -64:64:1]
-    return 1000 * (x**2 + y**2 + z**2 <= 60**2).astype(np.int16), Grid((64, 64, 128), affine)
+    x, y, z = np.ogrid[-64 : 64 : 2 * mm, -64 : 64 : 2 * mm, -64:64:mm]
+    image = 1000 * (x**2 + y**2 + z**2 <= 60**2).astype(np.int16)
+    return image, Grid(image.shape, affine)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_in_the_middle_of_the_neck_the_cord_lies_in_fluid(head: Head) -> None:
 
 
 def test_the_brain_is_kept_to_the_bit_where_it_was_in_any_order_of_axes(head: Head) -> None:
-    image, grid = ball()
+    image, grid = ball(2)
     values = np.where(image > 0, np.arange(image.size).reshape(image.shape) % 1999 + 1, 0)
     turned = grid.reoriented("SLP")
     made = add_head({"flair": grid.turn(values, "SLP")}, turned, 1, LAYERS)
@@ -88,7 +89,7 @@ def test_a_head_is_seen_to_be_one_and_its_brain_is_not() -> None:
 
 
 def test_a_seed_draws_one_head() -> None:
-    image, grid = ball()
+    image, grid = ball(3)
     ones = [add_head({"t1": image}, grid, seed) for seed in (3, 3, 4)]
     assert np.array_equal(ones[0].images["t1"], ones[1].images["t1"])
     assert not np.array_equal(ones[0].images["t1"], ones[2].images["t1"])

@@ -77,6 +77,10 @@ def test_a_table_names_patients_images_and_references(phantoms, strange, tiny_mo
         ("case,t1,t2\nA,,\n", "line 2: A has no image"),
         ("case,t1\n", "has no row"),
         ("", "its columns are none"),
+        ("case,t1,t1\nA,x.nii,y.nii\n", "its columns are case, t1, t1; give .* each once"),
+        ("case,t1,t2\nA,x.nii\n", "line 2: 'A' has too few cells; give 3, empty ones between commas"),
+        ("case,t1\nA,x.nii\nB,x.nii,y.nii\n", "line 3: 'B' has too many cells; give 2"),
+        ('case,t1,patient\nA,x.nii,"p\nB,y.nii,q\n', "line 3: .*; write it as CSV, quotes closed"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused_with_its_line(tmp_path, text, sentence):

@@ -77,6 +77,16 @@ def test_a_grid_of_the_same_voxels_has_the_same_mask_in_any_order_of_axes():
     assert np.array_equal(there, own.transpose(1, 2, 0)[::-1, :, ::-1])
 
 
+def test_on_the_same_voxels_nothing_is_computed_anew():
+    probabilities = answer(WT=[CUBE])
+    _, masks, written = to_labels(config(), "tiny", probabilities, OWN, None, None)
+    written_otherwise = np.zeros(OWN.shape, np.uint8)
+    written_otherwise[1, 2, 3] = 2
+    own = Own(OWN, written_otherwise, written, masks, probabilities)
+    answers = [Answer(torch.from_numpy(np.stack(list(probabilities.values()))), OWN, REGIONS)]
+    assert np.array_equal(labels_elsewhere(config(), answers, own, Grid(OWN.shape, OWN.affine)), written_otherwise)
+
+
 def test_an_image_that_was_shifted_by_whole_voxels_has_the_cube_as_many_voxels_further():
     # A place p of the case is at p + (3, -2, 4) mm in the image, so that voxel (4, 6, 3) is there (7, 4, 7).
     there, own = elsewhere(laid(shift(3, -2, 4), Grid(OWN.shape, np.eye(4))), answer(WT=[CUBE]))
@@ -119,13 +129,33 @@ def test_probabilities_are_interpolated_not_masks():
 def test_several_models_are_averaged_there_too_and_regions_lie_in_each_other():
     probabilities = answer(WT=[CUBE])
     label_map, masks, written = to_labels(config(), "both", probabilities, OWN, None, None)
-    sure, unsure = (torch.from_numpy(np.stack(list(probabilities.values()))) * p for p in (0.9, 0.2))
+    sure, unsure, none = (torch.from_numpy(np.stack(list(probabilities.values()))) * p for p in (0.9, 0.3, 0.2))
     both = [Answer(sure, OWN, REGIONS), Answer(unsure, Grid(OWN.shape, np.eye(4)), REGIONS)]
     own = Own(OWN, label_map, written, masks, probabilities)
     image = laid(shift(1, 0, 0), Grid(OWN.shape, np.eye(4)))
     found = labels_elsewhere(config(), both, own, image)
-    assert where(found) == {(x + 1, y, z) for x, y, z in where(masks["WT"])}  # .55
-    assert not labels_elsewhere(config(), [both[1], both[1]], own, image).any()  # .2
+    assert where(found) == {(x + 1, y, z) for x, y, z in where(masks["WT"])}  # .6
+    assert not labels_elsewhere(config(), [both[1], both[1]], own, image).any()  # .3, though both together are .6
+    alone = [Answer(none * 0, OWN, REGIONS), Answer(none * 5, OWN, REGIONS)]  # one of two sees nothing at all
+    for answers in (alone, alone[::-1]):
+        assert np.array_equal(labels_elsewhere(config(), answers, own, image), found)
+
+
+def test_a_region_does_not_reach_beyond_the_one_around_it_between_the_voxels():
+    # A quarter of a voxel beyond the cube's last voxel WT has .75 x .6 = .45, and TC, which goes on in the own
+    # probabilities though not in the mask, has 1.
+    probabilities = answer(WT=[CUBE])
+    probabilities["WT"][CUBE] = 0.6
+    probabilities["TC"][10:13, 6:11, 3:8] = 1
+    quarter = Grid(OWN.shape, shift(0.25, 0, 0))
+    assert where(elsewhere(quarter, probabilities)[0]) == {v for v in where(answer(WT=[CUBE])["WT"]) if v[0] < 9}
+    assert elsewhere(quarter, probabilities, config(nest=False))[0][9, 8, 5]
+
+
+def test_on_much_finer_voxels_the_cube_reaches_half_a_voxel_beyond_its_outermost_middles():
+    fine = Grid((80, 24, 16), shift(3.05, 0, 0) @ np.diag([0.1, 1, 1, 1]))
+    there, _ = elsewhere(fine, answer(WT=[CUBE]))
+    assert where(there[:, 8:9, 5:6]) == {(i, 0, 0) for i in range(5, 65)}  # from 3.55 to 9.45 mm
 
 
 SPECK = (slice(15, 18), slice(18, 21), slice(10, 13))
@@ -162,6 +192,25 @@ def test_a_voxel_follows_the_nearest_one_of_the_own_grid():
     far[14:] = True
     assert not kept_elsewhere(far, own, before, before, own).any(), "the own grid shows nothing there"
     assert not kept_elsewhere(found, own, np.zeros_like(before), np.zeros_like(before), own).any()
+    last = before & (np.arange(20) > 2)[:, None, None]
+    between = kept_elsewhere(found, Grid(own.shape, shift(0.6, 0, 0)), before, last, own)
+    assert not between[1, 1, 1] and between[2, 1, 1], "2.6 follows 3, and 1.6 follows 2, which was dropped"
+
+
+def test_a_voxel_beyond_the_own_grid_follows_its_border_and_no_voxel_of_the_other_end():
+    before, after = (np.zeros((20, 3, 3), bool) for _ in range(2))
+    before[:3, 1, 1] = before[17:, 1, 1] = after[17:, 1, 1] = True
+    further = Grid((30, 3, 3), shift(-5, 0, 0))
+    kept = kept_elsewhere(np.ones(further.shape, bool), further, before, after, Grid(before.shape, np.eye(4)))
+    assert where(kept[:, 1:2, 1:2]) == {(x + 5, 0, 0) for x in range(14, 23)}  # 3.46 mm from 17 and from 19
+
+
+def test_the_reach_is_in_millimetres():
+    own = Grid((20, 3, 3), np.diag([2.0, 1, 1, 1]))
+    before = np.zeros(own.shape, bool)
+    before[4:6, 1, 1] = True
+    kept = kept_elsewhere(np.ones(own.shape, bool), own, before, before, own)  # twice the diagonal is 4.9 mm
+    assert where(kept[:, 1:2, 1:2]) == {(x, 0, 0) for x in range(2, 8)}
 
 
 def test_cavities_are_filled_as_on_the_own_grid():
@@ -206,4 +255,6 @@ def test_thick_slices_average_alike_whether_they_are_turned_or_not():
     turned = Grid(level.shape, tilt @ level.affine)
     apart = (average_to(image, own, turned) - resample_to(image, own, level)).abs()
     assert float(apart.max()) < 0.05
+    fine = Grid(own.shape, tilt)
+    assert torch.equal(average_to(image, own, fine), resample_to(image, own, fine)), "nothing is to be averaged"
     assert float((resample_to(image, own, turned) - resample_to(image, own, level)).abs().max()) > 0.3, "one slice of 5"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,36 +62,28 @@ def manifest_cases(path: Path) -> list[Case]:
     Raises
     ------
     UsageError
-        The table cannot be read, lacks a column, names a patient twice or none, or a row has no image or a date that is
-        none.
+        The table cannot be read, lacks a column or has one twice, names a patient twice or none, or a row has no image,
+        a date that is none, or fewer or more cells than there are columns.
     """
     try:
         text = read_regular_file(path, _MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise UsageError(f"--manifest {path}: cannot be read ({error}); give a table in UTF-8 (CSV)") from None
-    table = csv.DictReader(io.StringIO(text, newline=""))
-    columns = list(table.fieldnames or ())
-    unknown = [name for name in columns if name not in _COLUMNS]
-    if "case" not in columns or unknown or not set(columns) & set(MODALITIES):
-        raise UsageError(
-            f"--manifest {path}: its columns are {', '.join(columns) or 'none'}; give case, at least one of "
-            f"{', '.join(MODALITIES)}, and perhaps reference, date and patient"
-        )
     cases: dict[str, Case] = {}
     found: dict[str, Found] = {}
-    for number, row in enumerate(table, 2):
-        name = (row["case"] or "").strip()
+    for number, row in _rows(path, text):
+        name = row["case"].strip()
         if not name or name in cases:
             raise UsageError(f"--manifest {path}, line {number}: the case {name!r} is empty or stands there twice")
-        images = {m: path.parent / str(row[m]).strip() for m in MODALITIES if (row.get(m) or "").strip()}
+        images = {m: path.parent / row[m].strip() for m in MODALITIES if row.get(m, "").strip()}
         if not images:
             raise UsageError(f"--manifest {path}, line {number}: {name} has no image")
-        reference = (row.get("reference") or "").strip()
+        reference = row.get("reference", "").strip()
         case = _case(name, path.parent, images, path.parent / reference if reference else None, f"line {number}")
         patient, label = patient_and_time(name)
-        cases[name] = replace(case, patient=(row.get("patient") or "").strip() or (name if patient == "." else patient))
+        cases[name] = replace(case, patient=row.get("patient", "").strip() or (name if patient == "." else patient))
         found[name] = found_in_name(label)
-        if text := (row.get("date") or "").strip():
+        if text := row.get("date", "").strip():
             try:
                 found[name] = replace(found[name], moment=parse_date(text))
             except ValueError as error:
@@ -99,6 +91,34 @@ def manifest_cases(path: Path) -> list[Case]:
     if not cases:
         raise UsageError(f"--manifest {path}: has no row; give one a patient")
     return with_time_points(list(cases.values()), found)
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield each row of a manifest with its line.
+
+    It has a cell for each column. Raises UsageError.
+    """
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = list(table.fieldnames or ())
+        known = len(set(columns)) == len(columns) and set(columns) <= set(_COLUMNS)
+        if "case" not in columns or not known or not set(columns) & set(MODALITIES):
+            raise UsageError(
+                f"--manifest {path}: its columns are {', '.join(columns) or 'none'}; give case, at least one of "
+                f"{', '.join(MODALITIES)}, and perhaps reference, date and patient, each once"
+            )
+        for row in table:
+            if None in row or None in row.values():
+                amount = "many" if None in row else "few"
+                raise UsageError(
+                    f"--manifest {path}, line {table.line_num}: {row['case']!r} has too {amount} cells; give "
+                    f"{len(columns)}, empty ones between commas"
+                )
+            yield table.line_num, row
+    except csv.Error as error:  # a quote that is never closed would swallow the patients after it
+        raise UsageError(
+            f"--manifest {path}, line {table.reader.line_num}: {error}; write it as CSV, quotes closed"
+        ) from None
 
 
 def _case(name: str, folder: Path, images: Mapping[str, Path], reference: Path | None, reason: str) -> Case:

@@ -75,9 +75,9 @@ def align(baseline: Picture, visit: Picture) -> Aligned:
     found = register(baseline, visit)
     shared = overlap(baseline, visit, found)
     doubts = []
-    if found.information < LEAST_INFORMATION:
+    if not found.information >= LEAST_INFORMATION:  # NaN too
         doubts.append(f"mutual information {found.information:.2f}, at least {LEAST_INFORMATION} expected")
-    if shared < LEAST_OVERLAP:
+    if not shared >= LEAST_OVERLAP:
         doubts.append(f"brains overlap with Dice {shared:.2f}, at least {LEAST_OVERLAP} expected")
     return Aligned(found, shared, "; ".join(doubts))
 

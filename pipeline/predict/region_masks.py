@@ -170,7 +170,7 @@ def labels_elsewhere(config: RunConfig, answers: Sequence[Answer], own: Own, gri
     """
     if own.grid.holds_voxels_of(grid):
         return np.ascontiguousarray(own.grid.turn(own.label_map, grid.orientation))
-    threshold, kept = config.postprocess.threshold, load_convention(own.convention)
+    threshold = config.postprocess.threshold
     parents = region_parents(load_convention(config.convention), config.regions)
     drawn = _drawn(config, own.probabilities, own.grid, own.flair)
     masks: dict[str, Mask] = {}
@@ -183,7 +183,7 @@ def labels_elsewhere(config: RunConfig, answers: Sequence[Answer], own: Own, gri
         if config.postprocess.nest and parent in masks:
             found &= masks[parent]
         masks[region] = fill_cavities(found) if config.postprocess.fill_holes else found
-    return kept.to_label_map({region: mask for region, mask in masks.items() if region in kept.regions})
+    return load_convention(own.convention).to_label_map(masks)
 
 
 def _thresholded(answers: Sequence[Answer], region: str, grid: Grid, threshold: float) -> Mask:

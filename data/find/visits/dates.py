@@ -71,7 +71,8 @@ def read_dates(table: Path, cases: Sequence[Case]) -> dict[str, datetime]:
         for row in rows:
             line = rows.line_num
             if None in row or None in row.values():
-                _refuse(table, line, f"{len([c for c in row.values() if c])} cells", f"give {len(columns)} cells")
+                cells = [cell for cell in row.values() if isinstance(cell, str)] + list(row.get(None, ()))
+                _refuse(table, line, f"{len(cells)} cells", f"give {len(columns)} cells")
             key = tuple(row[name].strip() for name in ("case", "patient", "timepoint") if name in columns)
             case_id = _named(table, line, key, visits)
             if case_id in dates:
@@ -81,7 +82,7 @@ def read_dates(table: Path, cases: Sequence[Case]) -> dict[str, datetime]:
             except ValueError as error:
                 raise UsageError(f"--dates {table}, line {line}: {' '.join(key)}: {error}") from None
     except csv.Error as error:
-        _refuse(table, rows.line_num, str(error), "write it as CSV, quotes closed")
+        _refuse(table, rows.reader.line_num, str(error), "write it as CSV, quotes closed")
     return dates
 
 
