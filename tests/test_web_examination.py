@@ -14,7 +14,7 @@ pytest.importorskip("highdicom", reason="the extra dicom is not installed")
 import nibabel as nib
 import numpy as np
 
-from data.case import ImageSource
+from data.case import ImageSource, Series
 from data.errors import InputError
 from data.grid import Grid
 from data.output_names import EXPORTS
@@ -134,9 +134,31 @@ def test_names_beside_dicom_are_counted_and_not_said(tmp_path):
     write_study(tmp_path / "in", "s", "siemens", [Made("t2", "t2"), Made("flair", "flair")])
     for name in ("Zyxwiak.txt", "Zyxwiak.png", "Zyxwiak.jpg"):
         (tmp_path / "in" / name).write_bytes(b"x")
+    (tmp_path / "in" / "Zyxwiak1").write_bytes(b"\0" * 128 + b"DICM" + b"\2\0")
     found = take(tmp_path / "in", tmp_path)
+    assert any(note.startswith("1 of ") and "DICOM files cannot be read (" in note for note in found.notes)
     assert "3 files beside the DICOM files are not used" in found.notes and "Zyxwiak" not in str(found)
     assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".dcm"}
+
+
+def test_of_more_series_than_a_page_shows_those_with_a_role_come_first_and_the_rest_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "MOST_SERIES", 3)
+    series = [Made("localizer", "loc"), Made("localizer 2", "loc"), Made("t2", "t2"), Made("flair", "flair")]
+    write_study(tmp_path / "in", "s", "siemens", series)
+    found = take(tmp_path / "in", tmp_path)
+    assert [source.role for source in found.sources] == [None, "t2", "flair"]
+    assert "1 further series are not shown" in found.notes and found.layout_reason == "a DICOM examination of 4 series"
+
+
+def test_a_series_is_called_by_its_number_words_and_pictures():
+    files = ImageSource((Path("f0001.dcm"), Path("f0002.dcm")))
+    line = Series(uid="1.2", number=7, description="t2\ntse", role="t2", pictures=2, reasons=("words\r",))
+    source = intake._source("3", line, files, False)
+    assert (source.name, source.role, source.series) == ("Series 7: t2_tse (2 pictures)", "t2", "1.2")
+    assert source.reasons == ("words_",)
+    line = Series(uid="1.2", number=None, description="", role="", pictures=1, reasons=())
+    source = intake._source("3", line, files, True)
+    assert (source.name, source.role) == ("Series without a number: no description (1 picture), part 3", None)
 
 
 def test_two_examinations_and_damaged_ones_are_refused_without_a_name(tmp_path):
@@ -161,11 +183,11 @@ def test_a_header_of_4_gigabytes_is_refused_at_once(server, tmp_path):
         content = content.replace(element + b"\x08\x00", element + b"\xff\xff")
     with server.client() as client:
         case = client.post("/api/cases", files=[("files", ("IM1", content))]).json()
-        case = wait_for(client, case["id"], "ready", "failed", seconds=20)
+        case = wait_for(client, case["id"], "ready", "failed")
         assert not case["can_run"]
         ident = case["files"][0]["id"]
         client.patch(f"/api/cases/{case['id']}", json={"roles": {ident: "t2"}})
-        case = wait_for(client, case["id"], "ready", "failed", seconds=20)
+        case = wait_for(client, case["id"], "ready", "failed")
         assert not case["can_run"] and "voxels" in " ".join(case["problems"])
 
 
@@ -173,12 +195,9 @@ def test_a_zip_of_dicom_is_unpacked_under_the_limits_of_every_zip(server):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("../IM1", b"\0" * 128 + b"DICM")
-    many = [("files", (f"{number}/IM", b"\0" * 128 + b"DICM")) for number in range(4097)]
     with server.client() as client:
         refused = client.post("/api/cases", files=[("files", ("study.zip", packed.getvalue()))])
         assert refused.status_code == 422 and "lead out of its folder" in refused.json()["error"]
-        refused = client.post("/api/cases", files=many)
-        assert refused.status_code == 422 and "more than 4096 files" in refused.json()["error"]
 
 
 def test_without_the_reader_the_page_says_so(tmp_path, monkeypatch):
