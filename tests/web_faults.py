@@ -15,12 +15,14 @@ from data.io.read import read_label_map, write_label_map
 from data.labels import load_convention
 from pipeline.score.quality import quality_flags
 from pipeline.web.compute.checks import case_of
+from pipeline.web.compute.follow import follow_visits
 from pipeline.web.compute.perform import OUTPUT, VIEW, finished
 from pipeline.web.compute.results import Outcome, describe
 
 
 def job(request: dict[str, Any], emit: Any) -> Any:
-    """What is asked for in the name: die, exit, hang, eat, raise, slow, late; else the reference as a result."""
+    """What is asked for in the name: die, exit, hang, eat, raise, slow, late; else the reference as a result, or
+    the follow-up that is asked for."""
     if request["do"] == "warm":
         return None
     wish = request["case"]["name"].partition(" ")[0]
@@ -46,6 +48,8 @@ def job(request: dict[str, Any], emit: Any) -> Any:
         raise ValueError("a secret path /root/of/the/server")
     if wish == "slow":
         time.sleep(float(request["case"]["name"].split()[1]))
+    if request["do"] == "follow":
+        return follow_visits(request, emit)
     Path("order").write_text(str(time.time()))
     return reference_as_result(request)
 

@@ -24,7 +24,7 @@ from pipeline.follow.clinical import Clinical, read_clinical
 from pipeline.follow.criteria import CRITERIA, criterion_named
 from pipeline.follow.patients.sources import Visit, baselines_of
 from pipeline.follow.patients.task import Followed, PatientTask, Row
-from pipeline.follow.patients.work import follow_one
+from pipeline.follow.patients.work import Measured, follow_one
 from pipeline.follow.show.page import PatientListed, write_overview
 from pipeline.follow.show.tables import write_tables
 from pipeline.follow.targets import read_targets
@@ -67,6 +67,7 @@ def follow_patients(
     *,
     progress: Callable[[Row], None] | None = None,
     on_patient: Callable[[PatientTask, Followed], None] | None = None,
+    on_measured: Callable[[Measured], None] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Follow every patient, and write tables and pages into ``output``.
@@ -80,6 +81,8 @@ def follow_patients(
         followup.html, the growth map and the moves. Made if missing.
     progress, on_patient : callable, optional
         Called as each patient ends: with a row for a progress bar, and with all that is known of him.
+    on_measured : callable, optional
+        Called with the visits of each patient that is not kept from an earlier run, before his files are written.
     facts : mapping of str to str, optional
         For the head of the overview.
 
@@ -104,7 +107,7 @@ def follow_patients(
         (output / STATE_FOLDER).mkdir(exist_ok=True)
         remove_temporary_files(output, [STATE_FOLDER, *(task.folder for task in tasks)])
         for task in tasks:
-            followed, seconds = follow_one(task)
+            followed, seconds = follow_one(task, on_measured)
             done.append((task, followed))
             rows.append(followed.row(task, seconds))
             if on_patient is not None:

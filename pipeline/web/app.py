@@ -30,7 +30,7 @@ from pipeline.web.compute.process import JobFailed
 from pipeline.web.context import DISK_FULL, Context
 from pipeline.web.intake.uploads import TooLarge, TooLargeReply
 from pipeline.web.protocol import Connection
-from pipeline.web.routes import cases, incoming, lists, pages
+from pipeline.web.routes import cases, followups, incoming, lists, pages
 from pipeline.web.routes.lists import EarlierResults
 from pipeline.web.routes.pages import niivue_file
 from pipeline.web.security import Guard
@@ -85,7 +85,7 @@ def create_app(settings: Settings, *, job_function: str = _JOB, check_function: 
     app.add_middleware(Guard, settings=settings, sessions=context.sessions, guesses=context.guesses)
     for kind in (HTTPException, RequestValidationError, SegmentationError, JobFailed, TooLarge, OSError):
         app.add_exception_handler(kind, _explain)
-    for routes in (pages, lists, incoming, cases):
+    for routes in (pages, lists, incoming, followups, cases):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=pages.STATIC))
     return app

@@ -16,6 +16,7 @@ from pipeline.web.compute.process import ComputingProcess, JobFailed
 from pipeline.web.settings import Settings
 from pipeline.web.store import FINISHED, CaseRecord, Store
 from pipeline.web.turns import Forecast, Line, Turns
+from pipeline.web.visits.marked import is_followup, visits_of
 from pipeline.web.workspace import CaseFolders
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class Jobs:
 
     async def admit(self, record: CaseRecord) -> CaseRecord:
         """Keep a new case and have it looked at."""
+        if is_followup(record):
+            return await self.run(record)
         record = await self.store.put(record)
         self._have_checked(record)
         if record.task != "open" and not self._warm:
@@ -239,8 +242,13 @@ class Jobs:
 
         record = await self.store.put(replace(record, state="running", started_at=time.time(), progress=0.0))
         self._tell_waiting()
-        request = {"do": "segment", "folder": await self._own_folder(record), "max_voxels": MAX_VOXELS}
-        request |= {"model": self.models.get(record.model or "", ""), "case": asdict(record)}
+        request = {"folder": await self._own_folder(record), "max_voxels": MAX_VOXELS, "case": asdict(record)}
+        if is_followup(record):
+            visits = visits_of(record, self.store)
+            folders = [await self._own_folder(visit) for visit in visits]
+            request |= {"do": "follow", "visits": [asdict(visit) for visit in visits], "folders": folders}
+        else:
+            request |= {"do": "segment", "model": self.models.get(record.model or "", "")}
         answer = await self.computer.ask(request, self.settings.job_seconds, on_stage)
         if (whole := self.forecast.whole_seconds()) is not None:
             await self.store.add_timing(str(record.model), record.voxels, whole)

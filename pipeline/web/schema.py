@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -11,6 +12,8 @@ from pydantic import BaseModel, Field, create_model
 from pipeline.score.catalogue import Place, shown_in
 from pipeline.web.jobs import Jobs
 from pipeline.web.store import CaseRecord
+from pipeline.web.visits.marked import is_followup, marks_of
+from pipeline.web.visits.objects import FollowUp, VisitInfo, followup_json, viewed_files
 
 Role = Literal["t1", "t1c", "t2", "flair", "reference"]
 State = Literal["checking", "ready", "queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -180,6 +183,12 @@ class Result(BaseModel):
     files: list[ResultFile]
 
 
+class FollowUpResult(FollowUp):
+    """Result of a finished follow-up, with its files."""
+
+    files: list[ResultFile]
+
+
 class CaseInfo(BaseModel):
     """One case of this session."""
 
@@ -207,6 +216,9 @@ class CaseInfo(BaseModel):
     )
     error: str | None
     result: Result | None
+    date: str = Field(description="Day of the scan; empty where nothing tells it.")
+    visits: list[VisitInfo] = Field(description="Of a follow-up, in order of time; empty for a case with images.")
+    followup: FollowUpResult | None
 
 
 class Changes(BaseModel, extra="forbid"):
@@ -283,20 +295,30 @@ def case_json(record: CaseRecord, jobs: Jobs) -> dict[str, Any]:
         "progress": 1.0 if record.state == "done" else record.progress,
         "seconds_left": jobs.forecast.seconds_left(record),
         "error": record.error,
-        "result": _result(record),
+        "result": None if is_followup(record) else _result(record),
+        "date": record.date,
+        "visits": [asdict(mark) for mark in marks_of(record)],
+        "followup": followup_json(record, _base(record), _files(record)),
     }
+
+
+def _base(record: CaseRecord) -> str:
+    return f"/api/cases/{record.id}/files/"
+
+
+def _files(record: CaseRecord) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "url": _base(record) + quote(name), "bytes": about["bytes"], "what": about["what"]}
+        for name, about in record.downloads.items()
+    ]
 
 
 def _result(record: CaseRecord) -> dict[str, Any] | None:
     if record.result is None:
         return None
-    base = f"/api/cases/{record.id}/files/"
+    base = _base(record)
     view = record.result["view"]
     shown = {modality: f"{base}view/{name}" for modality, name in view["background"].items()}
-    files = [
-        {"name": name, "url": base + quote(name), "bytes": about["bytes"], "what": about["what"]}
-        for name, about in record.downloads.items()
-    ]
     urls = {
         "background": shown,
         "prediction": f"{base}view/{view['prediction']}",
@@ -304,7 +326,7 @@ def _result(record: CaseRecord) -> dict[str, Any] | None:
         "mask": f"{base}view/mask.nii.gz",
     }
     later: dict[str, Any] = {"preparation": None, "left_out": []}  # of results that an older version has kept
-    return later | record.result | {"view": {"brain": None} | view | urls, "files": files}
+    return later | record.result | {"view": {"brain": None} | view | urls, "files": _files(record)}
 
 
 def served_path(record: CaseRecord, name: str) -> str | None:
@@ -316,6 +338,8 @@ def served_path(record: CaseRecord, name: str) -> str | None:
         return str(record.downloads[name]["path"])
     if record.result is None or not name.startswith("view/"):
         return None
+    if is_followup(record):
+        return name if name.removeprefix("view/") in viewed_files(record) else None
     view = record.result["view"]
     shown = {*view["background"].values(), view["prediction"], view["reference"]}
     if name == "view/mask.nii.gz":

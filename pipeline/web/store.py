@@ -75,6 +75,8 @@ class CaseRecord:
     ``ties`` are (modality, sentence) of those for which a user must choose the series; ``prepare`` is as that of
     `SegmentOptions`, and ``unready`` says what of the images will be prepared.
 
+    ``date`` is the day of the scan, ``2021-03-04``, empty where nothing tells it.
+
     ``check`` counts the changes that a check must see: the answer to an older one is dropped. ``downloads`` maps the
     name in a URL to a file of the case's folder (path, bytes, what): what is not in it cannot be asked for.
     """
@@ -95,6 +97,7 @@ class CaseRecord:
     notes: tuple[str, ...] = ()
     ties: tuple[tuple[str, str], ...] = ()
     prepare: str = "auto"
+    date: str = ""
     unready: str = ""
     missing: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,13 @@ from pipeline.follow.show.page import PatientShown, write_patient_page
 log = logging.getLogger(__name__)
 
 
-def follow_one(task: PatientTask) -> tuple[Followed, float]:
+def follow_one(task: PatientTask, on_measured: Callable[[Measured], None] | None = None) -> tuple[Followed, float]:
     """Follow one patient and write his files.
 
     His rows come back, and the seconds that it took.
 
-    A patient of whom nothing can be computed has rows that say why. Raises OSError where a file cannot be written.
+    A patient of whom nothing can be computed has rows that say why. ``on_measured`` is told of one that is not kept
+    from an earlier run, before his files are written. Raises OSError where a file cannot be written.
     """
     start = time.perf_counter()
     try:
@@ -48,7 +49,7 @@ def follow_one(task: PatientTask) -> tuple[Followed, float]:
         followed = None if task.options.overwrite else kept(task, key)
         if followed is None:
             forget(task)
-            followed = _follow(task)
+            followed = _follow(task, on_measured)
             keep(task, followed, key, masks)
     except Exception as error:
         log.debug("patient %r", task.patient, exc_info=True)
@@ -114,8 +115,10 @@ def timepoints_of(task: PatientTask) -> list[Row]:
         return failed_rows(task, " ".join(explain(error).split()))
 
 
-def _follow(task: PatientTask) -> Followed:
+def _follow(task: PatientTask, on_measured: Callable[[Measured], None] | None) -> Followed:
     measured = measure_patient(task)
+    if on_measured is not None:
+        on_measured(measured)
     shown = draw(task, measured.seen, measured.baseline, measured.responses[0])
     status, reason = _status(measured)
     about = [response_row(task, response) | {"status": status, "reason": reason} for response in measured.responses]

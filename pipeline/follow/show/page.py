@@ -63,7 +63,7 @@ def write_patient_page(path: Path, shown: PatientShown) -> None:
         visits=_visits(shown), regions=regions_of(rows), plane_note=shown.plane_told,
         criteria=[_judged(shown, CRITERIA[name]) for name in shown.criteria],
         curves=[drawn for curve in shown.curves if (drawn := draw_curve(curve)) is not None],
-        curves_note=_CURVES_NOTE,
+        curves_note=CURVES_NOTE,
         growth=[(name, embed_png(png, f"Growth, {name} plane")) for name, png in shown.growth.items()],
         growth_told=shown.growth_told, growth_file=shown.growth_file, growth_colours=COLOURS_BY_NAME,
         resection=make_table(["Visit", "After surgery"], shown.resection, label="After surgery", text_columns=2),
@@ -75,7 +75,7 @@ def write_patient_page(path: Path, shown: PatientShown) -> None:
         file.write(text.encode("utf-8"))
 
 
-_CURVES_NOTE = (
+CURVES_NOTE = (
     "The band is the repeatability: masks of one patient, laid four times anew, differed by so much at most, and a "
     "smaller change says nothing. Dashed are the bounds: PD from the nadir, PR and MR from the baseline. NE: not "
     "evaluable."
@@ -122,6 +122,15 @@ def write_overview(
             file.write(piece.encode("utf-8"))
 
 
+def curve_svg(curve: Curve) -> str:
+    """Draw a curve for another page, which has the rules of `curve.css`.
+
+    Empty where nothing is known.
+    """
+    drawn = draw_curve(curve)
+    return "" if drawn is None else render("follow_curve.html", drawn=drawn)
+
+
 def regions_of(rows: Sequence[Row]) -> list[str]:
     """Return the regions of which rows of timepoints.csv have a volume, in their order."""
     start = "volume_ml_"
@@ -147,7 +156,7 @@ def note_of(row: Row, column: str) -> str:
 
 
 def _style() -> str:
-    return f"{page_style()}\n{read_asset('follow.css')}"
+    return "\n".join((page_style(), read_asset("follow.css"), read_asset("curve.css")))
 
 
 def _cards(shown: PatientShown) -> list[tuple[str, str, bool]]:

@@ -40,7 +40,7 @@ def case_of(record: Mapping[str, Any], folder: Path = FILES, *, linked: bool = F
         if source["role"] is not None:
             image = _image_of(source)
             if linked and len(image.paths) == 1 and source["channel"] is None and not image.series:
-                path = _link(image.paths[0], folder / (source["role"] + split_suffix(image.paths[0].name)[1]))
+                path = link(image.paths[0], folder / (source["role"] + split_suffix(image.paths[0].name)[1]))
                 image = replace(image, paths=(path,))
             images[source["role"]] = image
     reference = images.pop(REFERENCE, None)
@@ -65,8 +65,12 @@ def _image_of(source: Mapping[str, Any]) -> ImageSource:
     return ImageSource(paths, source["channel"], series=source["series"])
 
 
-def _link(stored: Path, path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
+def link(stored: Path, path: Path) -> Path:
+    """Link a file of ours under another name; return the new path.
+
+    It is copied where links cannot be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     try:
         os.link(stored, path)

@@ -77,6 +77,10 @@ def job_process(request: Request, emit: Emit) -> Any:
 
         choose_device("auto")
         return None
+    if request["do"] == "follow":
+        from pipeline.web.compute.follow import follow_visits
+
+        return follow_visits(request, emit)
     return segment(request, emit)
 
 

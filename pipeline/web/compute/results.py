@@ -291,7 +291,7 @@ def offer(output: Path, folder: Path, mask: Path, *, of_a_run: bool = False) -> 
     names |= {path.name: path for path in sorted(mask.parent.glob("*")) if path.suffix in _OFFERED}
     names |= {name: output / name for name in _WHAT if (output / name).is_file()}
     names |= {path.name: path for path in sorted((folder / "edits").glob("*")) if path.suffix in (".gz", ".json")}
-    _write_zip(folder / ZIP_NAME, names)
+    write_zip(folder / ZIP_NAME, names)
     names[ZIP_NAME] = folder / ZIP_NAME
     said = {name: _what_is(name, of_a_run) for name in names} | {mask.name: _WHAT["seg"]}
     return {
@@ -324,7 +324,8 @@ def _what_is(name: str, of_a_run: bool) -> str:
     return f"{_SHOWN[what]} image, its slices as one volume" if what in _SHOWN else _WHAT.get(what, "image")
 
 
-def _write_zip(target: Path, names: Mapping[str, Path]) -> None:
+def write_zip(target: Path, names: Mapping[str, Path]) -> None:
+    """Pack files under their names, not compressed again; whole or not at all."""
     with atomic_write(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, path in names.items():
             # No date, so that two zips of the same files are the same.

@@ -62,14 +62,14 @@ def write_view(
     for modality, array in backgrounds.items():
         grey, low, high = _eight_bits(array[box])
         windows[modality] = [low, high]
-        _write(folder / f"{modality}.nii.gz", grey, affine, (high - low) / 255, low)
+        write_eight_bits(folder / f"{modality}.nii.gz", grey, affine, (high - low) / 255, low)
     packed = _bits(masks, regions, box)
     has_brain = brain is not None and len(regions) <= BRAIN_BIT
     if brain is not None and has_brain:
         packed |= brain[box].astype(np.uint8) << BRAIN_BIT
-    _write(folder / "prediction.nii.gz", packed, affine)
+    write_eight_bits(folder / "prediction.nii.gz", packed, affine)
     if truth is not None:
-        _write(folder / "reference.nii.gz", _bits(truth, regions, box), affine)
+        write_eight_bits(folder / "reference.nii.gz", _bits(truth, regions, box), affine)
     whole = next((m for m in [*masks.values(), *(truth or {}).values()] if m.any()), filled)
     centre = mask.grid.affine[:3, :3] @ largest_lesion_centre(whole) + mask.grid.affine[:3, 3]
     return {
@@ -133,9 +133,10 @@ def _bits(masks: Mapping[str, Mask], regions: list[str], box: tuple[slice, ...])
     return packed
 
 
-def _write(
+def write_eight_bits(
     path: Path, array: NDArray[np.uint8], affine: NDArray[Any], slope: float = 1.0, intercept: float = 0.0
 ) -> None:
+    """Write a volume of (d1, d2, d3) uint8 as the viewer reads it: NIfTI-1, little-endian."""
     image = nib.Nifti1Image(array, affine)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_data_offset(352)

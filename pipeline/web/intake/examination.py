@@ -16,6 +16,7 @@ from data.case import MODALITIES, ImageSource, Series
 from data.errors import InputError, few
 from data.find.dicom.choice import choose_series, tie_fix
 from data.find.dicom.examinations import read_studies
+from data.find.visits.names import date_of
 from pipeline.web.names import Received, one_line
 from pipeline.web.store import Source
 
@@ -39,6 +40,8 @@ class Examination:
     reason: str
     ties: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    date: str = ""
+    """Day of the study, ``2021-03-04``; empty where it is not told."""
 
 
 def take_examination(files: Sequence[Received], folder: Path) -> Examination:
@@ -77,7 +80,9 @@ def take_examination(files: Sequence[Received], folder: Path) -> Examination:
     if len(shown) < len(chosen.series):
         notes.append(f"{len(chosen.series) - len(shown)} further series are not shown")
     reason = f"a DICOM examination of {len(chosen.series)} series"
-    return Examination(patient, sources, reason, tuple(ties.items()), tuple(notes))
+    day = date_of(records[0].study_date)
+    date = "" if day is None else day.isoformat()
+    return Examination(patient, sources, reason, tuple(ties.items()), tuple(notes), date)
 
 
 def _shown(series: Sequence[Series]) -> list[int]:

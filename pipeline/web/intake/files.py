@@ -63,6 +63,7 @@ class Intake:
     conventions: tuple[str, ...]
     notes: tuple[str, ...]
     ties: tuple[tuple[str, str], ...] = ()
+    date: str = ""
 
 
 def take_in(received: Sequence[Received], folder: Path, *, max_unpacked: int, max_voxels: int) -> Intake:
@@ -135,6 +136,7 @@ def _with_examination(
         conventions=beside.conventions if beside else (),
         notes=(*found.notes, *notes),
         ties=found.ties,
+        date=found.date,
     )
 
 

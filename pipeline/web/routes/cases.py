@@ -19,6 +19,7 @@ from pipeline.web.context import NO_CASE, Context, OwnCase, Shared
 from pipeline.web.jobs import is_finished
 from pipeline.web.names import one_line
 from pipeline.web.store import CaseRecord
+from pipeline.web.visits.marked import is_followup
 
 _HEARTBEAT_S, _TICK_S = 15.0, 1.0
 
@@ -54,7 +55,8 @@ async def change(request: Request, case_id: str, changes: schema.Changes, contex
     if not changes.roles and changes.model is None and changes.prepare is None:
         return context.reply(await context.store.put(record))
     if not record.sources:
-        raise HTTPException(409, "this is an earlier result, whose images are assigned for good")
+        kind = "a follow-up" if is_followup(record) else "an earlier result"
+        raise HTTPException(409, f"this is {kind}, whose images are assigned for good")
     record = _with_roles(record, dict(changes.roles))
     wanted = changes.model or record.wanted_model
     prepare = changes.prepare or record.prepare

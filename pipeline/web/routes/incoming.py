@@ -18,6 +18,7 @@ from pipeline.web.intake.uploads import receive_file, receive_form
 from pipeline.web.jobs import new_case_id
 from pipeline.web.names import one_line
 from pipeline.web.store import CaseRecord, sources_from
+from pipeline.web.visits.marked import day_in, is_followup
 
 router = APIRouter()
 _FORM = {
@@ -55,9 +56,11 @@ async def create(request: Request, context: Shared) -> Response:
     except BaseException:
         await asyncio.to_thread(context.jobs.folders.remove, record.id)
         raise
+    name = (one_line(fields.get("name", "")) or found["name"])[:200]
     record = replace(
         record,
-        name=(one_line(fields.get("name", "")) or found["name"])[:200],
+        name=name,
+        date=found["date"] or day_in(name),
         sources=sources_from(found["sources"]),
         layout=found["layout"],
         layout_reason=found["layout_reason"],
@@ -93,6 +96,8 @@ async def _receive(
     summary="Keep an edited mask beside the mask",
 )
 async def edit(request: Request, context: Shared, record: OwnCase) -> Response:
+    if is_followup(record):
+        raise HTTPException(409, "this is a follow-up, which has no mask of its own; edit that of a visit")
     if record.state != "done" or record.result is None:
         raise HTTPException(409, f"the case is {record.state}; only a finished mask can be edited")
     folder = context.jobs.folder(record.id)

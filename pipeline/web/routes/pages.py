@@ -16,6 +16,7 @@ from pipeline.web.guesses import TooManyGuesses
 router = APIRouter()
 _HERE = Path(__file__).resolve().parent.parent  # the folder web/
 STATIC = _HERE / "static"
+_CURVE = _HERE.parent / "report" / "curve.css"
 _NIIVUE = "_assets/js/niivue.umd.js"
 
 
@@ -61,6 +62,11 @@ async def sign_out(request: Request, context: Shared) -> Response:
 @router.get("/healthz", include_in_schema=False)
 async def health() -> Response:
     return JSONResponse({"status": "ok"})
+
+
+@router.get("/static/curve.css", include_in_schema=False)
+async def curve_style() -> Response:
+    return FileResponse(_CURVE, media_type="text/css")
 
 
 @router.get("/static/niivue.umd.js", include_in_schema=False)

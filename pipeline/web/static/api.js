@@ -17,6 +17,9 @@
  * @property {CaseFile[]} files
  * @property {number} progress 0 to 1
  * @property {Object|null} result
+ * @property {string} date of the scan, or ""
+ * @property {Array<Object>} visits of a follow-up; else empty
+ * @property {Object|null} followup
  */
 
 const ENDED = ["done", "failed", "cancelled", "interrupted"];
@@ -67,6 +70,7 @@ export const getCase = id => request("GET", at(id));
 export const changeCase = (id, change) => request("PATCH", at(id), change);
 export const runCase = id => request("POST", `${at(id)}/run`, {});
 export const cancelCase = id => request("POST", `${at(id)}/cancel`, {});
+export const follow = marks => request("POST", "api/followups", marks);
 export const deleteCase = id => request("DELETE", at(id));
 export const saveEdit = (id, nifti) => request("POST", `${at(id)}/edits`, nifti);
 

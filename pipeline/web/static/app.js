@@ -1,10 +1,12 @@
 // The page: which patient is shown, and what the parts of the page ask for.
 
 import * as api from "./api.js";
-import {caseHeader, progressPanel, rerunNote, setupPanel} from "./case_page.js";
+import {againPanel, caseHeader, progressPanel, rerunNote, setupPanel} from "./case_page.js";
 import {announce, confirmed, el, fill} from "./dom.js";
 import {wireDrop} from "./drop.js";
 import {DISCARD_QUESTION} from "./editing.js";
+import {canBeVisit, followupForm} from "./followup_form.js";
+import {followupPage} from "./followup_page.js";
 import {stateName} from "./format.js";
 import {showKeys, wireKeys} from "./keys.js";
 import {resultPage, summary} from "./result_page.js";
@@ -54,7 +56,8 @@ function showing(id, element, close = () => {}, isDrawn = () => false) {
 }
 
 function nameWindow() {
-  const name = shown.id ? (cases.find(known => known.id === shown.id)?.name ?? "Patient") : "Open a patient";
+  const without = location.hash === "#/compare" ? "Compare visits" : "Open a patient";
+  const name = shown.id ? (cases.find(known => known.id === shown.id)?.name ?? "Patient") : without;
   document.title = `${name} · Brain tumour segmentation`;
 }
 
@@ -76,6 +79,7 @@ function keep(patient) {
 
 function drawList() {
   document.querySelector("#sidebar").hidden = !cases.length;
+  document.querySelector("#compare").hidden = cases.filter(canBeVisit).length < 2;
   fill(
     list,
     ...cases.map(patient =>
@@ -97,6 +101,7 @@ function drawList() {
 }
 
 function listLine(patient) {
+  if (patient.state === "done" && patient.followup) return `${patient.visits.length} visits over time`;
   if (patient.state === "running" && patient.progress > 0)
     return `running, ${Math.round((patient.progress ?? 0) * 100)} %`;
   if (patient.state === "ready" && !patient.can_run) return "needs attention";
@@ -111,6 +116,7 @@ const go = hash => {
 
 async function route() {
   if (!(await mayLeave())) return history.replaceState(null, "", `#/case/${shown.id}`);
+  if (location.hash === "#/compare") return showing(null, followupForm(cases, {open, fail}));
   const id = location.hash.match(/^#\/case\/([0-9a-f]{32})$/)?.[1];
   if (!id) return showStart();
   // An answer can come after the address has gone on to another patient or to the start page.
@@ -126,15 +132,17 @@ async function route() {
   }
 }
 
+function open(patient) {
+  keep(patient);
+  go(`#/case/${patient.id}`);
+}
+
 function showStart() {
   showing(
     null,
     startPage({
       upload: send,
-      open: patient => {
-        keep(patient);
-        go(`#/case/${patient.id}`);
-      },
+      open,
       fail,
     }),
   );
@@ -149,8 +157,7 @@ async function send(files) {
   try {
     const patient = await api.upload(files, page.progress, abort.signal);
     shown.close = () => {};
-    keep(patient);
-    go(`#/case/${patient.id}`);
+    open(patient);
   } catch (error) {
     if (shown.id === null) showStart();
     fail(error);
@@ -204,6 +211,7 @@ function actionsFor(id) {
 function showCase(patient) {
   if (patient.state === "checking" && shown.id === patient.id && main.querySelector(".setup")) return recheck(patient);
   if (api.isMoving(patient)) return showProgress(patient, actionsFor(patient.id));
+  if (patient.visits.length) return showFollowup(patient);
   if (patient.state === "done" && patient.result) return showResult(patient);
   showSetup(patient);
 }
@@ -219,6 +227,15 @@ function showResult(patient) {
   );
   announce(`The result of ${patient.name} is there.`);
   page.start();
+}
+
+function showFollowup(patient) {
+  const actions = actionsFor(patient.id);
+  const page = patient.followup && followupPage(patient, actions);
+  const body = page?.element ?? againPanel(patient, actions);
+  showing(patient.id, el("article.case", {}, caseHeader(patient, listLine(patient), actions), body), page?.close);
+  if (page) announce(`The follow-up of ${patient.name} is there.`);
+  page?.start();
 }
 
 /** Roles and model: before the first run, and again on request beside a result. */
@@ -255,7 +272,7 @@ function recheck(patient) {
 }
 
 function showProgress(patient, actions) {
-  const panel = progressPanel(actions);
+  const panel = progressPanel(actions, patient.visits.length > 0);
   const stop = api.watch(
     patient.id,
     news => {

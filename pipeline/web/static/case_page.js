@@ -3,6 +3,8 @@
 import {announce, el, fill} from "./dom.js";
 import {duration, listed, MODALITIES, roleName, shape, spacing, STAGE_ORDER, stageName} from "./format.js";
 
+/** Of a follow-up: its visits are registered to each other, no network runs. */
+const FOLLOWUP_STAGES = ["read", "prepare", "metrics", "preview"];
 const ROLES = [...MODALITIES, "reference"];
 
 /**
@@ -38,6 +40,16 @@ function outcome(patient) {
     {role: "alert"},
     el("strong", {}, text ?? "This did not work."),
     patient.error ? el("p", {}, patient.error) : null,
+  );
+}
+
+/** A follow-up that did not come to its end. */
+export function againPanel(patient, actions) {
+  return el(
+    "div.setup",
+    {},
+    outcome(patient),
+    el("div.actions", {}, el("button.primary", {type: "button", id: "run", onclick: actions.run}, "Compare again")),
   );
 }
 
@@ -203,16 +215,18 @@ function modelLine(model) {
 /**
  * The progress of a case that is being checked, waits or runs.
  * @param {{cancel: () => void}} actions
+ * @param {boolean} isFollowup whose stages are fewer
  * @returns {{element: HTMLElement, update: (patient: import("./api.js").Case) => void}}
  */
-export function progressPanel(actions) {
+export function progressPanel(actions, isFollowup = false) {
+  const stages = isFollowup ? FOLLOWUP_STAGES : STAGE_ORDER;
   const title = el("h2.stage-title");
   const bar = el("progress", {max: 1, "aria-label": "Progress"});
   const left = el("p.left");
   const steps = el(
     "ol.steps",
     {"aria-label": "Stages"},
-    ...STAGE_ORDER.map(stage => el("li", {data: {stage}}, stageName(stage))),
+    ...stages.map(stage => el("li", {data: {stage}}, stageName(stage))),
   );
   const cancel = el(
     "button",
@@ -255,8 +269,8 @@ export function progressPanel(actions) {
     else bar.removeAttribute("value");
     steps.hidden = !stage && state !== "queued";
     cancel.hidden = state === "checking";
-    const at = STAGE_ORDER.indexOf(stage);
-    STAGE_ORDER.forEach((_, i) => {
+    const at = stages.indexOf(stage);
+    stages.forEach((_, i) => {
       const item = steps.children[i];
       item.className = state !== "running" || at < 0 || i > at ? "" : i < at ? "past" : "now";
       if (i === at && state === "running") item.setAttribute("aria-current", "step");

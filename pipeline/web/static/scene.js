@@ -252,7 +252,8 @@ export function setLayout(scene, layout) {
 /** Put the crosshair at a place in mm (RAS+). */
 export function jump(scene, mm) {
   const {nv} = scene;
-  nv.scene.crosshairPos = nv.mm2frac(mm);
+  // Forced: without it NiiVue takes the axes of an oblique image for those of the world.
+  nv.scene.crosshairPos = nv.mm2frac(mm, 0, true);
   nv.createOnLocationChange();
   nv.drawScene();
 }
@@ -303,7 +304,7 @@ export function arrayAxes(scene) {
 
 /** The 3D view from the side of the head on which the tumour lies. */
 function turnToTumour(scene) {
-  const isRight = scene.nv.mm2frac(scene.view.centre_mm)[0] > 0.5;
+  const isRight = scene.nv.mm2frac(scene.view.centre_mm, 0, true)[0] > 0.5;
   scene.nv.scene.renderAzimuth = isRight ? 250 : 110;
   scene.nv.scene.renderElevation = 10;
 }
