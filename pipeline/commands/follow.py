@@ -117,12 +117,22 @@ class Follow(SegmentOptions):
         cases = self._dated(self._cases(given))
         if self.masks is not None:
             return list(masks_of_cases(cases, self.masks).values())
+        self._check(cases)
         folder = self.output / FOLLOWED_MASKS
         from pipeline.segment.run import segment_cases
 
         with console.cases(len(cases), self.quiet or self.json) as progress:
             segment_cases(cases, folder, options, progress=progress, command=command_line(self._hidden(cases)))
         return list(masks_of_cases(cases, folder).values())
+
+    def _check(self, cases: Sequence[Case]) -> None:
+        """Refuse tables and baselines that do not fit the cases, before the hours that masks take."""
+        from pipeline.evaluate.visits import VisitMask
+        from pipeline.follow.patients.sources import visits_by_patient
+        from pipeline.follow.run import FollowOptions, tasks_of
+
+        patients = visits_by_patient([VisitMask(case, None, "not segmented yet") for case in cases])
+        tasks_of(patients, self.output, FollowOptions(self.criteria, self.clinical, self.targets, self.baseline))
 
     def _cases(self, given: Path) -> list[Case]:
         if given.suffix.lower() == ".csv" and given.is_file():
