@@ -101,6 +101,6 @@ def test_the_means_are_over_all_images_and_the_largest_error_is_told() -> None:
     rows |= {"error_max_mm_t1": [0.5, 1.5], "error_max_mm_t2": [0.6, 0.8], "dice_WT": [0.8, 0.9]}
     rows |= {"dice_WT_unmoved": [0.82, 0.9], "prepare_cpu_seconds": [10.0, 20.0], "dice_brain": [0.97, 0.99]}
     assert told(pd.DataFrame(rows)) == (
-        "head, 2 patients: registration error mean 0.40 mm, largest mean 0.70 mm, largest 1.50 mm; preparing 15.0 CPU s; "
-        "Dice of WT 0.850, unmoved 0.860; Dice of the brain 0.980, lowest 0.970\n"
+        "head, 2 patients: registration error mean 0.40 mm, largest mean 0.70 mm, largest 1.50 mm; preparing "
+        "15.0 CPU s; Dice of WT 0.850, unmoved 0.860; Dice of the brain 0.980, lowest 0.970\n"
     )

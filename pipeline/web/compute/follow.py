@@ -192,7 +192,9 @@ def _followup(visits: Sequence[_Visit], measured: Measured, criterion: str) -> d
                 "case": visit.record["id"],
                 "label": row["timepoint"],
                 "when": when(row),
-                "volumes_ml": {name: float(v) for name in regions if is_known(v := row.get(f"volume_ml_{name}"))},
+                "volumes_ml": {
+                    name: float(row[key]) for name in regions if is_known(row.get(key := f"volume_ml_{name}"))
+                },
                 "category": str(row.get(f"category_{rule.column}") or ""),
                 "note": note_of(row, rule.column),
                 "reason": visit.shown(str(row.get(f"reason_{rule.column}") or "")),
