@@ -161,10 +161,10 @@ def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(patients, tmp_
     assert follow(patients, whole) == 0
     follow_one = run.follow_one
 
-    def stopped(task):
+    def stopped(task, *more):
         if task.patient == "BraTS-GLI-00002":
             raise KeyboardInterrupt
-        return follow_one(task)
+        return follow_one(task, *more)
 
     monkeypatch.setattr(run, "follow_one", stopped)
     assert follow(patients, parts) == 130

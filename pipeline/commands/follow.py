@@ -126,7 +126,7 @@ class Follow(SegmentOptions):
         return list(masks_of_cases(cases, folder).values())
 
     def _check(self, cases: Sequence[Case]) -> None:
-        """Refuse tables and baselines that do not fit the cases, before the hours that masks take."""
+        """Refuse tables and baselines that do not fit the cases."""
         from pipeline.evaluate.visits import VisitMask
         from pipeline.follow.patients.sources import visits_by_patient
         from pipeline.follow.run import FollowOptions, tasks_of

@@ -140,7 +140,7 @@ def _linked(request: Request, marks: Sequence[Mapping[str, str]]) -> list[_Visit
 
 
 def _images(record: Mapping[str, Any], folder: Path, number: int) -> dict[str, ImageSource]:
-    """Return the images of a case, linked; of an earlier result those that its viewer shows."""
+    """Return a case's images, linked; of an earlier result those shown."""
     if not record["sources"]:
         background = record["result"]["view"]["background"]
         return {

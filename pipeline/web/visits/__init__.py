@@ -1,0 +1,1 @@
+"""Visits of one patient, marked among the cases of a session."""

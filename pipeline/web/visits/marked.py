@@ -94,5 +94,5 @@ def visits_of(record: CaseRecord, store: Store) -> list[CaseRecord]:
 
 
 def is_finished_case(record: CaseRecord) -> bool:
-    """Tell whether a case can be a visit: it has a mask, and is no follow-up."""
+    """Tell whether a case has a mask and is no follow-up."""
     return record.state == "done" and record.result is not None and not is_followup(record)
