@@ -511,7 +511,7 @@ def test_written_phantoms_open_as_patients(phantoms):
 
 
 def test_a_phantom_in_the_cache_depends_on_every_module_that_draws_it():
-    names = ["__init__", "anatomy", "contrast", "fields", "patient", "shapes", "template", "tumour"]
+    names = ["__init__", "anatomy", "contrast", "fields", "head", "patient", "shapes", "template", "tumour", "visits"]
     folder = Path(data.phantom.__file__).parent
     assert phantom_digests() == [hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in names]
 

@@ -15,6 +15,7 @@ from pipeline.web import context, guesses, jobs, protocol, security, sessions
 from pipeline.web.intake import files as intake
 from pipeline.web.intake import uploads
 from pipeline.web.settings import Settings
+from pipeline.web.visits import marked
 from tests.web_server import running, wait_for
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "web.md").read_text(encoding="utf-8")
@@ -32,12 +33,13 @@ def test_the_table_of_bounds_tells_the_numbers_of_the_code():
         "head of a request": [protocol.HEADER_SECONDS, security.MAX_HEADER_BYTES / 2**10, security.MAX_HEADER_LINES],
         "body of a request that is no upload": [security.BODY_SECONDS, security.MAX_JSON_BYTES / 2**10],
         "rest of a body that was answered already": [protocol.REST_SECONDS],
-        "an upload": [uploads.MAX_FILES, intake.MAX_FOLDERS, uploads.SLOWEST_BYTES_A_SECOND / 2**10],
+        "an upload, DICOM too": [uploads.MAX_FILES, intake.MAX_FOLDERS, uploads.SLOWEST_BYTES_A_SECOND / 2**10],
         "unpacking and recognising it": [jobs.CHECK_SECONDS, jobs._CHECK_MEMORY_BYTES / 2**30],
         "an answer that is not read": [protocol.UNREAD_SECONDS],
         "requests at once": [security.MAX_REQUESTS],
         "uploads at once": [context.MAX_UPLOADS],
         "event streams": [context.MAX_LISTENERS, context.ALL_LISTENERS],
+        "visits of a follow-up": [2, marked.MOST_VISITS],
         "cases": [context.MAX_CASES],
         "sessions": [sessions.MAX_SESSIONS],
     }
