@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from bench.quality import metastases
 from bench.quality.metastases import as_markdown, compare, score_metastases, summarise
@@ -32,6 +33,10 @@ def test_a_lesion_is_found_by_one_pixel_and_what_is_far_from_it_does_not_lower_i
     near = compare(lesion | square(20, 28, 1), lesion, 1.0)  # 5 mm from the last column of the lesion
     assert near["dice"] == pytest.approx(2 * 16 / (17 + 16))
     assert compare(square(60, 60, 2), lesion, 1.0)["found"] == 0.0
+    # Ten pixels of half a millimetre are 5 mm, and eleven 5.5 mm.
+    half = compare(lesion | square(20, 33, 1), lesion, 0.5)
+    assert (half["area_mm2"], half["dice"]) == (4.0, pytest.approx(2 * 16 / (17 + 16)))
+    assert compare(lesion | square(20, 34, 1), lesion, 0.5)["dice"] == 1.0
 
 
 @pytest.mark.parametrize(("pixels", "false"), [(25, 0), (27, 1)])
@@ -41,6 +46,9 @@ def test_a_component_counts_as_false_from_the_area_through_a_ball_of_a_tenth_mil
     other[60, 60 : 60 + pixels] = True
     assert compare(other, square(20, 20, 4), 1.0)["false"] == false
     assert compare(other, square(20, 20, 4), 0.5)["false"] == 0  # a quarter of the area
+    small = np.zeros((100, 100), bool)
+    small[60:62, 60:90] = True  # 60 pixels, 15 mm2
+    assert compare(small, square(20, 20, 4), 0.5)["false"] == 0
     reaching = other | np.eye(100, dtype=bool)  # diagonal neighbours join it to the lesion
     assert compare(reaching, square(20, 20, 4), 1.0)["false"] == 0
 
@@ -67,9 +75,13 @@ def test_the_mask_is_compared_where_the_picture_lies_and_a_model_that_has_seen_t
     tmp_path, monkeypatch, capsys
 ):
     write_lesion_slice(tmp_path)
-    ((name, (patient, _, marked)),) = lesion_pairs(tmp_path).items()
+    pairs = lesion_pairs(tmp_path)
+    ((name, (patient, picture, marked)),) = pairs.items()
+    pixels = np.array(Image.open(picture))
+    pixels[190:200] = 0  # outside the brain, with half of the lesion
+    Image.fromarray(pixels).save(picture)
     model = open_checkpoint(make_model(tmp_path / "m.safetensors"))
-    lesion = metastases.read_pair(*lesion_pairs(tmp_path)[name][1:], 512)[1]
+    lesion = metastases.read_pair(picture, marked, 512)[1] & (pixels > 0)
 
     class Answer:
         def __init__(self, checkpoint, device, zero_missing):
@@ -79,14 +91,19 @@ def test_the_mask_is_compared_where_the_picture_lies_and_a_model_that_has_seen_t
             volume = metastases.nib.load(case.images["t1c"].paths[0])
             # The picture's first row is the rightmost and its first column the most anterior one.
             assert metastases.nib.aff2axcodes(volume.affine) == ("L", "P", "S")
-            mask = np.repeat(lesion[..., None], THICKNESS, axis=-1)
+            assert volume.header.get_zooms()[:2] == (0.5, 0.5)
+            mask = np.zeros((*lesion.shape, THICKNESS), bool)
+            mask[..., THICKNESS // 2] = lesion
             return SimpleNamespace(masks={"TC": mask})
 
     monkeypatch.setattr(metastases, "Predictor", Answer)
-    row = score_metastases(model, lesion_pairs(tmp_path)).iloc[0]
+    row = score_metastases(model, pairs).iloc[0]
     assert (row["patient"], row["found"], row["dice"], row["false"]) == (patient, 1.0, 1.0, 0.0)
+    assert row["area_mm2"] == 200 / 4
     card = {**model.card, "learnt_from": {"lesion-slice": {patient: {}}}}
     save_checkpoint(tmp_path / "seen.safetensors", model.build(), model.config, card)
+    write_lesion_slice(tmp_path)
+    write_lesion_slice(tmp_path, "BCBM-8-0_mask_R-frontal")  # of a patient that is not set aside
     split = tmp_path / "s.json"
     split.write_text(json.dumps({"train": ["a"], "validation": [], "set_aside": [patient]}))
     line = ["x", str(tmp_path), "--split", str(split), "--model", str(tmp_path / "seen.safetensors")]
@@ -98,3 +115,7 @@ def test_the_mask_is_compared_where_the_picture_lies_and_a_model_that_has_seen_t
     metastases.main()
     assert "| seen | 1 | 1 | 1.000 |" in capsys.readouterr().out
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 2
+    split.write_text(json.dumps({"train": ["a"], "validation": [], "set_aside": ["b"]}))
+    with pytest.raises(SystemExit):
+        metastases.main()
+    assert "none of the patients" in capsys.readouterr().err

@@ -159,6 +159,7 @@ def test_the_mask_lies_in_the_template_where_the_transform_leads(patient, tiny_m
     ("move", "said"),
     [
         ({"information": 0.5}, r"mutual information 0\.50, at least"),
+        ({"information": math.nan}, r"mutual information nan"),
         ({"overlap": 0.8}, r"overlap 0\.80, at least"),
         ({"overlap": math.nan}, r"overlap nan"),
         ({"matrix": np.diag([2.0, 2, 2, 1])}, r"2\.00 x 2\.00 x 2\.00 times the template's size.*voxel size"),
@@ -169,6 +170,17 @@ def test_a_registration_that_is_not_believed_is_refused_in_one_sentence(patient,
     Template(patient, monkeypatch, **move)
     with pytest.raises(InputError, match=rf"t1c\.nii\.gz: could not be registered \({said}"):
         grids.mni_place(read_volume(patient.images["t1c"]))
+
+
+def test_an_image_that_tells_no_place_is_not_registered(patient):
+    volume = read_volume(patient.images["t1c"])
+    unknown = Grid(volume.grid.shape, volume.grid.affine, spacing_known=False)
+    for change, said in (
+        ({"grid": unknown}, "no known voxel size"),
+        ({"sform_code": 0, "qform_code": 0}, "neither sform"),
+    ):
+        with pytest.raises(InputError, match=said):
+            grids.mni_place(replace(volume, header=replace(volume.header, **change)))
 
 
 def test_a_failed_template_costs_that_mask_alone_and_the_row_warns(patient, tiny_model, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -270,7 +270,7 @@ def test_dates_of_a_table_take_the_place_of_what_was_known(tmp_path: Path) -> No
         (2, None),
     ]
     table = tmp_path / "dates.csv"
-    table.write_text("case,date\nscan c,2019-12-31\nscan b,2020-03-02\n")
+    table.write_text("case,date\nscan c,2019-12-31\n scan b ,2020-03-02\n")
     after = with_dates(cases, table)
     assert [(c.case_id, c.timepoint.days, c.timepoint.order) for c in after[:3] if c.timepoint] == [
         ("scan b", 62, 2),
@@ -283,19 +283,29 @@ def test_dates_of_a_table_take_the_place_of_what_was_known(tmp_path: Path) -> No
     assert bert.timepoint == TimePoint("week-4", date(2020, 2, 2), 0, 0, "date")
 
 
+def test_a_row_of_a_table_of_dates_that_fits_two_cases_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "P1/2021-03-04/t1.nii", "P1/baseline/t1.nii")
+    first, second = discover_cases(tmp_path)
+    assert first.timepoint
+    (tmp_path / "dates.csv").write_text(f"patient,timepoint,date\nP1,{first.timepoint.label},2020-01-01\n")
+    with pytest.raises(UsageError, match=f"line 2: .*{first.case_id}, {first.case_id}x are called so; name them in a"):
+        with_dates([first, second, replace(first, case_id=f"{first.case_id}x")], tmp_path / "dates.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("case,when\nscan a,2020-01-01\n", "line 1: its columns are case, when; give case, date or patient, timepoint"),
         ("", "line 1: its columns are none"),
+        ("case,date,date\nscan a,2020-01-01,2020-01-02\n", "line 1: its columns are case, date, date; give"),
         ("case,date\nscan x,2020-01-01\n", "line 2: 'scan x': no such visit; there are scan b, scan a, scan c"),
         ("case,date\nscan a,1.2.2020\n", "line 2: scan a: '1.2.2020' is no date; write it as 2021-03-04"),
         ("case,date\nscan a,\n", "line 2: scan a: '' is no date"),
         ("case,date\nscan a,2020-01-01\nscan a,2020-01-01\n", "line 3: 'scan a': it stands in line 2 too; keep one"),
         ("patient,timepoint,date\nbert,week-5,2020-01-01\n", "line 2: 'bert week-5': no such visit; there are bert"),
         ("case,date\nscan a\n", "line 2: '1 cells': give 2 cells"),
-        ("case,date\nscan a,2020-01-01,x\n", "line 2: .*give 2 cells"),
-        ('case,date\n"scan a,2020-01-01\n', "write it as CSV, quotes closed"),
+        ("case,date\nscan a,2020-01-01,x,y\n", "line 2: '4 cells': give 2 cells"),
+        ('case,date\n"scan a,2020-01-01\nscan b,2020-01-02\n', "line 3: .*write it as CSV, quotes closed"),
     ],
 )  # fmt: skip
 def test_a_table_of_dates_is_read_strictly(text: str, sentence: str, tmp_path: Path) -> None:
