@@ -260,6 +260,21 @@ def test_what_cannot_be_is_refused_before_anything_is_written(patients, tmp_path
     assert not (tmp_path / "out" / "timepoints.csv").exists()
 
 
+def test_tables_that_do_not_fit_are_refused_before_anything_is_segmented(patients, tmp_path, capsys, monkeypatch):
+    from pipeline.segment import run
+
+    monkeypatch.setattr(run, "segment_cases", lambda *given, **more: pytest.fail("visits were segmented"))
+    images = str(patients[0])
+    for name, row in (("clinical", "patient,visit,event\nX,000,surgery"), ("targets", "patient,region,lesion\nX,ET,1")):
+        (tmp_path / name).write_text(row)
+        assert (
+            run_pipeline.main(["follow", images, "-o", str(tmp_path / "out"), f"--{name}", str(tmp_path / name)]) == 2
+        )
+        assert "no patient is called 'X'" in capsys.readouterr().err
+    assert run_pipeline.main(["follow", images, "-o", str(tmp_path / "out"), "--baseline", "nobody"]) == 2
+    assert "no case 'nobody'" in capsys.readouterr().err
+
+
 def test_a_folder_with_files_of_others_is_refused(patients, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "timepoints.csv").write_text("mine")

@@ -60,8 +60,12 @@ def read_rows(path: Path, columns: Sequence[str], needed: Iterable[str]) -> list
     twice = next((name for name in head if head.count(name) > 1), None)
     lacking = next((name for name in needed if name not in head), None)
     if twice or lacking:
-        fault = f"the column {twice!r} stands there twice" if twice else f"the column {lacking!r} is missing"
-        raise UsageError(f"{path}, line {filled[0][0]}: {fault}; name each column once")
+        fault = (
+            f"the column {twice!r} stands there twice; keep one"
+            if twice
+            else f"the column {lacking!r} is missing; add it"
+        )
+        raise UsageError(f"{path}, line {filled[0][0]}: {fault}")
     rows = []
     for line, cells in filled[1:]:
         if len(cells) != len(head):

@@ -87,6 +87,7 @@ def judge(lesions: Lesions, index: int, reference: Reference, targets: Sequence[
             why = _against(lesions, criterion, value, least, nadir) if least > 0 else compared
     if added:
         why += f"; lesion {about(added)} beside the targets grew and is added to the sum at all visits"
+        why += f" ({size_words(criterion, base)} at the baseline, {size_words(criterion, least)} at the nadir)"
     inside, doubtful, noise = _noise(criterion, lesions.region, value, base, least, category)
     return Side(
         lesions.region, category, why + noise + _watched(lesions, index, reference), value if own else None,
@@ -156,23 +157,27 @@ def _new_and_grown(
                 causes.append(f"new {kind} lesion {lesion} of {shown}")
                 culprits.append(lesion)
             continue
-        if then := _grown_from_small(lesions, index, reference, lesion):
+        if grew := _grown_from_small(lesions, index, reference, lesion):
             causes.append(
-                f"lesion {lesion}, not measurable before, grew from {then[0]:.1f} x {then[1]:.1f} to {shown}, bound "
-                f"{GROWN_MM} x {GROWN_MM} mm to at least {GROWN_TO_MM} x {GROWN_TO_MM} mm"
+                f"{grew} to {shown}, bound {GROWN_MM} x {GROWN_MM} mm to at least {GROWN_TO_MM} x {GROWN_TO_MM} mm"
             )
             culprits.append(lesion)
     return causes, culprits
 
 
-def _grown_from_small(lesions: Lesions, index: int, reference: Reference, lesion: int) -> tuple[float, float] | None:
-    """Return the smallest diameters of a lesion that grew from not measurable to PD."""
+def _grown_from_small(lesions: Lesions, index: int, reference: Reference, lesion: int) -> str:
+    """Return words of a lesion that grew from not measurable; empty for others."""
     smallest = min(reference.earlier, key=lambda place: (lesions.size(place, [lesion]), place))
     now, then = lesions.diameters(index, lesion), lesions.diameters(smallest, lesion)
     grown = all(
         at_least(a, Fraction(b) + GROWN_MM) and at_least(a, GROWN_TO_MM) for a, b in zip(now, then, strict=True)
     )
-    return then if grown and not lesions.measurable(smallest, lesion) else None
+    if not grown or lesions.measurable(smallest, lesion):
+        return ""
+    where = named_visit(lesions.visits[smallest])
+    if lesion not in lesions.present(smallest):
+        return f"lesion {lesion}, gone at {where}, is back: from 0"
+    return f"lesion {lesion}, not measurable at {where}, grew from {then[0]:.1f} x {then[1]:.1f}"
 
 
 def _returned(lesions: Lesions, index: int, targets: Sequence[int]) -> bool:

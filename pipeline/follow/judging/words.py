@@ -48,5 +48,6 @@ def days_words(days: float) -> str:
 
 
 def about(lesions: Iterable[int]) -> str:
-    """Return the numbers of lesions in words: "2 and 5"."""
-    return " and ".join(map(str, lesions))
+    """Return the numbers of lesions in words: "2 and 5", "1, 2 and 5"."""
+    *first, last = map(str, lesions)
+    return f"{', '.join(first)} and {last}" if first else last
