@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,11 +88,11 @@ def test_the_mask_is_compared_where_the_picture_lies_and_a_model_that_has_seen_t
         def __init__(self, checkpoint, device, zero_missing):
             assert zero_missing
 
-        def __call__(self, case):
-            volume = metastases.nib.load(case.images["t1c"].paths[0])
+        def __call__(self, images, *, affine, name):
+            assert images["t1c"].shape == (512, 512, THICKNESS) and name.startswith("BCBM-9")
             # The picture's first row is the rightmost and its first column the most anterior one.
-            assert metastases.nib.aff2axcodes(volume.affine) == ("L", "P", "S")
-            assert volume.header.get_zooms()[:2] == (0.5, 0.5)
+            assert nib.aff2axcodes(affine) == ("L", "P", "S")
+            assert np.linalg.norm(affine[:3, :2], axis=0).tolist() == [0.5, 0.5]
             mask = np.zeros((*lesion.shape, THICKNESS), bool)
             mask[..., THICKNESS // 2] = lesion
             return SimpleNamespace(masks={"TC": mask})

@@ -12,12 +12,10 @@ from data.grid import Grid
 from data.io.header import ImageHeader
 from pipeline.follow.growth import (
     GAINED,
-    GROWTH_COLOURS,
     KEPT,
     LOST,
     growth_map,
     growth_ml,
-    growth_picture,
     lay_mask,
     write_growth_map,
 )
@@ -72,50 +70,6 @@ def test_a_mask_between_voxels_goes_where_half_of_its_weight_is():
     expected = cube(5)
     ends = (np.arange(20) == 8)[:, None, None].astype(int) + (np.arange(16) == 8)[:, None] + (np.arange(12) == 6)
     assert np.array_equal(lay_mask(cube(5), GRID, there, GRID), expected & (ends < 2))
-
-
-def test_the_picture_is_the_plane_with_the_most_change_as_a_radiologist_looks_at_it():
-    growth = np.zeros(GRID.shape, np.uint8)
-    growth[2, 3, 8] = GAINED
-    growth[2:9, 3:9, 4] = KEPT
-    image = np.full(GRID.shape, 100.0, np.float32)
-    image[0, 0, 0] = 0
-    picture, level = growth_picture(image, growth, GRID)
-    assert picture.shape == (16, 20, 3) and picture.dtype == np.uint8 and level == 8
-    # RAS voxels: x = 2 lies to the left of the patient, which is on the right; y = 3 near the back, which is down.
-    coloured = np.argwhere(picture[:, :, 0] != picture[:, :, 2])
-    assert coloured.tolist() == [[15 - 3, 19 - 2]]
-    red, _, blue = picture[12, 17].astype(int)
-    assert red > blue and GROWTH_COLOURS[GAINED] == "#D55E00"
-
-
-def test_loss_alone_is_a_change():
-    growth = np.zeros(GRID.shape, np.uint8)
-    growth[2, 3, 8] = LOST
-    growth[2:9, 3:9, 4] = KEPT
-    assert growth_picture(np.ones(GRID.shape), growth, GRID)[1] == 8
-
-
-@pytest.mark.parametrize(
-    ("values", "greys"),
-    [((0, 100, 200, 300), (0, 0, 128, 255)), ((0, -100, 0, 100), (0, 0, 0, 255))],  # 0 is air, whatever is darker
-)
-def test_grey_goes_from_the_darkest_to_the_brightest_of_the_brain_and_a_colour_covers_55_hundredths(values, greys):
-    image = np.repeat(np.array(values, float), 5)[:, None, None] * np.ones(GRID.shape)
-    growth = np.zeros(GRID.shape, np.uint8)
-    growth[19, 0, 3] = GAINED
-    picture, level = growth_picture(image, growth, GRID)
-    assert level == 3 and picture[0, ::-5, 0].tolist() == list(greys)  # the patient's left, x = 19, is on the right
-    # 45 hundredths of 255 and 55 of (213, 94, 0), in the last row: y = 0 is the back.
-    assert picture[15, 0].tolist() == [round(0.45 * 255 + 0.55 * each) for each in (213, 94, 0)]
-
-
-def test_without_change_the_plane_with_the_most_of_the_region_is_shown_and_without_any_the_middle():
-    image = np.ones(GRID.shape, np.float32)
-    kept = growth_map(cube(5), cube(5))
-    assert growth_picture(image, kept, GRID)[1] == 4
-    assert growth_picture(image, np.zeros_like(kept), GRID)[1] == 6
-    assert not growth_picture(np.zeros(GRID.shape), np.zeros_like(kept), GRID)[0].any()
 
 
 def test_the_map_is_written_on_the_baselines_grid(tmp_path: Path):

@@ -39,6 +39,7 @@ def shown() -> PatientShown:
 def test_a_patients_page_says_categories_reasons_flags_and_that_it_is_no_diagnosis(shown, tmp_path):
     write_patient_page(tmp_path / "p.html", shown)
     page = (tmp_path / "p.html").read_text()
+    assert "class=g" not in page  # that rule stands between regions, and rows are visits here
     for text in ("why PD", "confirmed", "other scanner: X", "60 days", "Baseline", "day 60", SENTENCE):
         assert text in page
     assert "&lt;b&gt;P&lt;/b&gt;" in page and "<b>P</b>" not in page and "<i>0" not in page

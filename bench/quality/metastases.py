@@ -22,11 +22,9 @@ import argparse
 import logging
 import math
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import scipy.ndimage as ndi
@@ -34,7 +32,6 @@ from numpy.typing import NDArray
 
 from bench.cubes import refuse_seen
 from bench.slices import THICKNESS
-from data.case import Case, ImageSource
 from data.errors import SegmentationError
 from pipeline.checkpoint import Checkpoint, open_checkpoint
 from pipeline.predict.predictor import Predictor
@@ -113,20 +110,10 @@ def summarise(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def _segment(predictor: Predictor, name: str, pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
-    with tempfile.TemporaryDirectory(prefix="slice-") as folder:
-        path = Path(folder) / f"{PICTURE_MODALITY}.nii"
-        # Rows run to the left and columns to the posterior.
-        affine = np.diag([-LESION_PIXEL_MM, -LESION_PIXEL_MM, 1, 1])
-        nib.save(nib.Nifti1Image(np.repeat(pixels[..., None], THICKNESS, axis=-1), affine), path)
-        case = Case(
-            case_id=name,
-            folder=Path(folder),
-            layout="slice",
-            layout_reason="one slice with a metastasis",
-            images={PICTURE_MODALITY: ImageSource((path,))},
-            reference=None,
-        )
-        return predictor(case).masks[REGION][..., THICKNESS // 2]
+    slab = np.repeat(pixels[..., None], THICKNESS, axis=-1)
+    # Rows run to the left and columns to the posterior.
+    affine = np.diag([-LESION_PIXEL_MM, -LESION_PIXEL_MM, 1, 1])
+    return predictor({PICTURE_MODALITY: slab}, affine=affine, name=name).masks[REGION][..., THICKNESS // 2]
 
 
 def as_markdown(models: Sequence[str], tables: Sequence[pd.DataFrame]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from data.io.header import ImageHeader
 from data.io.read import write_label_map
 from data.labels import Mask
 from pipeline.follow.components import lay_box
-from pipeline.report.colours import rgb
 from transforms.postprocess import bounding_box
 
 KEPT, GAINED, LOST = 1, 2, 3
@@ -22,8 +20,6 @@ GROWTH_LABELS: Mapping[int, str] = {0: "neither", KEPT: "kept", GAINED: "gained"
 """Labels of a growth map: in both visits, in the later alone, in the earlier alone."""
 GROWTH_COLOURS: Mapping[int, str] = {KEPT: "#F0E442", GAINED: "#D55E00", LOST: "#56B4E9"}
 """Yellow, vermilion, sky blue: told apart with any colour vision (Okabe & Ito, 2008)."""
-COVER = 0.55
-"""Of the image's grey that a colour covers in a picture."""
 
 
 def lay_mask(mask: Mask, grid: Grid, matrix: NDArray[np.float64], baseline: Grid) -> Mask:
@@ -74,36 +70,3 @@ def write_growth_map(path: Path, growth: NDArray[np.uint8], like: ImageHeader) -
     Labels: 1 kept, 2 gained, 3 lost, 0 neither.
     """
     write_label_map(path, growth, like)
-
-
-def growth_picture(image: NDArray[Any], growth: NDArray[np.uint8], grid: Grid) -> tuple[NDArray[np.uint8], int]:
-    """Draw the axial plane with the most change, in colours over the baseline's image.
-
-    Parameters
-    ----------
-    image : (b1, b2, b3)
-        Of the baseline, on ``grid``; 0 is taken for outside.
-    growth : (b1, b2, b3) uint8
-        As `growth_map` gives it. Without any change the plane with the most of the region is drawn, and the middle
-        one where there is none.
-
-    Returns
-    -------
-    picture : (rows, columns, 3) uint8
-        The patient's front is up and the left on the right, as a radiologist looks at it; a pixel is a voxel.
-    level : int
-        Index of the plane from below, from 0.
-    """
-    seen, turned = grid.turn(image, "LPS"), grid.turn(growth, "LPS")
-    changed, any_of_it = (turned >= GAINED).sum(axis=(0, 1)), (turned > 0).sum(axis=(0, 1))
-    weights = changed if changed.any() else any_of_it
-    level = int(weights.argmax()) if weights.any() else turned.shape[2] // 2
-    plane, labels = seen[:, :, level].T.astype(np.float64), turned[:, :, level].T
-    inside = image[image != 0]
-    low, high = np.percentile(inside, [1, 99.5]) if inside.size else (0.0, 1.0)
-    grey = 255 * np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * (plane != 0)
-    picture = np.repeat(grey[:, :, None], 3, axis=2)
-    for label, colour in GROWTH_COLOURS.items():
-        at = labels == label
-        picture[at] = (1 - COVER) * picture[at] + COVER * np.array(rgb(colour))
-    return np.rint(picture).astype(np.uint8), level
